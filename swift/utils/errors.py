@@ -1,0 +1,25 @@
+"""The error for mistakes a user can mend, and the way a command line reports it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake in a file, flag or setting. The message is one line: what, where, and the remedy."""
+
+
+def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Wrap a command's ``main(argv=None)``: a UserError is printed as one line on stderr and becomes status 2."""
+
+    @functools.wraps(main)
+    def wrapper(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return wrapper
