@@ -1,0 +1,50 @@
+"""What the launcher said about processes and devices. Names and values follow ms-swift 3.3."""
+
+from __future__ import annotations
+
+import os
+
+
+def get_dist_setting() -> tuple[int, int, int, int]:
+    """``(rank, local_rank, world_size, local_world_size)`` from the launcher; (-1, -1, 1, 1) where there is none."""
+    environ = os.environ
+    local_world_size = environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or 1
+    return (
+        int(environ.get("RANK", -1)),
+        int(environ.get("LOCAL_RANK", -1)),
+        int(environ.get("WORLD_SIZE", 1)),
+        int(local_world_size),
+    )
+
+
+def is_dist() -> bool:
+    """True in a process that a distributed launcher started."""
+    rank, local_rank, _, _ = get_dist_setting()
+    return rank >= 0 and local_rank >= 0
+
+
+def is_master() -> bool:
+    """True in the one process that writes files: rank 0, or the only process."""
+    return get_dist_setting()[0] <= 0
+
+
+def is_local_master() -> bool:
+    """True in the first process of this node, or the only process."""
+    return get_dist_setting()[1] <= 0
+
+
+def get_device_count() -> int:
+    """Accelerators visible to this process (CUDA, NPU, XPU ...); 0 on a CPU."""
+    import torch
+
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def is_mp() -> bool:
+    """Model parallel: each process of this node has two or more devices to spread the model over."""
+    return get_device_count() // get_dist_setting()[3] >= 2
+
+
+def is_mp_ddp() -> bool:
+    """Model parallel within each of several data-parallel processes."""
+    return is_dist() and is_mp()

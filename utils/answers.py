@@ -1,0 +1,50 @@
+"""The one ruler for answers, used by the accuracy reward and by evaluation alike.
+
+A text is reduced to a set of answers: its first ``<answer>...</answer>`` span or, where it has none, its first
+sentence; split at commas, trimmed, lower-cased. A prediction is right when it shares an answer with the reference;
+where the reference is empty ("list all ..." with nothing to list), only an empty prediction is right.
+
+The rule is the published one and it has a hole: the answer "yes, no" is always right on a yes/no question.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Set
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_SENTENCE_END = re.compile("[.!?。．！？]")
+
+
+def answer_span(text: str) -> str | None:
+    """The inside of the first ``<answer>...</answer>``, trimmed; None where there is no complete span."""
+    match = _ANSWER.search(text)
+    return match.group(1).strip() if match else None
+
+
+def think_text(text: str) -> str:
+    """The inside of the first ``<think>...</think>``, trimmed; the whole text where there is no complete span."""
+    match = _THINK.search(text)
+    return (match.group(1) if match else text).strip()
+
+
+def first_sentence(text: str) -> str:
+    """The text before the first ``. ! ?`` or its full-width form, trimmed."""
+    return _SENTENCE_END.split(text, maxsplit=1)[0].strip()
+
+
+def parse_answers(text: str) -> frozenset[str]:
+    """The set of answers that a completion or a solution gives, by the rule at the top of this module."""
+    span = answer_span(text)
+    return normalise_answers((first_sentence(text) if span is None else span).split(","))
+
+
+def normalise_answers(answers: Iterable[str]) -> frozenset[str]:
+    """Trim and lower-case each answer and drop the empty ones, e.g. for the ``answer`` list of an annotation."""
+    return frozenset(answer.strip().lower() for answer in answers) - {""}
+
+
+def answers_agree(predicted: Set[str], reference: Set[str]) -> bool:
+    """True where the sets share an answer, or where both are empty."""
+    return bool(predicted & reference) if reference else not predicted
