@@ -14,6 +14,9 @@ from collections.abc import Iterable, Set
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_SHAPE = re.compile(
+    r"\s*<think>(?:(?!</?(?:think|answer)>).)*</think>\s*<answer>(?:(?!</?(?:think|answer)>).)*</answer>\s*", re.DOTALL
+)
 _SENTENCE_END = re.compile("[.!?。．！？]")
 
 
@@ -48,3 +51,8 @@ def normalise_answers(answers: Iterable[str]) -> frozenset[str]:
 def answers_agree(predicted: Set[str], reference: Set[str]) -> bool:
     """True where the sets share an answer, or where both are empty."""
     return bool(predicted & reference) if reference else not predicted
+
+
+def has_think_answer_shape(text: str) -> bool:
+    """True where the text is one ``<think>`` span, then one ``<answer>`` span, and nothing else but blanks."""
+    return _SHAPE.fullmatch(text) is not None

@@ -1,0 +1,89 @@
+"""Run a model's Python in a separate, limited process.
+
+This stops accidents (endless loops, memory, huge output, reading this process's environment or modules). It is not a
+wall against malice: the code can still reach the network and world-readable files. Use it inside a container.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+_FENCE = re.compile(r"```(\w*)[^\S\n]*\n(.*?)```", re.DOTALL)
+_MEMORY_BYTES = 512 * 2**20
+_OUTPUT_BYTES = 2**20
+
+# The limits are set by the child, not by preexec_fn, which may deadlock in a process that has threads.
+_BOOTSTRAP = f"""
+import resource, sys
+limits = dict(RLIMIT_AS={_MEMORY_BYTES}, RLIMIT_FSIZE={_OUTPUT_BYTES}, RLIMIT_CPU=int(sys.argv[1]))
+for limit, value in limits.items():
+    resource.setrlimit(getattr(resource, limit), (value, value))
+exec(compile(open("program.py", encoding="utf-8").read(), "program.py", "exec"), {{"__name__": "__main__"}})
+"""
+
+
+def fenced_code(text: str, language: str | None = None) -> str | None:
+    """The last fenced block marked ``language`` (with any mark where that is None), or None where there is no such."""
+    blocks = [code for marked, code in _FENCE.findall(text) if language in (None, marked.lower())]
+    return blocks[-1] if blocks else None
+
+
+def fraction_passed(program: str, test_cases: Iterable[Mapping[str, str]]) -> float:
+    """Share of ``{"input", "output"}`` cases whose output ``program`` prints; 0.0 where there are no cases.
+
+    Blanks at line ends and empty lines at either end do not count.
+    """
+    verdicts = []
+    for case in test_cases:
+        printed = run_python(program, stdin=case["input"])
+        verdicts.append(printed is not None and _lines(printed) == _lines(case["output"]))
+    return sum(verdicts) / len(verdicts) if verdicts else 0.0
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def run_python(program: str, stdin: str = "", seconds: int = 5) -> str | None:
+    """What ``program`` prints on stdout given ``stdin``; None where it fails or exceeds a limit.
+
+    Limits: ``seconds`` of wall clock and of CPU, 512 MiB of memory, 1 MiB of output. The program runs with
+    ``python -I``, an empty environment, and an empty folder, removed afterwards, as its working directory.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "program.py").write_text(program, encoding="utf-8")
+        with Path(folder, "stdout").open("w+b") as stdout:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _BOOTSTRAP, str(seconds)],
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env={},
+                start_new_session=True,
+            )
+            try:
+                process.communicate(stdin.encode(), timeout=seconds)
+            except subprocess.TimeoutExpired:
+                return None
+            finally:
+                _end_session(process)
+            stdout.seek(0)
+            return stdout.read().decode(errors="replace") if process.returncode == 0 else None
+
+
+def _end_session(process: subprocess.Popen) -> None:
+    """Kill the program and whatever it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        process.wait()
