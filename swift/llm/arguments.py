@@ -1,0 +1,317 @@
+"""The flags of ``python -m swift.cli.rlhf`` and ``swift.cli.sft``: ms-swift's names on ``TrainingArguments``.
+
+Every value is checked when its dataclass is built, so a mistake is reported before data is read or a model loaded.
+Defaults are those of the published sweep; ``per_device_train_batch_size`` counts completions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import SchedulerType, TrainingArguments
+
+from swift.llm.deepspeed_configs import deepspeed_config
+from swift.utils.cli import FlagParser
+from swift.utils.distributed import is_master
+from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
+
+logger = get_logger()
+
+WITHOUT_EFFECT = {
+    "model_type": "read from the checkpoint",
+    "template": "read from the checkpoint",
+    "use_hf": "checkpoints are folders on disk",
+    "check_model": "checkpoints are folders on disk",
+    "strict": "every record is checked",
+    "lazy_tokenize": "prompts are always encoded when used",
+    "dataset_num_proc": "checking uses threads",
+    "add_version": "output_dir is used as given",
+    "logging_dir": "logs go to output_dir",
+    "freeze_vit": "see train_type and trainable",
+    "freeze_aligner": "see train_type and trainable",
+    "freeze_llm": "see train_type and trainable",
+    "vllm_device": "no vLLM",
+    "vllm_gpu_memory_utilization": "no vLLM",
+    "vllm_max_model_len": "no vLLM",
+    "num_infer_workers": "no vLLM",
+    "sleep_level": "no vLLM",
+}
+
+
+def _flag(help: str, default: Any = None, **more: Any) -> Any:
+    """A dataclass field with its line of help and more for argparse."""
+    return field(default=default, metadata={"help": help, **more})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass
+class ModelArguments:
+    """Which policy, and what of it trains."""
+
+    model: str = field(metadata={"help": "folder of the checkpoint to train"})
+    ref_model: str | None = _flag("folder of the reference policy; default: the model as it starts")
+    base_model: str | None = _flag("full checkpoint below an adapter folder; default: the one the adapter names")
+    model_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'JSON, as ms-swift takes it; only {"device_map": null} has a place here'}
+    )
+    torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
+        "type of the weights; auto: as saved", "auto"
+    )
+    attn_impl: Literal["auto", "flash_attn", "flash_attention_2", "sdpa", "eager"] = _flag("attention kernel", "auto")
+    train_type: Literal["dummy", "lora", "full"] = _flag(
+        "dummy: train the adapters the checkpoint carries; lora: add new ones; full: train all weights", "dummy"
+    )
+    trainable: str | None = _flag("regular expression of parameter names to train, over what train_type chooses")
+    lora_rank: int = _flag("rank of adapters that train_type lora adds", 8)
+    lora_alpha: int = _flag("scale of adapters that train_type lora adds, over the rank", 32)
+
+    _argument_group_name = "model"
+
+    def __post_init__(self):
+        if isinstance(self.model_kwargs, str):
+            self.model_kwargs = _json_object("model_kwargs", self.model_kwargs)
+        extra = {key: value for key, value in (self.model_kwargs or {}).items() if (key, value) != ("device_map", None)}
+        _require(not extra, f'--model_kwargs {json.dumps(extra)} is not supported; only {{"device_map": null}} is')
+        _require(self.lora_rank >= 1, f"--lora_rank {self.lora_rank} must be 1 or more")
+        _require(self.lora_alpha >= 1, f"--lora_alpha {self.lora_alpha} must be 1 or more")
+        try:
+            re.compile(self.trainable or "")
+        except re.error as error:
+            raise UserError(f"--trainable {self.trainable!r} is not a regular expression: {error}") from error
+
+
+@dataclass
+class DataArguments:
+    """Which records, and how their images become input."""
+
+    dataset: list[str] = field(metadata={"help": "training files: JSON lists or JSON lines"})
+    val_dataset: list[str] = field(default_factory=list, metadata={"help": "validation files"})
+    split_dataset_ratio: float = _flag("share of the training records to hold out for validation", 0.0)
+    image_root: str | None = _flag("folder that holds the images; default: the images folder nearest above each file")
+    max_length: int | None = _flag("most tokens a prompt may have, images included; longer ones are an error")
+    dynamic_hd: int | None = _flag(
+        "most crops an image may take; default: what the checkpoint was trained with, else 4"
+    )
+    check_images: bool = _flag("decode every image before training; false: look at headers only", True)
+
+    _argument_group_name = "data"
+
+    def __post_init__(self):
+        _require(bool(self.dataset), "--dataset names no file; give at least one")
+        _require(0 <= self.split_dataset_ratio < 1, f"--split_dataset_ratio {self.split_dataset_ratio} must be in 0..1")
+        _require(
+            not (self.val_dataset and self.split_dataset_ratio),
+            "--val_dataset and --split_dataset_ratio exclude each other; give one",
+        )
+        _require(self.max_length is None or self.max_length >= 1, f"--max_length {self.max_length} must be 1 or more")
+        _require(self.dynamic_hd is None or self.dynamic_hd >= 1, f"--dynamic_hd {self.dynamic_hd} must be 1 or more")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """What both commands set or add of ``TrainingArguments``."""
+
+    learning_rate: float = _flag("peak learning rate", 6e-5)
+    num_train_epochs: float = _flag("passes over the training records", 1.0)
+    warmup_ratio: float | None = _flag("share of the steps that warm up; --warmup_steps wins", 0.1)
+    lr_scheduler_type: SchedulerType = field(
+        default=SchedulerType.COSINE, metadata={"help": "schedule after the warm-up"}
+    )
+    weight_decay: float = _flag("AdamW's weight decay", 0.1)
+    logging_steps: float = _flag("steps between lines of metrics", 1)
+    save_total_limit: int | None = _flag("checkpoints to keep", 2)
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "trackers that Trainer knows, e.g. wandb"}
+    )
+    resume_from_checkpoint: str | None = _flag(
+        "true: go on from the newest checkpoint in output_dir, if any; or a checkpoint folder", nargs="?", const="true"
+    )
+    overwrite_output_dir: bool = _flag("start anew in a folder that holds another run", False)
+    remove_unused_columns: bool = False
+
+    _argument_group_name = "training (and every other flag of transformers.TrainingArguments)"
+
+    def __post_init__(self):
+        if self.warmup_ratio is not None:
+            _require(0 <= self.warmup_ratio < 1, f"--warmup_ratio {self.warmup_ratio} must be in 0..1")
+            # transformers 5 reads warmup_steps below 1 as a share
+            self.warmup_steps, self.warmup_ratio = self.warmup_steps or self.warmup_ratio, None
+        for old, new in (
+            ("gradient_checkpointing", "activation_checkpointing"),
+            ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        ):
+            if getattr(self, new, old) is None:  # newer transformers warn at the old name
+                setattr(self, new, getattr(self, old))
+        for name in self._VALID_DICT_FIELDS:
+            value = getattr(self, name, None)
+            if isinstance(value, str) and value.lstrip().startswith("{"):
+                setattr(self, name, _json_object(name, value))
+        if self.deepspeed is not None:
+            self.deepspeed = deepspeed_config(self.deepspeed)
+        super().__post_init__()
+        _check_trackers(self.report_to)
+
+
+@dataclass
+class RLHFArguments(RunArguments):
+    """GRPO."""
+
+    output_dir: str = _flag("folder of the run", "output/grpo")
+    save_steps: float = _flag("steps between checkpoints", 1000)
+    rlhf_type: Literal["grpo"] = _flag("the algorithm", "grpo")
+    use_vllm: bool = _flag("must be false: rollouts come from the model that trains", False)
+    external_plugins: list[str] = field(default_factory=list, metadata={"help": "Python files that register rewards"})
+    reward_funcs: list[str] = field(
+        default_factory=list, metadata={"help": "names of rewards, as registered in swift.plugin.orms"}
+    )
+    reward_weights: list[float] | None = field(default=None, metadata={"help": "one weight a reward; default: 1 each"})
+    num_generations: int = _flag("completions per prompt (G)", 8)
+    max_completion_length: int = _flag("most tokens a completion may have", 256)
+    temperature: float = _flag("sampling temperature, applied in scoring too", 0.9)
+    top_p: float = _flag("nucleus to sample from; scoring uses the whole distribution", 1.0)
+    top_k: int = _flag("most likely tokens to sample from; 0: all", 0)
+    beta: float = _flag("weight of the KL term", 0.5)
+    epsilon: float = _flag("clip range of the probability ratio", 0.2)
+    num_iterations: int = _flag("optimizer steps per batch of rollouts", 1)
+    dynamic_sample: bool = _flag("replace groups whose rewards hardly differ", False)
+    max_resample_times: int = _flag("most times dynamic_sample draws again", 3)
+    min_group_std: float = _flag("reward deviation at or below which dynamic_sample drops a group", 0.06)
+    overlong_filter: bool = _flag("leave truncated completions out of the loss", False)
+    log_completions: bool = _flag("write completions.jsonl", True)
+
+    def __post_init__(self):
+        _require(not self.use_vllm, "--use_vllm true is not supported; leave it out or pass --use_vllm false")
+        self._check_rewards()
+        self._check_batch()
+        self._check_sampling()
+        super().__post_init__()
+
+    def _check_rewards(self) -> None:
+        count, weights = len(self.reward_funcs), self.reward_weights
+        _require(count > 0, "--reward_funcs names no reward; give at least one, e.g. external_r1v_acc")
+        _require(
+            not weights or len(weights) == count,
+            f"--reward_weights has {len(weights or [])} values for {count} rewards; give one each",
+        )
+        self.reward_weights = weights or [1.0] * count
+
+    def _check_batch(self) -> None:
+        size, group = self.per_device_train_batch_size, self.num_generations
+        _require(
+            group >= 2, f"--num_generations {group} must be 2 or more: a group of one has no advantage to learn from"
+        )
+        _require(
+            size % group == 0,
+            f"--per_device_train_batch_size {size} counts completions and must be a multiple of "
+            f"--num_generations {group}, e.g. {max(1, round(size / group)) * group}",
+        )
+        _require(self.num_iterations >= 1, f"--num_iterations {self.num_iterations} must be 1 or more")
+        _require(
+            self.save_steps < 1 or self.save_steps % self.num_iterations == 0,
+            f"--save_steps {self.save_steps:g} must be a multiple of --num_iterations {self.num_iterations}: "
+            "a checkpoint cannot hold half-used rollouts",
+        )
+
+    def _check_sampling(self) -> None:
+        positive = ("max_completion_length", "temperature", "epsilon")
+        not_negative = ("top_k", "beta", "max_resample_times", "min_group_std")
+        for name in positive:
+            _require(getattr(self, name) > 0, f"--{name} {getattr(self, name)} must be above 0")
+        for name in not_negative:
+            _require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)} must be 0 or more")
+        _require(0 < self.top_p <= 1, f"--top_p {self.top_p} must be above 0 and at most 1")
+
+
+@dataclass
+class SFTArguments(RunArguments):
+    """Supervised fine-tuning."""
+
+    output_dir: str = _flag("folder of the run", "output/sft")
+
+
+def parse_rlhf_args(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, RLHFArguments]:
+    """The flags of ``swift.cli.rlhf``. Raises UserError for any that is wrong, and for an occupied ``output_dir``."""
+    return _parse(RLHFArguments, "python -m swift.cli.rlhf", "Train a policy by GRPO.", argv)
+
+
+def parse_sft_args(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, SFTArguments]:
+    """The flags of ``swift.cli.sft``. Raises UserError as :func:`parse_rlhf_args` does."""
+    return _parse(SFTArguments, "python -m swift.cli.sft", "Fine-tune a policy on solutions.", argv)
+
+
+def _parse(kind: type[RunArguments], prog: str, description: str, argv: Sequence[str] | None) -> tuple:
+    own = {name for base in kind.__mro__[: kind.__mro__.index(TrainingArguments)] for name in base.__annotations__}
+    hidden = {field.name for field in dataclasses.fields(TrainingArguments)} - own
+    parser = FlagParser(
+        (ModelArguments, DataArguments, kind),
+        prog=prog,
+        description=description,
+        hidden=hidden,
+        without_effect=WITHOUT_EFFECT,
+    )
+    model, data, training = parser.parse(argv)
+    _require(
+        training.eval_strategy == "no" or bool(data.val_dataset or data.split_dataset_ratio),
+        f"--eval_strategy {training.eval_strategy.value} has nothing to evaluate on; "
+        "pass --val_dataset or --split_dataset_ratio",
+    )
+    _resolve_resume(training)
+    return model, data, training
+
+
+def _resolve_resume(training: RunArguments) -> None:
+    """Turn ``resume_from_checkpoint`` into a folder or None, and refuse a folder that holds another run."""
+    folder, resume = Path(training.output_dir), training.resume_from_checkpoint
+    if resume in (None, "false", "False"):
+        training.resume_from_checkpoint = None
+        occupied = (folder / "args.json").exists() or any(folder.glob("checkpoint-*"))
+        _require(
+            training.overwrite_output_dir or not occupied or not is_master(),
+            f"--output_dir {folder} holds another run; pass --resume_from_checkpoint true to go on with it, "
+            "--overwrite_output_dir true to start anew, or another folder",
+        )
+    elif resume in ("true", "True"):
+        from swift.llm.checkpoint import (
+            newest_checkpoint,
+        )  # late: it loads PEFT, which no other mistake should wait for
+
+        newest = newest_checkpoint(folder)
+        if newest is None:
+            logger.warning("%s holds no finished checkpoint: starting from the beginning", folder)
+        training.resume_from_checkpoint = None if newest is None else str(newest)
+    else:
+        _require(
+            (Path(resume) / "trainer_state.json").is_file(),
+            f"--resume_from_checkpoint {resume} has no trainer_state.json; name a checkpoint-N folder, or true",
+        )
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--{name} is not JSON: {error}; quote it as '{{\"key\": value}}'") from error
+    _require(isinstance(value, dict), f"--{name} must be a JSON object, as in '{{\"key\": value}}'")
+    return value
+
+
+def _check_trackers(names: list[str]) -> None:
+    if names:
+        from transformers.integrations import get_available_reporting_integrations
+
+        for name in names:
+            _require(
+                name in get_available_reporting_integrations(),
+                f"--report_to {name}: no such tracker, or its package is not installed; install it or pass none",
+            )

@@ -1,0 +1,160 @@
+"""Radiographs from untrusted files: where one comes from, and how its pixels become 8-bit RGB.
+
+Only still-image formats are opened, each by Pillow's own decoder: formats that run a helper program (EPS) stay closed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from swift.utils.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
+MAX_PIXELS = 89_000_000  # a large digital radiograph has 20 million; above this Pillow itself warns of a bomb
+EXIF_ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+
+_DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+# The first bytes of PNG, JPEG, GIF, WebP and TIFF as base64 shows them; "/9j/" is also how a path may begin.
+_BARE_BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkq|TU0AKg)[^.]{50,}", re.DOTALL)
+_LONGEST_PATH = 4096
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One image: a file (``path``), or the bytes that stood in the record (``data``). ``name`` is for messages."""
+
+    name: str
+    path: Path | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_path(cls, path: str | Path) -> ImageSource:
+        """The image in a file; the file is not touched."""
+        return cls(str(path), path=Path(path))
+
+    @classmethod
+    def from_base64(cls, text: str) -> ImageSource:
+        """The image in a base64 text, bare or as a data URI. Raises UserError where the text is not base64."""
+        prefix = _DATA_URI.match(text)
+        payload = re.sub(r"\s+", "", text[prefix.end() :] if prefix else text)
+        try:
+            data = base64.b64decode(payload, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UserError(f"the image is not valid base64 ({error}); encode the whole file again") from error
+        return cls(f"a base64 image of {len(data)} bytes", data=data)
+
+    @cached_property
+    def key(self) -> str:
+        """What equal images share: the path, or the digest of the bytes."""
+        return str(self.path) if self.data is None else "sha256:" + hashlib.sha256(self.data).hexdigest()
+
+    def read(self) -> io.BytesIO:
+        """The encoded bytes. Raises UserError for a file that is missing or cannot be read."""
+        if self.data is not None:
+            return io.BytesIO(self.data)
+        try:
+            return io.BytesIO(self.path.read_bytes())
+        except FileNotFoundError as error:
+            raise UserError(f"image {self.name} is missing; put the file there or pass --image_root") from error
+        except OSError as error:
+            raise UserError(
+                f"image {self.name} cannot be read ({error.strerror}); mend the file or its rights"
+            ) from error
+
+
+def is_base64(text: str) -> bool:
+    """Whether an image field holds the image itself rather than a path."""
+    return bool(_DATA_URI.match(text) or _BARE_BASE64.match(text)) or len(text) > _LONGEST_PATH
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """The image as 8-bit RGB, upright.
+
+    Deeper than 8 bits: the range found in the image is spread over 0..255, as a viewer's default window does.
+    Transparent pixels become black, the colour of unexposed film borders. EXIF rotation is applied.
+    Raises UserError, naming the image, for anything that is not a whole image of a known format.
+    """
+    try:
+        image = _open(source)
+        white_is_zero = image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
+        return _to_rgb(ImageOps.exif_transpose(image), white_is_zero)
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise whatever broken bytes make them raise
+        raise _unreadable(source, error) from error
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """Upright (width, height) in pixels, read from the header alone. Raises UserError as :func:`open_image` does."""
+    try:
+        image = _open(source)
+        turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+    except UserError:
+        raise
+    except Exception as error:  # as above
+        raise _unreadable(source, error) from error
+    width, height = image.size
+    return (height, width) if turned else (width, height)
+
+
+def check_image(source: ImageSource, decode: bool = True) -> None:
+    """Raise UserError unless the image is there and whole; ``decode=False`` trusts the header and the checksums."""
+    try:
+        _open(source).verify()
+        if decode:
+            image = _open(source)
+            image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size: every byte is still read
+            image.load()
+    except UserError:
+        raise
+    except Exception as error:  # as above
+        raise _unreadable(source, error) from error
+
+
+def _open(source: ImageSource) -> Image.Image:
+    image = Image.open(source.read(), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(
+            f"image {source.name} has {image.width} x {image.height} pixels, over {MAX_PIXELS}; scale it down"
+        )
+    return image
+
+
+def _unreadable(source: ImageSource, error: Exception) -> UserError:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return UserError(f"image {source.name} is not a {', '.join(FORMATS)} file; convert it to PNG")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"image {source.name} is truncated or damaged ({reason}); copy or convert it again")
+
+
+def _to_rgb(image: Image.Image, white_is_zero: bool) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_window(np.asarray(image, dtype=np.float64), white_is_zero)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _window(values: np.ndarray, white_is_zero: bool) -> np.ndarray:
+    """The range of finite ``values`` spread over 0..255; other values are black. Pillow inverts only 8-bit TIFFs."""
+    finite = np.isfinite(values)
+    if not finite.any() or np.ptp(values[finite]) == 0:
+        return np.zeros(values.shape, np.uint8)
+    low, high = values[finite].min(), values[finite].max()
+    scaled = (values - low) * (255.0 / (high - low))
+    if white_is_zero:
+        scaled = 255.0 - scaled
+    return np.rint(np.where(finite, scaled, 0.0)).astype(np.uint8)

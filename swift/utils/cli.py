@@ -1,0 +1,116 @@
+"""Command-line flags from dataclasses, on ``HfArgumentParser``, with this project's manners: no abbreviations, every
+mistake is one line, and an unknown flag names the nearest known one."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
+
+_NO_EFFECT = "no_effect_"
+_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", string_to_bool: "true|false"}
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=40, width=120)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = not action.option_strings or action.default in (None, [], argparse.SUPPRESS)
+        return action.help if silent else f"{action.help} (%(default)s)"
+
+
+class FlagParser(HfArgumentParser):
+    """Parses flags into dataclasses. ``--some-flag`` and ``--some_flag`` are the same; a boolean flag may stand bare.
+
+    Args:
+        dataclass_types: one per group of flags; ``_argument_group_name`` heads the group in ``--help``.
+        hidden: names of fields that ``--help`` leaves out.
+        without_effect: flags that are accepted with any values and do nothing, and why; one warning names those given.
+    """
+
+    def __init__(
+        self,
+        dataclass_types: Sequence[type],
+        *,
+        prog: str,
+        description: str,
+        hidden: Collection[str] = (),
+        without_effect: Mapping[str, str] | None = None,
+    ):
+        super().__init__(
+            dataclass_types,
+            prog=prog,
+            description=description,
+            usage="%(prog)s --flag value ...",
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+        self.without_effect = without_effect or {}
+        for action in self._actions:
+            action.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
+            if action.dest in hidden or action.help is None or action.option_strings[0].startswith("--no_"):
+                action.help = argparse.SUPPRESS
+            if action.type is string_to_bool:
+                action.nargs, action.const = "?", True
+            elif action.nargs == "+":
+                action.nargs = "*"
+            if not action.choices:
+                action.metavar = _METAVARS.get(action.type)
+        for name in self.without_effect:
+            self.add_argument(
+                f"--{name}", dest=_NO_EFFECT + name, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
+
+    def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+        """One object per dataclass, from ``argv`` (default: the process's own). Raises UserError."""
+        argv = [_in_snake_case(word) for word in (sys.argv[1:] if argv is None else argv)]
+        self._refuse_unknown(argv)
+        namespace, stray = self.parse_known_args(argv)
+        if stray:
+            raise UserError(
+                f"unexpected value {stray[0]!r} on the command line; give it a flag, or quote it with its flag's value"
+            )
+        values = vars(namespace)
+        if given := [name.removeprefix(_NO_EFFECT) for name in values if name.startswith(_NO_EFFECT)]:
+            reasons = ", ".join(f"--{name} ({self.without_effect[name]})" for name in given)
+            get_logger().warning("accepted without effect: %s", reasons)
+        return tuple(_build(kind, values) for kind in self.dataclass_types)
+
+    def error(self, message: str) -> NoReturn:
+        """argparse's complaint, as one line that names the flag once."""
+        raise UserError(re.sub("^argument ", "flag ", message) + "; see --help")
+
+    def _refuse_unknown(self, argv: Sequence[str]) -> None:
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in argv:
+            flag = word.split("=")[0]
+            if flag.startswith("--") and flag not in known:
+                near = difflib.get_close_matches(flag, known, n=1, cutoff=0)
+                raise UserError(f"unknown flag {flag}; the nearest known one is {near[0]}, and --help lists them")
+
+
+def _build(kind: type, values: Mapping[str, Any]) -> Any:
+    try:
+        return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+    except UserError:
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"the flags do not go together: {' '.join(str(error).split())}") from error
+
+
+def _in_snake_case(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value
