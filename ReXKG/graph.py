@@ -1,0 +1,129 @@
+"""What a knowledge graph is, and how two of them are compared.
+
+The published form is a dictionary ``{"sentences": str, "entities": {text: type}, "relations": [{"source_entity",
+"target_entity", "type"}], "doc_key": str}``. Sets of (text, type) pairs and (source, target, type) triples are what
+all scores below are computed from, so word order and repetition never matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+Graph = dict[str, Any]
+
+SIZE = "size"
+ANATOMY = "anatomy"
+DISORDER_PRESENT = "disorder_present"
+DISORDER_ABSENT = "disorder_notpresent"
+CONCEPT = "concept"
+PROCEDURES = "procedures"
+DEVICES_PRESENT = "devices_present"
+DEVICES_ABSENT = "devices_notpresent"
+
+LOCATED_AT = "located_at"
+SUGGESTIVE_OF = "suggestive_of"
+MODIFY = "modify"
+
+# In the order of the published checkpoints' labels; label 0 of both is "none".
+ENTITY_TYPES = (
+    SIZE, ANATOMY, DISORDER_PRESENT, DISORDER_ABSENT, CONCEPT, PROCEDURES, DEVICES_PRESENT, DEVICES_ABSENT,
+)  # fmt: skip
+RELATION_TYPES = (LOCATED_AT, SUGGESTIVE_OF, MODIFY)
+
+ASSERTED_TYPES = frozenset({DISORDER_PRESENT, DEVICES_PRESENT})
+
+
+class SentenceGraph(NamedTuple):
+    """The graph of one sentence, immutable so that it can be cached: its words joined with blanks, (text, type) pairs
+    in order of mention, (source, target, type) triples."""
+
+    sentence: str
+    entities: tuple[tuple[str, str], ...]
+    relations: tuple[tuple[str, str, str], ...]
+
+
+class Scores(NamedTuple):
+    """Precision, recall and their harmonic mean, each from 0 to 1."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def merge_sentences(sentences: Iterable[SentenceGraph], doc_key: str) -> Graph:
+    """One text's graph from its sentences': entities merge by text and the later type wins, relations are appended."""
+    words: list[str] = []
+    entities: dict[str, str] = {}
+    relations: list[dict[str, str]] = []
+    for sentence in sentences:
+        words.append(sentence.sentence)
+        entities.update(sentence.entities)
+        relations += [{"source_entity": s, "target_entity": t, "type": r} for s, t, r in sentence.relations]
+    return {"sentences": " ".join(words), "entities": entities, "relations": relations, "doc_key": doc_key}
+
+
+def entity_pairs(graph: Graph) -> set[tuple[str, str]]:
+    """The graph's (text, type) pairs."""
+    return set(graph["entities"].items())
+
+
+def relation_triples(graph: Graph) -> set[tuple[str, str, str]]:
+    """The graph's (source, target, type) triples."""
+    return {(r["source_entity"], r["target_entity"], r["type"]) for r in graph["relations"]}
+
+
+def jaccard(a: set, b: set) -> float:
+    """|a & b| / |a | b|; two empty sets agree completely: 1.0."""
+    union = len(a | b)
+    return len(a & b) / union if union else 1.0
+
+
+def graph_jaccard(predicted: Graph, reference: Graph) -> float:
+    """The mean of entity Jaccard and relation Jaccard, the published reward; 1.0 for two empty graphs."""
+    entities = jaccard(entity_pairs(predicted), entity_pairs(reference))
+    relations = jaccard(relation_triples(predicted), relation_triples(reference))
+    return (entities + relations) / 2
+
+
+def set_scores(predicted: set, reference: set) -> Scores:
+    """Precision |p & r| / |p|, recall |p & r| / |r| and F1 2 |p & r| / (|p| + |r|).
+
+    Both empty: all 1.0 (nothing to find, nothing invented). One empty: all 0.0."""
+    if not predicted and not reference:
+        return Scores(1.0, 1.0, 1.0)
+    if not predicted or not reference:
+        return Scores(0.0, 0.0, 0.0)
+    hits = len(predicted & reference)
+    return Scores(hits / len(predicted), hits / len(reference), 2 * hits / (len(predicted) + len(reference)))
+
+
+def entity_scores(predicted: Graph, reference: Graph) -> Scores:
+    """`set_scores` of the two graphs' entities, text and type both right."""
+    return set_scores(entity_pairs(predicted), entity_pairs(reference))
+
+
+def relation_scores(predicted: Graph, reference: Graph) -> Scores:
+    """`set_scores` of the two graphs' relations, source, target and type all right."""
+    return set_scores(relation_triples(predicted), relation_triples(reference))
+
+
+def asserted(graph: Graph) -> set[tuple[str, str]]:
+    """The disorders and devices that the text says are there, as (text, type) pairs."""
+    return {pair for pair in graph["entities"].items() if pair[1] in ASSERTED_TYPES}
+
+
+def hallucination_rate(predicted: Graph, reference: Graph) -> float:
+    """The share of the prediction's asserted disorders and devices that the reference lacks or negates, 0 to 1.
+
+    A prediction that asserts nothing invents nothing: 0.0, whatever the reference holds. A reference that asserts
+    nothing makes every assertion a hallucination: 1.0."""
+    claims = asserted(predicted)
+    return len(claims - entity_pairs(reference)) / len(claims) if claims else 0.0
+
+
+def omission_rate(predicted: Graph, reference: Graph) -> float:
+    """The share of the reference's asserted disorders and devices that the prediction lacks or negates, 0 to 1.
+
+    The mirror of `hallucination_rate`: 0.0 where the reference asserts nothing, 1.0 where only it asserts anything."""
+    return hallucination_rate(reference, predicted)

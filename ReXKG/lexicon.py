@@ -1,0 +1,113 @@
+"""The built-in extractor: a vocabulary, rules for negation and rules for relations. Needs no weights.
+
+Entities are words, as annotators of radiology reports made them ("small", "pleural", "effusion" are three), so that
+graphs of different wording overlap where their facts do. A sentence is read once: `LexiconExtractor.read` tags its
+words, `polarity.py` says what is negated, `attachment.py` says what belongs to what.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from ReXKG.attachment import ADJACENT, APART, LISTED, attach
+from ReXKG.graph import SIZE, Graph, SentenceGraph, merge_sentences
+from ReXKG.polarity import resolve_polarity
+from ReXKG.terms import NOTHING, UNITS, Vocabulary
+from ReXKG.text import split_sentences, tokenize
+
+CACHED_SENTENCES = 50_000
+LONGEST_CACHED = 1_000
+_LONGEST_MEASURE = 12
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)?")
+_BETWEEN_NUMBERS = frozenset({"x", "×", "by", "to", "-", "–"})
+
+
+class LexiconExtractor:
+    """Graphs of texts by dictionary and rules. One instance may serve a whole process; its memory is bounded by
+    `CACHED_SENTENCES` sentences of at most `LONGEST_CACHED` characters.
+
+    ``extra_terms`` is a lexicon file of the user's (see lexicon.tsv); it overrides the project's own term by term.
+    """
+
+    def __init__(self, extra_terms: str | Path | None = None) -> None:
+        self.vocabulary = Vocabulary(extra_terms)
+        self.name = f"lexicon-{self.vocabulary.fingerprint}"
+        self._read_cached = lru_cache(maxsize=CACHED_SENTENCES)(self._read)
+
+    def __call__(self, texts: list[str]) -> list[Graph]:
+        """One graph per text, in order; ``doc_key`` is the text's position."""
+        return [
+            merge_sentences(map(self.read, split_sentences(text)), doc_key=str(position))
+            for position, text in enumerate(texts)
+        ]
+
+    def read(self, sentence: str) -> SentenceGraph:
+        """The graph of one sentence."""
+        return self._read_cached(sentence) if len(sentence) <= LONGEST_CACHED else self._read(sentence)
+
+    def _read(self, sentence: str) -> SentenceGraph:
+        words = tokenize(sentence)
+        items = self.tag(words)
+        labels = resolve_polarity(items)
+        entities = tuple((item[0], label) for item, label in zip(items, labels, strict=True) if label)
+        return SentenceGraph(" ".join(words), entities, attach(items))
+
+    def tag(self, words: list[str]) -> list[tuple]:
+        """What the words say, as (text, label, role, cue, gap); ``gap`` tells how an entity follows the one before."""
+        entry_of = self.vocabulary.entry
+        items: list[tuple] = []
+        gap = APART
+        i, n = 0, len(words)
+        while i < n:
+            entry = entry_of(words[i])
+            if entry is NOTHING:
+                gap = APART
+                i += 1
+                continue
+            found, i = self._match(entry, words, i)
+            if not found:
+                gap = APART
+            for text, label, role, cue in found:
+                if label is None:
+                    gap = LISTED if cue == "list" and gap != APART else APART
+                    items.append((text, None, role, cue, gap))
+                else:
+                    items.append((text, label, role, cue, gap))
+                    gap = ADJACENT
+        return items
+
+    @staticmethod
+    def _match(entry: tuple, words: list[str], i: int) -> tuple[tuple, int]:
+        """The items at word i and the position after them: the longest phrase, else the word, else nothing."""
+        item, phrases = entry
+        for rest, items in phrases:
+            end = i + 1 + len(rest)
+            if words[i + 1 : end] == rest:
+                return items, end
+        if item is None:
+            return (), i + 1
+        if item.cue == "number":
+            end = _end_of_measure(words, i)
+            return (((" ".join(words[i:end]), SIZE, "", None),), end) if end else ((), i + 1)
+        return (item,), i + 1
+
+
+def _end_of_measure(words: list[str], i: int) -> int | None:
+    """Where a measure that begins at word i ends ("3 cm", "2.5 x 3 cm", "3 cm x 4 cm"); None without a unit."""
+    end = None
+    wants_number = True
+    for j in range(i, min(len(words), i + _LONGEST_MEASURE)):
+        word = words[j]
+        if wants_number:
+            if not _NUMBER.fullmatch(word):
+                break
+            wants_number = False
+        elif word in UNITS:
+            end = j + 1
+        elif word in _BETWEEN_NUMBERS:
+            wants_number = True
+        else:
+            break
+    return end
