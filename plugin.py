@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from ReXKG.graph import graph_jaccard
 from swift.plugin import ORM, orms
 from swift.utils import get_device_count, get_dist_setting, get_logger, is_dist, is_mp, is_mp_ddp
-
-from ReXKG.graph import graph_jaccard
 from utils.answers import answer_span, answers_agree, has_think_answer_shape, parse_answers, think_text
 from utils.countdown import solves_countdown
 from utils.freezing import describe_trainable, freeze_after_construction
-from utils.get_knowledge_graph import extract_knowledge_graph
+from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name
 from utils.run_code import fenced_code, fraction_passed
 from utils.switches import env_switch
 
@@ -51,13 +51,16 @@ class KnowledgeGraphORM(ORM):
 
     kept_references = 8192
 
-    def __init__(self, extract=extract_knowledge_graph):
+    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
         readers = {"think": think_text, "whole": str.strip}
         choice = os.environ.get("KG_TEXT") or "think"
         if choice not in readers:
             raise ValueError(f"KG_TEXT={choice!r} is unknown; set KG_TEXT=think (the default) or KG_TEXT=whole")
+        if extract is None:
+            # Asking for the name loads the extractor now, so that no model is loaded within a call.
+            logger.info(f"external_kg_jac reads {choice} texts with {extractor_name()}")
         self.read_completion = readers[choice]
-        self.extract = extract
+        self.extract = extract or extract_knowledge_graph
         self.references: dict[str, dict] = {}
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:

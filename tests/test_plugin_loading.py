@@ -13,6 +13,7 @@ import torch
 
 from swift.plugin import ORM, orms
 from swift.plugin.loader import build_rewards, load_external_plugins, score
+from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.utils import distributed
 from swift.utils.errors import UserError
 
@@ -92,11 +93,10 @@ def test_a_plugin_in_ms_swift_style_registers_its_rewards(tmp_path):
 
 
 def test_a_hook_in_ms_swift_style_wraps_the_trainer(tmp_path, monkeypatch):
-    grpo_trainer = pytest.importorskip("swift.trainers.rlhf_trainer.grpo_trainer")
-    before = grpo_trainer.GRPOTrainer.__init__
-    monkeypatch.setattr(grpo_trainer.GRPOTrainer, "__init__", before)  # put back afterwards
+    before = GRPOTrainer.__init__
+    monkeypatch.setattr(GRPOTrainer, "__init__", before)  # put back afterwards
     load_external_plugins([written(tmp_path, MS_SWIFT_HOOK)])
-    assert grpo_trainer.GRPOTrainer.__init__.__wrapped__ is before
+    assert GRPOTrainer.__init__.__wrapped__ is before
 
 
 def test_a_plugin_may_import_a_file_beside_it(tmp_path):
