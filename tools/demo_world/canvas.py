@@ -1,0 +1,122 @@
+"""Drawing helpers: shapes given in canonical coordinates become soft float32 masks of one posed image.
+
+Canonical coordinates are pixels of an unposed 448 x 448 film, x to the right, y down; the patient's left is on the
+right of the film. A pose (shift, scale, turn) carries them to the image, so all anatomy moves together. Soft layers
+are drawn at half the film's size, which is four times faster; only crisp ones at full size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+SIZE = 448
+HALF = SIZE // 2
+_COARSE = SIZE // 4
+
+Point = tuple[float, float]
+Outline = Sequence[Point] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A polyline with a width in pixels of the film and a strength from 0 to 1."""
+
+    points: Outline
+    width: float
+    strength: float = 1.0
+
+
+@lru_cache
+def _catmull_rom_weights(steps: int) -> np.ndarray:
+    """Weights [steps, 4] of the four control points around a segment."""
+    t = np.arange(steps)[:, None] / steps
+    return 0.5 * np.hstack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3])
+
+
+def smooth_closed(points: Outline, steps: int = 6) -> np.ndarray:
+    """A closed Catmull-Rom curve through the points, ``steps`` samples a segment: [len(points) * steps, 2]."""
+    points = np.asarray(points, dtype=np.float64)
+    around = (np.arange(len(points))[:, None] + np.arange(-1, 3)) % len(points)
+    return (_catmull_rom_weights(steps) @ points[around]).reshape(-1, 2)
+
+
+def smooth_open(points: Outline, steps: int = 5) -> np.ndarray:
+    """An open Catmull-Rom curve from the first point to the last: [(len(points) - 1) * steps + 1, 2]."""
+    return smooth_closed([points[0], *points, points[-1]], steps)[steps : -2 * steps + 1]
+
+
+class Canvas:
+    """One posed image. Methods return float32 layers, 0 to 1: [HALF, HALF], or [SIZE, SIZE] where ``crisp``."""
+
+    def __init__(self, shift: Point = (0.0, 0.0), scale: float = 1.0, turn: float = 0.0) -> None:
+        """``shift`` in pixels, ``turn`` in radians, both about the film's centre."""
+        cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
+        self._matrix = np.array([[cos, -sin], [sin, cos]])
+        self._offset = np.full(2, SIZE / 2) + shift - self._matrix @ np.full(2, SIZE / 2)
+        self._scale = scale
+        axis = (np.arange(_COARSE) + 0.5) * (SIZE / _COARSE)
+        pixels = np.stack(np.meshgrid(axis, axis), -1) - self._offset
+        canonical = (pixels @ np.linalg.inv(self._matrix).T).astype(np.float32)
+        self.x, self.y = canonical[..., 0], canonical[..., 1]  # canonical coordinates on a coarse grid
+
+    def _place(self, points: Outline, step: int) -> list[float]:
+        """Canonical points to pixels of the image or of one ``step`` times smaller, as x, y, x, y, ..."""
+        placed = np.asarray(points, dtype=np.float64) @ self._matrix.T + self._offset
+        return (placed / step).ravel().tolist()
+
+    def fill(self, *outlines: Outline, blur: float = 1.5, crisp: bool = False) -> np.ndarray:
+        """The union of closed outlines, edges softened by ``blur`` pixels of the film."""
+        step = 1 if crisp else 2
+        image = Image.new("L", (SIZE // step, SIZE // step))
+        draw = ImageDraw.Draw(image)
+        for outline in outlines:
+            draw.polygon(self._place(outline, step), fill=255)
+        return _soften(image, blur / step)
+
+    def lines(self, strokes: Sequence[Stroke], blur: float = 1.0, crisp: bool = False) -> np.ndarray:
+        """Polylines, later ones over earlier ones, each at its own strength."""
+        step = 1 if crisp else 2
+        image = Image.new("L", (SIZE // step, SIZE // step))
+        draw = ImageDraw.Draw(image)
+        placed = self._place([point for stroke in strokes for point in stroke.points], step)
+        start = 0
+        for stroke in strokes:
+            end = start + 2 * len(stroke.points)
+            width = max(1, round(stroke.width * self._scale / step))
+            draw.line(placed[start:end], fill=round(255 * stroke.strength), width=width)
+            start = end
+        return _soften(image, blur / step)
+
+    def blobs(self, centres: Sequence[Point], radii: Point, turn: float = 0.0) -> np.ndarray:
+        """The sum of equal Gaussian hills; ``radii`` are their standard deviations in pixels of the film."""
+        cos, sin = math.cos(turn), math.sin(turn)
+        total = np.zeros_like(self.x)
+        for x, y in centres:
+            dx, dy = self.x - np.float32(x), self.y - np.float32(y)
+            u, v = (cos * dx + sin * dy) / radii[0], (cos * dy - sin * dx) / radii[1]
+            total += np.exp(-0.5 * (u * u + v * v))
+        return enlarged(total)
+
+
+def enlarged(field: np.ndarray, size: int = HALF) -> np.ndarray:
+    """A smaller field, interpolated to [size, size]."""
+    image = Image.fromarray(np.ascontiguousarray(field, dtype=np.float32))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def clouds(rng: np.random.Generator, cells: int) -> np.ndarray:
+    """Smooth noise of zero mean with ``cells`` bumps a side: [HALF, HALF]."""
+    image = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
+    return np.asarray(image.resize((HALF, HALF), Image.Resampling.BICUBIC))
+
+
+def _soften(image: Image.Image, blur: float) -> np.ndarray:
+    """Blur by a box with the spread of a Gaussian of that radius, and scale to 0..1."""
+    radius = max(0.0, (math.sqrt(12) * blur - 1) / 2)
+    return np.asarray(image.filter(ImageFilter.BoxBlur(radius)), dtype=np.float32) * np.float32(1 / 255)

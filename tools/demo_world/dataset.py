@@ -1,0 +1,236 @@
+"""From patients to annotation files: who lives in the demo world, what is asked, and the records that say so."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tools.demo_world.comparison import drafts_of_pair, supporting_pair
+from tools.demo_world.facts import Study, first_study, next_study
+from tools.demo_world.language import supporting
+from tools.demo_world.phrasing import TEMPLATES
+from tools.demo_world.questions import YES_NO, Draft, drafts_of
+
+SPLITS = ("train", "valid", "test")
+EVALUATION_FILES = {group: f"eval/test_{group}_vqa.json" for group in ("basic", "compare", "region")}
+MAX_SENTENCES, MAX_WORDS = 3, 30
+_PAIR_SHARE = {"train": 0.3, "valid": 0.3, "test": 0.67}
+_REGION_SHARE = 0.35
+_STREAM = 201
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """Size of the world. Counts are per split (train, valid, test) or per image / pair of images (train, valid)."""
+
+    seed: int = 0
+    patients: tuple[int, int, int] = (1000, 270, 150)
+    questions: tuple[int, int] = (6, 4)
+    pair_questions: tuple[int, int] = (4, 2)
+    eval_questions: int = 200
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, as in the manifest."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class World:
+    """All studies, and the records of every annotation file by its path under ``annotations/``."""
+
+    studies: tuple[Study, ...]
+    files: dict[str, list[Record]]
+
+
+class DraftChooser:
+    """Picks drafts so that templates follow their weights and, within a topic, outcomes stay equally frequent."""
+
+    def __init__(self) -> None:
+        self._topics: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self._templates: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def choose(self, drafts: list[Draft], group: str, barred: set[str], rng: np.random.Generator) -> Draft | None:
+        """The next draft of a group, of a template that is not barred; None where there is none."""
+        by_template: dict[str, list[Draft]] = defaultdict(list)
+        for draft in drafts:
+            if TEMPLATES[draft.template].group == group and draft.template not in barred:
+                by_template[draft.template].append(draft)
+        if not by_template:
+            return None
+        names = list(by_template)
+        weights = np.array([TEMPLATES[name].weight for name in names])
+        # A template whose fair outcomes this study cannot offer gives way to the next one.
+        order = [names[i] for i in rng.choice(len(names), len(names), replace=False, p=weights / weights.sum())]
+        best = [min(by_template[name], key=lambda draft: (self._excess(draft), rng.random())) for name in order]
+        chosen = next((draft for draft in best if self._excess(draft)[0] <= 1), None)
+        chosen = chosen or min(best, key=lambda draft: self._excess(draft)[0])
+        self._topics[chosen.template, chosen.topic][chosen.outcome] += 1
+        self._templates[chosen.template][chosen.outcome] += 1
+        return chosen
+
+    def _excess(self, draft: Draft) -> tuple[float, int]:
+        """How far the outcome is overused within its topic (yes and no: also its template); the topic's use."""
+        topic = self._topics[draft.template, draft.topic]
+        excess = topic[draft.outcome] - _fair_use(topic, draft.outcomes)
+        if draft.outcomes == YES_NO:
+            template = self._templates[draft.template]
+            excess += template[draft.outcome] - _fair_use(template, YES_NO)
+        return excess, sum(topic.values())
+
+
+def _fair_use(used: Counter[str], outcomes: tuple[str, ...]) -> float:
+    """The use of the rarest outcome where all are known beforehand, else the mean use of those that occurred."""
+    if outcomes:
+        return min(used[outcome] for outcome in outcomes)
+    return sum(used.values()) / max(1, len(used))
+
+
+def build_world(config: WorldConfig) -> World:
+    """Everything but the pictures. Equal configurations give equal worlds."""
+    studies: list[Study] = []
+    files: dict[str, list[Record]] = {}
+    for split in SPLITS:
+        patients = _patients(config, split, len(studies))
+        for group, items in _ask(config, split, patients).items():
+            files[group] = items
+        studies += [study for visits in patients for study in visits]
+    for idx, record in enumerate(record for records in files.values() for record in records):
+        record["idx"] = idx
+    return World(tuple(studies), files)
+
+
+def _patients(config: WorldConfig, split: str, first_index: int) -> list[list[Study]]:
+    """One or two studies for each patient of a split."""
+    number = SPLITS.index(split)
+    before = sum(config.patients[:number])
+    patients, index = [], first_index
+    for patient in range(before, before + config.patients[number]):
+        rng = np.random.default_rng([config.seed, _STREAM, number, patient])
+        visits = [first_study(patient + 1, patient, index, rng)]
+        if rng.random() < _PAIR_SHARE[split]:
+            visits.append(next_study(visits[0], index + 1, rng))
+        index += len(visits)
+        patients.append(visits)
+    return patients
+
+
+def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[str, list[Record]]:
+    """The records of a split by file."""
+    rng = np.random.default_rng([config.seed, _STREAM + 1, SPLITS.index(split)])
+    asker = _Asker(split, rng)
+    singles = [[study] for visits in patients for study in visits]
+    pairs = [visits for visits in patients if len(visits) == 2]
+    if split == "test":
+        return {
+            path: asker.spread(pairs if group == "compare" else singles, group, config.eval_questions)
+            for group, path in EVALUATION_FILES.items()
+        }
+    number = SPLITS.index(split)
+    records: list[Record] = []
+    for visits in patients:
+        for study in visits:
+            records += asker.about([study], config.questions[number])
+        if len(visits) == 2:
+            records += asker.about(visits, config.pair_questions[number])
+    write = _sft_record if split == "train" else _pool_record
+    return {f"{split}.json": [write(record) for record in records]}
+
+
+class _Asker:
+    """Asks about studies of one split, remembering what was asked so that answers stay balanced."""
+
+    def __init__(self, split: str, rng: np.random.Generator) -> None:
+        self._split, self._rng = split, rng
+        self._chooser = DraftChooser()
+
+    def about(self, visits: list[Study], count: int) -> list[Record]:
+        """``count`` questions about one study or one pair, each template at most once."""
+        records: list[Record] = []
+        barred: set[str] = set()
+        drafts = self._drafts(visits)
+        for _ in range(count):
+            group = "compare" if len(visits) == 2 else "region" if self._rng.random() < _REGION_SHARE else "basic"
+            records += self._one(visits, drafts, group, barred)
+        return records
+
+    def spread(self, subjects: list[list[Study]], group: str, count: int) -> list[Record]:
+        """``count`` questions of a group over many subjects, as evenly as possible."""
+        barred: list[set[str]] = [set() for _ in subjects]
+        records: list[Record] = []
+        while len(records) < count and subjects:
+            before = len(records)
+            for i in self._rng.permutation(len(subjects)):
+                if len(records) < count:
+                    records += self._one(subjects[i], self._drafts(subjects[i]), group, barred[i])
+            if len(records) == before:
+                break
+        return records
+
+    def _drafts(self, visits: list[Study]) -> list[Draft]:
+        return drafts_of_pair(*visits) if len(visits) == 2 else drafts_of(visits[0], self._rng)
+
+    def _one(self, visits: list[Study], drafts: list[Draft], group: str, barred: set[str]) -> list[Record]:
+        draft = self._chooser.choose(drafts, group, barred, self._rng)
+        if draft is None:
+            return []
+        barred.add(draft.template)
+        return [self._record(visits, draft)]
+
+    def _record(self, visits: list[Study], draft: Draft) -> Record:
+        """An evaluation item with every field; the other forms are made from it."""
+        template, current = TEMPLATES[draft.template], visits[-1]
+        wordings = template.phrasings(self._split)
+        wording = wordings[self._rng.integers(len(wordings))]
+        return {
+            "idx": -1,
+            "subject_id": current.subject_id,
+            "study_id": current.study_id,
+            "image_ids": [study.image_id for study in visits],
+            "question": wording.format(**draft.slots),
+            "answer": list(draft.answer),
+            "explanation": self._explanation(visits, draft),
+            "semantic_type": template.semantic_type,
+            "content_type": template.content_type,
+            "question_type": template.name,
+            "answer_type": "binary" if template.semantic_type == "verify" else "list",
+            "template": wording,
+            "split": self._split,
+        }
+
+    def _explanation(self, visits: list[Study], draft: Draft) -> str:
+        said = list(draft.said)
+        more = MAX_SENTENCES - len(said)
+        if len(visits) == 2:
+            facts = said + supporting_pair(*visits, said, more)
+        else:
+            facts = said + supporting(visits[0], said, draft.side, more)
+        thoughts = " ".join(fact.wordings[self._rng.integers(len(fact.wordings))] for fact in said)
+        for fact in facts[len(said) :]:
+            longer = f"{thoughts} {fact.wordings[self._rng.integers(len(fact.wordings))]}"
+            thoughts = longer if len(longer.split()) <= MAX_WORDS else thoughts
+        return f"<think>{thoughts}</think><answer>{', '.join(draft.answer)}</answer>"
+
+
+def _trained_on(record: Record, messages: list[dict[str, str]]) -> Record:
+    kept = {key: value for key, value in record.items() if key not in ("image_ids", "explanation", "idx")}
+    images = [f"{image_id}.png" for image_id in record["image_ids"]]
+    return {"idx": record["idx"], "images": images, "messages": messages, **kept}
+
+
+def _sft_record(record: Record) -> Record:
+    """Form B: the assistant's turn is the solution."""
+    return _trained_on(
+        record,
+        [{"role": "user", "content": record["question"]}, {"role": "assistant", "content": record["explanation"]}],
+    )
+
+
+def _pool_record(record: Record) -> Record:
+    """Form A: a prompt and its solution; sampling policies choose from these."""
+    pool = _trained_on(record, [{"role": "user", "content": record["question"]}])
+    return {**pool, "solution": record["explanation"]}

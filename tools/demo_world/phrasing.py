@@ -1,0 +1,188 @@
+"""How questions are worded. Each template has four sets of phrasings that the splits share only in part.
+
+Training items use sets A and B, the GRPO pool B and C, evaluation B, C and D. Every word of C and D also occurs in
+A or B of some template, so that what is new in evaluation is the wording and never the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PHRASING_SETS = {"train": "AB", "valid": "BC", "test": "BCD"}
+
+
+@dataclass(frozen=True)
+class Template:
+    """A kind of question. ``group`` is basic, region or compare; ``weight`` its share within the group."""
+
+    name: str
+    group: str
+    semantic_type: str
+    content_type: str
+    weight: float
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+    c: tuple[str, ...]
+    d: tuple[str, ...]
+
+    def phrasings(self, split: str) -> tuple[str, ...]:
+        """The wordings, with {slots}, that a split may use."""
+        return tuple(text for name in PHRASING_SETS[split] for text in getattr(self, name.lower()))
+
+
+_ALL = (
+    Template("verify_presence", "basic", "verify", "presence", 1.3,
+             ("Is there {a_thing}?", "Does the image show {a_thing}?"),
+             ("Is there any evidence of {thing}?", "Is {a_thing} seen?"),
+             ("Does the chest image show {a_thing}?",), ("Is there any evidence of {thing} in the image?",)),
+    Template("verify_side", "basic", "verify", "presence", 0.9,
+             ("Is there {a_thing} on the {side}?", "Does the {side} lung show {a_thing}?"),
+             ("Is {a_thing} seen on the {side}?", "Is there any evidence of {thing} on the {side}?"),
+             ("Does the image show {a_thing} on the {side}?",), ("Is any {thing} present on the {side}?",)),
+    Template("verify_severity", "basic", "verify", "attribute", 0.8,
+             ("Is the {kind} {severity}?", "Is there {severity} {kind}?"),
+             ("Is the severity of the {kind} {severity}?", "Would you call the {kind} {severity}?"),
+             ("Would you call this {kind} {severity}?",), ("Is the {kind} in the image {severity}?",)),
+    Template("verify_size", "basic", "verify", "size", 0.6,
+             ("Is the heart enlarged?", "Is the cardiac silhouette enlarged?"),
+             ("Is the heart wider than half of the thorax?", "Is the heart too large?"),
+             ("Is the cardiac silhouette wider than half of the thorax?",), ("Is the cardiac silhouette too large?",)),
+    Template("verify_plane", "basic", "verify", "plane", 0.5,
+             ("Is this {a_view} view?", "Is the image {a_view} view?"),
+             ("Is this frontal view {view}?", "Was the image taken as {view}?"),
+             ("Is the frontal image {a_view} view?",), ("Was this view taken as {view}?",)),
+    Template("verify_gender", "basic", "verify", "gender", 0.5,
+             ("Is the patient {sex_word}?", "Is this a {sex_word} patient?"),
+             ("Is this the chest of a {sex_word} patient?", "Does the image show a {sex_word} patient?"),
+             ("Is this the image of a {sex_word} patient?",),
+             ("Does this image show the chest of a {sex_word} patient?",)),
+    Template("choose_finding", "basic", "choose", "presence", 1.0,
+             ("Which is present, {first} or {second}?", "Does the image show {first} or {second}?"),
+             ("Which finding is seen, {first} or {second}?", "Is there {first} or {second}?"),
+             ("Which finding is present, {first} or {second}?",),
+             ("Which is seen in the image, {first} or {second}?",)),
+    Template("choose_side", "basic", "choose", "anatomy", 1.0,
+             ("Is the {kind} on the left or the right?", "Which side is the {kind} on, left or right?"),
+             ("On which side is the {kind}, left or right?", "Is the {kind} left or right?"),
+             ("Is the {kind} seen on the left or the right?",), ("Which side shows the {kind}, left or right?",)),
+    Template("choose_zone", "basic", "choose", "anatomy", 0.9,
+             ("Is the {kind} in the upper, mid or lower lung zone?",
+              "Which zone is the {kind} in, upper, mid or lower?"),
+             ("In which lung zone is the {kind}, upper, mid or lower?", "Is the {kind} upper, mid or lower?"),
+             ("Is the {kind} seen in the upper, mid or lower zone?",),
+             ("Which lung zone shows the {kind}, upper, mid or lower?",)),
+    Template("choose_severity", "basic", "choose", "attribute", 1.1,
+             ("Is the {kind} {options}?", "Which is the severity of the {kind}, {options}?"),
+             ("Would you call the {kind} {options}?", "Is the severity of the {kind} {options}?"),
+             ("Is the {kind} in the image {options}?",), ("Would you call the severity of this {kind} {options}?",)),
+    Template("choose_plane", "basic", "choose", "plane", 0.4,
+             ("Is this an ap or a pa view?", "Which view is this, ap or pa?"),
+             ("Is the view ap or pa?", "Was the image taken as ap or pa?"),
+             ("Is the image ap or pa?",), ("Which is the view of the image, ap or pa?",)),
+    Template("choose_gender", "basic", "choose", "gender", 0.4,
+             ("Is the patient m or f?", "Which is the sex of the patient, m or f?"),
+             ("Is the sex of the patient m or f?", "Which sex is the patient, m or f?"),
+             ("Is the sex m or f?",), ("Is this patient m or f?",)),
+    Template("query_abnormality", "basic", "query", "abnormality", 0.5,
+             ("List all findings.", "List all abnormalities."),
+             ("What findings are seen?", "Which abnormalities are seen in the image?"),
+             ("List all findings in the image.",), ("What abnormalities are seen?",)),
+    Template("query_anatomy", "basic", "query", "anatomy", 1.2,
+             ("Where is the {kind}?", "In which region is the {kind} seen?"),
+             ("What is the region of the {kind}?", "Where is the {kind} seen?"),
+             ("In which region is the {kind}?",), ("Where in the image is the {kind}?",)),
+    Template("query_device", "basic", "query", "attribute", 1.0,
+             ("List all devices.", "What devices are seen?"),
+             ("Which devices are in place?", "List all devices in the image."),
+             ("What devices are in place?",), ("Which devices are seen in the image?",)),
+    Template("query_size", "basic", "query", "size", 0.9,
+             ("What is the size of the heart?", "How large is the heart?"),
+             ("How large is the cardiac silhouette?", "What is the severity of cardiac enlargement?"),
+             ("What is the size of the cardiac silhouette?",), ("How large is the heart in the image?",)),
+    Template("query_severity", "basic", "query", "attribute", 1.0,
+             ("What is the severity of the {kind}?", "How large or severe is the {kind}?"),
+             ("Which severity has the {kind}?", "How severe is the {kind}?"),
+             ("Which is the severity of the {kind}?",), ("What is the severity of the {kind} in the image?",)),
+    Template("query_plane", "basic", "query", "plane", 0.4,
+             ("What is the view?", "Which view is this?"),
+             ("What is the view of this image?", "What view was taken?"),
+             ("Which view was taken?",), ("Which is the view of this image?",)),
+    Template("query_gender", "basic", "query", "gender", 0.4,
+             ("What is the sex of the patient?", "What is the sex?"),
+             ("Which sex is this patient?", "What sex is the patient?"),
+             ("What is the sex of this patient?",), ("Which is the sex of the patient?",)),
+    Template("region_abnormality", "region", "verify", "abnormality", 1.0,
+             ("Is there any abnormality in the {region}?", "Does the {region} show any abnormality?"),
+             ("Is any abnormality seen in the {region}?", "Are there any findings in the {region}?"),
+             ("Is there any finding in the {region}?",), ("Are any abnormalities seen in the {region}?",)),
+    Template("region_presence", "region", "verify", "presence", 0.9,
+             ("Is there {a_kind} in the {region}?", "Does the {region} show {a_kind}?"),
+             ("Is {a_kind} seen in the {region}?", "Is there any evidence of {kind} in the {region}?"),
+             ("Is any {kind} seen in the {region}?",), ("Is {a_kind} present in the {region}?",)),
+    Template("region_choose", "region", "choose", "attribute", 1.3,
+             ("Which finding is in the {region}, {first} or {second}?", "Does the {region} show {first} or {second}?"),
+             ("Which is seen in the {region}, {first} or {second}?", "Is there {first} or {second} in the {region}?"),
+             ("Which finding is seen in the {region}, {first} or {second}?",),
+             ("Which is present in the {region}, {first} or {second}?",)),
+    Template("region_side", "region", "choose", "anatomy", 1.0,
+             ("Which region shows the {kind}, the {first} or the {second}?",
+              "Is the {kind} in the {first} or the {second}?"),
+             ("In which region is the {kind}, the {first} or the {second}?",
+              "Where is the {kind}, in the {first} or the {second}?"),
+             ("Is the {kind} seen in the {first} or the {second}?",),
+             ("Where is the {kind} seen, in the {first} or the {second}?",)),
+    Template("region_query", "region", "query", "abnormality", 1.8,
+             ("List all findings in the {region}.", "What is seen in the {region}?"),
+             ("Which findings are seen in the {region}?", "What abnormalities are in the {region}?"),
+             ("What findings are in the {region}?",), ("List all abnormalities in the {region}.",)),
+    Template("compare_verify", "compare", "verify", "attribute", 1.0,
+             ("Has the {kind} {trend} on the second image?", "Compared with the first image, has the {kind} {trend}?"),
+             ("Has the {kind} {trend} in the interval?", "Is there evidence that the {kind} has {trend}?"),
+             ("Compared with the first image, has the {kind} {trend} on the second?",),
+             ("Is there any evidence that the {kind} has {trend} in the interval?",)),
+    Template("compare_new", "compare", "verify", "presence", 1.0,
+             ("Is the {kind} new on the second image?", "Compared with the first image, is the {kind} new?"),
+             ("Is there new {kind} on the second image?", "Is the {kind} new in the interval?"),
+             ("Compared with the first image, is there new {kind}?",), ("Is there new {kind} in the interval?",)),
+    Template("compare_resolved", "compare", "verify", "presence", 0.8,
+             ("Has the {kind} resolved?", "Has the {kind} resolved on the second image?"),
+             ("Has the {kind} resolved in the interval?", "Is there evidence that the {kind} has resolved?"),
+             ("Compared with the first image, has the {kind} resolved?",),
+             ("Is there any evidence that the {kind} has resolved on the second image?",)),
+    Template("compare_device", "compare", "verify", "presence", 0.9,
+             ("Has {a_device} been {verb} in the interval?",
+              "Compared with the first image, has {a_device} been {verb}?"),
+             ("Has {a_device} been {verb}?", "Was {a_device} {verb} in the interval?"),
+             ("Was {a_device} {verb}?",), ("Is there evidence that {a_device} was {verb} in the interval?",)),
+    Template("compare_image", "compare", "choose", "presence", 1.5,
+             ("Which image shows {a_thing}, the first, the second or both?",
+              "Is {a_thing} on the first, the second or both images?"),
+             ("Is there {a_thing} on the first, the second or both images?",
+              "Which image has {a_thing}, the first, the second or both?"),
+             ("Is {a_thing} seen on the first, the second or both images?",),
+             ("On which image is {a_thing} seen, the first, the second or both?",)),
+    Template("compare_trend", "compare", "choose", "attribute", 1.2,
+             ("Has the {kind} increased, decreased or been stable?",
+              "Is the {kind} increased, decreased or stable on the second image?"),
+             ("Compared with the first image, is the {kind} increased, decreased or stable?",
+              "Is the {kind} increased, decreased or stable?"),
+             ("Is the {kind} increased, decreased or stable in the interval?",),
+             ("Has the {kind} increased, decreased or been stable in the interval?",)),
+    Template("compare_query_new", "compare", "query", "abnormality", 0.9,
+             ("Which findings are new on the second image?", "List all new findings."),
+             ("List all new findings on the second image.", "What findings are new in the interval?"),
+             ("Which findings are new in the interval?",), ("Compared with the first image, which findings are new?",)),
+    Template("compare_query_resolved", "compare", "query", "abnormality", 0.9,
+             ("Which findings have resolved on the second image?", "List all findings that have resolved."),
+             ("What findings have resolved in the interval?", "Which findings have resolved?"),
+             ("Which findings have resolved in the interval?",),
+             ("Compared with the first image, which findings have resolved?",)),
+    Template("compare_query_change", "compare", "query", "attribute", 1.5,
+             ("How has the {kind} changed?", "What is the change of the {kind}?"),
+             ("How has the {kind} changed in the interval?",
+              "Compared with the first image, how has the {kind} changed?"),
+             ("How has the {kind} changed on the second image?",),
+             ("What is the change of the {kind} in the interval?",)),
+)  # fmt: skip
+
+TEMPLATES = {template.name: template for template in _ALL}

@@ -1,0 +1,113 @@
+"""Draw a study: facts in, a 448 x 448 grayscale chest X-ray out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tools.demo_world import anatomy, pathology
+from tools.demo_world.anatomy import Body
+from tools.demo_world.canvas import HALF, SIZE, Canvas, enlarged
+from tools.demo_world.facts import SIDES, Study
+
+_OPACITIES = {
+    "consolidation": pathology.consolidation,
+    "nodule": pathology.nodule,
+    "atelectasis": pathology.atelectasis,
+    "pulmonary edema": pathology.edema,
+}
+_DEVICES = {"endotracheal tube": pathology.endotracheal_tube, "pacemaker": pathology.pacemaker}
+_BODY_STREAM, _FILM_STREAM, _FINDING_STREAM = 101, 102, 103
+
+
+def draw_study(study: Study, seed: int) -> np.ndarray:
+    """The study's film as uint8 [448, 448]. Equal arguments give equal bytes; the body depends on the patient only and
+    each finding has its own random stream, so two studies that differ in one fact differ only where it shows."""
+    body = Body.sample(np.random.default_rng([seed, _BODY_STREAM, study.patient]))
+    film = np.random.default_rng([seed, _FILM_STREAM, study.index])
+    canvas = Canvas(
+        shift=(film.uniform(-8, 8), film.uniform(-6, 8)), scale=film.uniform(0.96, 1.03), turn=film.normal(0, 0.018)
+    )
+    density = _density(canvas, body, study, seed, film)
+    return _expose(density, film)
+
+
+def _rng(study: Study, seed: int, number: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _FINDING_STREAM, study.index, number])
+
+
+def _density(canvas: Canvas, body: Body, study: Study, seed: int, film: np.random.Generator) -> np.ndarray:
+    """Film density [SIZE, SIZE], 0 black to 1 white, before exposure: soft layers, then crisp ones over them."""
+    heart = study.find("cardiomegaly")
+    cardiac = canvas.fill(body.heart_outline(heart.severity if heart else None, _wide(study)), blur=2.5)
+    middle = anatomy.mediastinum(canvas, body)
+    air = _aerated(canvas, body, study) * (1 - 0.96 * cardiac) * (1 - 0.97 * middle)
+    marked, outline = _marked(canvas, body, study, air)
+
+    soft = body.tissue + anatomy.abdomen(canvas, body) + 0.08 * cardiac + 0.05 * middle
+    soft -= 0.14 * anatomy.airway(canvas, body)
+    soft += air * (0.19 - soft + anatomy.lung_texture(film)) - 0.09 * (air - marked)
+    soft += marked * anatomy.hila(canvas, body) + anatomy.bones(canvas, body)
+    if study.sex == "f":
+        soft += 0.11 * anatomy.breasts(canvas, body)
+    if study.view == "ap":
+        soft += 0.13 * anatomy.scapulae(canvas, body)
+    # Opacities show fully over lung and faintly over the shadows in front of and behind it.
+    soft += (0.25 + 0.75 * air) * _opacities(canvas, body, study, seed)
+    soft *= anatomy.body_mask(canvas, body)
+
+    edema = study.find("pulmonary edema")
+    congestion = 0.0 if edema is None else (1.0 if edema.severity == "severe" else 0.5)
+    crisp = enlarged(soft, SIZE) + enlarged(marked, SIZE) * anatomy.vessels(canvas, body, congestion)
+    if outline is not None:
+        crisp += 0.30 * enlarged(air, SIZE) * pathology.pleural_line(canvas, outline)
+    for number, (name, draw) in enumerate(_DEVICES.items()):
+        if name in study.devices:
+            crisp += draw(canvas, body, _rng(study, seed, 10 + number))
+    return np.maximum(crisp, 0.95 * anatomy.marker(study.view, film))
+
+
+def _opacities(canvas: Canvas, body: Body, study: Study, seed: int) -> np.ndarray:
+    """Density added by the findings that brighten the lung."""
+    total = np.zeros((HALF, HALF), dtype=np.float32)
+    for number, (kind, draw) in enumerate(_OPACITIES.items()):
+        finding = study.find(kind)
+        if finding is not None:
+            total += draw(canvas, body, finding, _rng(study, seed, number))
+    return total
+
+
+def _wide(study: Study) -> float:
+    return 1.04 if study.view == "ap" else 0.98
+
+
+def _aerated(canvas: Canvas, body: Body, study: Study) -> np.ndarray:
+    """Mask of air in the chest: both lungs less any effusion; atelectasis lifts the dome of its side."""
+    total = np.zeros((HALF, HALF), dtype=np.float32)
+    effusion, band = study.find("pleural effusion"), study.find("atelectasis")
+    for side in SIDES:
+        lung = canvas.fill(body.lung(side, lift=10.0 if band and band.side == side else 0.0), blur=2.2)
+        if effusion is not None and effusion.side == side:
+            lung = lung * (1 - pathology.fluid(canvas, body, effusion))
+        total += lung
+    return total
+
+
+def _marked(canvas: Canvas, body: Body, study: Study, air: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The part of the air that holds lung markings, and beside a pneumothorax the outline of the lung."""
+    finding = study.find("pneumothorax")
+    if finding is None:
+        return air, None
+    outline = pathology.collapsed_lung(body, finding)
+    other = "right" if finding.side == "left" else "left"
+    return air * canvas.fill(outline, body.lung(other), blur=0.8), outline
+
+
+def _expose(density: np.ndarray, film: np.random.Generator) -> np.ndarray:
+    """Exposure, contrast, uneven beam and grain; the result is uint8."""
+    exposure, contrast = film.uniform(-0.03, 0.04), film.uniform(0.92, 1.08)
+    axis = np.linspace(-1, 1, 28, dtype=np.float32)
+    beam = film.uniform(-0.02, 0.02) * axis[None, :] + film.uniform(-0.02, 0.02) * axis[:, None]
+    signal = (density - 0.45) * contrast + 0.45 + exposure + enlarged(beam, SIZE)
+    grain = np.frombuffer(film.bytes(SIZE * SIZE), dtype=np.uint8).reshape(SIZE, SIZE)
+    levels = 255 * signal + grain * np.float32(4 / 255)
+    return np.clip(levels, 0, 255).astype(np.uint8)
