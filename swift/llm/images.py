@@ -10,9 +10,12 @@ import binascii
 import hashlib
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -59,23 +62,21 @@ class ImageSource:
         """What equal images share: the path, or the digest of the bytes."""
         return str(self.path) if self.data is None else "sha256:" + hashlib.sha256(self.data).hexdigest()
 
-    def read(self) -> io.BytesIO:
-        """The encoded bytes. Raises UserError for a file that is missing or cannot be read."""
+    def open(self) -> BinaryIO:
+        """The encoded bytes, to be closed by the caller. Raises UserError for a file that is missing or shut."""
         if self.data is not None:
             return io.BytesIO(self.data)
+        if not self.path.is_file():
+            raise UserError(f"image {self.name} is missing; put the file there or pass --image_root")
         try:
-            return io.BytesIO(self.path.read_bytes())
-        except FileNotFoundError as error:
-            raise UserError(f"image {self.name} is missing; put the file there or pass --image_root") from error
+            return self.path.open("rb")
         except OSError as error:
-            raise UserError(
-                f"image {self.name} cannot be read ({error.strerror}); mend the file or its rights"
-            ) from error
+            raise UserError(f"image {self.name} cannot be read ({error.strerror}); mend its rights") from error
 
 
 def is_base64(text: str) -> bool:
     """Whether an image field holds the image itself rather than a path."""
-    return bool(_DATA_URI.match(text) or _BARE_BASE64.match(text)) or len(text) > _LONGEST_PATH
+    return bool(_DATA_URI.match(text) or _BARE_BASE64.fullmatch(text)) or len(text) > _LONGEST_PATH
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -85,57 +86,54 @@ def open_image(source: ImageSource) -> Image.Image:
     Transparent pixels become black, the colour of unexposed film borders. EXIF rotation is applied.
     Raises UserError, naming the image, for anything that is not a whole image of a known format.
     """
-    try:
-        image = _open(source)
+    with _reading(source) as stream:
+        image = _open(stream)
         white_is_zero = image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
         return _to_rgb(ImageOps.exif_transpose(image), white_is_zero)
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise whatever broken bytes make them raise
-        raise _unreadable(source, error) from error
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:
     """Upright (width, height) in pixels, read from the header alone. Raises UserError as :func:`open_image` does."""
-    try:
-        image = _open(source)
+    with _reading(source) as stream:
+        image = _open(stream)
         turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
-    except UserError:
-        raise
-    except Exception as error:  # as above
-        raise _unreadable(source, error) from error
     width, height = image.size
     return (height, width) if turned else (width, height)
 
 
 def check_image(source: ImageSource, decode: bool = True) -> None:
     """Raise UserError unless the image is there and whole; ``decode=False`` trusts the header and the checksums."""
-    try:
-        _open(source).verify()
+    with _reading(source) as stream:
+        _open(stream).verify()
         if decode:
-            image = _open(source)
+            stream.seek(0)
+            image = _open(stream)
             image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size: every byte is still read
             image.load()
-    except UserError:
-        raise
-    except Exception as error:  # as above
-        raise _unreadable(source, error) from error
 
 
-def _open(source: ImageSource) -> Image.Image:
-    image = Image.open(source.read(), formats=FORMATS)
+@contextmanager
+def _reading(source: ImageSource) -> Iterator[BinaryIO]:
+    """The source's bytes; whatever goes wrong while they are decoded becomes a UserError that names the image."""
+    with source.open() as stream:
+        try:
+            yield stream
+        except UserError as error:
+            raise UserError(f"image {source.name} {error}") from error
+        except Image.UnidentifiedImageError as error:
+            raise UserError(f"image {source.name} is not a {', '.join(FORMATS)} file; convert it to PNG") from error
+        except Exception as error:  # decoders raise whatever broken bytes make them raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"image {source.name} is truncated or damaged ({reason}); copy or convert it again"
+            ) from error
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    image = Image.open(stream, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise UserError(
-            f"image {source.name} has {image.width} x {image.height} pixels, over {MAX_PIXELS}; scale it down"
-        )
+        raise UserError(f"has {image.width} x {image.height} pixels, over {MAX_PIXELS}; scale it down")
     return image
-
-
-def _unreadable(source: ImageSource, error: Exception) -> UserError:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return UserError(f"image {source.name} is not a {', '.join(FORMATS)} file; convert it to PNG")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"image {source.name} is truncated or damaged ({reason}); copy or convert it again")
 
 
 def _to_rgb(image: Image.Image, white_is_zero: bool) -> Image.Image:

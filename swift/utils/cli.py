@@ -27,7 +27,7 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = not action.option_strings or action.default in (None, [], argparse.SUPPRESS)
-        return action.help if silent else f"{action.help} (%(default)s)"
+        return action.help if silent else f"{action.help} ({getattr(action.default, 'value', action.default)})"
 
 
 class FlagParser(HfArgumentParser):
@@ -65,8 +65,9 @@ class FlagParser(HfArgumentParser):
                 action.nargs, action.const = "?", True
             elif action.nargs == "+":
                 action.nargs = "*"
-            if not action.choices:
-                action.metavar = _METAVARS.get(action.type)
+            many = action.choices and len(action.choices) > 6
+            if many or not action.choices:
+                action.metavar = "NAME" if many else _METAVARS.get(action.type)
         for name in self.without_effect:
             self.add_argument(
                 f"--{name}", dest=_NO_EFFECT + name, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS

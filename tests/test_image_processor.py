@@ -1,0 +1,194 @@
+"""Dynamic-HD tiling: grids, scaling, masks and token counts against hand-worked cases and the model itself."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Phi4MultimodalConfig
+from transformers.models.phi4_multimodal.modeling_phi4_multimodal import Phi4MultimodalImageEmbedding
+
+from swift.llm.image_processor import DynamicHDImageProcessor, ImageCache, collate
+from swift.llm.images import ImageSource
+from swift.utils.errors import UserError
+
+# With S = 448: 32 patches a side, pooled to 16; the global view and the separator take 16*16 + 16 + 1 = 273 tokens,
+# R pooled rows of C columns take R*C + R more. With S = 112: 8 patches, pooled to 4; 4*4 + 4 + 1 = 21.
+CASES = [
+    # W, H, S, M -> columns, rows, scaled W, scaled H, tokens
+    (448, 448, 448, 4, 1, 1, 448, 448, 545),  # 273 + 16*16 + 16
+    (896, 896, 448, 4, 2, 2, 896, 896, 1329),  # 273 + 32*32 + 32
+    (449, 449, 448, 4, 2, 2, 896, 896, 1329),  # one pixel over takes a second crop each way
+    (300, 200, 448, 4, 1, 1, 448, 298, 460),  # pad 150 = 10 patches; 22 left, 11 pooled: 273 + 11*16 + 11
+    (200, 300, 448, 4, 1, 1, 298, 448, 465),  # the same on its side: 273 + 16*11 + 16
+    (448, 440, 448, 4, 1, 1, 448, 440, 545),  # pad 8 is no whole patch
+    (448, 434, 448, 4, 1, 1, 448, 434, 545),  # pad 14 = 1 patch; rows 0, 2 .. 30 of 31 are 16
+    (448, 420, 448, 4, 1, 1, 448, 420, 528),  # pad 28 = 2 patches; 30 left, 15 pooled: 273 + 15*16 + 15
+    (1000, 500, 448, 4, 2, 1, 896, 448, 801),  # 3x2 > 4; 2.0 is (2, 1): 273 + 16*32 + 16
+    (500, 2000, 448, 4, 1, 4, 448, 1792, 1361),  # 2x5 > 4; 0.25 is (1, 4): 273 + 64*16 + 64
+    # 6x7 > 4; 0.832 is nearest to 1, where (1, 1) and (2, 2) tie and the image is large; pad 151 = 10 of 64 patches
+    (2544, 3056, 448, 4, 2, 2, 745, 896, 1169),  # 54 left, 27 pooled: 273 + 32*27 + 32
+    (3056, 2544, 448, 4, 2, 2, 896, 745, 1164),  # 273 + 27*32 + 27
+    (1575, 450, 448, 4, 4, 1, 1568, 448, 1185),  # 3.5 ties (3, 1), (4, 1), large; 112 of 128 left: 273 + 16*56 + 16
+    (1000, 1000, 448, 1, 1, 1, 448, 448, 545),
+    (2000, 1000, 448, 36, 5, 3, 2240, 1120, 3513),  # 15 <= 36; pad 224 = 16 of 96: 273 + 40*80 + 40
+    (2688, 2688, 448, 36, 6, 6, 2688, 2688, 9585),  # 273 + 96*96 + 96
+    (449, 10, 448, 4, 2, 1, 896, 19, 306),  # pad 429 = 30 of 32; 2 left, 1 pooled: 273 + 32 + 1
+    (448, 448, 112, 4, 2, 2, 224, 224, 93),  # 4x4 > 4: 21 + 8*8 + 8
+    (100, 50, 112, 4, 1, 1, 112, 56, 31),  # pad 56 = 4 of 8; 4 left, 2 pooled: 21 + 2*4 + 2
+]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "side", "most", "columns", "rows", "scaled_w", "scaled_h", "tokens"), CASES
+)
+def test_tiling_by_hand(width, height, side, most, columns, rows, scaled_w, scaled_h, tokens):
+    processor = DynamicHDImageProcessor(side, 14, most)
+    tiling = processor.tiling(width, height)
+    assert (tiling.columns, tiling.rows, tiling.width, tiling.height) == (columns, rows, scaled_w, scaled_h)
+    assert processor.count_tokens(width, height) == tokens
+
+
+def random_image(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(width * 1000 + height).integers(0, 250, (height, width, 3), np.uint8)
+    return Image.fromarray(values)
+
+
+def test_crops_go_row_by_row_after_the_global_view():
+    quarters = np.kron(np.array([[10, 60], [110, 160]], np.uint8), np.ones((448, 448), np.uint8))
+    views = DynamicHDImageProcessor()(Image.fromarray(quarters)).pixel_values
+    # 10 / 127.5 - 1 = -0.9216 and so on; each crop is one colour
+    expected = torch.tensor([10, 60, 110, 160]) / 127.5 - 1
+    assert views.shape == (5, 3, 448, 448)
+    assert torch.allclose(views[1:].amin((1, 2, 3)), expected)
+    assert torch.allclose(views[1:].amax((1, 2, 3)), expected)
+    assert views[0, 0, 0, 0] < views[0, 0, 0, -1] < views[0, 0, -1, 0] < views[0, 0, -1, -1]
+
+
+def test_pixels_that_need_no_scaling_are_kept_and_the_global_view_of_one_crop_is_that_crop():
+    image = random_image(112, 112)
+    views = DynamicHDImageProcessor(112)(image).pixel_values
+    expected = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1) / 127.5 - 1
+    assert torch.allclose(views[1], expected, atol=1e-6)
+    assert torch.allclose(views[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 90), (90, 200), (223, 224), (150, 111)])
+def test_mask_leaves_out_exactly_the_patches_that_are_all_padding(width, height):
+    black = Image.new("RGB", (width, height))
+    processed = DynamicHDImageProcessor(112)(black)
+    patches = processed.pixel_values[1:, 0].unfold(1, 14, 14).unfold(2, 14, 14)  # [crops, 8, 8, 14, 14]
+    assert torch.equal(processed.attention_mask[1:], (patches < 1).any(-1).any(-1))
+    assert processed.attention_mask[0].all()
+
+
+def test_a_sliver_is_refused_with_its_size():
+    with pytest.raises(UserError, match="448 x 9 pixels is too narrow: a side would scale to 9"):
+        DynamicHDImageProcessor()(Image.new("RGB", (448, 9)))
+
+
+def vision_model(side: int) -> Phi4MultimodalImageEmbedding:
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": side,
+        "crop_size": side,
+        "image_token_id": 5,
+    }
+    torch.manual_seed(0)
+    return Phi4MultimodalImageEmbedding(Phi4MultimodalConfig(hidden_size=8, vision_config=vision)).eval()
+
+
+def embed(model: Phi4MultimodalImageEmbedding, images: list, tokens: int) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.full((1, tokens), 5), torch.zeros(1, tokens, 8), **collate(images))[0]
+
+
+@pytest.mark.parametrize(("side", "most", "count"), [(112, 4, 25), (112, 9, 25), (126, 6, 25), (448, 4, 2)])
+def test_the_model_makes_as_many_features_as_there_are_tokens(side, most, count):
+    model, processor, draw = vision_model(side), DynamicHDImageProcessor(side, 14, most), random.Random(side + most)
+    for _ in range(count):
+        width, height = draw.randint(side // 4, side * 4), draw.randint(side // 4, side * 4)
+        processed = processor(random_image(width, height))
+        assert processor.count_tokens(width, height) == processed.num_tokens
+        assert embed(model, [processed], processed.num_tokens).shape == (processed.num_tokens, 8)
+    with pytest.raises((RuntimeError, IndexError)):
+        embed(model, [processed], processed.num_tokens + 1)
+
+
+def test_features_do_not_depend_on_the_other_images_of_the_batch():
+    model, processor = vision_model(112), DynamicHDImageProcessor(112)
+    small, large = processor(random_image(100, 60)), processor(random_image(300, 220))
+    together = embed(model, [small, large], small.num_tokens + large.num_tokens)
+    alone = torch.cat([embed(model, [small], small.num_tokens), embed(model, [large], large.num_tokens)])
+    assert torch.isfinite(together).all()
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
+def test_collate_pads_crops_with_zeros_that_are_not_masked():
+    processor = DynamicHDImageProcessor(112)
+    batch = collate([processor(random_image(100, 60)), processor(random_image(300, 220))])
+    assert {name: tuple(value.shape) for name, value in batch.items()} == {
+        "image_pixel_values": (2, 5, 3, 112, 112),
+        "image_sizes": (2, 2),
+        "image_attention_mask": (2, 5, 8, 8),
+    }
+    assert batch["image_sizes"].tolist() == [[112, 112], [224, 224]]
+    assert batch["image_pixel_values"][0, 2:].abs().max() == 0
+    assert batch["image_attention_mask"][0, 2:].all()
+    assert collate([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "config", "expected"),
+    [
+        (None, None, (448, 14, 4)),
+        ({"image_processor_type": "Phi4MMImageProcessor", "dynamic_hd": 36}, {"model_type": "phi4mm"}, (448, 14, 4)),
+        ({"dynamic_hd": 9, "size": {"height": 112, "width": 112}, "patch_size": 14}, None, (112, 14, 9)),
+        ({"dynamic_hd": 9}, {"vision_config": {"crop_size": 112, "patch_size": 14}}, (112, 14, 9)),
+        ({"dynamic_hd": 2, "crop_size": 224}, {"vision_config": {"crop_size": 112}}, (224, 14, 2)),
+        ({"image_processor": {"dynamic_hd": 2}}, None, (448, 14, 2)),
+    ],
+    ids=["nothing", "Microsoft's remote code", "native", "size from the model", "own size wins", "nested"],
+)
+def test_settings_of_a_checkpoint_folder(tmp_path, own, config, expected):
+    for name, value in (("preprocessor_config.json", own), ("config.json", config)):
+        if value is not None:
+            (tmp_path / name).write_text(json.dumps(value))
+    processor = DynamicHDImageProcessor.from_config(tmp_path)
+    assert (processor.crop_size, processor.patch_size, processor.dynamic_hd) == expected
+
+
+@pytest.mark.parametrize("most", [1, 4, 36])
+def test_saved_settings_come_back(tmp_path, most):
+    DynamicHDImageProcessor(112, 14, most).save(tmp_path)
+    processor = DynamicHDImageProcessor.from_config(tmp_path)
+    assert (processor.crop_size, processor.patch_size, processor.dynamic_hd) == (112, 14, most)
+    assert DynamicHDImageProcessor.from_config(tmp_path, dynamic_hd=7).dynamic_hd == 7
+
+
+@pytest.mark.parametrize("text", ["{", '{"crop_size": 100}', '{"size": {"shortest_edge": 448}}', '{"dynamic_hd": "x"}'])
+def test_a_broken_settings_file_is_named(tmp_path, text):
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(UserError, match=r"preprocessor_config\.json"):
+        DynamicHDImageProcessor.from_config(tmp_path)
+
+
+def test_cache_shares_a_tiling_and_stays_within_its_bytes(tmp_path):
+    sources = []
+    for index in range(3):
+        random_image(112, 100 + index).save(tmp_path / f"{index}.png")
+        sources.append(ImageSource.from_path(tmp_path / f"{index}.png"))
+    one = 2 * 3 * 112 * 112 * 4  # bytes of two views
+    cache = ImageCache(DynamicHDImageProcessor(112), max_bytes=2 * one)
+    first, second = cache(sources[0]), cache(sources[1])
+    assert cache(sources[0]) is first  # and is now the one used last
+    cache(sources[2])
+    assert cache(sources[0]) is first
+    assert cache(sources[1]) is not second
