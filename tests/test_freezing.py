@@ -94,6 +94,10 @@ def test_adapters_inside_a_peft_model_are_found():
     assert "base_model.model.model.layers.0.self_attn.qkv_proj.lora_A.vision.weight" in names
 
 
+def test_an_adapter_named_after_its_folder_is_found():
+    assert len(freeze_non_vision(with_adapters(small_phi4(tied=False), "vision-lora"))) == 17
+
+
 def test_head_kept_by_peft_trains_only_its_own_copy():
     settings = LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["lm_head"])
     wrapped = get_peft_model(small_phi4(tied=False), settings, adapter_name="vision")

@@ -140,6 +140,14 @@ def test_kg_text_whole_reads_the_completion_whole_and_the_reference_in_part(monk
     assert reward(["<think> a </think> b"], solution=["<think>a</think> b"]) == [0.625]
 
 
+def test_knowledge_graph_reads_reports_with_the_extractor_of_this_repository():
+    truth = "<think>Small right pleural effusion. No pneumothorax.</think>"
+    others = ["<think>No pneumothorax. Small right pleural effusion.</think>", "<think>No pleural effusion.</think>"]
+    same, contradicting = plugin.KnowledgeGraphORM()(others, solution=[truth, truth])
+    assert same == 1.0
+    assert contradicting < 0.5
+
+
 def test_unknown_kg_text_is_refused(monkeypatch):
     monkeypatch.setenv("KG_TEXT", "half")
     with pytest.raises(ValueError, match=r"KG_TEXT='half'.*KG_TEXT=think"):
@@ -181,6 +189,7 @@ COUNTDOWN = [
     ("7 // 2", [7, 2], 3, False, "floor division is not allowed"),
     ("1 / 0", [1, 0], 1, False, "division by zero"),
     ("01 + 2", [1, 2], 3, False, "not a number"),
+    ("1.0 + 2", [1, 0, 2], 3, False, "a decimal point would glue 1 and 0"),
     ("1 2", [1, 2], 3, False, "not an expression"),
     ("1 + x", [1], 3, False, "names"),
     ("__import__('os')", [], 0, False, "calls"),
@@ -238,7 +247,7 @@ CODE = [
     (fenced("print(4)") + fenced("print(2 * int(input()))"), DOUBLING, 1.0, "the last block counts"),
     (fenced("print(1)"), None, 0.0, "no verification_info"),
     (fenced("print(1)"), {**DOUBLING, "test_cases": []}, 0.0, "no test cases"),
-    (fenced("x", "java"), {**DOUBLING, "language": "java"}, 0.0, "only Python is run"),
+    (fenced("print(2 * int(input()))"), {**DOUBLING, "language": "java"}, 0.0, "another language is wanted"),
 ]
 
 
@@ -271,17 +280,17 @@ def test_a_misspelt_switch_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("program", "reason"),
+    ("program", "seconds", "reason"),
     [
-        ("while True: pass", "endless loop"),
-        ("x = bytearray(2**30); print(1)", "1 GiB of memory"),
-        ("print('x' * 2**21)", "2 MiB of output"),
+        ("while True: pass", 1, "endless loop"),
+        ("x = bytearray(2**30); print(1)", 20, "1 GiB of memory"),
+        ("print('x' * 2**21)", 20, "2 MiB of output"),
     ],
 )
-def test_limited_process_stops(program, reason):
+def test_limited_process_stops(program, seconds, reason):
     started = time.monotonic()
-    assert run_python(program, seconds=1) is None, reason
-    assert time.monotonic() - started < 5
+    assert run_python(program, seconds=seconds) is None, reason
+    assert time.monotonic() - started < 10
 
 
 def test_limited_process_sees_no_environment_and_no_files_of_ours(monkeypatch):
@@ -290,10 +299,17 @@ def test_limited_process_sees_no_environment_and_no_files_of_ours(monkeypatch):
     assert printed == "[] ['program.py', 'stdout']\n"
 
 
-def test_what_the_program_started_ends_with_it():
-    program = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)"
-    child = int(run_python(program))
-    deadline = time.monotonic() + 5
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)",
+        "import os\nchild = os.fork()\nif child:\n  print(child)\nelse:\n  os.setsid()\n  while True: pass",
+    ],
+    ids=["killed with its session", "busy in a session of its own until its CPU time is up"],
+)
+def test_what_the_program_started_ends_too(program):
+    child = int(run_python(program, seconds=1))
+    deadline = time.monotonic() + 8
     while _is_running(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _is_running(child)

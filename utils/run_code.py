@@ -55,7 +55,8 @@ def run_python(program: str, stdin: str = "", seconds: int = 5) -> str | None:
     """What ``program`` prints on stdout given ``stdin``; None where it fails or exceeds a limit.
 
     Limits: ``seconds`` of wall clock and of CPU, 512 MiB of memory, 1 MiB of output. The program runs with
-    ``python -I``, an empty environment, and an empty folder, removed afterwards, as its working directory.
+    ``python -I``, an empty environment, and an empty folder, removed afterwards, as its working directory. What it
+    starts is killed with it; a child that leaves its session is stopped by the CPU limit only.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "program.py").write_text(program, encoding="utf-8")
