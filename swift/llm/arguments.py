@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from transformers import SchedulerType, TrainingArguments
 
+from swift.llm.checkpoint import newest_checkpoint
 from swift.llm.deepspeed_configs import deepspeed_config
 from swift.utils.cli import FlagParser
 from swift.utils.distributed import is_master
@@ -147,16 +148,16 @@ class RunArguments(TrainingArguments):
             _require(0 <= self.warmup_ratio < 1, f"--warmup_ratio {self.warmup_ratio} must be in 0..1")
             # transformers 5 reads warmup_steps below 1 as a share
             self.warmup_steps, self.warmup_ratio = self.warmup_steps or self.warmup_ratio, None
+        for name in self._VALID_DICT_FIELDS:
+            value = getattr(self, name, None)
+            if isinstance(value, str) and value.lstrip().startswith("{"):
+                setattr(self, name, _json_object(name, value))
         for old, new in (
             ("gradient_checkpointing", "activation_checkpointing"),
             ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
         ):
             if getattr(self, new, old) is None:  # newer transformers warn at the old name
                 setattr(self, new, getattr(self, old))
-        for name in self._VALID_DICT_FIELDS:
-            value = getattr(self, name, None)
-            if isinstance(value, str) and value.lstrip().startswith("{"):
-                setattr(self, name, _json_object(name, value))
         if self.deepspeed is not None:
             self.deepspeed = deepspeed_config(self.deepspeed)
         super().__post_init__()

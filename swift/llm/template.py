@@ -134,8 +134,8 @@ class Phi4Template:
     def _encode_turns(self, record: Record, tokens_per_image: list[int]) -> tuple[list[int], str, list[int]]:
         """Ids, text, and the numbers (from 1) of the images in order of appearance."""
         numbers = image_placeholders(record.messages)
-        unplaced = [] if numbers else list(range(1, len(record.images) + 1))
-        order = numbers or unplaced
+        order = numbers or list(range(1, len(record.images) + 1))
+        waiting = iter(order)
         ids: list[int] = []
         text: list[str] = []
 
@@ -151,17 +151,16 @@ class Phi4Template:
             ids.append(self._id(name))
             text.append(name)
 
-        placed = iter(numbers)
         for message in record.messages:
             control(f"<|{message['role']}|>")
             is_user, content = message["role"] == "user", message["content"]
-            while is_user and unplaced:
-                image(unplaced.pop(0))
+            for number in waiting if is_user and not numbers else ():
+                image(number)
                 words(IMAGE_SEPARATOR)
             start = 0
             for match in PLACEHOLDER.finditer(content) if is_user else ():
                 words(content[start : match.start()])
-                image(next(placed))
+                image(next(waiting))
                 start = match.end()
             words(content[start:])
             control(END)
