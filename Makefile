@@ -1,0 +1,33 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(INSTALLED)
+
+# torch first and alone: a later range then finds it satisfied and fetches no second build.
+$(INSTALLED): requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet "$$(grep '^torch==' requirements.txt)"
+	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
+	touch $@
+
+demo: setup
+	PYTHON=$(CURDIR)/$(RUN) tools/demo.sh
+
+test: setup
+	$(RUN) -m pytest
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+bench: setup
+	$(RUN) -m bench.grpo_step
+	$(RUN) -m bench.kg_lexicon
+
+clean:
+	rm -rf $(VENV) data/demo checkpoints/demo output/demo

@@ -1,0 +1,98 @@
+"""What the training commands share: data in, policy in, a finished run out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
+from swift.llm.dataset import Record, check_records, load_records
+from swift.llm.model import load_policy
+from swift.llm.policy import Policy
+from swift.llm.template import Phi4Template
+from swift.llm.trainable import choose_trainable
+from swift.trainers.curves import draw_curves
+from swift.trainers.policy_trainer import PolicyTrainer
+from swift.utils.logger import get_logger
+from swift.utils.run_info import write_run_info
+
+logger = get_logger()
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
+
+
+def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tuple[list[Record], list[Record]]:
+    """Training and validation records, every one of them checked."""
+    train = load_records(data.dataset, data.image_root, require_solution=require_solution)
+    validation = (
+        load_records(data.val_dataset, data.image_root, require_solution=require_solution) if data.val_dataset else []
+    )
+    if data.split_dataset_ratio:
+        train, validation = split_by_patient(train, data.split_dataset_ratio, seed)
+    check_records([*train, *validation], decode=data.check_images)
+    logger.info("%d training and %d validation records", len(train), len(validation))
+    return train, validation
+
+
+def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Hold out about ``share`` of the records, all of a patient's (``subject_id``) on the same side; records without
+    one are patients of their own."""
+    patients = [record.columns.get("subject_id", record.source) for record in records]
+    order = np.random.default_rng(seed).permutation(sorted(set(map(str, patients)))).tolist()
+    held = set(order[: max(1, round(share * len(order)))])
+    sides: tuple[list[Record], list[Record]] = [], []
+    for record, patient in zip(records, patients, strict=True):
+        sides[str(patient) in held].append(record)
+    return sides
+
+
+def read_policy(model: ModelArguments, data: DataArguments) -> tuple[Policy, Phi4Template]:
+    """The policy with its trainable parameters chosen, and its template."""
+    policy = _load(model.model, model, data.dynamic_hd)
+    choose_trainable(policy.model, model)
+    image_token = policy.model.config.vision_config.image_token_id
+    return policy, Phi4Template(policy.tokenizer, policy.image_processor, image_token, data.max_length)
+
+
+def read_reference(model: ModelArguments) -> nn.Module | None:
+    """The model of ``--ref_model``; None where it is the policy's own starting point."""
+    if model.ref_model is None or Path(model.ref_model).resolve() == Path(model.model).resolve():
+        return None
+    return _load(model.ref_model, model).model
+
+
+def _load(path: str, model: ModelArguments, dynamic_hd: int | None = None) -> Policy:
+    dtype = model.torch_dtype if model.torch_dtype == "auto" else getattr(torch, model.torch_dtype)
+    return load_policy(path, base=model.base_model, dtype=dtype, attn_impl=model.attn_impl, dynamic_hd=dynamic_hd)
+
+
+def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: object) -> int:
+    """Train, with args.json before and curves.png after; the exit status."""
+    args: RunArguments = trainer.args
+    if trainer.is_world_process_zero():
+        fields = {f.name: getattr(group, f.name) for group in arguments for f in dataclasses.fields(group)}
+        facts |= {"seed": args.seed, "world_size": args.world_size, "environment": _environment()}
+        write_run_info(args.output_dir, fields, **facts)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if trainer.is_world_process_zero():
+        draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
+    if trainer.stop.signal is not None:
+        logger.warning(
+            "stopped at step %d; go on with --resume_from_checkpoint true --output_dir %s",
+            trainer.state.global_step,
+            args.output_dir,
+        )
+        return INTERRUPTED
+    logger.info("finished: %s", args.output_dir)
+    return 0
+
+
+def _environment() -> dict[str, str]:
+    """Variables that change what a run computes."""
+    names = ("FREEZE_NON_VISION_PARAMS", "REXKG_EXTRACTOR", "KG_TEXT", "CHEX_RUN_CODE", "OMP_NUM_THREADS")
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -1,0 +1,60 @@
+"""Train a policy by GRPO.
+
+    python -m swift.cli.rlhf --model DIR --dataset FILE --external_plugins plugin.py \
+        --reward_funcs external_r1v_acc external_kg_jac --output_dir output/run
+    torchrun --nproc_per_node N -m swift.cli.rlhf ...        on N processes
+
+Flags carry ms-swift's names on top of `transformers.TrainingArguments`; --help lists those of this project.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from swift.cli.common import read_data, read_policy, read_reference, run_training
+from swift.llm.arguments import parse_rlhf_args
+from swift.llm.dataset import Record, raise_problems
+from swift.plugin.loader import build_rewards, load_external_plugins, required_columns
+from swift.trainers.rlhf_trainer import grpo_trainer
+from swift.utils.errors import reports_user_errors
+from utils.get_knowledge_graph import extractor_name
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read flags, plugins, data and policy, in this order, so that the cheap mistakes are found first; then train."""
+    model, data, training = parse_rlhf_args(argv)
+    load_external_plugins(training.external_plugins)
+    rewards = build_rewards(training.reward_funcs, training)
+    columns = required_columns(rewards)
+    train, validation = read_data(data, training.seed, require_solution="solution" in columns)
+    check_columns([*train, *validation], columns)
+    policy, template = read_policy(model, data)
+    template.check_prompts([*train, *validation])
+    # By attribute, not by name: a plugin may have put a wrapper in the class's place.
+    trainer = grpo_trainer.GRPOTrainer(
+        model=policy.model,
+        ref_model=read_reference(model),
+        args=training,
+        train_dataset=train,
+        eval_dataset=validation,
+        policy=policy,
+        template=template,
+        reward_funcs=rewards,
+    )
+    return run_training(trainer, (model, data, training), extractor=extractor_name())
+
+
+def check_columns(records: Sequence[Record], columns: dict[str, str]) -> None:
+    """Every record must have the columns its rewards read."""
+    raise_problems(
+        f"{record.source}, field {column!r}: missing, and reward {reward} reads it; add it or leave the reward out"
+        for record in records
+        for column, reward in columns.items()
+        if column != "solution" and record.columns.get(column) is None
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

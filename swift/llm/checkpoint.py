@@ -1,0 +1,108 @@
+"""Finding, writing and reading back the folders of policies.
+
+full     config.json, model*.safetensors, vision-lora/ (and speech-lora/), tokenizer and preprocessor files
+adapter  adapter_config.json, adapter_model.safetensors (a trained head is in its `modules_to_save`), config.json,
+         tokenizer and preprocessor files; `base_model_name_or_path` names the full folder below it
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from swift.llm import adapters
+from swift.llm.policy import Policy, trainable_parameters
+from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
+
+logger = get_logger()
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """``path`` itself, or its newest complete ``checkpoint-N`` when it is a run folder."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"model folder {path} does not exist; give the folder of a checkpoint or a run")
+    if is_adapter(path) or (path / "config.json").exists():
+        return path
+    newest = newest_checkpoint(path)
+    if newest is None:
+        raise UserError(
+            f"{path} has neither config.json nor a finished checkpoint-N; give the folder of a model or a run"
+        )
+    logger.info("%s is a run: taking its newest checkpoint, %s", path, newest.name)
+    return newest
+
+
+def newest_checkpoint(run: str | Path) -> Path | None:
+    """The ``checkpoint-N`` with the highest N that was written to the end (its trainer_state.json, written last, is
+    whole); None without one."""
+    found = [path for path in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning("%s was not written to the end: passing it over", path)
+            continue
+        return path
+    return None
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether ``path`` is an adapter folder."""
+    return (path / adapters.CONFIG).exists()
+
+
+def is_small(model: nn.Module) -> bool:
+    """Whether what trains is adapter tensors and the head only, so that an adapter folder holds all of it."""
+    names = trainable_parameters(model)
+    return bool(names) and all(".lora_" in name or name == adapters.HEAD for name in names)
+
+
+def save_policy(policy: Policy, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+    """Write the policy: an adapter folder when only adapter and head are trained, else a full folder.
+
+    ``state`` replaces the model's own state dict (for parameters partitioned over processes).
+    """
+    folder, model = Path(folder), policy.model
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict() if state is None else state
+    if is_small(model):
+        with_head = adapters.HEAD in trainable_parameters(model)
+        adapters.save_adapter(model, folder, "vision", state, policy.base, with_head)
+    else:
+        save_torch_state_dict(_base_weights(model, state), folder, max_shard_size="5GB")
+        for name in getattr(model, "peft_config", {}):
+            adapters.save_adapter(model, folder / adapters.FOLDERS[name], name, state, folder, with_head=False)
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    policy.image_processor.save(folder)
+
+
+def _base_weights(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    weights = {key.replace(".base_layer.", "."): value for key, value in state.items() if ".lora_" not in key}
+    if model.config.tie_word_embeddings:
+        weights.pop(adapters.HEAD, None)
+    return weights
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Copy a checkpoint of this very policy back into ``model``, as when a run is resumed."""
+    if is_adapter(folder):
+        adapters.fill_adapter(model, folder, "vision")
+        return
+    targets = {key.replace(".base_layer.", "."): value for key, value in model.state_dict().items()}
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 -- safe_open is not a mapping
+                targets[key].copy_(tensors.get_tensor(key))
+    for name in getattr(model, "peft_config", {}):
+        adapters.fill_adapter(model, folder / adapters.FOLDERS[name], name)

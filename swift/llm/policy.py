@@ -1,0 +1,53 @@
+"""A policy, and what the trainer needs to know of its insides: input embeddings, head and image features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from swift.llm.image_processor import DynamicHDImageProcessor
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A loaded model and what turns records into its inputs."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: DynamicHDImageProcessor
+    base: Path  # the full folder the weights stand on
+
+
+def input_embeddings(model: nn.Module) -> nn.Module:
+    """The module that turns token ids into vectors."""
+    return model.get_input_embeddings()
+
+
+def output_head(model: nn.Module) -> nn.Linear:
+    """The linear layer from hidden states to logits."""
+    return model.get_output_embeddings()
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that require gradients, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def embeds_prompts_frozen(model: nn.Module) -> bool:
+    """Whether prompt embeddings can be computed once a step: the model is one whose embedding stage we can run alone,
+    and nothing in that stage is trained."""
+    if model.config.model_type != "phi4_multimodal":
+        return False
+    stage = (model.model.embed_tokens, model.model.embed_tokens_extend)
+    return not any(parameter.requires_grad for module in stage for parameter in module.parameters())
+
+
+@torch.no_grad()
+def prompt_embeddings(model: nn.Module, input_ids: Tensor, images: dict[str, Tensor]) -> Tensor:
+    """Token embeddings [B, P, H] of ``input_ids`` [B, P] with image features in their places."""
+    core = model.model
+    return core.embed_tokens_extend(input_ids, core.embed_tokens(input_ids), **images)

@@ -1,0 +1,35 @@
+"""Which parameters of a policy train."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from swift.llm.adapters import add_vision_adapter
+from swift.llm.arguments import ModelArguments
+from swift.utils.errors import UserError
+
+
+def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
+    """Set ``requires_grad`` as ``--train_type`` and ``--trainable`` say; the latter, where given, decides alone.
+
+    A wrapper around the trainer's constructor (the freezing hook of plugin.py) may change it once more.
+    """
+    if arguments.train_type == "lora":
+        if getattr(model, "peft_config", None):
+            raise UserError("--train_type lora: the checkpoint carries adapters already; use --train_type dummy")
+        add_vision_adapter(model, arguments.lora_rank, arguments.lora_alpha)
+    pattern = re.compile(arguments.trainable or _patterns(model)[arguments.train_type])
+    names = [name for name, _ in model.named_parameters() if pattern.search(name)]
+    if not names:
+        wanted = f"--trainable {arguments.trainable}" if arguments.trainable else f"--train_type {arguments.train_type}"
+        raise UserError(f"{wanted} matches no parameter; the checkpoint carries no such adapter or tensor")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(pattern.search(name) is not None)
+
+
+def _patterns(model: nn.Module) -> dict[str, str]:
+    active = "|".join(model.active_adapters()) if getattr(model, "peft_config", None) else "none"
+    adapter = rf"\.lora_[AB]\.({active})\."
+    return {"dummy": adapter, "lora": adapter, "full": ""}

@@ -1,0 +1,61 @@
+"""What a trainer's data loader yields: prompts in an order that is a function of (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from swift.llm.dataset import Record
+from swift.llm.template import EncodedPrompt, Phi4Template
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """One question: where it stands in the dataset, its record, and the record as model input."""
+
+    index: int
+    record: Record
+    prompt: EncodedPrompt
+
+
+class PromptDataset(Dataset):
+    """Records encoded on access, so that images are decoded in data loader workers."""
+
+    def __init__(self, records: Sequence[Record], template: Phi4Template) -> None:
+        self.records = records
+        self.template = template
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> PromptItem:
+        record = self.records[index]
+        return PromptItem(index, record, self.template.encode_prompt(record))
+
+
+class PromptOrder(Sampler[int]):
+    """A fresh permutation of ``length`` prompts each epoch; every run of ``block`` prompts comes ``repeats`` times.
+
+    ``block`` is the prompts of one optimizer step over all processes, so that with ``repeats`` = num_iterations a
+    batch of rollouts is used that many times in a row.
+    """
+
+    def __init__(self, length: int, seed: int, block: int = 1, repeats: int = 1) -> None:
+        self.length, self.seed, self.block, self.repeats = length, seed, block, repeats
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation; the data loader calls it at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        for start in range(0, self.length, self.block):
+            for _ in range(self.repeats):
+                yield from order[start : start + self.block].tolist()

@@ -1,0 +1,145 @@
+"""What GRPO and SFT share: checkpoints of policies, the order of prompts, and stopping without losing work."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from swift.llm.checkpoint import load_weights, save_policy
+from swift.llm.policy import Policy
+from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
+from swift.trainers.progress import ProgressBar
+from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
+
+logger = get_logger()
+
+
+class StopAfterStep(TrainerCallback):
+    """On SIGINT or SIGTERM: finish the step, write a checkpoint, stop. A second signal stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Listen for the signals within the block (main thread only: Python allows no other)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _request(self, number: int, _frame: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        logger.warning("stopping after this step, with a checkpoint; once more to stop at once")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.signal is not None:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+
+class FollowEpoch(TrainerCallback):
+    """Tells the order of prompts which epoch begins."""
+
+    def __init__(self, order: PromptOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.order.set_epoch(int(state.epoch or 0))
+
+
+class PolicyTrainer(Trainer):
+    """A `transformers.Trainer` over prompts whose checkpoints are policy folders.
+
+    ``prompts_per_device`` is the number of prompts in one micro-batch of one process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args,
+        train_dataset: PromptDataset,
+        policy: Policy,
+        *,
+        prompts_per_device: int,
+        repeats: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=list, **kwargs)
+        self.policy = policy
+        self.prompts_per_device = prompts_per_device
+        self.repeats = repeats
+        self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
+        self.stop = StopAfterStep()
+        self.add_callback(self.stop)
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        if not args.disable_tqdm:
+            self.add_callback(ProgressBar())
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Prompts of one optimizer step over all processes."""
+        return self.prompts_per_device * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def train(self, *args: Any, **kwargs: Any):
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise UserError("no parameter is trainable; set --trainable REGEX, or --train_type to what should train")
+        with self.stop.watching():
+            return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
+        self.add_callback(FollowEpoch(order))
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.prompts_per_device,
+            sampler=order,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            drop_last=self.args.dataloader_drop_last,
+        )
+        return self.accelerator.prepare(loader)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: the Trainer's formula counts neither images nor shared prompts."""
+        return 0
+
+    def take_prompts(self, epoch_iterator: Iterator[list[PromptItem]], num_batches: int) -> list[list[PromptItem]]:
+        """The next ``num_batches`` micro-batches of prompts, fewer at the end of an epoch."""
+        batches = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batches.append(batch)
+        return batches
+
+    def all_sum(self, value: Tensor) -> Tensor:
+        """Sum of a tensor over all processes."""
+        return self.accelerator.reduce(value, reduction="sum")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.args.should_save:
+            save_policy(self.policy, Path(output_dir or self.args.output_dir), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))

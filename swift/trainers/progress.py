@@ -1,0 +1,56 @@
+"""The progress bar of a training run."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+SHOWN = {
+    "loss": "loss",
+    "reward": "reward",
+    "kl": "kl",
+    "completion_length": "length",
+    "clip_ratio": "clip",
+    "dropped_groups": "dropped",
+}
+SECONDS = ("seconds/rollout", "seconds/reward", "seconds/update")
+
+
+class ProgressBar(TrainerCallback):
+    """One tqdm line: steps, and the newest values of what the run logs."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.bar is not None and logs and "train_runtime" not in logs:
+            self.bar.set_postfix_str(summary(logs), refresh=True)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def summary(logs: dict[str, float]) -> str:
+    """The values of ``logs`` that a person watches, short: parts of the reward without the plugin's prefix, seconds as
+    rollout+reward+update."""
+    parts = [f"{label} {logs[name]:.3g}" for name, label in SHOWN.items() if name in logs]
+    rewards = [
+        f"{name.removeprefix('rewards/').removeprefix('external_')} {value:.2f}"
+        for name, value in logs.items()
+        if name.startswith("rewards/") and not name.endswith("_std")
+    ]
+    at = 2 if "reward" in logs else len(parts)
+    parts[at:at] = rewards
+    if all(name in logs for name in SECONDS):
+        parts.append("s " + "+".join(f"{logs[name]:.1f}" for name in SECONDS))
+    return ", ".join(parts)

@@ -1,0 +1,110 @@
+"""Log-probabilities of chosen tokens without ever holding [tokens, vocab] logits.
+
+Phi-4's vocabulary is 200,064: for 2,000 tokens the float32 logits alone are 1.6 GB, and autograd keeps several such
+tensors. Here a chunk of tokens at a time is projected, reduced and dropped; backward projects it again. The gradient
+needs no graph: d logp(y) / d logits = (onehot(y) - softmax) / temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_ELEMENTS = 1 << 25  # logits held at once: 128 MiB in float32
+
+
+def chunk_rows(vocabulary: int) -> int:
+    """Tokens per chunk, so that a chunk of float32 logits stays near 128 MiB."""
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
+def _chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    return nn.functional.linear(hidden.to(weight.dtype), weight, bias).float().div_(temperature)
+
+
+class ChunkedLogProbs(torch.autograd.Function):
+    """Function of (hidden [T, H], weight [V, H], bias [V] or None, targets [T], temperature, with_entropy)."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, temperature, with_entropy):
+        rows = chunk_rows(weight.shape[0])
+        logps = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+        log_normalizer = torch.empty_like(logps)
+        entropy = torch.empty_like(logps) if with_entropy else logps.new_empty(0)
+        for part in _slices(hidden.shape[0], rows):
+            logits = _chunk_logits(hidden[part], weight, bias, temperature)
+            normalizer = logits.logsumexp(dim=-1)
+            logps[part] = logits.gather(1, targets[part, None]).squeeze(1) - normalizer
+            log_normalizer[part] = normalizer
+            if with_entropy:
+                probabilities = (logits - normalizer[:, None]).exp_()
+                entropy[part] = normalizer - probabilities.mul_(logits).sum(dim=-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, log_normalizer)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return logps, entropy
+
+    @staticmethod
+    def backward(ctx, grad_logps, _grad_entropy):
+        hidden, weight, bias, targets, log_normalizer = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        grad_bias = torch.zeros_like(bias) if needs_bias else None
+        for part in _slices(hidden.shape[0], chunk_rows(weight.shape[0])):
+            grad = _chunk_logits(hidden[part], weight, bias, ctx.temperature)
+            grad = grad.sub_(log_normalizer[part, None]).exp_().neg_()
+            grad[torch.arange(grad.shape[0], device=grad.device), targets[part]] += 1
+            grad = grad.mul_(grad_logps[part, None] / ctx.temperature).to(weight.dtype)
+            if needs_hidden:
+                grad_hidden[part] = grad @ weight
+            if needs_weight:
+                grad_weight.addmm_(grad.t(), hidden[part].to(weight.dtype))
+            if needs_bias:
+                grad_bias += grad.sum(dim=0)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, length, size))
+
+
+@dataclass
+class HeadCall:
+    """What a scoring forward asks of the head, and where it leaves the entropy.
+
+    ``rows`` [T] indexes hidden states flattened over batch and sequence; ``targets`` [T] are the ids scored there.
+    """
+
+    rows: Tensor
+    targets: Tensor
+    temperature: float
+    with_entropy: bool = False
+    entropy: Tensor | None = None
+
+
+@contextmanager
+def scoring_head(head: nn.Linear, call: HeadCall) -> Iterator[None]:
+    """Within the block, ``head`` returns log-probabilities [T] of ``call`` in place of logits.
+
+    Swapping the head's forward, not calling it from outside, keeps the whole pass inside the wrapped model's forward,
+    which DistributedDataParallel and DeepSpeed need to synchronise gradients.
+    """
+
+    def forward(hidden: Tensor) -> Tensor:
+        hidden = hidden.reshape(-1, hidden.shape[-1])[call.rows]
+        logps, entropy = ChunkedLogProbs.apply(
+            hidden, head.weight, head.bias, call.targets, call.temperature, call.with_entropy
+        )
+        call.entropy = entropy if call.with_entropy else None
+        return logps
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward

@@ -1,0 +1,71 @@
+"""completions.jsonl: what the policy said, token by token, and what it was paid for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from swift.trainers.rlhf_trainer.groups import Rollout
+from swift.utils.files import replacing
+
+
+class CompletionsLog:
+    """An append-only JSON-lines file with one object per completion, written by the main process alone."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows; each is one line, so a reader never meets half an object except at the very end."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+    def truncate(self, last_step: int) -> None:
+        """Drop rows of steps after ``last_step``, which a resumed run will write again, and a line cut by a kill."""
+        if not self.path.exists():
+            return
+        with (
+            replacing(self.path) as temporary,
+            self.path.open(encoding="utf-8") as old,
+            temporary.open("w", encoding="utf-8") as new,
+        ):
+            new.writelines(line for line in old if _step(line) <= last_step)
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
+
+
+def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], logps: Tensor) -> list[dict[str, Any]]:
+    """One object per completion of ``rollout``; ``logps`` [N, C] are those of the policy that sampled it."""
+    size, lengths = rollout.group_size, rollout.completions.lengths.tolist()
+    rows = []
+    for row, text in enumerate(rollout.texts):
+        item = rollout.items[row // size]
+        rewards = zip(reward_names, rollout.rewards[row].tolist(), strict=True)
+        rows.append(
+            {
+                "step": step,
+                "group": f"{step}-{item.index}",
+                "idx": item.record.columns.get("idx"),
+                "prompt": item.prompt.text,
+                "solution": item.record.solution,
+                "completion": text,
+                "raw_completion_tokens": [rollout.tokens[row]],
+                "per_token_logps": [logps[row, : lengths[row]].tolist()],
+                "rewards": {name: None if math.isnan(value) else value for name, value in rewards},
+                "advantage": float(rollout.advantages[row]),
+                "finished": bool(rollout.completions.finished[row]),
+                "in_loss": bool(rollout.kept[row]),
+            }
+        )
+    return rows

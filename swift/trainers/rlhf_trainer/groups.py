@@ -1,0 +1,83 @@
+"""Groups of completions on their way from sampling to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swift.trainers.data import PromptItem
+from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, concat_completions, concat_prompts
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B prompts, N = B * G completions of them (groups adjacent), and what those are worth."""
+
+    items: list[PromptItem]  # [B]
+    prompts: PromptBatch
+    completions: Completions
+    texts: list[str]  # [N]
+    tokens: list[list[str]]  # [N] pieces that join to the text
+    rewards: Tensor  # [N, R], NaN where a reward does not apply
+    advantages: Tensor  # [N]
+    std: Tensor  # [B] spread of the weighted reward within each group
+    kept: Tensor  # bool [N]: completions that count in the loss
+
+    def __post_init__(self) -> None:
+        counts = {len(x) for x in (self.completions, self.texts, self.tokens, self.rewards, self.advantages, self.kept)}
+        if len(counts) != 1 or len(self.items) != len(self.prompts) or len(self.texts) % len(self.items):
+            raise ValueError(f"{len(self.items)} prompts with completion fields of lengths {sorted(counts)}")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def group_size(self) -> int:
+        """G."""
+        return len(self.texts) // len(self.items)
+
+    @property
+    def loss_mask(self) -> Tensor:
+        """Tokens that count in the loss, bool [N, C]."""
+        return self.completions.mask & self.kept[:, None]
+
+    def select(self, groups: Sequence[int]) -> Rollout:
+        """The groups at these places, in that order."""
+        size = self.group_size
+        rows = [group * size + member for group in groups for member in range(size)]
+        return Rollout(
+            [self.items[group] for group in groups],
+            self.prompts.select(groups),
+            self.completions.select(rows),
+            [self.texts[row] for row in rows],
+            [self.tokens[row] for row in rows],
+            self.rewards[rows],
+            self.advantages[rows],
+            self.std[list(groups)],
+            self.kept[rows],
+        )
+
+    def concat(self, other: Rollout) -> Rollout:
+        """The groups of both."""
+        return Rollout(
+            self.items + other.items,
+            concat_prompts(self.prompts, other.prompts),
+            concat_completions(self.completions, other.completions),
+            self.texts + other.texts,
+            self.tokens + other.tokens,
+            *(
+                torch.cat([getattr(self, name), getattr(other, name)])
+                for name in ("rewards", "advantages", "std", "kept")
+            ),
+        )
+
+
+def reward_columns(items: Sequence[PromptItem], group_size: int) -> dict[str, list[Any]]:
+    """Every dataset column, and `solution`, as a list aligned with the completions; None where a record lacks it."""
+    names = sorted({name for item in items for name in item.record.columns} | {"solution"})
+    rows = [{**item.record.columns, "solution": item.record.solution} for item in items]
+    return {name: [row.get(name) for row in rows for _ in range(group_size)] for name in names}

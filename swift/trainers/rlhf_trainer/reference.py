@@ -1,0 +1,61 @@
+"""The reference policy as a frozen copy of the trainable tensors.
+
+The reference differs from the policy only in what trains (0.4 B of 5.6 B parameters for the vision LoRA), so it needs
+no second model: its tensors are swapped in for a forward without gradients and swapped out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Snapshot:
+    """Values of a model's trainable parameters at one moment, by name."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        self.values = values
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Snapshot:
+        """Copy every parameter of ``model`` that requires gradients."""
+        return cls({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
+
+    @classmethod
+    def of_other(cls, model: nn.Module, other: nn.Module) -> Snapshot | None:
+        """The values ``other`` has for what trains in ``model``; None where it differs in frozen tensors too, so that
+        only a second model can stand for it."""
+        values = {}
+        theirs = other.state_dict()
+        for name, parameter in model.named_parameters():
+            value = theirs.get(name)
+            if value is None or value.shape != parameter.shape:
+                return None
+            if parameter.requires_grad:
+                values[name] = value.detach().to(parameter.device, parameter.dtype, copy=True)
+            elif not torch.equal(value.to(parameter.device, parameter.dtype), parameter):
+                return None
+        return cls(values)
+
+    @contextmanager
+    def swapped_into(self, model: nn.Module) -> Iterator[None]:
+        """Within the block ``model`` holds the snapshot's values; afterwards its own, the same storage as before."""
+        parameters = dict(model.named_parameters())
+        missing = self.values.keys() - parameters.keys()
+        if missing:
+            raise ValueError(f"the snapshot holds {len(missing)} tensors that the model lacks, e.g. {min(missing)}")
+        own = {name: parameters[name].data for name in self.values}
+        try:
+            for name, value in self.values.items():
+                parameters[name].data = value
+            yield
+        finally:
+            for name, value in own.items():
+                parameters[name].data = value
+
+    def nbytes(self) -> int:
+        """Memory the copy takes, bytes."""
+        return sum(value.numel() * value.element_size() for value in self.values.values())

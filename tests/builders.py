@@ -1,0 +1,113 @@
+"""Small real things for tests: a Phi-4-multimodal of a few thousand parameters, prompts with images, completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
+
+from swift.llm.adapters import add_vision_adapter
+from swift.llm.image_processor import DynamicHDImageProcessor
+from swift.llm.template import EncodedPrompt
+from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_prompts
+
+VOCABULARY = 64
+IMAGE_TOKEN = 5
+PAD = 0
+STOPS = (0, 1)
+
+
+def tiny_config(*, tie: bool = True, vocabulary: int = VOCABULARY, layers: int = 2) -> Phi4MultimodalConfig:
+    return Phi4MultimodalConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        original_max_position_embeddings=2048,
+        tie_word_embeddings=tie,
+        bos_token_id=0,
+        eos_token_id=list(STOPS),
+        pad_token_id=PAD,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "crop_size": 28,
+            "image_token_id": IMAGE_TOKEN,
+        },
+        audio_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_blocks": 1,
+            "num_attention_heads": 2,
+            "nemo_conv_channels": 8,
+            "ext_pw_out_channel": 16,
+            "depthwise_separable_out_channel": 16,
+            "audio_token_id": 6,
+            "input_size": 8,
+            "bias_max_distance": 8,
+        },
+    )
+
+
+def tiny_model(*, seed: int = 0, adapter: bool = True, scale: float = 8.0, **config) -> Phi4MultimodalForCausalLM:
+    """A frozen tiny model. ``scale`` widens the embeddings, so that its distributions are far from uniform and a
+    wrong mask or position shows."""
+    torch.manual_seed(seed)
+    model = Phi4MultimodalForCausalLM(tiny_config(**config)).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(scale)
+        image = model.model.embed_tokens_extend.image_embed
+        image.sub_img_feature_extensor.normal_()
+        image.global_img_feature_extensor.normal_()
+    if adapter:
+        add_vision_adapter(model, rank=4, alpha=8)
+        for name, parameter in model.named_parameters():
+            if ".lora_B.vision." in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.requires_grad_(False)
+
+
+def train_adapter_and_head(model: torch.nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name or "lm_head" in name)
+
+
+def random_image(generator: np.random.Generator, size: tuple[int, int] = (56, 56)) -> Image.Image:
+    return Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def random_prompts(
+    *,
+    images: Sequence[int] = (1, 2, 0),
+    lengths: Sequence[int] = (7, 4, 9),
+    seed: int = 0,
+    vocabulary: int = VOCABULARY,
+) -> PromptBatch:
+    """One prompt for every entry: that many images of differing shapes first, then that many text tokens."""
+    generator = np.random.default_rng(seed)
+    processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
+    prompts = []
+    for count, length in zip(images, lengths, strict=True):
+        pictures = tuple(processor(random_image(generator, (56, 28 * generator.integers(1, 4)))) for _ in range(count))
+        places = [IMAGE_TOKEN] * sum(picture.num_tokens for picture in pictures)
+        text = generator.integers(7, vocabulary, length).tolist()
+        prompts.append(EncodedPrompt(torch.tensor(places + text), pictures, "text"))
+    return collate_prompts(prompts, PAD)
+
+
+def random_completions(count: int, *, longest: int = 6, seed: int = 0, vocabulary: int = VOCABULARY) -> Completions:
+    generator = np.random.default_rng(seed)
+    lengths = torch.from_numpy(generator.integers(1, longest + 1, count))
+    ids = torch.from_numpy(generator.integers(7, vocabulary, (count, longest)))
+    ids[torch.arange(longest) >= lengths[:, None]] = PAD
+    return Completions(ids, lengths, torch.ones(count, dtype=torch.bool))

@@ -1,0 +1,110 @@
+"""The demo's policy: Phi-4-multimodal's architecture at a few million parameters, with random weights.
+
+Same classes, tiling, chat tokens and adapter names as the real model; only the numbers are smaller. Its byte-level BPE
+is trained on the demo's own sentences, so that a word is about one token and any other text still encodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM, PreTrainedTokenizerFast
+
+from swift.llm.adapters import add_vision_adapter
+from swift.llm.checkpoint import save_policy
+from swift.llm.image_processor import DynamicHDImageProcessor
+from swift.llm.policy import Policy
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|endoftext10|>",
+    "<|endoftext11|>",
+)
+VOCABULARY = 1024
+CROP = 112
+LORA_RANK, LORA_ALPHA = 32, 64
+
+
+def write_policy(folder: str | Path, texts: Iterable[str], seed: int = 0) -> None:
+    """Write a policy with random weights and a tokenizer trained on ``texts`` as a full checkpoint folder."""
+    folder = Path(folder)
+    tokenizer = train_tokenizer(texts)
+    torch.manual_seed(seed)
+    model = Phi4MultimodalForCausalLM(policy_config(tokenizer))
+    add_vision_adapter(model, LORA_RANK, LORA_ALPHA)
+    image = model.model.embed_tokens_extend.image_embed
+    with torch.no_grad():  # transformers starts the separators at zero, which no trained checkpoint has
+        for separator in (image.sub_img_feature_extensor, image.global_img_feature_extensor):
+            separator.normal_(std=model.config.initializer_range)
+    model.requires_grad_(True)  # so that a full folder is written
+    save_policy(Policy(model, tokenizer, DynamicHDImageProcessor(CROP, 14, dynamic_hd=4), folder), folder)
+
+
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with Phi-4's control tokens in front."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def policy_config(tokenizer: PreTrainedTokenizerFast) -> Phi4MultimodalConfig:
+    """The architecture: 2.5 M parameters, 4 decoder layers of width 192, a vision tower of width 96."""
+    token = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
+    return Phi4MultimodalConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        original_max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=token["<|endoftext|>"],
+        eos_token_id=[token["<|endoftext|>"], token["<|end|>"]],
+        pad_token_id=token["<|endoftext|>"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+        vision_config={
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": CROP,
+            "crop_size": CROP,
+            "image_token_id": token["<|endoftext10|>"],
+        },
+        audio_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_blocks": 1,
+            "num_attention_heads": 2,
+            "nemo_conv_channels": 8,
+            "ext_pw_out_channel": 16,
+            "depthwise_separable_out_channel": 16,
+            "audio_token_id": token["<|endoftext11|>"],
+            "input_size": 8,
+            "bias_max_distance": 8,
+        },
+    )
