@@ -1,0 +1,80 @@
+"""Runs to compare: result files of `evaluate.py`, read, aligned question by question, and scored by one ruler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swift.utils.errors import UserError
+from utils.metrics import question_metrics
+
+FIELDS = ("question", "generated_text", "num_tokens")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One policy's answers, in the order of the first run's questions, and their metrics, each array [N]."""
+
+    name: str  # sft, grpo, blind
+    documents: list[dict[str, Any]]  # what the files say beside their results
+    results: list[dict[str, Any]]
+    metrics: dict[str, np.ndarray]
+
+
+def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
+    """Runs by name from the files of each. All must hold the same questions, in any order.
+
+    Raises UserError for a file that is not a result file, a question twice in one run, or runs that differ.
+    """
+    runs: dict[str, Run] = {}
+    keys: list[Hashable] = []
+    for name, paths in files.items():
+        documents = [_read(Path(path)) for path in paths]
+        by_key = _by_question(documents, paths)
+        keys = keys or list(by_key)
+        if other := set(keys) ^ by_key.keys():
+            dataset, question = min(other, key=str)
+            raise UserError(
+                f"{name} and {next(iter(runs))} answer different questions: question {question} of {dataset} is in "
+                "only one of them; compare runs over the same annotation files and --max_samples"
+            )
+        results = [by_key[key] for key in keys]
+        runs[name] = Run(name, [_facts(document) for document in documents], results, question_metrics(results))
+    return runs
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"result file {path} cannot be read ({error}); pass a file that evaluate.py wrote") from error
+    results = document.get("results") if isinstance(document, dict) else None
+    if not isinstance(results, list) or not results:
+        raise UserError(f"result file {path} has no list 'results'; pass a file that evaluate.py wrote")
+    for position, result in enumerate(results):
+        missing = [field for field in FIELDS if not isinstance(result, dict) or field not in result]
+        if missing:
+            raise UserError(f"result file {path} result {position}: field '{missing[0]}' is missing; evaluate again")
+    return document
+
+
+def _by_question(documents: Sequence[dict], paths: Sequence[str | Path]) -> dict[Hashable, dict[str, Any]]:
+    """Results by (dataset, id)."""
+    found: dict[Hashable, dict[str, Any]] = {}
+    for document, path in zip(documents, paths, strict=True):
+        dataset = document.get("dataset", Path(path).stem)
+        for position, result in enumerate(document["results"]):
+            key = dataset, str(result.get("idx", result.get("id", position)))
+            if key in found:
+                raise UserError(f"result file {path}: question {key[1]} of {dataset} comes twice; pass each file once")
+            found[key] = result | {"dataset": dataset}
+    return found
+
+
+def _facts(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != "results"}
