@@ -6,7 +6,7 @@ A *run* is a noun phrase: entities side by side ("small left pleural effusion"),
   ("mildly" enlarged), any other concept the next noun that is not anatomy ("small" effusion); without one, whichever
   of the two follows.
 - neighbour: in a run, a noun relates to the next noun by their types (`_NEIGHBOURS`: effusion located_at pleural).
-- predicate: a run of modifiers alone modifies the noun before it ("the heart is *enlarged*").
+- predicate: modifiers with no noun after them modify the noun before them ("the heart is *enlarged*").
 - place: a run after "in", "at", "of", "with" relates to the noun before it by their types (`_LINKED`), and so do
   further places after "and".
 - suggestion: after "suggestive of", "likely", "due to" ..., disorders are what the finding before it suggests.
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 
 from ReXKG.graph import (
     ANATOMY,
-    CONCEPT,
     DEVICES_PRESENT,
     DISORDER_PRESENT,
     LOCATED_AT,
@@ -29,13 +28,14 @@ from ReXKG.graph import (
     SIZE,
     SUGGESTIVE_OF,
 )
+from ReXKG.items import CONCEPT_KINDS, EVENT, GAP, NOUN, OUTLINE, Item
 
 Triple = tuple[str, str, str]
 # How an entity follows the one before it: side by side, across a comma or "and", or across other words.
 ADJACENT, LISTED, APART = 0, 1, 2
 
-NOUN, EVENT, OUTLINE = "noun concept", "event concept", "outline concept"
-_CONCEPT_KINDS = {"noun": NOUN, "event": EVENT, "outline": OUTLINE}
+_CONCEPTS = frozenset(CONCEPT_KINDS.values())
+_PREDICATES = frozenset({NOUN, PROCEDURES})
 
 # (earlier kind, later kind) -> (relation, whether it runs from the later to the earlier).
 _NEIGHBOURS = {
@@ -67,6 +67,7 @@ _NEIGHBOURS = {
 _LINKED = {
     (DISORDER_PRESENT, ANATOMY): (LOCATED_AT, False),
     (DEVICES_PRESENT, ANATOMY): (LOCATED_AT, False),
+    (DEVICES_PRESENT, NOUN): (LOCATED_AT, True),
     (PROCEDURES, ANATOMY): (LOCATED_AT, False),
     (PROCEDURES, DEVICES_PRESENT): (LOCATED_AT, False),
     (ANATOMY, ANATOMY): (LOCATED_AT, False),
@@ -89,16 +90,27 @@ _LINKED = {
     (SIZE, DEVICES_PRESENT): (MODIFY, False),
 }
 _LINKS = frozenset({"at", "of", "with"})
+_FORGETTING = frozenset({"breaks", "shows", "negates"})
 
 
-def attach(items: Sequence[tuple]) -> tuple[Triple, ...]:
-    """The relations of a sentence's items (text, label, role, cue, gap), without repeats, in order of discovery."""
+def attach(items: Sequence[Item]) -> tuple[Triple, ...]:
+    """The relations of a sentence's items, without repeats, in order of discovery."""
     reader = _Reader()
+    gap = APART
     for item in items:
-        if item[1] is not None:
-            reader.read_entity(item)
-        if item[3] is not None:
-            reader.read_cue(item[3], item[1] is not None)
+        if item is GAP:
+            gap = APART
+            continue
+        _, label, _, _, cue = item
+        if label is not None:
+            reader.read_entity(item, gap)
+            gap = ADJACENT
+        elif cue != "list":
+            gap = APART
+        elif gap == ADJACENT:
+            gap = LISTED
+        if cue is not None:
+            reader.read_cue(cue, label is not None)
     reader.close_run()
     return tuple(reader.relations)
 
@@ -108,101 +120,119 @@ class _Reader:
 
     def __init__(self) -> None:
         self.relations: dict[Triple, None] = {}
-        self.run: list[tuple] = []
-        self.run_open = False  # the next entity joins the run whatever lies between ("above the carina")
-        self.run_is_bare = True  # only modifiers so far
-        self.noun: tuple[str, str] | None = None  # text and kind of the last head
-        self.located: tuple[str, str] | None = None  # the noun whose place was told last
-        self.finding: str | None = None
-        self.link: str | None = None
+        self.run: list[Item] = []
+        self.run_is_bare = True  # modifiers only so far
+        self.run_is_open = False  # the next entity joins whatever lies between: "above the carina"
+        self.link: str | None = None  # the cue between the last noun and the run
+        self.noun: Item | None = None  # what the run may belong to
+        self.placed: Item | None = None  # the noun whose place was told last, and what kind of place
+        self.place_kind: str | None = None
+        self.guess: Triple | None = None  # a further place that a verb would show to be a subject: "and the heart is"
+        self.finding: Item | None = None  # what a suggestion explains
 
-    def read_entity(self, item: tuple) -> None:
-        gap = item[4]
-        joins = gap == ADJACENT or self.run_open
-        if gap == LISTED and self.run_is_bare and not (self.noun and self.link == "verb"):
-            joins = True
-        if self.run and not joins:
+    def read_entity(self, item: Item, gap: int) -> None:
+        """Add an entity to the run, or begin a new run with it; ``gap`` tells how it follows the last entity."""
+        _, _, kind, _, cue = item
+        if cue in _LINKS:
+            joins = self.run_is_bare
+        else:
+            joins = gap == ADJACENT or self.run_is_open or (gap == LISTED and self._is_unfinished())
+        if not joins:
             self.close_run()
         self.run.append(item)
-        self.run_open = False
-        if _kind(item) is not None:
+        self.run_is_open = False
+        if kind is not None and kind != SIZE:
             self.run_is_bare = False
 
+    def _is_unfinished(self) -> bool:
+        """Modifiers that still wait for their noun, and do not speak of the noun before a verb."""
+        return self.run_is_bare and not (self.noun and self.link == "verb")
+
     def read_cue(self, cue: str, is_entity: bool) -> None:
+        """Close the run where the cue ends it, and remember how the next one is linked."""
         if cue == "list":
-            if self.run and self.run_is_bare and not (self.noun and self.link == "verb"):
-                return
-            self.close_run()
-            self.noun = self.located or self.noun
-            self.link = "list" if self.link not in ("verb",) else self.link
+            if not (self.run and self._is_unfinished()):
+                self.close_run()
+                self.noun = self.placed or self.noun
+                if self.link != "verb":
+                    self.link = cue
         elif cue in _LINKS:
             if is_entity:
-                self.run_open = True
+                self.run_is_open = True
             else:
                 self.close_run()
             self.link = cue
-        elif cue == "verb":
+        elif cue == "verb" or cue == "suggests":
             self.close_run()
-            self.noun = self.located or self.noun
-            self.link = "verb"
-        elif cue == "suggests":
+            if self.guess:
+                del self.relations[self.guess]
+                self.placed = self.guess = None
+            self.noun = self.placed or self.noun
+            self.link = cue
+            self.finding = self.noun if cue == "suggests" else None
+        elif cue in _FORGETTING:
             self.close_run()
-            self.noun = self.located or self.noun
-            self.finding = self.noun[0] if self.noun else None
-            self.link = None
-        elif cue in ("breaks", "shows", "negates"):
-            self.close_run()
-            self.noun = self.located = self.finding = self.link = None
+            self.noun = self.placed = self.guess = self.finding = self.link = None
 
     def close_run(self) -> None:
         """Relate the run's entities to each other and its head to the noun before it."""
-        run, self.run = self.run, []
-        self.run_open, self.run_is_bare = False, True
+        run = self.run
         if not run:
             return
+        self.run, self.run_is_bare, self.run_is_open = [], True, False
         loose, nouns = _relate_within(run, self.relations)
         if not nouns:
-            if self.noun:
-                for text in loose:
-                    self._add(text, self.noun[0], MODIFY)
-            return
-        head = nouns[-1]
-        if self.finding is not None and head[1] == DISORDER_PRESENT:
-            self._add(self.finding, head[0], SUGGESTIVE_OF)
-        self._place(nouns)
-        self.noun = head
+            self._describe(self.noun, loose)
+        elif self.noun and self.link == "verb" and all(noun.kind in _PREDICATES for noun in nouns):
+            self._describe(self.noun, [nouns[-1], *loose])
+        else:
+            head = nouns[-2] if nouns[-1].kind == SIZE and len(nouns) > 1 else nouns[-1]
+            if self.finding and head.kind == DISORDER_PRESENT:
+                self._add(self.finding, head, SUGGESTIVE_OF)
+            self._place(head)
+            self._describe(head if self.link == "with" else self.placed or head, loose)
+            if head.kind != SIZE or self.noun is None or self.noun.kind == EVENT:
+                self.noun = head
+        if self.link != "verb":
+            self.link = None
 
-    def _place(self, nouns: list[tuple[str, str]]) -> None:
-        head, noun = nouns[-1], self.noun
-        if noun is None or not (self.link in _LINKS or (self.link == "list" and self.located and head[1] == ANATOMY)):
-            self.located = None
-            return
-        known = _LINKED.get((noun[1], head[1]))
-        if known is None:
-            self.located = None
+    def _place(self, head: Item) -> None:
+        """Relate a head to the noun before it, across the cue between them."""
+        noun, link = self.noun, self.link
+        listed = link == "list" and head.kind == self.place_kind
+        known = None
+        if noun and (link in _LINKS or listed or head.kind == SIZE):
+            known = _LINKED.get((noun.kind, head.kind))
+        if known is None or (link == "with" and (noun.kind != DEVICES_PRESENT or head.kind != ANATOMY)):
+            self.placed = self.place_kind = self.guess = None
             return
         relation, backwards = known
-        self._add(*((head[0], noun[0]) if backwards else (noun[0], head[0])), relation)
-        self.located = noun
+        triple = self._add(head, noun, relation) if backwards else self._add(noun, head, relation)
+        self.placed, self.place_kind = noun, head.kind
+        self.guess = triple if listed else None
 
-    def _add(self, source: str, target: str, relation: str) -> None:
-        if source != target:
-            self.relations[source, target, relation] = None
+    def _describe(self, noun: Item | None, modifiers: list[Item]) -> None:
+        for modifier in modifiers if noun else ():
+            self._add(modifier, noun, MODIFY)
+
+    def _add(self, source: Item, target: Item, relation: str) -> Triple | None:
+        """Add a relation; return it if it is new."""
+        triple = (source.text, target.text, relation)
+        if source.text == target.text or triple in self.relations:
+            return None
+        self.relations[triple] = None
+        return triple
 
 
-def _kind(item: tuple) -> str | None:
-    """The kind of noun an entity is; None for a modifier."""
-    return _CONCEPT_KINDS.get(item[2]) if item[1] == CONCEPT else item[1]
-
-
-def _relate_within(run: list[tuple], relations: dict[Triple, None]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Add the relations inside a run; return the modifiers left without a target and the nouns (text, kind)."""
-    nouns: list[tuple[str, str]] = []
-    loose: list[str] = []
+def _relate_within(run: list[Item], relations: dict[Triple, None]) -> tuple[list[Item], list[Item]]:
+    """Add the relations inside a run; return its modifiers without a noun after them, and its nouns."""
+    if len(run) == 1:
+        return ([], run) if run[0].kind else (run, [])
+    nouns: list[Item] = []
+    loose: list[Item] = []
     next_text = next_noun = next_place = next_thing = None
     for item in reversed(run):
-        text, label, role = item[0], item[1], item[2]
-        kind = _kind(item)
+        text, _, kind, role, _ = item
         if kind is None:
             if role == "degree":
                 target = next_text
@@ -211,19 +241,19 @@ def _relate_within(run: list[tuple], relations: dict[Triple, None]) -> tuple[lis
             else:
                 target = next_thing or next_place
             if target is None:
-                loose.append(text)
+                loose.append(item)
             elif target != text:
                 relations[text, target, MODIFY] = None
         else:
-            nouns.append((text, kind))
-            if next_noun is not None and text != next_noun[0]:
-                known = _NEIGHBOURS.get((kind, next_noun[1]))
-                if known:
-                    source, target = (next_noun[0], text) if known[1] else (text, next_noun[0])
-                    relations[source, target, known[0]] = None
-                elif label == CONCEPT:
-                    relations[text, next_noun[0], MODIFY] = None
-            next_noun = (text, kind)
+            if next_noun is not None and text != next_noun.text:
+                relation, backwards = _NEIGHBOURS.get((kind, next_noun.kind), (None, False))
+                if relation is None and kind in _CONCEPTS:
+                    relation = MODIFY
+                if relation is not None:
+                    source, target = (next_noun.text, text) if backwards else (text, next_noun.text)
+                    relations[source, target, relation] = None
+            next_noun = item
+            nouns.append(item)
             if kind == ANATOMY:
                 next_place = text
             else:

@@ -7,7 +7,7 @@ all scores below are computed from, so word order and repetition never matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 Graph = dict[str, Any]
@@ -35,11 +35,11 @@ ASSERTED_TYPES = frozenset({DISORDER_PRESENT, DEVICES_PRESENT})
 
 
 class SentenceGraph(NamedTuple):
-    """The graph of one sentence, immutable so that it can be cached: its words joined with blanks, (text, type) pairs
-    in order of mention, (source, target, type) triples."""
+    """The graph of one sentence: its words joined with blanks, text to type (the later mention of a text wins), and
+    (source, target, type) triples. Extractors cache it: not to be changed."""
 
     sentence: str
-    entities: tuple[tuple[str, str], ...]
+    entities: Mapping[str, str]
     relations: tuple[tuple[str, str, str], ...]
 
 

@@ -11,10 +11,11 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from ReXKG.attachment import ADJACENT, APART, LISTED, attach
+from ReXKG.attachment import attach
 from ReXKG.graph import SIZE, Graph, SentenceGraph, merge_sentences
+from ReXKG.items import GAP, NUMBER, Item, entity
 from ReXKG.polarity import resolve_polarity
-from ReXKG.terms import NOTHING, UNITS, Vocabulary
+from ReXKG.terms import UNITS, Vocabulary
 from ReXKG.text import split_sentences, tokenize
 
 CACHED_SENTENCES = 50_000
@@ -51,47 +52,31 @@ class LexiconExtractor:
         words = tokenize(sentence)
         items = self.tag(words)
         labels = resolve_polarity(items)
-        entities = tuple((item[0], label) for item, label in zip(items, labels, strict=True) if label)
+        entities = {item.text: label for item, label in zip(items, labels, strict=True) if label}
         return SentenceGraph(" ".join(words), entities, attach(items))
 
-    def tag(self, words: list[str]) -> list[tuple]:
-        """What the words say, as (text, label, role, cue, gap); ``gap`` tells how an entity follows the one before."""
-        entry_of = self.vocabulary.entry
-        items: list[tuple] = []
-        gap = APART
+    def tag(self, words: list[str]) -> list[Item]:
+        """What the words say, one item a word or phrase; `GAP` stands for a word that says nothing."""
+        known, guess = self.vocabulary.table.get, self.vocabulary.guess
+        items: list[Item] = []
         i, n = 0, len(words)
         while i < n:
-            entry = entry_of(words[i])
-            if entry is NOTHING:
-                gap = APART
-                i += 1
+            word = words[i]
+            item, phrases = known(word) or guess(word)
+            i += 1
+            if item is NUMBER:
+                end = _end_of_measure(words, i - 1)
+                items.append(entity(" ".join(words[i - 1 : end]), SIZE) if end else GAP)
+                i = end or i
                 continue
-            found, i = self._match(entry, words, i)
-            if not found:
-                gap = APART
-            for text, label, role, cue in found:
-                if label is None:
-                    gap = LISTED if cue == "list" and gap != APART else APART
-                    items.append((text, None, role, cue, gap))
-                else:
-                    items.append((text, label, role, cue, gap))
-                    gap = ADJACENT
+            for rest, meaning in phrases:
+                if words[i : i + len(rest)] == rest:
+                    items += meaning
+                    i += len(rest)
+                    break
+            else:
+                items.append(item)
         return items
-
-    @staticmethod
-    def _match(entry: tuple, words: list[str], i: int) -> tuple[tuple, int]:
-        """The items at word i and the position after them: the longest phrase, else the word, else nothing."""
-        item, phrases = entry
-        for rest, items in phrases:
-            end = i + 1 + len(rest)
-            if words[i + 1 : end] == rest:
-                return items, end
-        if item is None:
-            return (), i + 1
-        if item.cue == "number":
-            end = _end_of_measure(words, i)
-            return (((" ".join(words[i:end]), SIZE, "", None),), end) if end else ((), i + 1)
-        return (item,), i + 1
 
 
 def _end_of_measure(words: list[str], i: int) -> int | None:

@@ -1,11 +1,11 @@
 """Who is negated: present or not for each disorder and device of a sentence.
 
 Rules, by the cue that fires them (`cues.tsv`):
-- negates: what follows is absent ("no", "without", "free of"), until the clause ends, a verb comes ("no effusion *is*
-  seen") or, for devices, a preposition ("no kink *in* the catheter").
+- negates, not: what follows is absent ("no", "without", "free of"), until the clause ends, a verb comes ("no effusion
+  *is* seen") or, for devices, a preposition ("no kink *in* the catheter").
 - negates_before: what the clause said so far is absent ("has resolved", "is not seen"); with nothing before it, what
   follows is.
-- removes, removed_before: the same for devices only ("removal of", "has been removed").
+- removes, removed_before: the same for devices only ("removal of", "tube removal"; "has been removed").
 - spares: "no *change*" or "without *improvement*" negates the change, not the finding.
 - list: a comma, "and" or "or" carries a negation on, but starts a new clause after a verb, and ends the negation where
   the course of something else is told ("no pneumothorax, *stable* effusion").
@@ -17,17 +17,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ReXKG.graph import DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT
+from ReXKG.items import Item
 
 _ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
 
 
-def resolve_polarity(items: Sequence[tuple]) -> list[str | None]:
-    """The label of each item (text, label, role, cue, ...), disorders and devices turned into their "notpresent" form
-    where the sentence denies them. Linear: a clause is looked back on once."""
-    labels = [item[1] for item in items]
+def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
+    """The label of each item, disorders and devices turned into their "notpresent" form where the sentence denies them.
+    Linear: a clause is looked back on once."""
+    labels = [item.label for item in items]
     clause = 0
     negating = removing = in_place = told = listed = verb = False
-    for i, (_, label, role, cue, *_rest) in enumerate(items):
+    for i, (_, label, _, role, cue) in enumerate(items):
         if label is not None:
             if label == DISORDER_PRESENT:
                 if negating:
@@ -42,7 +43,7 @@ def resolve_polarity(items: Sequence[tuple]) -> list[str | None]:
             listed = False
         if cue is None:
             continue
-        if cue == "negates":
+        if cue in ("negates", "not"):
             negating, in_place, told, verb = True, False, False, False
         elif cue == "list":
             listed = True
@@ -60,6 +61,7 @@ def resolve_polarity(items: Sequence[tuple]) -> list[str | None]:
             clause = i
         elif cue == "removes":
             removing = True
+            _deny_devices_before(labels, i)
         elif cue == "breaks":
             clause, negating, removing, verb = i, False, False, False
         elif cue == "with":
@@ -74,3 +76,10 @@ def _deny(labels: list[str | None], start: int, end: int, devices_only: bool) ->
     for i in found:
         labels[i] = _ABSENT.get(labels[i], labels[i])
     return bool(found)
+
+
+def _deny_devices_before(labels: list[str | None], i: int) -> None:
+    """Turn the devices right before item i absent: "chest *tube* removal"."""
+    while i > 0 and labels[i - 1] == DEVICES_PRESENT:
+        i -= 1
+        labels[i] = DEVICES_ABSENT

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ReXKG.graph import ANATOMY, CONCEPT, DEVICES_PRESENT, DISORDER_PRESENT, PROCEDURES, SIZE
+from ReXKG.items import GAP, NUMBER, Item, entity
 from ReXKG.text import tokenize
 
 HERE = Path(__file__).parent
@@ -46,25 +47,15 @@ _ENDINGS = (
 )  # fmt: skip
 
 
-class Item(NamedTuple):
-    """One thing that a sentence says: an entity (text, label, role), a cue, or an entity that is also a cue."""
-
-    text: str
-    label: str | None
-    role: str
-    cue: str | None
-
-
 class Entry(NamedTuple):
-    """What the vocabulary knows of a word: the item it is alone (None: nothing), and the phrases that it begins, the
+    """What the vocabulary knows of a word: the item it is alone (`GAP`: nothing), and the phrases that it begins, the
     longest first, each as (words that must follow, items that the phrase stands for)."""
 
-    item: Item | None
+    item: Item
     phrases: tuple[tuple[list[str], tuple[Item, ...]], ...] = ()
 
 
-NOTHING = Entry(None)
-NUMBER = Entry(Item("", None, "", "number"))
+NOTHING = Entry(GAP)
 
 
 class Vocabulary:
@@ -79,19 +70,16 @@ class Vocabulary:
         self.table = _build_table(terms, cues)
         self._guess = lru_cache(maxsize=65536)(self._guess_uncached)
 
-    def entry(self, word: str) -> Entry:
-        """The entry of a lower-cased word; `NOTHING` where it means nothing here."""
-        found = self.table.get(word)
-        if found is not None:
-            return found
+    def guess(self, word: str) -> Entry:
+        """The entry of a lower-cased word that is not in the table; `NOTHING` where no rule understands it."""
         return self._guess(word) if len(word) <= LONGEST_WORD else NOTHING
 
     def _guess_uncached(self, word: str) -> Entry:
         if word[0].isdigit():
             if _NUMBER.fullmatch(word):
-                return NUMBER
+                return Entry(NUMBER)
             if _MEASURE.fullmatch(word):
-                return Entry(Item(word, SIZE, "", None))
+                return Entry(entity(word, SIZE))
         for rule in (self._unwrapped, self._inflected, self._hyphenated, self._by_ending):
             found = rule(word)
             if found is not None:
@@ -103,18 +91,17 @@ class Vocabulary:
         core = word.strip(_WRAPPING)
         if core == word:
             return None
-        item = self.entry(core).item if core else None
-        ends_clause = ";" in word[-3:]
-        if not ends_clause:
+        item = (self.table.get(core) or self.guess(core)).item if core else GAP
+        if ";" not in word[-3:]:
             return Entry(item)
-        return Entry(None, (([], tuple(i for i in (item, Item(";", None, "", "breaks")) if i)),))
+        return Entry(item, (([], (item, entity(";", None, cue="breaks"))),))
 
     def _inflected(self, word: str) -> Entry | None:
         """A plural or possessive of a known noun is what its singular is."""
         for ending, singular in (("'s", ""), ("’s", ""), ("ies", "y"), ("es", "is"), ("es", ""), ("s", "")):
             if word.endswith(ending):
                 known = self.table.get(word.removesuffix(ending) + singular)
-                if known and known.item and known.item.label in _NOUN_LABELS:
+                if known and known.item.label in _NOUN_LABELS:
                     return Entry(known.item._replace(text=word))
         return None
 
@@ -125,21 +112,21 @@ class Vocabulary:
         if len(parts) < 2:
             return None
         joined = self.table.get("".join(parts))
-        if joined and joined.item and joined.item.label:
+        if joined and joined.item.label:
             return Entry(joined.item._replace(text=word, cue=None))
-        items = [known.item for part in parts if (known := self.table.get(part)) and known.item and known.item.label]
-        if not items:
+        known = [entry.item for part in parts if (entry := self.table.get(part)) and entry.item.label]
+        if not known:
             return None
         last = self.table.get(parts[-1])
-        if last and last.item and last.item.label in (DEVICES_PRESENT, DISORDER_PRESENT):
+        if last and last.item.label in (DEVICES_PRESENT, DISORDER_PRESENT):
             return Entry(last.item._replace(text=word, cue=None))
-        return Entry(Item(word, CONCEPT, "", None))
+        return Entry(entity(word, CONCEPT))
 
     def _by_ending(self, word: str) -> Entry | None:
         """Greek and Latin build transparent words: -ectomy is a procedure, -itis a disorder, peri-...-al a place."""
         for pattern, label in _ENDINGS:
             if pattern.fullmatch(word):
-                return Entry(Item(word, label, "", None))
+                return Entry(entity(word, label))
         return None
 
 
@@ -184,17 +171,17 @@ def _build_table(terms: dict[str, tuple], cues: dict[str, str]) -> dict[str, Ent
     for phrase, cue in cues.items():
         words = tokenize(phrase)
         if len(words) == 1:
-            single[words[0]] = single.get(words[0], Item(words[0], None, "", None))._replace(cue=cue)
+            single[words[0]] = single.get(words[0], entity(words[0], None))._replace(cue=cue)
     for phrase, cue in cues.items():
         words = tokenize(phrase)
         if len(words) > 1:
             entities = [single[word]._replace(cue=None) for word in words if word in single and single[word].label]
-            long_terms.append((words, (Item("", None, "", cue), *entities)))
+            long_terms.append((words, (*entities, entity(phrase, None, cue=cue))))
     for words, items in long_terms:
         phrases.setdefault(words[0], []).append((words[1:], items))
     return {
         word: Entry(
-            item if (item := single.get(word)) and (item.label or item.cue) else None,
+            item if (item := single.get(word)) and (item.label or item.cue) else GAP,
             tuple(sorted(phrases.get(word, ()), key=lambda phrase: -len(phrase[0]))),
         )
         for word in {*single, *phrases}
@@ -216,4 +203,4 @@ def _term_items(term: str, fields: list[str], where: str) -> tuple[Item, ...]:
             raise ValueError(
                 f"{where}: role {role!r} of {term!r} is unknown; use one of {', '.join(ROLES[1:])} or none"
             )
-    return tuple(Item(t.strip(), LABELS[k], r, None) for t, k, r in zip(texts, kinds, roles, strict=True))
+    return tuple(entity(t.strip(), LABELS[k], r) for t, k, r in zip(texts, kinds, roles, strict=True))

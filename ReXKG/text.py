@@ -10,7 +10,8 @@ import re
 # A dot between two digits belongs to the number.
 _SENTENCE_END = re.compile(r"(?<!\d)\.|\.(?!\d)")
 _MARKUP = re.compile(r"</?[A-Za-z][\w-]{0,30}>")
-_SPACED = str.maketrans({mark: f" {mark} " for mark in "/,:!?()"})
+_DECIMAL = re.compile(r"\d\.\d")
+_SPACED = {mark: f" {mark} " for mark in "/,:!?()"}
 
 
 def split_sentences(text: str, minimum_words: int = 1) -> list[str]:
@@ -21,7 +22,7 @@ def split_sentences(text: str, minimum_words: int = 1) -> list[str]:
     """
     if "<" in text:
         text = _MARKUP.sub(".", text)
-    sentences = _SENTENCE_END.split(text)
+    sentences = _SENTENCE_END.split(text) if _DECIMAL.search(text) else text.split(".")
     if minimum_words > 1:
         return [s for s in sentences if len(tokenize(s)) >= minimum_words]
     return [s for s in sentences if s and not s.isspace()]
@@ -31,4 +32,7 @@ def tokenize(sentence: str) -> list[str]:
     """The lower-cased words of a sentence: blanks around / , : . ! ? ( ), dots inside numbers kept, cut at blanks."""
     if "." in sentence:
         sentence = _SENTENCE_END.sub(" . ", sentence)
-    return sentence.translate(_SPACED).lower().split()
+    for mark, spaced in _SPACED.items():
+        if mark in sentence:
+            sentence = sentence.replace(mark, spaced)
+    return sentence.lower().split()

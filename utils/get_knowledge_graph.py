@@ -16,7 +16,8 @@ from ReXKG.lexicon import LexiconExtractor
 
 CHOICES = ("auto", "neural", "lexicon")
 
-logger = logging.getLogger(__name__)
+# A child of the project's logger "chex", so that it is heard where that is set up, without importing the trainer.
+logger = logging.getLogger("chex.knowledge_graph")
 
 
 def extract_knowledge_graph(texts: list[str], device: str | None = None) -> list[Graph]:
