@@ -34,7 +34,7 @@ from tools.demo_world.facts import Study
 from tools.demo_world.render import draw_study
 from tools.demo_world.sheet import write_sheet
 
-VERSION = 1
+VERSION = 2
 _RUN_LENGTH = 3  # zlib's Z_RLE: on film grain as small as a full search and much faster
 
 logger = get_logger()
@@ -55,7 +55,7 @@ def write_images(studies: Sequence[Study], folder: Path, seed: int, workers: int
     if workers <= 1:
         return list(progress(map(draw, studies)))
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        return list(progress(pool.imap(draw, studies, chunksize=16)))
+        return list(progress(pool.imap(draw, studies, chunksize=4)))
 
 
 def make_demo(output: Path, config: WorldConfig, workers: int) -> dict[str, Any]:

@@ -195,11 +195,12 @@ def scapulae(canvas: Canvas, body: Body) -> np.ndarray:
     return 0.5 * canvas.fill(*outlines, blur=2) + 0.5 * canvas.lines(borders, blur=1.4)
 
 
-def abdomen(canvas: Canvas, body: Body) -> np.ndarray:
-    """Signed density below the domes: liver on the right, the gas of the stomach on the left."""
+def flesh(canvas: Canvas, body: Body, rng: np.random.Generator) -> np.ndarray:
+    """Density of the soft tissue: thinner towards the flanks, denser below the domes, gas in the stomach."""
+    outward = (canvas.x - MIDLINE) / 200
     depth = np.clip((canvas.y - 300) / 120, 0, 1)
     gas = canvas.blobs([body.at("left", 312, 350 + body.dome_left)], (26, 12))
-    return 0.10 * enlarged(depth) - 0.20 * gas
+    return body.tissue + enlarged(0.10 * depth - 0.09 * outward**2) + 0.012 * clouds(rng, 14) - 0.20 * gas
 
 
 def marker(view: str, rng: np.random.Generator) -> np.ndarray:

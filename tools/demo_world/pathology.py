@@ -9,7 +9,7 @@ from tools.demo_world.canvas import Canvas, Point, Stroke, clouds, enlarged, smo
 from tools.demo_world.facts import Finding
 
 # Height of the fluid at the chest wall and how far it falls towards the midline, in canonical pixels.
-_FLUID = {"small": (288.0, 46.0), "moderate": (244.0, 44.0), "large": (186.0, 38.0)}
+_FLUID = {"small": (280.0, 52.0), "moderate": (234.0, 46.0), "large": (182.0, 38.0)}
 # Depth of the air at the apex and at the chest wall.
 _AIR = {"small": (46.0, 17.0), "large": (96.0, 62.0)}
 _ZONE_Y = {"upper": 118.0, "mid": 200.0, "lower": 272.0}
@@ -61,7 +61,7 @@ def consolidation(canvas: Canvas, body: Body, finding: Finding, rng: np.random.G
     for angle in inward + np.array([-0.5, 0.0, 0.5]):
         reach = np.array([np.cos(angle), np.sin(angle)])
         twigs.append(Stroke([centre + 34 * reach, centre - 22 * reach], 4, 1.0))
-    return patch * (0.33 - 0.13 * canvas.lines(twigs, blur=1.5))
+    return patch * (0.38 - 0.14 * canvas.lines(twigs, blur=1.5))
 
 
 def nodule(canvas: Canvas, body: Body, finding: Finding, rng: np.random.Generator) -> np.ndarray:
@@ -109,14 +109,14 @@ def endotracheal_tube(canvas: Canvas, body: Body, rng: np.random.Generator) -> n
 
 def pacemaker(canvas: Canvas, body: Body, rng: np.random.Generator) -> np.ndarray:
     """Crisp density of a generator below the left clavicle and its lead through the vein into the right ventricle."""
-    x, y = body.at("left", 344 + rng.uniform(-8, 8), 112 + rng.uniform(-7, 7))
+    x, y = body.at("left", 372 + rng.uniform(-6, 6), 96 + rng.uniform(-6, 6))
     case = [(x - 24, y - 10), (x - 14, y - 19), (x + 14, y - 19), (x + 24, y - 8), (x + 22, y + 14), (x + 6, y + 21),
             (x - 16, y + 17), (x - 25, y + 4)]  # fmt: skip
     header = [(x - 24, y - 12), (x - 8, y - 20), (x - 2, y - 9), (x - 20, y - 2)]
-    course = [(x - 20, y - 10), (x - 52, y - 24), body.at("left", 252, 88), body.at("left", 213, 122),
+    course = [(x - 20, y - 10), (x - 60, y - 18), body.at("left", 252, 88), body.at("left", 213, 122),
               body.at("left", 205, 190), body.at("left", 210, 256), body.at("left", 240, 296),
               body.at("left", 272, 306)]  # fmt: skip
     lead = smooth_open(course, steps=8)
     wire = canvas.lines([Stroke(lead, 3.4, 0.8), Stroke(lead[-5:], 6, 1.0)], blur=0.8, crisp=True)
     metal = canvas.fill(smooth_closed(case), blur=1.0, crisp=True) - 0.35 * canvas.fill(header, blur=1.0, crisp=True)
-    return np.maximum(0.62 * metal, 0.42 * wire)
+    return np.maximum(0.46 * metal, 0.42 * wire)

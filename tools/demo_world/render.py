@@ -43,7 +43,7 @@ def _density(canvas: Canvas, body: Body, study: Study, seed: int, film: np.rando
     air = _aerated(canvas, body, study) * (1 - 0.96 * cardiac) * (1 - 0.97 * middle)
     marked, outline = _marked(canvas, body, study, air)
 
-    soft = body.tissue + anatomy.abdomen(canvas, body) + 0.08 * cardiac + 0.05 * middle
+    soft = anatomy.flesh(canvas, body, film) + 0.08 * cardiac + 0.05 * middle
     soft -= 0.14 * anatomy.airway(canvas, body)
     soft += air * (0.19 - soft + anatomy.lung_texture(film)) - 0.09 * (air - marked)
     soft += marked * anatomy.hila(canvas, body) + anatomy.bones(canvas, body)
