@@ -76,8 +76,10 @@ def test_kebab_snake_and_equals_spellings_agree(base):
 
 @pytest.mark.parametrize(("text", "value"), [("", True), ("true", True), ("True", True), ("1", True), ("false", False)])
 def test_boolean_flags_stand_bare_or_with_a_value(base, text, value):
-    _, data, training = parse(f"{base} --dynamic_sample {text} --gradient_checkpointing {text} --check_images {text}")
-    assert training.dynamic_sample is training.gradient_checkpointing is data.check_images is value
+    _, data, training = parse(
+        f"{base} --dynamic_sample {text} --ddp_find_unused_parameters {text} --check_images {text}"
+    )
+    assert training.dynamic_sample is training.ddp_find_unused_parameters is data.check_images is value
 
 
 def test_an_empty_shell_variable_leaves_a_list_at_its_default(base):

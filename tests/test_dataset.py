@@ -122,6 +122,10 @@ def test_line_separators_inside_a_text_do_not_end_a_json_line(root):
     assert load_records([written(root, line)])[0].solution == "one\u2028two\x85three"
 
 
+def test_nan_is_read_as_null(root):
+    assert load_records([written(root, '[{"question": "a", "idx": NaN}]')])[0].columns["idx"] is None
+
+
 def test_max_samples_counts_over_all_files(root):
     paths = [written(root, [FORM_A, FORM_B], "1.json"), written(root, [EVALUATION, FORM_A], "2.json")]
     assert [record.columns.get("idx") for record in load_records(paths, max_samples=3)] == [7, None, 3]

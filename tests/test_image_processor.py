@@ -77,6 +77,17 @@ def test_pixels_that_need_no_scaling_are_kept_and_the_global_view_of_one_crop_is
     assert torch.allclose(views[0], expected, atol=1e-5)
 
 
+def test_the_global_view_is_bicubic_without_antialiasing():
+    # At half size each sample lies midway between pixels 2x and 2x + 1; the cubic kernel with a = -0.75 is
+    # 1.25 t^3 - 2.25 t^2 + 1 = 0.59375 at t = 0.5 and -0.75 (t^3 - 5 t^2 + 8 t - 4) = -0.09375 at t = 1.5.
+    row = np.random.default_rng(0).integers(0, 256, 224, np.uint8)
+    views = DynamicHDImageProcessor(112)(Image.fromarray(np.tile(row, (224, 1)))).pixel_values
+    values = torch.from_numpy(row / 127.5 - 1)
+    x = torch.arange(1, 111)
+    expected = 0.59375 * (values[2 * x] + values[2 * x + 1]) - 0.09375 * (values[2 * x - 1] + values[2 * x + 2])
+    assert torch.allclose(views[0, 0, 50, 1:-1].double(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("width", "height"), [(200, 90), (90, 200), (223, 224), (150, 111)])
 def test_mask_leaves_out_exactly_the_patches_that_are_all_padding(width, height):
     black = Image.new("RGB", (width, height))

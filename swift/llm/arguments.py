@@ -283,10 +283,6 @@ def _resolve_resume(training: RunArguments) -> None:
             "--overwrite_output_dir true to start anew, or another folder",
         )
     elif resume in ("true", "True"):
-        from swift.llm.checkpoint import (
-            newest_checkpoint,
-        )  # late: it loads PEFT, which no other mistake should wait for
-
         newest = newest_checkpoint(folder)
         if newest is None:
             logger.warning("%s holds no finished checkpoint: starting from the beginning", folder)

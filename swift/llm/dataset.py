@@ -6,7 +6,7 @@ A file is a JSON list or JSON lines (told apart by content) of objects in any of
     training B   messages ending in an assistant turn (the solution), image (path or base64)
     evaluation   question, explanation (the solution), image_ids (``<image_id>.png`` in the image folder)
 
-Positions in messages count records from 0.
+NaN and Infinity, which JSON does not know but some programs write, are read as null. Messages count records from 0.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _read_items(path: Path) -> list[tuple[Any, str]]:
 
 def _parse_json(text: str, path: Path, first_line: int) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda _: None)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise UserError(
