@@ -74,11 +74,11 @@ def test_a_world_with_the_same_arguments_is_not_made_twice(tiny: Path) -> None:
 
 
 def test_a_folder_that_is_not_a_demo_world_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "manifest.json").write_text('{"name": "a web page, not a demo world"}')
     with pytest.raises(UserError, match=r"manifest\.json"):
         make_demo(tmp_path, TINY, workers=1)
     assert main(["--output", str(tmp_path)]) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_every_image_named_exists_and_is_448_gray(tiny: Path) -> None:
@@ -441,7 +441,7 @@ def test_view_and_sex_show() -> None:
     assert (female - blank)[290:320, 80:130].mean() > 10
 
 
-def test_two_studies_of_a_patient_share_the_body_but_not_the_exposure() -> None:
+def test_a_later_film_differs_and_so_does_another_patients_body() -> None:
     later = replace(BLANK, index=6)
     stranger = replace(BLANK, index=6, patient=9)
     first, second, other = (draw_study(study, seed=0).astype(float) for study in (BLANK, later, stranger))

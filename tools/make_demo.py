@@ -34,7 +34,7 @@ from tools.demo_world.facts import Study
 from tools.demo_world.render import draw_study
 from tools.demo_world.sheet import write_sheet
 
-VERSION = 2
+KIND, VERSION = "demo world", 2
 _RUN_LENGTH = 3  # zlib's Z_RLE: on film grain as small as a full search and much faster
 
 logger = get_logger()
@@ -63,10 +63,15 @@ def make_demo(output: Path, config: WorldConfig, workers: int) -> dict[str, Any]
 
     Raises UserError where the folder exists and holds something that this command did not write.
     """
+    output = output.absolute()
     existing = _existing_manifest(output)
     identity = {
-        "version": VERSION, "arguments": config.as_dict(), "numpy": numpy.__version__, "pillow": PIL.__version__
-    }  # fmt: skip
+        "kind": KIND,
+        "version": VERSION,
+        "arguments": config.as_dict(),
+        "numpy": numpy.__version__,
+        "pillow": PIL.__version__,
+    }
     if existing is not None and all(existing.get(key) == value for key, value in identity.items()):
         logger.info("%s is up to date (seed %d): nothing to do", output, config.seed)
         return existing
@@ -99,12 +104,15 @@ def _existing_manifest(output: Path) -> dict[str, Any] | None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     try:
-        return json.loads((output / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise UserError(
             f"--output {output}: it exists and has no readable manifest.json of a demo world; name a new folder, "
             "nothing was changed"
-        ) from error
+        )
+    return manifest
 
 
 def _counts(world: World) -> dict[str, int]:
@@ -133,8 +141,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--workers", type=int, default=2, help="drawing processes; the result does not depend on it")
     arguments = parser.parse_args(argv)
-    if arguments.seed < 0 or min(*arguments.patients, *arguments.questions, *arguments.pair_questions) < 0:
-        raise UserError("--seed, --patients, --questions, --pair_questions: negative value; give 0 or more")
+    counts = (*arguments.patients, *arguments.questions, *arguments.pair_questions, arguments.eval_questions)
+    if min(arguments.seed, *counts) < 0:
+        raise UserError("--seed and the size flags: a value is negative; give 0 or more")
     return arguments
 
 

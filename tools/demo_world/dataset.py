@@ -96,8 +96,7 @@ def build_world(config: WorldConfig) -> World:
     files: dict[str, list[Record]] = {}
     for split in SPLITS:
         patients = _patients(config, split, len(studies))
-        for group, items in _ask(config, split, patients).items():
-            files[group] = items
+        files |= _ask(config, split, patients)
         studies += [study for visits in patients for study in visits]
     for idx, record in enumerate(record for records in files.values() for record in records):
         record["idx"] = idx

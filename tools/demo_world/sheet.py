@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from io import BytesIO
+import os
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -32,7 +32,7 @@ _CASES: tuple[tuple[str, str, str, tuple[Finding, ...], tuple[str, ...]], ...] =
 
 
 def write_sheet(path: Path, seed: int) -> None:
-    """Draw the cases and write them as one PNG with a reduced palette of grays."""
+    """Draw the cases and write them as one PNG of 64 gray levels, which keeps the file small."""
     rows = -(-len(_CASES) // _COLUMNS)
     sheet = Image.new("L", (_COLUMNS * _TILE, rows * (_TILE + _CAPTION)), 255)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
@@ -42,7 +42,7 @@ def write_sheet(path: Path, seed: int) -> None:
         x, y = (number % _COLUMNS) * _TILE, (number // _COLUMNS) * (_TILE + _CAPTION)
         sheet.paste(film, (x + 2, y + 2))
         draw.text((x + _TILE / 2, y + _TILE + _CAPTION / 2 - 2), caption, fill=0, font=font, anchor="mm")
-    data = BytesIO()
-    sheet.quantize(96).save(data, "PNG", optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.getvalue())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    sheet.point([level // 4 * 85 // 21 for level in range(256)]).save(temporary, "PNG", optimize=True)
+    os.replace(temporary, path)
