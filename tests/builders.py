@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,10 +14,15 @@ from PIL import Image
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
 from swift.llm.adapters import add_vision_adapter
+from swift.llm.checkpoint import save_policy
 from swift.llm.image_processor import DynamicHDImageProcessor
+from swift.llm.policy import Policy, look_both_ways
 from swift.llm.template import EncodedPrompt
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_prompts
+from swift.utils.files import write_json
+from tools.demo_world.policy import train_tokenizer
 
+ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 64
 IMAGE_TOKEN = 5
 PAD = 0
@@ -64,6 +73,7 @@ def tiny_model(*, seed: int = 0, adapter: bool = True, scale: float = 8.0, **con
     wrong mask or position shows."""
     torch.manual_seed(seed)
     model = Phi4MultimodalForCausalLM(tiny_config(**config)).eval()
+    look_both_ways(model)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(scale)
         image = model.model.embed_tokens_extend.image_embed
@@ -92,13 +102,14 @@ def random_prompts(
     lengths: Sequence[int] = (7, 4, 9),
     seed: int = 0,
     vocabulary: int = VOCABULARY,
+    sizes: Sequence[tuple[int, int]] = ((56, 28), (56, 56), (56, 84)),
 ) -> PromptBatch:
-    """One prompt for every entry: that many images of differing shapes first, then that many text tokens."""
+    """One prompt for every entry: that many images of sizes drawn from ``sizes`` first, then that many text tokens."""
     generator = np.random.default_rng(seed)
     processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
     prompts = []
     for count, length in zip(images, lengths, strict=True):
-        pictures = tuple(processor(random_image(generator, (56, 28 * generator.integers(1, 4)))) for _ in range(count))
+        pictures = tuple(processor(random_image(generator, generator.choice(sizes))) for _ in range(count))
         places = [IMAGE_TOKEN] * sum(picture.num_tokens for picture in pictures)
         text = generator.integers(7, vocabulary, length).tolist()
         prompts.append(EncodedPrompt(torch.tensor(places + text), pictures, "text"))
@@ -111,3 +122,86 @@ def random_completions(count: int, *, longest: int = 6, seed: int = 0, vocabular
     ids = torch.from_numpy(generator.integers(7, vocabulary, (count, longest)))
     ids[torch.arange(longest) >= lengths[:, None]] = PAD
     return Completions(ids, lengths, torch.ones(count, dtype=torch.bool))
+
+
+VOWELS_PLUGIN = """
+from swift.plugin import ORM, orms
+
+
+class Vowels(ORM):
+    # differs between any two random texts, so every group has a spread
+    def __call__(self, completions, **columns):
+        return [sum(text.count(vowel) for vowel in "aeiou") / (len(text) + 1) for text in completions]
+
+
+orms["vowels"] = Vowels
+"""
+QUESTIONS = ("Is there a pleural effusion?", "Which side is the nodule on?", "Is the heart enlarged?")
+SOLUTIONS = (
+    "<think>There is a small left pleural effusion.</think><answer>yes</answer>",
+    "<think>A nodule is seen in the left lung.</think><answer>left</answer>",
+    "<think>The heart size is normal.</think><answer>no</answer>",
+)
+
+
+def write_world(folder: Path, records: int = 12) -> Path:
+    """A dataset of ``records`` questions about random pictures, and a tiny policy that can train on it.
+
+    ``folder``/policy is a full checkpoint with a tied head and a vision adapter; ``folder``/data/train.json is form A;
+    ``folder``/vowels.py registers a reward that random texts earn.
+    """
+    generator = np.random.default_rng(0)
+    images = folder / "data" / "images"
+    images.mkdir(parents=True)
+    rows = []
+    for index in range(records):
+        name = f"{index:03d}.png"
+        random_image(generator, (56, 28 * int(generator.integers(1, 4)))).save(images / name)
+        rows.append(
+            {
+                "images": [name],
+                "messages": [{"role": "user", "content": QUESTIONS[index % 3]}],
+                "solution": SOLUTIONS[index % 3],
+                "idx": index,
+                "subject_id": f"p{index // 2}",
+                "answer": [SOLUTIONS[index % 3].split("<answer>")[1].removesuffix("</answer>")],
+            }
+        )
+    write_json(folder / "data" / "train.json", rows)
+    (folder / "vowels.py").write_text(VOWELS_PLUGIN)
+    tokenizer = train_tokenizer([*QUESTIONS, *SOLUTIONS])
+    model = tiny_model(vocabulary=512, scale=3.0).requires_grad_(True)
+    processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
+    save_policy(Policy(model, tokenizer, processor, folder / "policy"), folder / "policy")
+    return folder
+
+
+def rlhf_command(world: Path, output: Path, **flags: object) -> list[str]:
+    """Flags of a small GRPO run on ``world``; ``flags`` add to them or replace them."""
+    values = {
+        "model": world / "policy",
+        "dataset": world / "data" / "train.json",
+        "output_dir": output,
+        "external_plugins": [ROOT / "plugin.py", world / "vowels.py"],
+        "reward_funcs": ["external_r1v_acc", "external_kg_jac", "vowels"],
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 10,
+        "learning_rate": 1e-2,
+        "warmup_ratio": 0,
+        "max_steps": 3,
+        "use_cpu": True,
+        **flags,
+    }
+    words = []
+    for name, value in values.items():
+        words += [f"--{name}", *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
+    return words
+
+
+def run_python(*words: object, launcher: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m ...`` at the root of the project, single-threaded, and capture what it prints."""
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, *map(str, words)], cwd=ROOT, env=settings, capture_output=True, text=True
+    )

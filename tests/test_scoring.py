@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from swift.llm.image_processor import DynamicHDImageProcessor, collate
 from swift.llm.policy import prompt_embeddings
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
 from swift.trainers.rlhf_trainer.packing import PADDING, group_mask, packed_layout, plain_layout
 from swift.trainers.rlhf_trainer.scoring import can_pack, score
-from tests.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
+from tests.builders import (
+    IMAGE_TOKEN,
+    random_completions,
+    random_image,
+    random_prompts,
+    tiny_model,
+    train_adapter_and_head,
+)
 
 TEMPERATURE = 0.9
 TOLERANCE = 1e-5
@@ -101,6 +110,20 @@ def test_entropy_equals_its_definition(model):
     expected = -(logps.exp() * logps).sum(dim=-1)[prompts.input_ids.shape[1] - 1 : -1]
     length = int(completions.lengths[0])
     assert torch.allclose(found[0, :length], expected[:length], atol=TOLERANCE)
+
+
+def test_image_features_do_not_depend_on_the_other_images_of_the_batch(model):
+    """Once the vision tower was causal in batches without padding and bidirectional in others."""
+    generator = np.random.default_rng(0)
+    processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
+    square, tall = (processor(random_image(generator, size)) for size in ((56, 56), (56, 84)))
+    assert not tall.attention_mask.all()  # the tall image has padding, the square one has none
+    assert square.attention_mask.all()
+    ids = torch.full((1, square.num_tokens), IMAGE_TOKEN)
+    alone = prompt_embeddings(model, ids, collate([square]))
+    both = torch.full((1, square.num_tokens + tall.num_tokens), IMAGE_TOKEN)
+    together = prompt_embeddings(model, both, collate([square, tall]))
+    assert torch.allclose(together[:, : square.num_tokens], alone, atol=TOLERANCE)
 
 
 def test_group_mask_by_hand():

@@ -14,7 +14,7 @@ from transformers.utils import is_flash_attn_2_available
 from swift.llm import adapters
 from swift.llm.checkpoint import is_adapter, resolve_checkpoint
 from swift.llm.image_processor import DynamicHDImageProcessor
-from swift.llm.policy import Policy
+from swift.llm.policy import Policy, look_both_ways
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -96,4 +96,5 @@ def _load_full(path: Path, dtype: torch.dtype | str, attention: str) -> nn.Modul
             raise UserError(
                 f"{path}: {len(names)} {problem.replace('_', ' ')}, e.g. {names[0]}; the folder is not whole"
             )
+    look_both_ways(model)
     return model

@@ -32,6 +32,18 @@ def output_head(model: nn.Module) -> nn.Linear:
     return model.get_output_embeddings()
 
 
+def look_both_ways(model: nn.Module) -> None:
+    """Make every layer of the vision tower attend to all patches.
+
+    The tower is SigLIP, which is bidirectional, but transformers (5.17 to 5.23) marks its attention causal, and SDPA
+    and flash attention go by that mark when no mask is passed, which is when no patch of a batch is padding: an image's
+    features then depend on its neighbours in the batch.
+    """
+    for module in model.model.embed_tokens_extend.image_embed.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that require gradients, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

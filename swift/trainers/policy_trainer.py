@@ -16,7 +16,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from swift.llm.checkpoint import load_weights, save_policy
 from swift.llm.policy import Policy
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
-from swift.trainers.progress import ProgressBar
+from swift.trainers.metrics import Means
+from swift.trainers.progress import LogLines, ProgressBar
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -91,8 +92,7 @@ class PolicyTrainer(Trainer):
         self.add_callback(self.stop)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        if not args.disable_tqdm:
-            self.add_callback(ProgressBar())
+        self.add_callback(LogLines() if args.disable_tqdm else ProgressBar())
 
     @property
     def prompts_per_step(self) -> int:
@@ -132,6 +132,29 @@ class PolicyTrainer(Trainer):
                 break
             batches.append(batch)
         return batches
+
+    def evaluate(
+        self, eval_dataset: PromptDataset | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Figures over the validation prompts, every prompt once however many processes share them."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        means = Means()
+        self.model.eval()
+        own = range(self.args.process_index, len(dataset), self.args.world_size)
+        for start in range(0, len(own), self.args.eval_batch_size):
+            self.observe_validation([dataset[index] for index in own[start : start + self.args.eval_batch_size]], means)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.pop(self.gather_rows).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def observe_validation(self, items: list[PromptItem], means: Means) -> None:
+        """Add the figures of a batch of validation prompts to ``means``."""
+        raise NotImplementedError
+
+    def gather_rows(self, row: Tensor) -> Tensor:
+        """A row [1, K] of every process as one table [world, K] on the CPU."""
+        return self.accelerator.gather(row.to(self.args.device)).cpu()
 
     def all_sum(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes."""

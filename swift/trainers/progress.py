@@ -1,9 +1,13 @@
-"""The progress bar of a training run."""
+"""How a training run shows where it stands."""
 
 from __future__ import annotations
 
 from tqdm import tqdm
 from transformers import TrainerCallback
+
+from swift.utils.logger import get_logger
+
+logger = get_logger()
 
 SHOWN = {
     "loss": "loss",
@@ -38,6 +42,14 @@ class ProgressBar(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+class LogLines(TrainerCallback):
+    """The same as lines of the log, where a bar is not wanted (``--disable_tqdm true``)."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
+            logger.info("step %d/%d: %s", state.global_step, state.max_steps, summary(logs))
 
 
 def summary(logs: dict[str, float]) -> str:

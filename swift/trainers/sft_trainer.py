@@ -12,6 +12,7 @@ from swift.llm.dataset import Record
 from swift.llm.policy import Policy
 from swift.llm.template import Phi4Template
 from swift.trainers.data import PromptDataset, PromptItem
+from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_completions, collate_prompts
 from swift.trainers.rlhf_trainer.scoring import score
@@ -21,7 +22,14 @@ class SFTTrainer(PolicyTrainer):
     """SFT on `transformers.Trainer`; the loss is averaged over all solution tokens of the global batch."""
 
     def __init__(
-        self, *, args, train_dataset: Sequence[Record], policy: Policy, template: Phi4Template, **kwargs: Any
+        self,
+        *,
+        args,
+        train_dataset: Sequence[Record],
+        policy: Policy,
+        template: Phi4Template,
+        eval_dataset: Sequence[Record] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             policy.model,
@@ -29,6 +37,7 @@ class SFTTrainer(PolicyTrainer):
             PromptDataset(train_dataset, template),
             policy,
             prompts_per_device=args.per_device_train_batch_size,
+            eval_dataset=PromptDataset(eval_dataset, template) if eval_dataset else None,
             **kwargs,
         )
         self.template = template
@@ -42,6 +51,12 @@ class SFTTrainer(PolicyTrainer):
             return [], None
         tokens = sum(completions.lengths.sum() for _, completions in pairs)
         return [{"pair": pair} for pair in pairs], self.all_sum(tokens)
+
+    @torch.no_grad()
+    def observe_validation(self, items: list[PromptItem], means: Means) -> None:
+        prompts, completions = self._collate(items)
+        logps = score(self.model, prompts, completions, packed=False).logps
+        means.add("loss", -float(logps.sum()), float(completions.lengths.sum()))
 
     def _collate(self, items: Sequence[PromptItem]) -> tuple[PromptBatch, Completions]:
         pad, device = self.template.pad_token_id, self.args.device

@@ -47,7 +47,8 @@ def _step(line: str) -> float:
 
 def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], logps: Tensor) -> list[dict[str, Any]]:
     """One object per completion of ``rollout``; ``logps`` [N, C] are those of the policy that sampled it."""
-    size, lengths = rollout.group_size, rollout.completions.lengths.tolist()
+    size = rollout.group_size
+    ids = rollout.completions.token_lists()
     rows = []
     for row, text in enumerate(rollout.texts):
         item = rollout.items[row // size]
@@ -61,7 +62,8 @@ def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], lo
                 "solution": item.record.solution,
                 "completion": text,
                 "raw_completion_tokens": [rollout.tokens[row]],
-                "per_token_logps": [logps[row, : lengths[row]].tolist()],
+                "token_ids": ids[row],
+                "per_token_logps": [logps[row, : len(ids[row])].tolist()],
                 "rewards": {name: None if math.isnan(value) else value for name, value in rewards},
                 "advantage": float(rollout.advantages[row]),
                 "finished": bool(rollout.completions.finished[row]),

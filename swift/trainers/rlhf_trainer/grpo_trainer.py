@@ -23,12 +23,12 @@ from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template import Phi4Template
 from swift.plugin.loader import score as score_rewards
 from swift.trainers.data import PromptDataset, PromptItem
+from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.rlhf_trainer.batch import collate_prompts
 from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, completion_rows
 from swift.trainers.rlhf_trainer.groups import Rollout, reward_columns
 from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
-from swift.trainers.rlhf_trainer.metrics import Means
 from swift.trainers.rlhf_trainer.reference import Snapshot
 from swift.trainers.rlhf_trainer.rollout import Sampling, generate, prompt_uniforms
 from swift.trainers.rlhf_trainer.scoring import can_pack, score
@@ -236,6 +236,16 @@ class GRPOTrainer(PolicyTrainer):
             with_entropy=with_entropy,
         )
 
+    @torch.no_grad()
+    def observe_validation(self, items: list[PromptItem], means: Means) -> None:
+        """Reward of one greedy completion per prompt."""
+        prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
+        completions = generate(self.model, prompts, 1, replace(self.sampling, temperature=0))
+        texts = ["".join(self.template.decode_tokens(ids)) for ids in completions.token_lists()]
+        rewards = torch.as_tensor(score_rewards(self.rewards, texts, reward_columns(items, 1)))
+        self._observe_rewards(rewards, means)
+        means.add("completion_length", float(completions.lengths.sum()), len(completions))
+
     # -- loss ----------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -264,11 +274,8 @@ class GRPOTrainer(PolicyTrainer):
 
     def _observe_rollout(self, rollout: Rollout) -> None:
         means, lengths = self.means, rollout.completions.lengths.float()
-        total = combine_rewards(rollout.rewards, self.weights.to(rollout.rewards.device))
-        means.add("reward", float(total.sum()), len(total))
+        self._observe_rewards(rollout.rewards, means)
         means.add("reward_std", float(rollout.std.sum()), len(rollout.std))
-        for (name, _), column in zip(self.rewards, rollout.rewards.T, strict=True):
-            means.add(f"rewards/{name}", float(column.nansum()), int((~column.isnan()).sum()))
         means.add("completion_length", float(lengths.sum()), len(lengths))
         means.extreme("completion_length_min", float(lengths.min()))
         means.extreme("completion_length_max", float(lengths.max()))
@@ -278,6 +285,12 @@ class GRPOTrainer(PolicyTrainer):
             means.add(name, 0, 1)
         if self.args.dynamic_sample:
             means.add("dropped_groups", 0, len(rollout.std))
+
+    def _observe_rewards(self, rewards: Tensor, means: Means) -> None:
+        total = combine_rewards(rewards, self.weights.to(rewards.device))
+        means.add("reward", float(total.sum()), len(total))
+        for (name, _), column in zip(self.rewards, rewards.T, strict=True):
+            means.add(f"rewards/{name}", float(column.nansum()), int((~column.isnan()).sum()))
 
     def _note_update(self) -> None:
         if self._update_started is not None:
@@ -312,5 +325,5 @@ class GRPOTrainer(PolicyTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
             self._note_update()
-            logs.update(self.means.pop(lambda table: self.accelerator.gather(table.to(self.args.device)).cpu()))
+            logs.update(self.means.pop(self.gather_rows))
         super().log(logs, *args, **kwargs)

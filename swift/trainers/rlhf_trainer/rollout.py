@@ -26,7 +26,6 @@ from transformers import (
 
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
 
-
 # `generate` fills what a call leaves open from the checkpoint's generation_config.json; these would bend the
 # distribution that is scored.
 NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "num_beams": 1}
