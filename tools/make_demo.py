@@ -34,7 +34,7 @@ from tools.demo_world.facts import Study
 from tools.demo_world.render import draw_study
 from tools.demo_world.sheet import write_sheet
 
-KIND, VERSION = "demo world", 2
+KIND, VERSION = "demo world", 3
 _RUN_LENGTH = 3  # zlib's Z_RLE: on film grain as small as a full search and much faster
 
 logger = get_logger()

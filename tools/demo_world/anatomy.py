@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tools.demo_world.canvas import SIZE, Canvas, Point, Stroke, clouds, enlarged, smooth_closed, smooth_open
+from tools.demo_world.canvas import Canvas, Plate, Point, Stroke, clouds, enlarged, smooth_closed, smooth_open
 
 MIDLINE = 224.0
 HEART_RATIO = {None: 0.43, "mild": 0.52, "moderate": 0.60, "severe": 0.68}
@@ -96,15 +96,15 @@ def bones(canvas: Canvas, body: Body) -> np.ndarray:
             strokes += _rib(_posterior_rib(body, side, i), 12.5, 0.34)
         for i in range(1, 7):
             strokes += _rib(_anterior_rib(body, side, i), 12, 0.22)
-    ribs = canvas.lines(strokes, blur=1.4)
+    ribs = canvas.layer(strokes, blur=1.4)
     clavicles = []
     for side in ("left", "right"):
         curve = [body.at(side, x, y) for x, y in ((240, 96), (270, 90), (310, 74), (352, 66), (392, 62))]
         clavicles += [Stroke(smooth_open(curve), 15, 0.7), Stroke(smooth_open(curve), 9, 0.5)]
     spine = [(body.at("left", 204, 0)), body.at("left", 244, 0), body.at("left", 248, 520), body.at("left", 200, 520)]
-    discs = [Stroke([body.at("left", 207, y), body.at("left", 241, y)], 4, 1.0) for y in range(24, 500, 27)]
-    column = canvas.fill(spine, blur=3) - 0.35 * canvas.lines(discs, blur=2)
-    return 0.25 * body.rib_strength * ribs + 0.17 * canvas.lines(clavicles, blur=1.6) + 0.07 * column
+    discs = [Stroke([body.at("left", 207, y), body.at("left", 241, y)], 4, 0.65) for y in range(24, 500, 27)]
+    column = canvas.layer([Plate(spine), *discs], blur=2.5)
+    return 0.25 * body.rib_strength * ribs + 0.17 * canvas.layer(clavicles, blur=1.6) + 0.07 * column
 
 
 def _rib(points: np.ndarray, width: float, strength: float) -> list[Stroke]:
@@ -140,7 +140,7 @@ def airway(canvas: Canvas, body: Body) -> np.ndarray:
     trunk = [body.at("left", 223, y) for y in (-10, 60, 150)]
     strokes = [Stroke(trunk, 17)]
     strokes += [Stroke([body.at(side, 224, 148), body.at(side, 262, 186)], 9) for side in ("left", "right")]
-    return canvas.lines(strokes, blur=2.5)
+    return canvas.layer(strokes, blur=2.5)
 
 
 def vessels(canvas: Canvas, body: Body, congestion: float = 0.0) -> np.ndarray:
@@ -156,7 +156,7 @@ def vessels(canvas: Canvas, body: Body, congestion: float = 0.0) -> np.ndarray:
             strokes.append(
                 Stroke((body.at(side, *start), body.at(side, *end)), width * (1 + 0.2 * congestion), strength)
             )
-    return (0.28 + 0.04 * congestion) * canvas.lines(strokes, blur=1.0, crisp=True)
+    return (0.28 + 0.04 * congestion) * canvas.layer(strokes, blur=1.0, crisp=True)
 
 
 def hila(canvas: Canvas, body: Body) -> np.ndarray:
@@ -191,8 +191,8 @@ def scapulae(canvas: Canvas, body: Body) -> np.ndarray:
     """Shoulder blades over the upper outer lungs, as on AP films; drawn as plates with brighter medial borders."""
     plate = ((344, 84), (392, 78), (410, 130), (392, 214), (370, 236), (352, 170))
     outlines = [smooth_closed([body.at(side, *point) for point in plate]) for side in ("left", "right")]
-    borders = [Stroke(np.vstack([outline, outline[:1]]), 4, 1.0) for outline in outlines]
-    return 0.5 * canvas.fill(*outlines, blur=2) + 0.5 * canvas.lines(borders, blur=1.4)
+    borders = [Stroke(np.vstack([outline, outline[:1]]), 4, 0.9) for outline in outlines]
+    return canvas.layer([Plate(outline, 0.5) for outline in outlines] + borders, blur=1.6)
 
 
 def flesh(canvas: Canvas, body: Body, rng: np.random.Generator) -> np.ndarray:
@@ -203,13 +203,17 @@ def flesh(canvas: Canvas, body: Body, rng: np.random.Generator) -> np.ndarray:
     return body.tissue + enlarged(0.10 * depth - 0.09 * outward**2) + 0.012 * clouds(rng, 14) - 0.20 * gas
 
 
-def marker(view: str, rng: np.random.Generator) -> np.ndarray:
-    """The lead letters of the view in an upper corner of the film: AP beside the right shoulder, PA beside the left."""
-    image = Image.new("L", (SIZE, SIZE))
-    x = 14 if view == "ap" else SIZE - 54
-    position = (x + int(rng.integers(-4, 5)), 14 + int(rng.integers(0, 14)))
-    ImageDraw.Draw(image).text(position, view.upper(), fill=255, font=ImageFont.load_default(size=30))
-    return np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
+def stamp_marker(density: np.ndarray, view: str, rng: np.random.Generator) -> None:
+    """Write the lead letters of the view into an upper corner of the film, in place: AP beside the patient's right
+    shoulder, PA beside the left."""
+    image = Image.new("L", (52, 40))
+    ImageDraw.Draw(image).text((4, 2), view.upper(), fill=242, font=ImageFont.load_default(size=30))
+    y, x = (
+        int(rng.integers(8, 24)),
+        int(rng.integers(5, 14)) if view == "ap" else density.shape[1] - int(rng.integers(52, 62)),
+    )
+    corner = density[y : y + 40, x : x + 52]
+    np.maximum(corner, np.asarray(image, dtype=np.float32) * np.float32(1 / 255), out=corner)
 
 
 def lung_texture(rng: np.random.Generator) -> np.ndarray:

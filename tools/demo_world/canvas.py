@@ -32,6 +32,14 @@ class Stroke:
     strength: float = 1.0
 
 
+@dataclass(frozen=True)
+class Plate:
+    """A filled outline with a strength from 0 to 1."""
+
+    points: Outline
+    strength: float = 1.0
+
+
 @lru_cache
 def _catmull_rom_weights(steps: int) -> np.ndarray:
     """Weights [steps, 4] of the four control points around a segment."""
@@ -70,28 +78,26 @@ class Canvas:
         placed = np.asarray(points, dtype=np.float64) @ self._matrix.T + self._offset
         return (placed / step).ravel().tolist()
 
-    def fill(self, *outlines: Outline, blur: float = 1.5, crisp: bool = False) -> np.ndarray:
-        """The union of closed outlines, edges softened by ``blur`` pixels of the film."""
+    def layer(self, shapes: Sequence[Stroke | Plate], blur: float = 1.0, crisp: bool = False) -> np.ndarray:
+        """Shapes, later ones over earlier ones, each at its own strength; ``blur`` in pixels of the film."""
         step = 1 if crisp else 2
         image = Image.new("L", (SIZE // step, SIZE // step))
         draw = ImageDraw.Draw(image)
-        for outline in outlines:
-            draw.polygon(self._place(outline, step), fill=255)
-        return _soften(image, blur / step)
-
-    def lines(self, strokes: Sequence[Stroke], blur: float = 1.0, crisp: bool = False) -> np.ndarray:
-        """Polylines, later ones over earlier ones, each at its own strength."""
-        step = 1 if crisp else 2
-        image = Image.new("L", (SIZE // step, SIZE // step))
-        draw = ImageDraw.Draw(image)
-        placed = self._place([point for stroke in strokes for point in stroke.points], step)
+        placed = self._place([point for shape in shapes for point in shape.points], step)
         start = 0
-        for stroke in strokes:
-            end = start + 2 * len(stroke.points)
-            width = max(1, round(stroke.width * self._scale / step))
-            draw.line(placed[start:end], fill=round(255 * stroke.strength), width=width)
+        for shape in shapes:
+            end = start + 2 * len(shape.points)
+            fill = round(255 * shape.strength)
+            if isinstance(shape, Plate):
+                draw.polygon(placed[start:end], fill=fill)
+            else:
+                draw.line(placed[start:end], fill=fill, width=max(1, round(shape.width * self._scale / step)))
             start = end
         return _soften(image, blur / step)
+
+    def fill(self, *outlines: Outline, blur: float = 1.5) -> np.ndarray:
+        """The union of closed outlines at full strength."""
+        return self.layer([Plate(outline) for outline in outlines], blur)
 
     def blobs(self, centres: Sequence[Point], radii: Point, turn: float = 0.0) -> np.ndarray:
         """The sum of equal Gaussian hills; ``radii`` are their standard deviations in pixels of the film."""

@@ -22,6 +22,7 @@ _REGION_SHARE = 0.35
 _STREAM = 201
 
 Record = dict[str, Any]
+Drafts = dict[str, list[Draft]]  # by template
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,22 @@ class DraftChooser:
         self._topics: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self._templates: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def choose(self, drafts: list[Draft], group: str, barred: set[str], rng: np.random.Generator) -> Draft | None:
+    def choose(self, drafts: Drafts, group: str, barred: set[str], rng: np.random.Generator) -> Draft | None:
         """The next draft of a group, of a template that is not barred; None where there is none."""
-        by_template: dict[str, list[Draft]] = defaultdict(list)
-        for draft in drafts:
-            if TEMPLATES[draft.template].group == group and draft.template not in barred:
-                by_template[draft.template].append(draft)
-        if not by_template:
+        names = [name for name in drafts if TEMPLATES[name].group == group and name not in barred]
+        if not names:
             return None
-        names = list(by_template)
         weights = np.array([TEMPLATES[name].weight for name in names])
         # A template whose fair outcomes this study cannot offer gives way to the next one.
         order = [names[i] for i in rng.choice(len(names), len(names), replace=False, p=weights / weights.sum())]
-        best = [min(by_template[name], key=lambda draft: (self._excess(draft), rng.random())) for name in order]
-        chosen = next((draft for draft in best if self._excess(draft)[0] <= 1), None)
-        chosen = chosen or min(best, key=lambda draft: self._excess(draft)[0])
+        best: list[tuple[float, Draft]] = []
+        for name in order:
+            ranks = [self._excess(draft) for draft in drafts[name]]
+            rarest = [draft for draft, rank in zip(drafts[name], ranks, strict=True) if rank == min(ranks)]
+            best.append((min(ranks)[0], rarest[rng.integers(len(rarest))]))
+            if best[-1][0] <= 1:
+                break
+        chosen = min(best, key=lambda pair: pair[0])[1]
         self._topics[chosen.template, chosen.topic][chosen.outcome] += 1
         self._templates[chosen.template][chosen.outcome] += 1
         return chosen
@@ -170,10 +172,13 @@ class _Asker:
                 break
         return records
 
-    def _drafts(self, visits: list[Study]) -> list[Draft]:
-        return drafts_of_pair(*visits) if len(visits) == 2 else drafts_of(visits[0], self._rng)
+    def _drafts(self, visits: list[Study]) -> Drafts:
+        drafts: Drafts = defaultdict(list)
+        for draft in drafts_of_pair(*visits) if len(visits) == 2 else drafts_of(visits[0], self._rng):
+            drafts[draft.template].append(draft)
+        return drafts
 
-    def _one(self, visits: list[Study], drafts: list[Draft], group: str, barred: set[str]) -> list[Record]:
+    def _one(self, visits: list[Study], drafts: Drafts, group: str, barred: set[str]) -> list[Record]:
         draft = self._chooser.choose(drafts, group, barred, self._rng)
         if draft is None:
             return []

@@ -7,6 +7,7 @@ each other's way: one cell (side, zone) of the lungs shows at most one of them, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -115,6 +116,7 @@ class Study:
         return thing in self.devices or self.find(thing) is not None
 
 
+@lru_cache
 def possible_in(kind: Kind, region: Region) -> bool:
     """Whether a finding of the kind can be seen in the region at all."""
     zones = set(kind.zones) | ({"mid"} if "large" in kind.severities else set())

@@ -7,6 +7,7 @@ without "first" or "second image" speak of the only image of a study, or of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tools.demo_world.facts import DEVICES, KINDS, Finding, Region, Study
 
@@ -38,6 +39,7 @@ def with_article(thing: str) -> str:
     return _ARTICLE.get(thing, "a ") + thing
 
 
+@lru_cache
 def finding_present(finding: Finding) -> Sentence:
     """The finding with all its properties."""
     kind, side, zone, severity = finding.kind, finding.side, finding.zone, finding.severity
@@ -94,6 +96,7 @@ def thing_present(study: Study, thing: str) -> Sentence:
     return finding_present(finding) if finding else device_present(thing)
 
 
+@lru_cache
 def thing_absent(thing: str, region: Region | None = None) -> Sentence:
     """Absence, of the whole image or in one region."""
     if thing == "cardiomegaly":
@@ -118,6 +121,7 @@ def absent_on_side(kind: str, side: str) -> Sentence:
     return _sentence(kind, f"no {kind} is seen on the {side}.", f"there is no {kind} on the {side}.")
 
 
+@lru_cache
 def region_clear(region: Region) -> Sentence:
     """Nothing abnormal in the region."""
     return _sentence(

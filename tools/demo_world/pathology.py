@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tools.demo_world.anatomy import MIDLINE, Body
-from tools.demo_world.canvas import Canvas, Point, Stroke, clouds, enlarged, smooth_closed, smooth_open
+from tools.demo_world.canvas import Canvas, Plate, Point, Stroke, clouds, enlarged, smooth_closed, smooth_open
 from tools.demo_world.facts import Finding
 
 # Height of the fluid at the chest wall and how far it falls towards the midline, in canonical pixels.
@@ -47,7 +47,7 @@ def collapsed_lung(body: Body, finding: Finding) -> np.ndarray:
 
 def pleural_line(canvas: Canvas, outline: np.ndarray) -> np.ndarray:
     """Crisp mask of the bright edge of a collapsed lung."""
-    return canvas.lines([Stroke(np.vstack([outline, outline[:1]]), 3.0)], blur=0.8, crisp=True)
+    return canvas.layer([Stroke(np.vstack([outline, outline[:1]]), 3.0)], blur=0.8, crisp=True)
 
 
 def consolidation(canvas: Canvas, body: Body, finding: Finding, rng: np.random.Generator) -> np.ndarray:
@@ -61,7 +61,7 @@ def consolidation(canvas: Canvas, body: Body, finding: Finding, rng: np.random.G
     for angle in inward + np.array([-0.5, 0.0, 0.5]):
         reach = np.array([np.cos(angle), np.sin(angle)])
         twigs.append(Stroke([centre + 34 * reach, centre - 22 * reach], 4, 1.0))
-    return patch * (0.38 - 0.14 * canvas.lines(twigs, blur=1.5))
+    return patch * (0.38 - 0.14 * canvas.layer(twigs, blur=1.5))
 
 
 def nodule(canvas: Canvas, body: Body, finding: Finding, rng: np.random.Generator) -> np.ndarray:
@@ -83,7 +83,7 @@ def atelectasis(canvas: Canvas, body: Body, finding: Finding, rng: np.random.Gen
         course = ((start, y + tilt), (start + 34, y + 2), (start + rng.uniform(66, 78), y + 5))
         bands.append(Stroke(smooth_open([body.at(finding.side, *point) for point in course]), rng.uniform(7.5, 9)))
     haze = canvas.blobs([body.at(finding.side, 338, 284)], (38, 18))
-    return 0.33 * canvas.lines(bands, blur=1.4) + 0.08 * haze
+    return 0.33 * canvas.layer(bands, blur=1.4) + 0.08 * haze
 
 
 def edema(canvas: Canvas, body: Body, finding: Finding, rng: np.random.Generator) -> np.ndarray:
@@ -96,19 +96,18 @@ def edema(canvas: Canvas, body: Body, finding: Finding, rng: np.random.Generator
         for y in range(236, 304, 11):
             wall = 378 + (y - 236) * 0.1
             septa.append(Stroke([body.at(side, wall, y), body.at(side, wall - 20, y + 3)], 1.6))
-    return (0.36 if strong else 0.18) * haze + (0.18 if strong else 0.10) * canvas.lines(septa, blur=0.7)
+    return (0.36 if strong else 0.18) * haze + (0.18 if strong else 0.10) * canvas.layer(septa, blur=0.7)
 
 
-def endotracheal_tube(canvas: Canvas, body: Body, rng: np.random.Generator) -> np.ndarray:
-    """Crisp density of a tube in the trachea that ends above the carina, with its radio-opaque stripe."""
+def endotracheal_tube(body: Body, rng: np.random.Generator) -> list[Stroke | Plate]:
+    """A tube in the trachea that ends above the carina, with its radio-opaque stripe."""
     tip = rng.uniform(112, 132)
-    walls = [Stroke([body.at("left", x, -20), body.at("left", x + 1, tip)], 2, 0.55) for x in (217, 230)]
-    stripe = Stroke([body.at("left", 223, -20), body.at("left", 224, tip)], 4, 1.0)
-    return 0.40 * canvas.lines([*walls, stripe], blur=0.8, crisp=True)
+    walls = [Stroke([body.at("left", x, -20), body.at("left", x + 1, tip)], 2, 0.5) for x in (217, 230)]
+    return [*walls, Stroke([body.at("left", 223, -20), body.at("left", 224, tip)], 4, 0.9)]
 
 
-def pacemaker(canvas: Canvas, body: Body, rng: np.random.Generator) -> np.ndarray:
-    """Crisp density of a generator below the left clavicle and its lead through the vein into the right ventricle."""
+def pacemaker(body: Body, rng: np.random.Generator) -> list[Stroke | Plate]:
+    """A generator below the left clavicle and its lead through the vein into the right ventricle."""
     x, y = body.at("left", 372 + rng.uniform(-6, 6), 96 + rng.uniform(-6, 6))
     case = [(x - 24, y - 10), (x - 14, y - 19), (x + 14, y - 19), (x + 24, y - 8), (x + 22, y + 14), (x + 6, y + 21),
             (x - 16, y + 17), (x - 25, y + 4)]  # fmt: skip
@@ -117,6 +116,4 @@ def pacemaker(canvas: Canvas, body: Body, rng: np.random.Generator) -> np.ndarra
               body.at("left", 205, 190), body.at("left", 210, 256), body.at("left", 240, 296),
               body.at("left", 272, 306)]  # fmt: skip
     lead = smooth_open(course, steps=8)
-    wire = canvas.lines([Stroke(lead, 3.4, 0.8), Stroke(lead[-5:], 6, 1.0)], blur=0.8, crisp=True)
-    metal = canvas.fill(smooth_closed(case), blur=1.0, crisp=True) - 0.35 * canvas.fill(header, blur=1.0, crisp=True)
-    return np.maximum(0.46 * metal, 0.42 * wire)
+    return [Stroke(lead, 3.4, 0.75), Stroke(lead[-5:], 6, 0.9), Plate(smooth_closed(case), 1.0), Plate(header, 0.65)]

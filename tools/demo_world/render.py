@@ -6,7 +6,7 @@ import numpy as np
 
 from tools.demo_world import anatomy, pathology
 from tools.demo_world.anatomy import Body
-from tools.demo_world.canvas import HALF, SIZE, Canvas, enlarged
+from tools.demo_world.canvas import HALF, SIZE, Canvas, Plate, Stroke, enlarged
 from tools.demo_world.facts import SIDES, Study
 
 _OPACITIES = {
@@ -53,17 +53,28 @@ def _density(canvas: Canvas, body: Body, study: Study, seed: int, film: np.rando
         soft += 0.13 * anatomy.scapulae(canvas, body)
     # Opacities show fully over lung and faintly over the shadows in front of and behind it.
     soft += (0.25 + 0.75 * air) * _opacities(canvas, body, study, seed)
-    soft *= anatomy.body_mask(canvas, body)
+    soft = soft * anatomy.body_mask(canvas, body) + _uneven_beam(film)
 
     edema = study.find("pulmonary edema")
     congestion = 0.0 if edema is None else (1.0 if edema.severity == "severe" else 0.5)
-    crisp = enlarged(soft, SIZE) + enlarged(marked, SIZE) * anatomy.vessels(canvas, body, congestion)
+    crisp = enlarged(marked, SIZE) * anatomy.vessels(canvas, body, congestion)
+    crisp += enlarged(soft, SIZE)
     if outline is not None:
         crisp += 0.30 * enlarged(air, SIZE) * pathology.pleural_line(canvas, outline)
+    metal = _devices(body, study, seed)
+    if metal:
+        crisp += 0.46 * canvas.layer(metal, blur=0.8, crisp=True)
+    anatomy.stamp_marker(crisp, study.view, film)
+    return crisp
+
+
+def _devices(body: Body, study: Study, seed: int) -> list[Stroke | Plate]:
+    """The shapes of all devices."""
+    shapes: list[Stroke | Plate] = []
     for number, (name, draw) in enumerate(_DEVICES.items()):
         if name in study.devices:
-            crisp += draw(canvas, body, _rng(study, seed, 10 + number))
-    return np.maximum(crisp, 0.95 * anatomy.marker(study.view, film))
+            shapes += draw(body, _rng(study, seed, len(_OPACITIES) + number))
+    return shapes
 
 
 def _opacities(canvas: Canvas, body: Body, study: Study, seed: int) -> np.ndarray:
@@ -82,14 +93,10 @@ def _wide(study: Study) -> float:
 
 def _aerated(canvas: Canvas, body: Body, study: Study) -> np.ndarray:
     """Mask of air in the chest: both lungs less any effusion; atelectasis lifts the dome of its side."""
-    total = np.zeros((HALF, HALF), dtype=np.float32)
     effusion, band = study.find("pleural effusion"), study.find("atelectasis")
-    for side in SIDES:
-        lung = canvas.fill(body.lung(side, lift=10.0 if band and band.side == side else 0.0), blur=2.2)
-        if effusion is not None and effusion.side == side:
-            lung = lung * (1 - pathology.fluid(canvas, body, effusion))
-        total += lung
-    return total
+    lifts = {side: 10.0 if band and band.side == side else 0.0 for side in SIDES}
+    lungs = canvas.fill(*(body.lung(side, lift) for side, lift in lifts.items()), blur=2.2)
+    return lungs if effusion is None else lungs * (1 - pathology.fluid(canvas, body, effusion))
 
 
 def _marked(canvas: Canvas, body: Body, study: Study, air: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -102,12 +109,17 @@ def _marked(canvas: Canvas, body: Body, study: Study, air: np.ndarray) -> tuple[
     return air * canvas.fill(outline, body.lung(other), blur=0.8), outline
 
 
+def _uneven_beam(film: np.random.Generator) -> np.ndarray:
+    """Signed density [HALF, HALF] of a beam that is stronger towards one corner."""
+    axis = np.linspace(-1, 1, HALF, dtype=np.float32)
+    return np.float32(film.uniform(-0.02, 0.02)) * axis[None, :] + np.float32(film.uniform(-0.02, 0.02)) * axis[:, None]
+
+
 def _expose(density: np.ndarray, film: np.random.Generator) -> np.ndarray:
-    """Exposure, contrast, uneven beam and grain; the result is uint8."""
+    """Exposure, contrast and grain; the result is uint8."""
     exposure, contrast = film.uniform(-0.03, 0.04), film.uniform(0.92, 1.08)
-    axis = np.linspace(-1, 1, 28, dtype=np.float32)
-    beam = film.uniform(-0.02, 0.02) * axis[None, :] + film.uniform(-0.02, 0.02) * axis[:, None]
-    signal = (density - 0.45) * contrast + 0.45 + exposure + enlarged(beam, SIZE)
     grain = np.frombuffer(film.bytes(SIZE * SIZE), dtype=np.uint8).reshape(SIZE, SIZE)
-    levels = 255 * signal + grain * np.float32(4 / 255)
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    levels = density * np.float32(255 * contrast)
+    levels += np.float32(255 * (0.45 * (1 - contrast) + exposure))
+    levels += grain * np.float32(3 / 255)
+    return np.clip(levels, 0, 255, out=levels).astype(np.uint8)
