@@ -48,6 +48,7 @@ _NEIGHBOURS = {
     (ANATOMY, OUTLINE): (LOCATED_AT, False),
     (ANATOMY, SIZE): (MODIFY, True),
     (DISORDER_PRESENT, ANATOMY): (LOCATED_AT, False),
+    (DISORDER_PRESENT, DISORDER_PRESENT): (MODIFY, False),
     (DISORDER_PRESENT, NOUN): (MODIFY, False),
     (DISORDER_PRESENT, EVENT): (MODIFY, True),
     (DISORDER_PRESENT, SIZE): (MODIFY, True),
@@ -186,7 +187,7 @@ class _Reader:
         elif self.noun and self.link == "verb" and all(noun.kind in _PREDICATES for noun in nouns):
             self._describe(self.noun, [nouns[-1], *loose])
         else:
-            head = nouns[-2] if nouns[-1].kind == SIZE and len(nouns) > 1 else nouns[-1]
+            head = nouns[-2] if _is_measure(nouns[-1]) and len(nouns) > 1 else nouns[-1]
             if self.finding and head.kind == DISORDER_PRESENT:
                 self._add(self.finding, head, SUGGESTIVE_OF)
             self._place(head)
@@ -224,40 +225,50 @@ class _Reader:
         return triple
 
 
+def _is_measure(item: Item) -> bool:
+    """A number with a unit, and not the word "size" itself."""
+    return item.kind == SIZE and item.role != "noun"
+
+
 def _relate_within(run: list[Item], relations: dict[Triple, None]) -> tuple[list[Item], list[Item]]:
     """Add the relations inside a run; return its modifiers without a noun after them, and its nouns."""
     if len(run) == 1:
         return ([], run) if run[0].kind else (run, [])
+    found: list[Triple] = []
     nouns: list[Item] = []
     loose: list[Item] = []
-    next_text = next_noun = next_place = next_thing = None
+    next_item = next_noun = GAP
+    next_place = next_thing = ""
     for item in reversed(run):
         text, _, kind, role, _ = item
         if kind is None:
             if role == "degree":
-                target = next_text
+                target = next_item.text
             elif role == "side":
                 target = next_place or next_thing
             else:
                 target = next_thing or next_place
-            if target is None:
+            if not target:
                 loose.append(item)
             elif target != text:
-                relations[text, target, MODIFY] = None
+                found.append((text, target, MODIFY))
         else:
-            if next_noun is not None and text != next_noun.text:
+            if kind == SIZE and next_item.cue in _LINKS:
+                found.append((text, next_item.text, MODIFY))
+            elif nouns and text != next_noun.text:
                 relation, backwards = _NEIGHBOURS.get((kind, next_noun.kind), (None, False))
                 if relation is None and kind in _CONCEPTS:
                     relation = MODIFY
                 if relation is not None:
-                    source, target = (next_noun.text, text) if backwards else (text, next_noun.text)
-                    relations[source, target, relation] = None
+                    found.append((next_noun.text, text, relation) if backwards else (text, next_noun.text, relation))
             next_noun = item
             nouns.append(item)
             if kind == ANATOMY:
                 next_place = text
             else:
                 next_thing = text
-        next_text = text
+        next_item = item
+    for triple in reversed(found):
+        relations[triple] = None
     nouns.reverse()
     return loose, nouns

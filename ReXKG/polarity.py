@@ -8,7 +8,8 @@ Rules, by the cue that fires them (`cues.tsv`):
 - removes, removed_before: the same for devices only ("removal of", "tube removal"; "has been removed").
 - spares: "no *change*" or "without *improvement*" negates the change, not the finding.
 - list: a comma, "and" or "or" carries a negation on, but starts a new clause after a verb, and ends the negation where
-  the course of something else is told ("no pneumothorax, *stable* effusion").
+  the course of something else is told ("no pneumothorax, *stable* effusion"). What stands between a single comma and a
+  verb is a clause of its own ("no pneumothorax, *mild edema is* present").
 - breaks: a new clause ("but", "which", ";"). "with" ends a negation only.
 """
 
@@ -27,8 +28,10 @@ def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
     Linear: a clause is looked back on once."""
     labels = [item.label for item in items]
     clause = 0
+    comma: int | None = None
+    separators = 0
     negating = removing = in_place = told = listed = verb = False
-    for i, (_, label, _, role, cue) in enumerate(items):
+    for i, (text, label, _, role, cue) in enumerate(items):
         if label is not None:
             if label == DISORDER_PRESENT:
                 if negating:
@@ -45,12 +48,17 @@ def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
             continue
         if cue in ("negates", "not"):
             negating, in_place, told, verb = True, False, False, False
+            comma, separators = None, 0
         elif cue == "list":
             listed = True
+            comma = i if text == "," and not separators else None
+            separators += 1
             if verb:
                 clause, negating, removing, verb = i, False, False, False
         elif cue == "verb":
-            verb, negating, removing = True, False, False
+            if negating and comma is not None:
+                labels[comma:i] = [item.label for item in items[comma:i]]
+            verb, negating, removing, comma = True, False, False, None
         elif cue == "at":
             in_place = True
         elif cue == "spares":

@@ -3,11 +3,11 @@
     python bench/kg_lexicon.py                     # sentences a second
     python bench/kg_lexicon.py --terms terms.tsv   # and coverage
 
-The speed is per second of processor time on sentences that are all different, so that the cache never helps; the second figure reads
-the same sentences again. Coverage is the share of annotated occurrences whose term, read alone, comes out with the type
-that annotators gave it most often (present and not present count as one type: that is for the sentence to say). FILE
-has one term a line: term, sentences, then one column of counts per entity type, named in its first line.
-The last line of output is one JSON object.
+The speed is per second of processor time, on sentences that are all different, so that the cache never helps; the
+second figure reads the same sentences again. Coverage is the share of annotated occurrences whose term, read alone,
+comes out with the type that annotators gave it most often (present and not present count as one type: that is for the
+sentence to say). FILE has one term a line: term, sentences, then one column of counts per entity type, named in its
+first line. The last line of output is one JSON object.
 """
 
 from __future__ import annotations
