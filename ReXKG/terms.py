@@ -142,9 +142,10 @@ def _rows(path: Path) -> Iterable[tuple]:
         if not line.strip() or line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split("\t")]
-        if len(fields) < 2:
+        if len(fields) < 2 or not fields[0]:
+            problem = "begins with a tab" if len(fields) > 1 else "has no tab"
             raise ValueError(
-                f"{path}, line {number}: {line!r} has no tab; write term<TAB>type<TAB>role (role may be absent)"
+                f"{path}, line {number}: {line!r} {problem}; write term<TAB>type<TAB>role (role may be absent)"
             )
         yield (number, fields[0].lower(), *fields[1:])
 

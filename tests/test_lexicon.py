@@ -268,6 +268,7 @@ def test_a_users_lexicon_adds_and_overrides_terms(tmp_path):
     ("row", "complaint"),
     [
         ("widget device", "line 2.*no tab"),
+        ("\tdevice", "line 2.*begins with a tab"),
         ("widget\tgadget", "line 2.*'gadget'.*anatomy"),
         ("widget\tconcept\tboss", "line 2.*'boss'.*side"),
         ("a+b\tconcept", "line 2.*2 parts but 1 types"),
@@ -295,3 +296,13 @@ def test_the_lexicon_is_sorted_within_blocks_and_has_no_term_twice():
     for block in blocks:
         assert block == sorted(block, key=lambda row: row[0])
         assert all(kind in LABELS for row in block for kind in row[1].split("+"))
+
+
+def test_every_cue_is_one_that_a_rule_reads():
+    path = Path(__file__).parent.parent / "ReXKG" / "cues.tsv"
+    rows = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert {cue for _, cue in rows} == {
+        "at", "breaks", "list", "negates", "negates_before", "not", "of", "plain", "removed", "shows", "spares",
+        "suggests", "verb", "with",
+    }  # fmt: skip
+    assert len({phrase for phrase, _ in rows}) == len(rows)
