@@ -140,7 +140,7 @@ class Evaluator:
         return sorted(progress, key=lambda answer: answer.index)
 
     def evaluate(self, questions: QuestionFile) -> dict[str, Any]:
-        """The whole document of a result file (FACTS of the format: docs/design.md)."""
+        """What a result file holds: how it came about, the scores, and one entry of ``results`` per question."""
         started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
         answers = self.answer(questions)
         results = [result_row(record, answer) for record, answer in zip(questions.records, answers, strict=True)]
