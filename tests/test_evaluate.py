@@ -124,6 +124,7 @@ def test_documents_say_how_they_came_about(sweep):
     assert {"torch", "transformers"} <= document["versions"].keys()
     assert document["dynamic_hd"] == 4
     assert document["control"] == "none"
+    assert document["prompt_example"] == "<|user|><|image_1|>Is there an effusion?<|end|><|assistant|>"
 
 
 def test_single_file_mode_writes_one_file_and_heeds_max_samples(world, tmp_path):

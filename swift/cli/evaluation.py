@@ -19,7 +19,7 @@ from swift.llm.controls import shuffle_images
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.model import load_policy
 from swift.llm.policy import Policy
-from swift.llm.template import Phi4Template
+from swift.llm.template import IMAGE_SEPARATOR, Phi4Template
 from swift.trainers.inference import Answer, answer_records, greedy
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
@@ -157,6 +157,9 @@ class Evaluator:
             "metrics": {name: float(values.mean()) for name, values in question_metrics(results).items()},
             "extractor": extractor_name(),
             "results": results,
+            "decoding": "greedy",
+            "prompt_example": self.template.encode_prompt(questions.records[0]).text,
+            "image_separator": IMAGE_SEPARATOR,
             "arguments": dataclasses.asdict(self.arguments),
             "dynamic_hd": self.policy.image_processor.dynamic_hd,
             "dtype": str(self.policy.model.dtype).removeprefix("torch."),
