@@ -81,7 +81,7 @@ def test_a_folder_that_is_not_a_demo_world_is_left_alone(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_every_image_named_exists_and_is_448_gray(tiny: Path) -> None:
+def test_every_image_named_exists_and_is_a_gray_portrait(tiny: Path) -> None:
     names = set()
     for path in (tiny / "annotations").rglob("*.json"):
         for record in json.loads(path.read_text(encoding="utf-8")):
@@ -89,7 +89,7 @@ def test_every_image_named_exists_and_is_448_gray(tiny: Path) -> None:
     assert names <= {path.name for path in (tiny / "images").iterdir()}
     for path in (tiny / "images").iterdir():
         with Image.open(path) as image:
-            assert (image.size, image.mode) == ((448, 448), "L")
+            assert (image.size, image.mode) == ((448, 512), "L")
         assert path.stat().st_size < 120_000
 
 

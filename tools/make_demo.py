@@ -31,10 +31,12 @@ from swift.utils.files import write_json
 from swift.utils.logger import get_logger
 from tools.demo_world.dataset import World, WorldConfig, build_world
 from tools.demo_world.facts import Study
+from tools.demo_world.policy import write_policy
 from tools.demo_world.render import draw_study
 from tools.demo_world.sheet import write_sheet
 
 KIND, VERSION = "demo world", 3
+FILM_SIZE = (448, 512)  # portrait, as chest films are: tiling pads it, so the demo exercises masked patches
 _RUN_LENGTH = 3  # zlib's Z_RLE: on film grain as small as a full search and much faster
 
 logger = get_logger()
@@ -43,7 +45,8 @@ logger = get_logger()
 def write_image(study: Study, folder: Path, seed: int) -> str:
     """Draw one study into ``folder`` and return the SHA-256 of its file."""
     path = folder / f"{study.image_id}.png"
-    Image.fromarray(draw_study(study, seed)).save(path, compress_level=1, compress_type=_RUN_LENGTH)
+    film = Image.fromarray(draw_study(study, seed)).resize(FILM_SIZE, Image.Resampling.BICUBIC)
+    film.save(path, compress_level=1, compress_type=_RUN_LENGTH)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -129,6 +132,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     place = parser.add_argument_group("output")
     place.add_argument("--output", type=Path, default=Path("data/demo"), help="folder to write (default: data/demo)")
     place.add_argument("--sheet", type=Path, help="write only a captioned contact sheet of the findings to this PNG")
+    place.add_argument("--policy", type=Path, help="also write a policy with random weights for this world here")
     size = parser.add_argument_group("size")
     size.add_argument("--seed", type=int, default=default.seed, help="seed of everything that is random")
     size.add_argument("--patients", type=int, nargs=3, default=default.patients, metavar=("TRAIN", "VALID", "TEST"),
@@ -162,6 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_questions=arguments.eval_questions,
     )
     make_demo(arguments.output, config, arguments.workers)
+    if arguments.policy:
+        records = json.loads((arguments.output / "annotations" / "train.json").read_text(encoding="utf-8"))
+        write_policy(arguments.policy, (turn["content"] for record in records for turn in record["messages"]))
     return 0
 
 

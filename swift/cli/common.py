@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.model import load_policy
 from swift.llm.policy import Policy
-from swift.llm.template import Phi4Template
+from swift.llm.template import IMAGE_SEPARATOR, Phi4Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
@@ -75,8 +76,15 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
     """Train, with args.json before and curves.png after; the exit status."""
     args: RunArguments = trainer.args
     if trainer.is_world_process_zero():
+        if args.overwrite_output_dir and args.resume_from_checkpoint is None:
+            clear_run(Path(args.output_dir))
         fields = {f.name: getattr(group, f.name) for group in arguments for f in dataclasses.fields(group)}
-        facts |= {"seed": args.seed, "world_size": args.world_size, "environment": _environment()}
+        facts |= {
+            "seed": args.seed,
+            "world_size": args.world_size,
+            "image_separator": IMAGE_SEPARATOR,
+            "environment": _environment(),
+        }
         write_run_info(args.output_dir, fields, **facts)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
@@ -90,6 +98,14 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
         return INTERRUPTED
     logger.info("finished: %s", args.output_dir)
     return 0
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what an earlier run left in ``folder``, and nothing else: a later resume must not find it."""
+    for name in ("args.json", "completions.jsonl", "curves.png"):
+        (folder / name).unlink(missing_ok=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def _environment() -> dict[str, str]:

@@ -17,7 +17,7 @@ from swift.llm.arguments import parse_rlhf_args
 from swift.llm.dataset import Record, raise_problems
 from swift.plugin.loader import build_rewards, load_external_plugins, required_columns
 from swift.trainers.rlhf_trainer import grpo_trainer
-from swift.utils.errors import reports_user_errors
+from swift.utils.errors import UserError, reports_user_errors
 from utils.get_knowledge_graph import extractor_name
 
 
@@ -32,17 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_columns([*train, *validation], columns)
     policy, template = read_policy(model, data)
     template.check_prompts([*train, *validation])
-    # By attribute, not by name: a plugin may have put a wrapper in the class's place.
-    trainer = grpo_trainer.GRPOTrainer(
-        model=policy.model,
-        ref_model=read_reference(model),
-        args=training,
-        train_dataset=train,
-        eval_dataset=validation,
-        policy=policy,
-        template=template,
-        reward_funcs=rewards,
-    )
+    try:
+        # By attribute, not by name: a plugin may have put a wrapper in the class's place.
+        trainer = grpo_trainer.GRPOTrainer(
+            model=policy.model,
+            ref_model=read_reference(model),
+            args=training,
+            train_dataset=train,
+            eval_dataset=validation,
+            policy=policy,
+            template=template,
+            reward_funcs=rewards,
+        )
+    except ValueError as error:  # a plugin's wrapper knows nothing of UserError
+        raise UserError(str(error)) from error
     return run_training(trainer, (model, data, training), extractor=extractor_name())
 
 

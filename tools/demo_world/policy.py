@@ -6,12 +6,18 @@ is trained on the demo's own sentences, so that a word is about one token and an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Phi4MultimodalConfig,
+    Phi4MultimodalForCausalLM,
+    Phi4MultimodalVisionConfig,
+    PreTrainedTokenizerFast,
+)
 
 from swift.llm.adapters import add_vision_adapter
 from swift.llm.checkpoint import save_policy
@@ -28,8 +34,9 @@ SPECIAL_TOKENS = (
     "<|endoftext11|>",
 )
 VOCABULARY = 1024
-CROP = 112
+CROP = 56
 LORA_RANK, LORA_ALPHA = 32, 64
+BRIGHTNESS = 0.3
 
 
 def write_policy(folder: str | Path, texts: Iterable[str], seed: int = 0) -> None:
@@ -43,8 +50,22 @@ def write_policy(folder: str | Path, texts: Iterable[str], seed: int = 0) -> Non
     with torch.no_grad():  # transformers starts the separators at zero, which no trained checkpoint has
         for separator in (image.sub_img_feature_extensor, image.global_img_feature_extensor):
             separator.normal_(std=model.config.initializer_range)
+        image.img_processor.embeddings.patch_embedding.weight.copy_(cosine_filters(model.config.vision_config))
     model.requires_grad_(True)  # so that a full folder is written
     save_policy(Policy(model, tokenizer, DynamicHDImageProcessor(CROP, 14, dynamic_hd=4), folder), folder)
+
+
+def cosine_filters(config: Phi4MultimodalVisionConfig) -> torch.Tensor:
+    """Patch filters [width, 3, patch, patch] that are the lowest frequencies of the discrete cosine transform, over the
+    mean of the colours. A tower trained from nothing in minutes learns faster from them than from noise, which mostly
+    sees how bright a patch is; brightness itself is scaled down for the same reason."""
+    size = config.patch_size
+    points = torch.arange(size) + 0.5
+    waves = torch.stack([torch.cos(math.pi * k * points / size) * math.sqrt((1 + (k > 0)) / size) for k in range(size)])
+    pairs = sorted(((a, b) for a in range(size) for b in range(size)), key=lambda pair: (sum(pair), pair))
+    filters = torch.stack([torch.outer(waves[a], waves[b]) for a, b in pairs[: config.hidden_size]])
+    filters[0] *= BRIGHTNESS
+    return (filters[:, None] / config.num_channels).expand(-1, config.num_channels, -1, -1)
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-CHUNK_ELEMENTS = 1 << 25  # logits held at once: 128 MiB in float32
+CHUNK_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in float32
 
 
 def chunk_rows(vocabulary: int) -> int:
-    """Tokens per chunk, so that a chunk of float32 logits stays near 128 MiB."""
+    """Tokens per chunk, so that a chunk of float32 logits stays near 64 MiB."""
     return max(1, CHUNK_ELEMENTS // vocabulary)
 
 

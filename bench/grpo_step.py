@@ -1,0 +1,147 @@
+"""The three hot paths of a GRPO step against their plain forms, in one run.
+
+    python -m bench.grpo_step [--prompt 512] [--group 8] [--completion 64] [--rounds 3] [--device cuda]
+
+The model is Phi-4-multimodal's architecture with random weights at width 512; the head is measured alone, with Phi-4's
+vocabulary, each form in a process of its own, by the memory it takes beyond its inputs and the gradients it returns.
+The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import linear
+from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
+
+from bench.timing import Comparison, compare
+from swift.llm.adapters import add_vision_adapter
+from swift.llm.template import EncodedPrompt
+from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_prompts
+from swift.trainers.rlhf_trainer.chunked_head import ChunkedLogProbs
+from swift.trainers.rlhf_trainer.rollout import Sampling, generate, generate_plain
+from swift.trainers.rlhf_trainer.scoring import score
+from tools.demo_world.policy import policy_config, train_tokenizer
+
+VOCABULARY = 200_064
+HEAD_WIDTH = 256
+
+
+def build(prompt: int, group: int, completion: int, device: str) -> tuple[torch.nn.Module, PromptBatch, Completions]:
+    """A model with a trainable vision LoRA and head, one prompt, and a group of full-length completions."""
+    torch.manual_seed(0)
+    config: Phi4MultimodalConfig = policy_config(train_tokenizer(["a"]))
+    config.update({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8})
+    model = Phi4MultimodalForCausalLM(config).eval()
+    model.model.embed_tokens.weight.data.mul_(3)  # else every distribution is flat and no difference would show
+    add_vision_adapter(model, rank=16, alpha=32)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+    generator = np.random.default_rng(0)
+    ids = torch.from_numpy(generator.integers(10, config.vocab_size, prompt))
+    prompts = collate_prompts([EncodedPrompt(ids, (), "")], pad_id=0, device=device)
+    tokens = torch.from_numpy(generator.integers(10, config.vocab_size, (group, completion))).to(device)
+    lengths = torch.full((group,), completion, device=device)
+    return model.to(device), prompts, Completions(tokens, lengths, torch.ones_like(lengths, dtype=torch.bool))
+
+
+def compare_scoring(model, prompts, completions, rounds: int) -> tuple[Comparison, float]:
+    """Forward and backward, plain against packed, and the largest difference of log-probabilities."""
+
+    def work(packed: bool) -> torch.Tensor:
+        model.zero_grad()
+        logps = score(model, prompts, completions, packed=packed).logps
+        logps.sum().backward()
+        return logps.detach()
+
+    difference = float((work(True) - work(False)).abs().max())
+    return compare("log-probabilities, forward + backward", lambda: work(False), lambda: work(True), rounds), difference
+
+
+def compare_rollout(model, prompts, group: int, completion: int, rounds: int) -> Comparison:
+    """Sampling a group, the prompt prefilled once per completion against once. The only stop token is banned, so all
+    completions run to the end."""
+    sampling = Sampling(completion, stop_token_ids=(0,), pad_token_id=0, banned_token_ids=(0,))
+    uniforms = torch.rand(group, completion, generator=torch.Generator().manual_seed(0))
+    return compare(
+        "rollout",
+        lambda: generate_plain(model, prompts, group, sampling, uniforms),
+        lambda: generate(model, prompts, group, sampling, uniforms),
+        rounds,
+    )
+
+
+def head_memory(chunked: bool, tokens: int, device: str) -> int:
+    """Bytes that one forward and backward of the head takes at its peak beyond inputs and returned gradients."""
+    torch.manual_seed(0)
+    hidden = torch.randn(tokens, HEAD_WIDTH, device=device, requires_grad=True)
+    weight = torch.randn(VOCABULARY, HEAD_WIDTH, device=device, requires_grad=True)
+    targets = torch.randint(0, VOCABULARY, (tokens,), device=device)
+    before = _peak(device, reset=True)
+    if chunked:
+        logps, _ = ChunkedLogProbs.apply(hidden, weight, None, targets, 1.0, False)
+    else:
+        logps = linear(hidden, weight).float().log_softmax(dim=-1).gather(1, targets[:, None]).squeeze(1)
+    logps.sum().backward()
+    returned = hidden.grad.nbytes + weight.grad.nbytes
+    return _peak(device) - before - returned
+
+
+def _peak(device: str, reset: bool = False) -> int:
+    if device == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _in_own_process(*arguments: object) -> int:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(head_memory, arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--prompt", type=int, default=512, help="prompt tokens")
+    parser.add_argument("--group", type=int, default=8, help="completions of the prompt")
+    parser.add_argument("--completion", type=int, default=64, help="tokens of each completion")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each form")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to run")
+    args = parser.parse_args(argv)
+
+    memory = {chunked: _in_own_process(chunked, args.group * args.completion, args.device) for chunked in (False, True)}
+    model, prompts, completions = build(args.prompt, args.group, args.completion, args.device)
+    scoring, difference = compare_scoring(model, prompts, completions, args.rounds)
+    rollout = compare_rollout(model, prompts, args.group, args.completion, args.rounds)
+
+    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(f"prompt {args.prompt}, G {args.group}, completion {args.completion}; medians of {args.rounds} rounds\n")
+    print(f"{'':40}{'plain':>12}{'ours':>12}{'ratio':>9}")
+    for row in (scoring, rollout):
+        print(f"{row.name:40}{row.slow:>10.3f} s{row.fast:>10.3f} s{row.speedup:>8.1f}x")
+    megabytes = {chunked: value / 2**20 for chunked, value in memory.items()}
+    ratio = memory[False] / memory[True]
+    label = f"head, vocabulary {VOCABULARY:,}"
+    print(f"{label:40}{megabytes[False]:>9.0f} MB{megabytes[True]:>9.0f} MB{ratio:>8.1f}x\n")
+    print(
+        json.dumps(
+            {
+                "logprob_speedup": round(scoring.speedup, 2),
+                "rollout_speedup": round(rollout.speedup, 2),
+                "head_memory_ratio": round(ratio, 2),
+                "max_abs_difference": difference,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

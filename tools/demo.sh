@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# The whole path on the demo world, on a machine with nothing but Python:
+# drawn X-rays -> policy -> SFT -> GRPO -> evaluation -> one table, summary.json and report.html.
+#
+#   make demo               everything, afresh
+#   tools/demo.sh start     only what GRPO starts from: the world, and the policy after SFT (kept if there)
+#
+# SFT stops while the policy is mediocre, so that reinforcement has something to do.
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$ROOT"
+PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
+DATA="data/demo"
+BASE="checkpoints/demo"
+OUT="output/demo"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
+
+world() {
+  "$PYTHON" -m tools.make_demo --output "$DATA" --policy "$BASE" --workers "$(nproc)"
+}
+
+sft() {
+  "$PYTHON" -m swift.cli.sft --model "$BASE" --dataset "$DATA/annotations/train.json" \
+    --output_dir "$OUT/sft" --overwrite_output_dir true --train_type full --check_images false \
+    --per_device_train_batch_size 16 --learning_rate 1.5e-3 --max_steps "${SFT_STEPS:-260}"
+}
+
+grpo() {
+  FREEZE_NON_VISION_PARAMS=1 "$PYTHON" -m swift.cli.rlhf --rlhf_type grpo --model "$OUT/sft" \
+    --dataset "$DATA/annotations/valid.json" --output_dir "$OUT/grpo" --overwrite_output_dir true \
+    --external_plugins plugin.py --reward_funcs external_r1v_acc external_kg_jac --train_type dummy \
+    --per_device_train_batch_size 64 --num_generations 8 --max_completion_length 64 --temperature 0.9 \
+    --beta 0.02 --epsilon 0.2 --learning_rate 4e-4 --max_steps "${GRPO_STEPS:-110}" --dynamic_sample false
+}
+
+evaluate() { # model, result folder, further flags
+  "$PYTHON" evaluate.py --model_path "$1" --dataset_folder "$DATA" --output_dir "$2" \
+    --batch_size 50 --max_new_tokens 64 "${@:3}"
+}
+
+report() {
+  "$PYTHON" -m tools.compare_results --sft "$OUT"/eval/sft/*_results.json --grpo "$OUT"/eval/grpo/*_results.json \
+    --blind "$OUT"/eval/blind/*_results.json --output "$OUT" --curves "$OUT/grpo/curves.png" --started "$1"
+}
+
+started="$(date +%s)"
+case "${1:-all}" in
+start)
+  world
+  compgen -G "$OUT/sft/checkpoint-*/trainer_state.json" >/dev/null || sft
+  ;;
+all)
+  rm -rf "$OUT/eval"
+  world
+  sft
+  grpo
+  evaluate "$OUT/sft" "$OUT/eval/sft"
+  evaluate "$OUT/grpo" "$OUT/eval/grpo"
+  evaluate "$OUT/grpo" "$OUT/eval/blind" --control shuffled
+  report "$started"
+  ;;
+*)
+  echo "error: unknown stage '$1'; say start, or nothing for everything" >&2
+  exit 2
+  ;;
+esac
