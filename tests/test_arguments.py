@@ -128,7 +128,7 @@ def test_sft_takes_the_shared_flags_and_refuses_those_of_grpo(tmp_path):
         ("--split_dataset_ratio 0.1 --val_dataset v.json", "exclude each other"),
         ("--eval_strategy steps", "--eval_strategy steps has nothing to evaluate on"),
         ("--report_to carrier_pigeon", "--report_to carrier_pigeon: no such tracker"),
-        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere has no trainer_state.json"),
+        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere has no whole trainer_state.json"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_flag(base, flags, words):
@@ -148,9 +148,10 @@ def test_flags_of_ms_swift_without_effect_are_accepted_and_reported(base, caplog
     assert all(flag in line for flag in ("--template", "--vllm_device", "--lazy_tokenize"))
 
 
-def checkpoint(folder, step: int, state: str = "{}") -> None:
+def checkpoint(folder, step: int, state: str = '{"global_step": 1}') -> None:
     (folder / f"checkpoint-{step}").mkdir(parents=True)
     (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    (folder / f"checkpoint-{step}" / "rng_state.pth").touch()
 
 
 @pytest.mark.parametrize("trace", ["args.json", "checkpoint-5"])
@@ -181,6 +182,15 @@ def test_resume_by_name_takes_that_checkpoint(base, tmp_path):
     checkpoint(tmp_path / "old", 3)
     path = str(tmp_path / "old" / "checkpoint-3")
     assert parse(f"{base} --resume_from_checkpoint {path}")[2].resume_from_checkpoint == path
+
+
+def test_resume_without_the_optimizer_is_refused(base, tmp_path):
+    checkpoint(tmp_path / "run", 3)
+    (tmp_path / "run" / "checkpoint-3" / "rng_state.pth").unlink()
+    message = message_of(f"{base} --resume_from_checkpoint true")
+    assert "checkpoint-3" in message
+    assert "--save_only_model" in message
+    assert "as --model" in message
 
 
 def test_resume_before_the_first_checkpoint_starts_from_the_beginning(base, tmp_path):

@@ -20,11 +20,11 @@ from swift.llm.template import IMAGE_SEPARATOR, Phi4Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
+from swift.utils.errors import INTERRUPTED
 from swift.utils.logger import get_logger
 from swift.utils.run_info import write_run_info
 
 logger = get_logger()
-INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 
 
 def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tuple[list[Record], list[Record]]:
@@ -89,7 +89,7 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
-    if trainer.stop.signal is not None:
+    if trainer.stop.stopped:
         logger.warning(
             "stopped at step %d; go on with --resume_from_checkpoint true --output_dir %s",
             trainer.state.global_step,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from transformers import SchedulerType, TrainingArguments
 
-from swift.llm.checkpoint import newest_checkpoint
+from swift.llm.checkpoint import finished_step, newest_checkpoint
 from swift.llm.deepspeed_configs import deepspeed_config
 from swift.utils.cli import FlagParser
 from swift.utils.distributed import is_master
@@ -289,8 +289,14 @@ def _resolve_resume(training: RunArguments) -> None:
         training.resume_from_checkpoint = None if newest is None else str(newest)
     else:
         _require(
-            (Path(resume) / "trainer_state.json").is_file(),
-            f"--resume_from_checkpoint {resume} has no trainer_state.json; name a checkpoint-N folder, or true",
+            finished_step(resume) is not None,
+            f"--resume_from_checkpoint {resume} has no whole trainer_state.json; name a checkpoint-N folder, or true",
+        )
+    if training.resume_from_checkpoint is not None:
+        _require(
+            any(Path(training.resume_from_checkpoint).glob("rng_state*.pth")),
+            f"--resume_from_checkpoint: {training.resume_from_checkpoint} was saved by --save_only_model true, without "
+            "optimizer and random state; start a new run with it as --model",
         )
 
 

@@ -41,17 +41,22 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 
 def newest_checkpoint(run: str | Path) -> Path | None:
-    """The ``checkpoint-N`` with the highest N that was written to the end (its trainer_state.json, written last, is
-    whole); None without one."""
+    """The ``checkpoint-N`` with the highest N that was written to the end; None without one."""
     found = [path for path in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            logger.warning("%s was not written to the end: passing it over", path)
-            continue
-        return path
+        if finished_step(path) is not None:
+            return path
+        logger.warning("%s was not written to the end: passing it over", path)
     return None
+
+
+def finished_step(checkpoint: str | Path) -> int | None:
+    """The optimizer steps behind a checkpoint; None where it was not written to the end, that is where its
+    trainer_state.json, which is written last, is missing or cut."""
+    try:
+        return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def is_adapter(path: Path) -> bool:

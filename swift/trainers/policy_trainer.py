@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
@@ -25,10 +26,15 @@ logger = get_logger()
 
 
 class StopAfterStep(TrainerCallback):
-    """On SIGINT or SIGTERM: finish the step, write a checkpoint, stop. A second signal stops at once."""
+    """On SIGINT or SIGTERM in any process: finish the step, write a checkpoint, stop. A second signal stops at once.
 
-    def __init__(self) -> None:
+    A stop waits for a step that ``every`` divides: a checkpoint cannot hold half-used rollouts.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
         self.signal: int | None = None
+        self.stopped = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -50,10 +56,17 @@ class StopAfterStep(TrainerCallback):
         logger.warning("stopping after this step, with a checkpoint; once more to stop at once")
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.signal is not None:
-            control.should_save = True
-            control.should_training_stop = True
+        if state.global_step % self.every == 0 and self._asked(args):
+            self.stopped = control.should_save = control.should_training_stop = True
         return control
+
+    def _asked(self, args) -> bool:
+        """Whether any process got a signal: all must leave the loop at the same step."""
+        if args.world_size == 1:
+            return self.signal is not None
+        asked = torch.tensor(int(self.signal is not None), device=args.device)
+        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+        return bool(asked)
 
 
 class FollowEpoch(TrainerCallback):
@@ -88,22 +101,29 @@ class PolicyTrainer(Trainer):
         self.prompts_per_device = prompts_per_device
         self.repeats = repeats
         self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
-        self.stop = StopAfterStep()
+        self._resumed: str | None = None
+        self.stop = StopAfterStep(repeats)
         self.add_callback(self.stop)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.add_callback(LogLines() if args.disable_tqdm else ProgressBar())
+        self.progress = None if args.disable_tqdm else ProgressBar()
+        self.add_callback(self.progress or LogLines())
 
     @property
     def prompts_per_step(self) -> int:
         """Prompts of one optimizer step over all processes."""
         return self.prompts_per_device * self.args.gradient_accumulation_steps * self.args.world_size
 
-    def train(self, *args: Any, **kwargs: Any):
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UserError("no parameter is trainable; set --trainable REGEX, or --train_type to what should train")
-        with self.stop.watching():
-            return super().train(*args, **kwargs)
+        self._resumed = resume_from_checkpoint
+        try:
+            with self.stop.watching():
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            if self.progress is not None:
+                self.progress.close()
 
     def get_train_dataloader(self) -> DataLoader:
         order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
@@ -124,14 +144,25 @@ class PolicyTrainer(Trainer):
         return 0
 
     def take_prompts(self, epoch_iterator: Iterator[list[PromptItem]], num_batches: int) -> list[list[PromptItem]]:
-        """The next ``num_batches`` micro-batches of prompts, fewer at the end of an epoch."""
+        """The next ``num_batches`` micro-batches of prompts, fewer at the end of an epoch; none where a run is resumed
+        that has made all its steps, since the Trainer would make one more."""
+        if self.state.global_step >= self.state.max_steps:
+            return []
         batches = []
         for _ in range(num_batches):
             batch = next(epoch_iterator, None)
             if batch is None:
                 break
             batches.append(batch)
+        self._load_rng_state(self._resumed)
         return batches
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Restore the random generators, once a resume. The Trainer does it after get_batch_samples, which here has
+        sampled and scored the step by then: take_prompts comes before it."""
+        if self._resumed is not None:
+            self._resumed = None
+            super()._load_rng_state(checkpoint)
 
     def evaluate(
         self, eval_dataset: PromptDataset | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

@@ -39,6 +39,10 @@ class ProgressBar(TrainerCallback):
             self.bar.set_postfix_str(summary(logs), refresh=True)
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.close()
+
+    def close(self) -> None:
+        """End the line, so that what is printed next, an error perhaps, starts one of its own."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

@@ -6,13 +6,16 @@ import functools
 import sys
 from collections.abc import Callable
 
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
+
 
 class UserError(ValueError):
     """A mistake in a file, flag or setting. The message is one line: what, where, and the remedy."""
 
 
 def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a command's ``main(argv=None)``: a UserError is printed as one line on stderr and becomes status 2."""
+    """Wrap a command's ``main(argv=None)``: a UserError is printed as one line on stderr and becomes status 2, Ctrl-C
+    becomes status 130."""
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs) -> int:
@@ -21,5 +24,8 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            return INTERRUPTED
 
     return wrapper

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from swift.llm.checkpoint import finished_step
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template import Phi4Template
@@ -111,8 +112,7 @@ class GRPOTrainer(PolicyTrainer):
             "computed once a step" if self.share_embeddings else "recomputed in every pass, since they train",
         )
         if self.args.should_save:
-            step = int(str(resume_from_checkpoint).rsplit("-", 1)[1]) if resume_from_checkpoint else 0
-            self.completions_log.truncate(step)
+            self.completions_log.truncate(finished_step(resume_from_checkpoint) if resume_from_checkpoint else 0)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _choose_reference(self) -> None:
