@@ -89,6 +89,7 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
+    trainer.accelerator.wait_for_everyone()  # a launcher ends the others when one process is done after a stop
     if trainer.stop.stopped:
         logger.warning(
             "stopped at step %d; go on with --resume_from_checkpoint true --output_dir %s",

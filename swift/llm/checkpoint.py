@@ -65,9 +65,9 @@ def is_adapter(path: Path) -> bool:
 
 
 def is_small(model: nn.Module) -> bool:
-    """Whether what trains is adapter tensors and the head only, so that an adapter folder holds all of it."""
+    """Whether what trains is the vision adapter and the head only, so that an adapter folder holds all of it."""
     names = trainable_parameters(model)
-    return bool(names) and all(".lora_" in name or name == adapters.HEAD for name in names)
+    return bool(names) and all(re.search(r"\.lora_[AB]\.vision\.", name) or name == adapters.HEAD for name in names)
 
 
 def save_policy(policy: Policy, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from swift.llm.checkpoint import load_weights, save_policy
+from swift.llm.checkpoint import is_small, load_weights, save_policy
 from swift.llm.policy import Policy
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.metrics import Means
@@ -96,6 +96,9 @@ class PolicyTrainer(Trainer):
         repeats: int = 1,
         **kwargs: Any,
     ) -> None:
+        if args.ddp_find_unused_parameters is None:
+            # The vision adapter and the head take part in every pass, audio and image parameters do not.
+            args.ddp_find_unused_parameters = not is_small(model)
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=list, **kwargs)
         self.policy = policy
         self.prompts_per_device = prompts_per_device
