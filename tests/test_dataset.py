@@ -262,7 +262,7 @@ def test_missing_truncated_and_foreign_images_are_all_found(root, decode):
     names = ["a.png", "gone.png", "cut.png", "text.png", "gone.png"]
     records = load_records([written(root, [FORM_A | {"images": [name]} for name in names])])
     message = message_of(check_records, records, decode)
-    assert "record 1, image 0: image" in message
+    assert "record 1: field 'images'[0]: image" in message
     assert "gone.png is missing" in message
     assert message.endswith("(and 3 more)")
 

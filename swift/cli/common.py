@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
+from swift.llm.checkpoint import resolve_checkpoint
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.model import load_policy
 from swift.llm.policy import Policy
@@ -53,7 +54,9 @@ def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tupl
 
 
 def read_policy(model: ModelArguments, data: DataArguments) -> tuple[Policy, Phi4Template]:
-    """The policy with its trainable parameters chosen, and its template."""
+    """The policy with its trainable parameters chosen, and its template; the reference's folder is looked for too."""
+    if model.ref_model is not None:
+        resolve_checkpoint(model.ref_model)
     policy = _load(model.model, model, data.dynamic_hd)
     choose_trainable(policy.model, model)
     image_token = policy.model.config.vision_config.image_token_id

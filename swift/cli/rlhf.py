@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check_columns(records: Sequence[Record], columns: dict[str, str]) -> None:
     """Every record must have the columns its rewards read."""
     raise_problems(
-        f"{record.source}, field {column!r}: missing, and reward {reward} reads it; add it or leave the reward out"
+        f"{record.source}: field {column!r}: missing, and reward {reward} reads it; add it or leave the reward out"
         for record in records
         for column, reward in columns.items()
         if column != "solution" and record.columns.get(column) is None

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,12 @@ def _problems(record: Record, bad_images: dict[str, str | None]) -> Iterator[str
     numbers, count = image_placeholders(record.messages), len(record.images)
     if numbers and sorted(numbers) != list(range(1, count + 1)):
         yield (
-            f", field 'messages': {len(numbers)} image placeholders (images {numbers}) for {count} images; "
+            f": field 'messages': {len(numbers)} image placeholders (images {numbers}) for {count} images; "
             "name each image once, or leave the placeholders out"
         )
-    for position, source in enumerate(record.images):
+    for source in record.images:
         if problem := bad_images[source.key]:
-            yield f", image {position}: {problem}"
+            yield f": {source.place}: {problem}"
 
 
 def raise_problems(problems: Iterable[str]) -> None:
@@ -228,7 +228,8 @@ def _image_fields(item: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _image(text: str, field: str, root: Path | None) -> ImageSource:
     try:
-        return ImageSource.from_base64(text) if is_base64(text) else ImageSource.from_path(_inside(text, root))
+        source = ImageSource.from_base64(text) if is_base64(text) else ImageSource.from_path(_inside(text, root))
+        return replace(source, place=field)
     except (UserError, OSError, ValueError) as error:  # a path may hold a zero byte, or a loop of links
         raise UserError(f"{field}: {error}") from error
 

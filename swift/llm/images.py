@@ -35,11 +35,13 @@ _LONGEST_PATH = 4096
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image: a file (``path``), or the bytes that stood in the record (``data``). ``name`` is for messages."""
+    """One image: a file (``path``), or the bytes that stood in the record (``data``). ``name`` and ``place``, the part
+    of the record that held it, are for messages."""
 
     name: str
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
+    place: str = field(default="image", compare=False)
 
     @classmethod
     def from_path(cls, path: str | Path) -> ImageSource:
