@@ -6,7 +6,8 @@
 #   NPROC=4 ./train.sh --deepspeed zero2               four processes
 #   RESUME=true OUTPUT_DIR=output/... ./train.sh       go on with a run that was stopped
 #
-# Where the data set or the checkpoint is missing, the demo world takes their place, at sizes a laptop can train.
+# Where the data set or the checkpoint is missing, or with DEMO=true, the demo world takes their place, at sizes a laptop
+# can train.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -25,14 +26,14 @@ REWARDS="${REWARDS:-external_r1v_acc external_kg_jac}"
 export FREEZE_NON_VISION_PARAMS="${FREEZE_NON_VISION_PARAMS:-1}"
 
 alternative="$(dirname "$DATASET")/valid_sample_vqa_$(basename "$DATASET")"
-if [[ -e "$DATASET" || -e "$alternative" ]] && [[ -e "$MODEL" ]]; then
+if [[ "${DEMO:-false}" != true && -e "$MODEL" ]] && [[ -e "$DATASET" || -e "$alternative" ]]; then
   TAG="${TYPE}_${SIZE}"
 else
   for missing in "$DATASET" "$MODEL"; do
-    [[ -e "$missing" ]] || echo "$missing is not there: training on the demo world" >&2
+    [[ "${DEMO:-false}" == true || -e "$missing" ]] || echo "$missing is not there: training on the demo world" >&2
   done
   tools/demo.sh start
-  TAG="demo"
+  TAG="demo_train"
   DATASET="data/demo/annotations/valid.json"
   MODEL="output/demo/sft"
   LEARNING_RATE="${LEARNING_RATE:-4e-4}"
@@ -41,6 +42,7 @@ else
   MAX_COMPLETION_LENGTH="${MAX_COMPLETION_LENGTH:-64}"
   MAX_STEPS="${MAX_STEPS:-110}"
   DTYPE="${DTYPE:-float32}"
+  DYNAMIC_SAMPLE="${DYNAMIC_SAMPLE:-false}"
 fi
 
 flags=(
@@ -55,7 +57,7 @@ flags=(
   --beta "${BETA:-0.5}" --epsilon "${EPSILON:-0.2}"
   --dynamic_sample "${DYNAMIC_SAMPLE:-true}" --max_resample_times "${MAX_RESAMPLE_TIMES:-4}"
   --log_completions true --save_steps "${SAVE_STEPS:-1000}" --save_total_limit "${SAVE_TOTAL_LIMIT:-2}"
-  --train_type dummy --torch_dtype "${DTYPE:-bfloat16}" --attn_impl "${ATTENTION:-flash_attn}"
+  --train_type dummy --torch_dtype "${DTYPE:-bfloat16}" --attn_impl "${ATTENTION:-auto}"
   --gradient_checkpointing_kwargs '{"use_reentrant": false}' --seed "${SEED:-42}"
 )
 [[ -z "${RESUME:-}" ]] || flags+=(--resume_from_checkpoint "$RESUME")

@@ -1,6 +1,6 @@
 """The three hot paths of a GRPO step against their plain forms, in one run.
 
-    python -m bench.grpo_step [--prompt 512] [--group 8] [--completion 64] [--rounds 3] [--device cuda]
+    python -m bench.grpo_step [--prompt 512] [--group 8] [--completion 64] [--rounds 5] [--device cuda]
 
 The model is Phi-4-multimodal's architecture with random weights at width 512; the head is measured alone, with Phi-4's
 vocabulary, each form in a process of its own, by the memory it takes beyond its inputs and the gradients it returns.
@@ -35,7 +35,7 @@ HEAD_WIDTH = 256
 
 
 def build(prompt: int, group: int, completion: int, device: str) -> tuple[torch.nn.Module, PromptBatch, Completions]:
-    """A model with a trainable vision LoRA and head, one prompt, and a group of full-length completions."""
+    """A model with a trainable vision LoRA, one prompt, and a group of full-length completions."""
     torch.manual_seed(0)
     config: Phi4MultimodalConfig = policy_config(train_tokenizer(["a"]))
     config.update({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8})

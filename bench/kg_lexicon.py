@@ -1,7 +1,7 @@
 """How fast the lexicon extractor reads, and how much of an annotated vocabulary it knows.
 
-    python bench/kg_lexicon.py                     # sentences a second
-    python bench/kg_lexicon.py --terms terms.tsv   # and coverage
+    python -m bench.kg_lexicon                     # sentences a second
+    python -m bench.kg_lexicon --terms terms.tsv   # and coverage
 
 The speed is per second of processor time, on sentences that are all different, so that the cache never helps; the
 second figure reads the same sentences again. Coverage is the share of annotated occurrences whose term, read alone,
@@ -18,9 +18,6 @@ import json
 import random
 import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ReXKG.lexicon import LexiconExtractor
 

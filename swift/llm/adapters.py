@@ -35,16 +35,18 @@ def add_vision_adapter(model: nn.Module, rank: int, alpha: int) -> None:
             nn.init.normal_(parameter, std=0.01)
 
 
-def inject_adapter(model: nn.Module, folder: Path, name: str) -> None:
-    """Inject the PEFT adapter in ``folder`` as ``name`` and fill it; a head in the folder replaces the model's."""
+def inject_adapter(model: nn.Module, folder: Path, name: str) -> bool:
+    """Inject the PEFT adapter in ``folder`` as ``name`` and fill it; a head in the folder replaces the model's.
+    Returns whether there was one."""
     config = LoraConfig.from_pretrained(str(folder))
     config.modules_to_save = None
     model.add_adapter(config, adapter_name=name)
-    fill_adapter(model, folder, name)
+    return fill_adapter(model, folder, name)
 
 
-def fill_adapter(model: nn.Module, folder: Path, name: str) -> None:
-    """Copy the tensors in ``folder`` into the model's adapter ``name``; every tensor of either must find its twin."""
+def fill_adapter(model: nn.Module, folder: Path, name: str) -> bool:
+    """Copy the tensors in ``folder`` into the model's adapter ``name``; every tensor of either must find its twin.
+    Returns whether a head was among them."""
     file = folder / WEIGHTS
     try:
         tensors = {_in_model_name(key, name): value for key, value in load_file(file).items()}
@@ -66,6 +68,7 @@ def fill_adapter(model: nn.Module, folder: Path, name: str) -> None:
                 "the adapter belongs to another base"
             )
         parameters[key].data.copy_(value)
+    return HEAD in tensors
 
 
 def _in_model_name(key: str, adapter: str) -> str:

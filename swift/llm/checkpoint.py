@@ -79,7 +79,7 @@ def save_policy(policy: Policy, folder: str | Path, state: dict[str, Tensor] | N
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if state is None else state
     if is_small(model):
-        with_head = adapters.HEAD in trainable_parameters(model)
+        with_head = policy.own_head or adapters.HEAD in trainable_parameters(model)
         adapters.save_adapter(model, folder, "vision", state, policy.base, with_head)
     else:
         save_torch_state_dict(_base_weights(model, state), folder, max_shard_size="5GB")

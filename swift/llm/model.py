@@ -40,8 +40,9 @@ def load_policy(
     sources = {name: full / folder for name, folder in adapters.FOLDERS.items() if (full / folder).is_dir()}
     if is_adapter(path):
         sources["vision"] = path
+    own_head = False
     for name, folder in sources.items():
-        adapters.inject_adapter(model, folder, name)
+        own_head |= adapters.inject_adapter(model, folder, name)
     if sources:
         model.set_adapter("vision" if "vision" in sources else next(iter(sources)))
     model.requires_grad_(False)
@@ -52,6 +53,7 @@ def load_policy(
         AutoTokenizer.from_pretrained(files),
         DynamicHDImageProcessor.from_config(files, dynamic_hd=dynamic_hd),
         full,
+        own_head,
     )
 
 

@@ -20,6 +20,7 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     image_processor: DynamicHDImageProcessor
     base: Path  # the full folder the weights stand on
+    own_head: bool = False  # the head is not the base's: it came with the adapter
 
 
 def input_embeddings(model: nn.Module) -> nn.Module:
@@ -35,9 +36,9 @@ def output_head(model: nn.Module) -> nn.Linear:
 def look_both_ways(model: nn.Module) -> None:
     """Make every layer of the vision tower attend to all patches.
 
-    The tower is SigLIP, which is bidirectional, but transformers (5.17 to 5.23) marks its attention causal, and SDPA
-    and flash attention go by that mark when no mask is passed, which is when no patch of a batch is padding: an image's
-    features then depend on its neighbours in the batch.
+    The tower is SigLIP, which is bidirectional, but transformers (5.17 to 5.23) marks its attention causal. Flash
+    attention always goes by that mark, SDPA when no mask is passed, which is when no patch of a batch is padding: an
+    image's features then depend on its neighbours in the batch.
     """
     for module in model.model.embed_tokens_extend.image_embed.modules():
         if hasattr(module, "is_causal"):

@@ -16,7 +16,7 @@ from tools.demo_world.questions import YES_NO, Draft, drafts_of
 
 SPLITS = ("train", "valid", "test")
 EVALUATION_FILES = {group: f"eval/test_{group}_vqa.json" for group in ("basic", "compare", "region")}
-MAX_SENTENCES, MAX_WORDS = 3, 30
+MAX_SENTENCES, MAX_WORDS = 2, 30
 _PAIR_SHARE = {"train": 0.3, "valid": 0.3, "test": 0.67}
 _REGION_SHARE = 0.35
 _STREAM = 201

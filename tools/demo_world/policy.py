@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
     Phi4MultimodalConfig,
     Phi4MultimodalForCausalLM,
@@ -51,6 +52,11 @@ def write_policy(folder: str | Path, texts: Iterable[str], seed: int = 0) -> Non
         for separator in (image.sub_img_feature_extensor, image.global_img_feature_extensor):
             separator.normal_(std=model.config.initializer_range)
         image.img_processor.embeddings.patch_embedding.weight.copy_(cosine_filters(model.config.vision_config))
+        for layer in image.modules():
+            if isinstance(
+                layer, nn.Linear
+            ):  # transformers draws the tower's from a unit normal: nothing learns on that
+                nn.init.xavier_uniform_(layer.weight)
     model.requires_grad_(True)  # so that a full folder is written
     save_policy(Policy(model, tokenizer, DynamicHDImageProcessor(CROP, 14, dynamic_hd=4), folder), folder)
 
@@ -102,6 +108,7 @@ def policy_config(tokenizer: PreTrainedTokenizerFast) -> Phi4MultimodalConfig:
         num_key_value_heads=2,
         max_position_embeddings=4096,
         original_max_position_embeddings=4096,
+        initializer_range=0.06,  # about 1 / sqrt(width); the usual 0.02 suits widths of a thousand and more
         tie_word_embeddings=True,
         bos_token_id=token["<|endoftext|>"],
         eos_token_id=[token["<|endoftext|>"], token["<|end|>"]],

@@ -46,7 +46,7 @@ def _step(line: str) -> float:
 
 
 def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], logps: Tensor) -> list[dict[str, Any]]:
-    """One object per completion of ``rollout``; ``logps`` [N, C] are those of the policy that sampled it."""
+    """One object per completion of ``rollout``; ``logps`` [N, C] are those of the policy that the step updates."""
     size = rollout.group_size
     ids = rollout.completions.token_lists()
     rows = []

@@ -33,6 +33,7 @@ from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards,
 from swift.trainers.rlhf_trainer.reference import Snapshot
 from swift.trainers.rlhf_trainer.rollout import Sampling, generate, prompt_uniforms
 from swift.trainers.rlhf_trainer.scoring import can_pack, score
+from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
 logger = get_logger()
@@ -116,6 +117,8 @@ class GRPOTrainer(PolicyTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _choose_reference(self) -> None:
+        if any(hasattr(parameter, "ds_id") for parameter in self.model.parameters()):
+            raise UserError("--deepspeed zero3 splits the tensors that the reference copies; use zero2, or --beta 0")
         if self.ref_model is None:
             self.reference = Snapshot.of(self.model)
         else:

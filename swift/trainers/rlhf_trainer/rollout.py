@@ -1,9 +1,9 @@
 """Sampling completions: a prompt is prefilled once, its cache repeated for the group, and the whole step decoded in
 one batch.
 
-Sampling is by inversion: one uniform number per token, drawn beforehand from (seed, step, prompt), picks the token
-whose slice of the cumulative distribution it falls into. The distribution is the same as multinomial sampling's, and
-a completion no longer depends on which other prompts share its batch or on how many processes there are.
+Sampling is by inversion: one uniform number per token, drawn beforehand from (seed, step, attempt, prompt), picks the
+token whose slice of the cumulative distribution it falls into. The distribution is the same as multinomial sampling's,
+and a completion no longer depends on which other prompts share its batch or on how many processes there are.
 """
 
 from __future__ import annotations
@@ -96,8 +96,7 @@ def generate(
 def generate_plain(
     model: nn.Module, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: Tensor | None = None
 ) -> Completions:
-    """The same with every prompt repeated and prefilled ``group_size`` times, for models whose cache cannot be
-    repeated."""
+    """The same with every prompt repeated and prefilled ``group_size`` times: the obvious form, to compare with."""
     repeated = prompts.repeat(group_size)
     return _decode(model, repeated, sampling, uniforms, **repeated.images)
 
