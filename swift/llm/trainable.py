@@ -6,21 +6,27 @@ import re
 
 from torch import nn
 
-from swift.llm.adapters import add_vision_adapter
+from swift.llm.adapters import HEAD, add_vision_adapter
 from swift.llm.arguments import ModelArguments
 from swift.utils.errors import UserError
+from utils.freezing import untie_head
+
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
     """Set ``requires_grad`` as ``--train_type`` and ``--trainable`` say; the latter, where given, decides alone.
 
-    A wrapper around the trainer's constructor (the freezing hook of plugin.py) may change it once more.
+    A tied head that trains without the input embedding is untied first. A wrapper around the trainer's constructor
+    (the freezing hook of plugin.py) may change it once more.
     """
     if arguments.train_type == "lora":
         if getattr(model, "peft_config", None):
             raise UserError("--train_type lora: the checkpoint carries adapters already; use --train_type dummy")
         add_vision_adapter(model, arguments.lora_rank, arguments.lora_alpha)
     pattern = re.compile(arguments.trainable or _patterns(model)[arguments.train_type])
+    if pattern.search(HEAD) and not pattern.search(EMBEDDING):
+        untie_head(model)
     names = [name for name, _ in model.named_parameters() if pattern.search(name)]
     if not names:
         wanted = f"--trainable {arguments.trainable}" if arguments.trainable else f"--train_type {arguments.train_type}"
