@@ -70,11 +70,15 @@ def attention_implementation(name: str | None) -> str:
 
 
 def _base_of(path: Path, override: str | Path | None) -> Path:
-    config = json.loads((path / adapters.CONFIG).read_text(encoding="utf-8"))
-    base = Path(override or config["base_model_name_or_path"])
-    if not (base / "config.json").exists():
-        raise UserError(f"{path / adapters.CONFIG}: its base model, {base}, is not there; name its folder as the base")
-    return base
+    file = path / adapters.CONFIG
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); copy the folder again") from error
+    base = override or named
+    if not base or not (Path(base) / "config.json").exists():
+        raise UserError(f"{file}: its base model, {base}, is not there; name its folder as the base")
+    return Path(base)
 
 
 def _load_full(path: Path, dtype: torch.dtype | str, attention: str) -> nn.Module:
