@@ -40,7 +40,8 @@ class PromptOrder(Sampler[int]):
     """A fresh permutation of ``length`` prompts each epoch; every run of ``block`` prompts comes ``repeats`` times.
 
     ``block`` is the prompts of one optimizer step over all processes, so that with ``repeats`` = num_iterations a
-    batch of rollouts is used that many times in a row.
+    batch of rollouts is used that many times in a row. A last block that falls short is then filled from the
+    permutation's beginning, since its repeats would otherwise share a step.
     """
 
     def __init__(self, length: int, seed: int, block: int = 1, repeats: int = 1) -> None:
@@ -52,10 +53,15 @@ class PromptOrder(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length * self.repeats
+        return self._distinct() * self.repeats
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        for start in range(0, self.length, self.block):
+        order = np.resize(order, self._distinct())
+        for start in range(0, len(order), self.block):
             for _ in range(self.repeats):
                 yield from order[start : start + self.block].tolist()
+
+    def _distinct(self) -> int:
+        """Places of an epoch before repetition."""
+        return self.length if self.repeats == 1 else -(-self.length // self.block) * self.block
