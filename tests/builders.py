@@ -202,6 +202,5 @@ def rlhf_command(world: Path, output: Path, **flags: object) -> list[str]:
 def run_python(*words: object, launcher: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m ...`` at the root of the project, single-threaded, and capture what it prints."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, *map(str, words)], cwd=ROOT, env=settings, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", *launcher, *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=240)

@@ -93,15 +93,13 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
     trainer.accelerator.wait_for_everyone()  # a launcher ends the others when one process is done after a stop
-    if trainer.stop.stopped:
-        logger.warning(
-            "stopped at step %d; go on with --resume_from_checkpoint true --output_dir %s",
-            trainer.state.global_step,
-            args.output_dir,
-        )
-        return INTERRUPTED
-    logger.info("finished: %s", args.output_dir)
-    return 0
+    if not trainer.stop.stopped:
+        logger.info("finished: %s", args.output_dir)
+        return 0
+    if trainer.is_world_process_zero():
+        step, hint = trainer.state.global_step, f"--resume_from_checkpoint true --output_dir {args.output_dir}"
+        logger.warning("stopped at step %d; go on with %s", step, hint)
+    return INTERRUPTED
 
 
 def clear_run(folder: Path) -> None:

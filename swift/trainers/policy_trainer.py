@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from swift.llm.checkpoint import is_small, load_weights, save_policy
@@ -19,6 +19,7 @@ from swift.llm.policy import Policy
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
+from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -53,7 +54,8 @@ class StopAfterStep(TrainerCallback):
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        logger.warning("stopping after this step, with a checkpoint; once more to stop at once")
+        if is_master() and get_worker_info() is None:  # the terminal signals every process, data loaders' too
+            logger.warning("stopping after this step, with a checkpoint; once more to stop at once")
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0 and self._asked(args):
