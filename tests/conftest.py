@@ -9,7 +9,6 @@ import torch
 
 from tests.builders import write_world
 
-
 # The models are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
 
