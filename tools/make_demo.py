@@ -36,7 +36,7 @@ from tools.demo_world.pretraining import pretrain_vision
 from tools.demo_world.render import draw_study
 from tools.demo_world.sheet import write_sheet
 
-KIND, VERSION = "demo world", 4
+KIND, VERSION = "demo world", 5
 FILM_SIZE = (448, 512)  # portrait, as chest films are: tiling pads it, so the demo exercises masked patches
 _RUN_LENGTH = 3  # zlib's Z_RLE: on film grain as small as a full search and much faster
 
