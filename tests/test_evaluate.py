@@ -54,7 +54,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("with space") / "world"
     (folder / "images").mkdir(parents=True)
     generator = np.random.default_rng(0)
-    for name, size in {"wide": (300, 112), "tall": (112, 224), "small": (100, 100)}.items():
+    for name, size in {"wide": (150, 56), "tall": (56, 112), "small": (50, 50)}.items():
         random_image(generator, size).save(folder / "images" / f"{name}.png")
     for group, items in ITEMS.items():
         file = folder / "annotations" / "eval" / f"test_{group}_vqa.json"
@@ -168,7 +168,7 @@ def test_decoding_starts_with_the_most_image_tokens_and_keeps_images_together(wo
     records = load_records([world / "annotations" / "eval" / f"test_{group}_vqa.json" for group in GROUPS])
     order = decoding_order(records, template[1])
     names = [" ".join(source.path.stem for source in records[index].images) for index in order]
-    # grids of 112-pixel crops: wide 3 x 1, tall 1 x 2, small 1 x 1
+    # grids of 56-pixel crops: wide 3 x 1, tall 1 x 2, small 1 x 1
     assert names == ["wide small", "tall small", "wide", "wide", "tall", "tall", "small"]
     encoded = [template[1].encode_prompt(records[index]) for index in order]
     tokens = [sum(image.num_tokens for image in prompt.images) for prompt in encoded]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.demo_world.comparison import drafts_of_pair, supporting_pair
 from tools.demo_world.facts import Study, first_study, next_study
-from tools.demo_world.language import supporting
+from tools.demo_world.language import Sentence, supporting
 from tools.demo_world.phrasing import TEMPLATES
 from tools.demo_world.questions import YES_NO, Draft, drafts_of
 
