@@ -23,7 +23,8 @@ world() {
 sft() {
   "$PYTHON" -m swift.cli.sft --model "$BASE" --dataset "$DATA/annotations/train.json" \
     --output_dir "$OUT/sft" --overwrite_output_dir true --train_type full --check_images false \
-    --per_device_train_batch_size 16 --learning_rate 1.5e-3 --max_steps "${SFT_STEPS:-260}"
+    --per_device_train_batch_size 8 --learning_rate 1.5e-3 --adam_beta2 0.97 --warmup_steps 30 \
+    --logging_steps 10 --max_steps "${SFT_STEPS:-800}"
 }
 
 grpo() { # train.sh knows the demo's settings

@@ -3,6 +3,8 @@
 The real model arrives with a tower that was trained on many images; one with random weights learns to see from report
 text far too slowly for a demo. Here tower and projector are trained for half a minute to tell which facts hold of a
 training film: each image token is asked for every fact, and the facts of a film are the log-sum-exp over its tokens.
+A fact is asked for by the sum of the embeddings of its words, so that what the tower sees reaches the decoder as words
+it can look up the way it looks up words of the question.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from swift.llm.checkpoint import save_policy
 from swift.llm.image_processor import ProcessedImage, collate
 from swift.llm.images import ImageSource, open_image
 from swift.llm.model import load_policy
+from swift.llm.policy import Policy
 from tools.demo_world.facts import DEVICES, KINDS, SEXES, SIDES, VIEWS, Finding, Study
 
 STEPS, BATCH, LEARNING_RATE, WARMUP = 400, 32, 2e-3, 0.15
@@ -34,16 +37,17 @@ def pretrain_vision(folder: Path, studies: Sequence[Study], images: Path, seed: 
     vocabulary = fact_names()
     truth = torch.tensor([[float(name in facts_of(study)) for name in vocabulary] for study in studies])
     torch.manual_seed(seed)
-    reader = nn.Linear(policy.model.config.hidden_size, len(vocabulary))
-    nn.init.constant_(reader.bias, RARE)
-    parameters = [*embed.parameters(), *reader.parameters()]
+    directions = word_directions(policy, vocabulary)
+    bias = nn.Parameter(torch.full((len(vocabulary),), RARE))
+    parameters = [*embed.parameters(), bias]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=WARMUP)
     generator = np.random.default_rng(seed)
     progress = tqdm(range(STEPS), desc="vision", unit="step")
     for _ in progress:
         rows = generator.integers(0, len(films), BATCH)
-        facts = reader(image_tokens(embed, [films[row] for row in rows])).logsumexp(dim=1)
+        tokens = image_tokens(embed, [films[row] for row in rows])
+        facts = (tokens @ directions.T + bias).logsumexp(dim=1)
         loss = nn.functional.binary_cross_entropy_with_logits(facts, truth[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -53,6 +57,14 @@ def pretrain_vision(folder: Path, studies: Sequence[Study], images: Path, seed: 
         progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
     policy.model.requires_grad_(True)  # so that a full folder is written
     save_policy(policy, folder)
+
+
+@torch.no_grad()
+def word_directions(policy: Policy, facts: Sequence[tuple[str, ...]]) -> Tensor:
+    """For each fact the unit vector along the sum of its words' embeddings, [facts, width]."""
+    embedding = policy.model.get_input_embeddings().weight
+    words = [policy.tokenizer.encode(f" {' '.join(fact)}") for fact in facts]
+    return torch.stack([nn.functional.normalize(embedding[ids].sum(dim=0), dim=0) for ids in words])
 
 
 def image_tokens(embed: nn.Module, films: list[ProcessedImage]) -> Tensor:
