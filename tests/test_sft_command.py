@@ -89,7 +89,7 @@ def test_first_loss_is_the_cross_entropy_of_all_solution_tokens(full, world):
     """One record a forward, the prompt's tokens not counted, the end token counted; the batch holds every record."""
     start = load_policy(world / "policy").model
     total, count = 0.0, 0
-    for item in (full.train_dataset[index] for index in range(RECORDS)):
+    for (item,) in (full.train_dataset[index] for index in range(RECORDS)):
         prompt = collate_prompts([item.prompt], 0)
         solution = torch.tensor(full.template.encode_completion(item.record.solution))
         with torch.no_grad():

@@ -18,6 +18,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,12 @@ from swift.utils.logger import get_logger
 from tools.demo_world.dataset import World, WorldConfig, build_world
 from tools.demo_world.facts import Study
 from tools.demo_world.policy import write_policy
-from tools.demo_world.pretraining import pretrain_vision
+from tools.demo_world.pretraining import pretrain
 from tools.demo_world.render import draw_study
+from tools.demo_world.reports import report_of
 from tools.demo_world.sheet import write_sheet
 
-KIND, VERSION = "demo world", 5
+KIND, VERSION = "demo world", 6
 FILM_SIZE = (448, 512)  # portrait, as chest films are: tiling pads it, so the demo exercises masked patches
 _RUN_LENGTH = 3  # zlib's Z_RLE: on film grain as small as a full search and much faster
 
@@ -104,12 +106,15 @@ def make_demo(output: Path, config: WorldConfig, workers: int) -> dict[str, Any]
 
 
 def make_policy(folder: Path, world: Path, config: WorldConfig) -> None:
-    """Write a policy for the world in ``world``: random weights but for a tower that has seen the training films."""
+    """Write a policy for the world in ``world``, pretrained on the films of its training patients."""
     records = json.loads((world / "annotations" / "train.json").read_text(encoding="utf-8"))
-    write_policy(folder, (turn["content"] for record in records for turn in record["messages"]), config.seed)
     films = {name for record in records for name in record["images"]}
     studies = [study for study in build_world(config).studies if f"{study.image_id}.png" in films]
-    pretrain_vision(folder, studies, world / "images", config.seed)
+    rng = numpy.random.default_rng([config.seed, 0])
+    lines = (" ".join(line) for study in studies for line in report_of(study, rng))
+    texts = (turn["content"] for record in records for turn in record["messages"])
+    write_policy(folder, chain(texts, lines), config.seed)
+    pretrain(folder, studies, world / "images", config.seed)
 
 
 def _existing_manifest(output: Path) -> dict[str, Any] | None:
@@ -142,7 +147,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     place = parser.add_argument_group("output")
     place.add_argument("--output", type=Path, default=Path("data/demo"), help="folder to write (default: data/demo)")
     place.add_argument("--sheet", type=Path, help="write only a captioned contact sheet of the findings to this PNG")
-    place.add_argument("--policy", type=Path, help="also make a policy that can see, but not speak, here")
+    place.add_argument("--policy", type=Path, help="also make a policy here, pretrained on reports")
     size = parser.add_argument_group("size")
     size.add_argument("--seed", type=int, default=default.seed, help="seed of everything that is random")
     size.add_argument("--patients", type=int, nargs=3, default=default.patients, metavar=("TRAIN", "VALID", "TEST"),

@@ -239,6 +239,15 @@ class SFTArguments(RunArguments):
     """Supervised fine-tuning."""
 
     output_dir: str = _flag("folder of the run", "output/sft")
+    questions_per_row: int = _flag(
+        "most questions about the same images that share a row, which holds the images once; "
+        "--per_device_train_batch_size counts rows",
+        1,
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.questions_per_row >= 1, f"--questions_per_row {self.questions_per_row} must be 1 or more")
+        super().__post_init__()
 
 
 def parse_rlhf_args(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, RLHFArguments]:

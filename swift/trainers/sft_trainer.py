@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy
@@ -14,8 +14,11 @@ from swift.llm.template import Phi4Template
 from swift.trainers.data import PromptDataset, PromptItem
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
-from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_completions, collate_prompts
-from swift.trainers.rlhf_trainer.scoring import score
+from swift.trainers.question_groups import QuestionGroups, collate_groups
+from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
+from swift.trainers.rlhf_trainer.scoring import can_pack, score
+
+Batch = tuple[PromptBatch, Completions, Tensor]  # as collate_groups gives it
 
 
 class SFTTrainer(PolicyTrainer):
@@ -34,41 +37,39 @@ class SFTTrainer(PolicyTrainer):
         super().__init__(
             policy.model,
             args,
-            PromptDataset(train_dataset, template),
+            QuestionGroups(train_dataset, template, args.questions_per_row),
             policy,
             prompts_per_device=args.per_device_train_batch_size,
             eval_dataset=PromptDataset(eval_dataset, template) if eval_dataset else None,
             **kwargs,
         )
         self.template = template
+        self.packed = can_pack(policy.model)
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[list[PromptItem]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, tuple[PromptBatch, Completions]]], Tensor | None]:
+        self, epoch_iterator: Iterator[list[list[PromptItem]]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Batch]], Tensor | None]:
         """The micro-batches of one optimizer step, and the solution tokens of the global batch."""
-        pairs = [self._collate(items) for items in self.take_prompts(epoch_iterator, num_batches)]
-        if not pairs:
+        batches = [self._collate(groups) for groups in self.take_prompts(epoch_iterator, num_batches)]
+        if not batches:
             return [], None
-        tokens = sum(completions.lengths.sum() for _, completions in pairs)
-        return [{"pair": pair} for pair in pairs], self.all_sum(tokens)
+        tokens = sum(learned.sum() for _, _, learned in batches)
+        return [{"batch": batch} for batch in batches], self.all_sum(tokens)
 
     @torch.no_grad()
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
-        prompts, completions = self._collate(items)
-        logps = score(self.model, prompts, completions, packed=False).logps
-        means.add("loss", -float(logps.sum()), float(completions.lengths.sum()))
+        batch = self._collate([[item] for item in items])
+        means.add("loss", -float(self._log_likelihood(self.model, batch)), float(batch[2].sum()))
 
-    def _collate(self, items: Sequence[PromptItem]) -> tuple[PromptBatch, Completions]:
-        pad, device = self.template.pad_token_id, self.args.device
-        solutions = [self.template.encode_completion(item.record.solution) for item in items]
-        return (
-            collate_prompts([item.prompt for item in items], pad, device),
-            collate_completions(solutions, pad, device),
-        )
+    def _collate(self, groups: Sequence[Sequence[PromptItem]]) -> Batch:
+        return collate_groups(groups, self.template, self.args.device)
+
+    def _log_likelihood(self, model: nn.Module, batch: Batch) -> Tensor:
+        prompts, completions, learned = batch
+        packed = self.packed and len(completions) > len(prompts)
+        return (score(model, prompts, completions, packed=packed).logps * learned).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Negative log-likelihood of this micro-batch over the tokens of the global batch, times world_size since
         data-parallel training averages gradients over processes."""
-        prompts, completions = inputs["pair"]
-        logps = score(model, prompts, completions, packed=False).logps
-        return -logps.sum() / num_items_in_batch * self.args.world_size
+        return -self._log_likelihood(model, inputs["batch"]) / num_items_in_batch * self.args.world_size

@@ -91,16 +91,10 @@ def drafts_of_pair(before: Study, after: Study) -> list[Draft]:
     return [draft for generate in (_trends, _devices, _images, _lists) for draft in generate(before, after)]
 
 
-def supporting_pair(before: Study, after: Study, said: list[Sentence], limit: int) -> list[Sentence]:
-    """Up to ``limit`` further true facts of a pair: what changed first, then the second image's heart."""
-    mentioned = frozenset().union(*(sentence.about for sentence in said))
-    changes = {kind: change_of(before, after, kind) for kind in KINDS}
-    ranked = sorted(
-        (kind for kind, change in changes.items() if change and kind not in mentioned),
-        key=lambda kind: (changes[kind] == "stable", list(KINDS).index(kind)),
-    )
-    facts = [_change_sentence(before, after, kind) for kind in ranked]
-    if not after.find("cardiomegaly") and changes["cardiomegaly"] is None:
+def further_of_pair(before: Study, after: Study, said: list[Sentence]) -> list[Sentence]:
+    """Facts of a pair beside those ``said``: what changed, and the second image's heart."""
+    changed = [kind for kind in KINDS if change_of(before, after, kind)]
+    facts = [_change_sentence(before, after, kind) for kind in changed]
+    if "cardiomegaly" not in changed:
         facts.append(language.thing_absent("cardiomegaly"))
-    facts += [language.absent_on_both(kind) for kind, change in changes.items() if change is None]
-    return [fact for fact in facts if not fact.about & mentioned][:limit]
+    return language.unmentioned(facts, said)

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tools.demo_world.comparison import drafts_of_pair, supporting_pair
+from tools.demo_world.comparison import drafts_of_pair, further_of_pair
 from tools.demo_world.facts import Study, first_study, next_study
-from tools.demo_world.language import Sentence, supporting
+from tools.demo_world.language import Sentence, further
 from tools.demo_world.phrasing import TEMPLATES
 from tools.demo_world.questions import YES_NO, Draft, drafts_of
 
 SPLITS = ("train", "valid", "test")
 EVALUATION_FILES = {group: f"eval/test_{group}_vqa.json" for group in ("basic", "compare", "region")}
-MAX_SENTENCES, MAX_WORDS = 2, 30
+ASIDES = (0.4, 0.6)  # of the items for SFT, those without and with a sentence beside the point
+IN_PROSE = 0.75  # of the items for SFT that compare two images
 USUAL_WORDING = 0.7
 _PAIR_SHARE = {"train": 0.3, "valid": 0.3, "test": 0.67}
 _REGION_SHARE = 0.35
@@ -33,7 +34,7 @@ class WorldConfig:
     seed: int = 0
     patients: tuple[int, int, int] = (1000, 270, 150)
     questions: tuple[int, int] = (6, 4)
-    pair_questions: tuple[int, int] = (4, 2)
+    pair_questions: tuple[int, int] = (4, 4)
     eval_questions: int = 200
 
     def as_dict(self) -> dict[str, Any]:
@@ -208,17 +209,21 @@ class _Asker:
         }
 
     def _explanation(self, visits: list[Study], draft: Draft) -> str:
+        """Reasoning and answer; for SFT as mixed in form as collected data is."""
+        answer, training = ", ".join(draft.answer), self._split == "train"
+        facts = [*draft.said, *(self._asides(visits, draft) if training else ())]
+        thoughts = " ".join(map(self._word, facts))
+        if training and len(visits) == 2 and self._rng.random() < IN_PROSE:
+            return f"{thoughts} So the answer is {answer}."
+        return f"<think>{thoughts}</think><answer>{answer}</answer>"
+
+    def _asides(self, visits: list[Study], draft: Draft) -> list[Sentence]:
+        """True facts that the answer does not rest on: SFT data is as wordy as the models that write it, and what
+        reinforcement is rewarded for is to the point."""
         said = list(draft.said)
-        more = MAX_SENTENCES - len(said)
-        if len(visits) == 2:
-            facts = said + supporting_pair(*visits, said, more)
-        else:
-            facts = said + supporting(visits[0], said, draft.side, more)
-        thoughts = " ".join(map(self._word, said))
-        for fact in facts[len(said) :]:
-            longer = f"{thoughts} {self._word(fact)}"
-            thoughts = longer if len(longer.split()) <= MAX_WORDS else thoughts
-        return f"<think>{thoughts}</think><answer>{', '.join(draft.answer)}</answer>"
+        others = further_of_pair(*visits, said) if len(visits) == 2 else further(visits[0], said)
+        count = self._rng.choice(len(ASIDES), p=ASIDES)
+        return [others[i] for i in self._rng.permutation(len(others))[:count]]
 
     def _word(self, fact: Sentence) -> str:
         """One of the fact's wordings, mostly the first: each change of words costs a small model many examples."""

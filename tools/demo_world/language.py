@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tools.demo_world.facts import DEVICES, KINDS, Finding, Region, Study
+from tools.demo_world.facts import DEVICES, Finding, Region, Study
 
 _ARTICLE = {
     "consolidation": "",
@@ -18,7 +18,7 @@ _ARTICLE = {
     "pulmonary edema": "",
     "endotracheal tube": "an ",
 }
-_NEGATIVES = ("pneumothorax", "pleural effusion", "consolidation")
+_RULED_OUT = ("pneumothorax", "pleural effusion", "consolidation", "cardiomegaly")
 
 
 @dataclass(frozen=True)
@@ -216,12 +216,14 @@ def no_change(what: str) -> Sentence:
     return _sentence("change", "no finding has resolved on the second image.", "no finding has resolved.")
 
 
-def supporting(study: Study, said: list[Sentence], side: str | None, limit: int) -> list[Sentence]:
-    """Up to ``limit`` further true facts of a study: the first other finding (same side before the rest), the heart,
-    then what is absent. The choice follows from the study, so a reader of the image can learn it."""
+def further(study: Study, said: list[Sentence]) -> list[Sentence]:
+    """Facts of a study beside those ``said``: its findings, and what is often ruled out."""
+    facts = [finding_present(finding) for finding in study.findings]
+    facts += [thing_absent(kind) for kind in _RULED_OUT if not study.find(kind)]
+    return unmentioned(facts, said)
+
+
+def unmentioned(facts: list[Sentence], said: list[Sentence]) -> list[Sentence]:
+    """The facts that speak of nothing that was spoken of."""
     mentioned = frozenset().union(*(sentence.about for sentence in said))
-    others = sorted(study.findings, key=lambda finding: (finding.side != side, list(KINDS).index(finding.kind)))
-    facts = [finding_present(f) for f in others if f.kind != "cardiomegaly" and f.kind not in mentioned][:1]
-    facts.append(thing_present(study, "cardiomegaly") if study.find("cardiomegaly") else thing_absent("cardiomegaly"))
-    facts += [thing_absent(kind) for kind in _NEGATIVES if not study.find(kind)]
-    return [fact for fact in facts if not fact.about & mentioned][:limit]
+    return [fact for fact in facts if not fact.about & mentioned]

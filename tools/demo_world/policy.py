@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     Phi4MultimodalConfig,
@@ -35,6 +35,7 @@ SPECIAL_TOKENS = (
     "<|endoftext11|>",
 )
 VOCABULARY = 1024
+WORD = r"</?\w+>| ?\w+|\s+|[^\w\s]"  # a tag such as <think> may become one token
 CROP = 56
 LORA_RANK, LORA_ALPHA = 32, 64
 BRIGHTNESS = 0.3
@@ -77,7 +78,12 @@ def cosine_filters(config: Phi4MultimodalVisionConfig) -> torch.Tensor:
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE with Phi-4's control tokens in front."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
