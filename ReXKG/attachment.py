@@ -3,13 +3,15 @@
 A *run* is a noun phrase: entities side by side ("small left pleural effusion"), or modifiers joined by commas and
 "and" ("small, loculated"). Its last noun is its head. Rules:
 - modifier: in a run, a side or place word modifies the next anatomy ("left" pleural), a degree the next word
-  ("mildly" enlarged), any other concept the next noun that is not anatomy ("small" effusion); without one, whichever
-  of the two follows.
+  ("mildly" enlarged), any other concept the next noun that is not anatomy ("small" effusion; of several of a kind the
+  last, "new" endotracheal tube), or without one the last anatomy.
 - neighbour: in a run, a noun relates to the next noun by their types (`_NEIGHBOURS`: effusion located_at pleural).
-- predicate: modifiers with no noun after them modify the noun before them ("the heart is *enlarged*").
+- predicate: modifiers with no noun after them modify the noun before them ("the lungs are *clear*"); a disorder that is
+  a state is located there ("the lungs are *hyperinflated*").
 - place: a run after "in", "at", "of", "with" relates to the noun before it by their types (`_LINKED`), and so do
   further places after "and".
-- suggestion: after "suggestive of", "likely", "due to" ..., disorders are what the finding before it suggests.
+- suggestion: after "suggestive of", "likely", "due to" ..., disorders are what the finding before it suggests, and of
+  "hyperinflated lungs" the finding is not the lungs.
 A verb keeps the noun before it, a new clause forgets it. Every entity is attached to at most a few others, so the time
 is linear in the sentence.
 """
@@ -36,6 +38,7 @@ ADJACENT, LISTED, APART = 0, 1, 2
 
 _CONCEPTS = frozenset(CONCEPT_KINDS.values())
 _PREDICATES = frozenset({NOUN, PROCEDURES})
+_PLACES = frozenset({ANATOMY, SIZE})
 
 # (earlier kind, later kind) -> (relation, whether it runs from the later to the earlier).
 _NEIGHBOURS = {
@@ -76,6 +79,8 @@ _LINKED = {
     (ANATOMY, DISORDER_PRESENT): (LOCATED_AT, True),
     (ANATOMY, SIZE): (MODIFY, True),
     (DISORDER_PRESENT, SIZE): (MODIFY, True),
+    (DISORDER_PRESENT, OUTLINE): (LOCATED_AT, False),
+    (ANATOMY, PROCEDURES): (LOCATED_AT, False),
     (OUTLINE, SIZE): (LOCATED_AT, True),
     (NOUN, ANATOMY): (LOCATED_AT, False),
     (NOUN, DEVICES_PRESENT): (LOCATED_AT, False),
@@ -129,6 +134,7 @@ class _Reader:
         self.placed: Item | None = None  # the noun whose place was told last, and what kind of place
         self.place_kind: str | None = None
         self.guess: Triple | None = None  # a further place that a verb would show to be a subject: "and the heart is"
+        self.thing: Item | None = None  # the last noun that is no place
         self.finding: Item | None = None  # what a suggestion explains
 
     def read_entity(self, item: Item, gap: int) -> None:
@@ -158,7 +164,7 @@ class _Reader:
                 if self.link != "verb":
                     self.link = cue
         elif cue in _LINKS:
-            if is_entity:
+            if is_entity or (cue == "of" and self.run and self.run_is_bare and not self.noun):
                 self.run_is_open = True
             else:
                 self.close_run()
@@ -170,10 +176,11 @@ class _Reader:
                 self.placed = self.guess = None
             self.noun = self.placed or self.noun
             self.link = cue
-            self.finding = self.noun if cue == "suggests" else None
-        elif cue in _FORGETTING:
+            is_place = self.noun is not None and self.noun.kind == ANATOMY
+            self.finding = None if cue == "verb" else (is_place and self.thing) or self.noun
+        elif cue in _FORGETTING and not is_entity:
             self.close_run()
-            self.noun = self.placed = self.guess = self.finding = self.link = None
+            self.noun = self.placed = self.guess = self.thing = self.finding = self.link = None
 
     def close_run(self) -> None:
         """Relate the run's entities to each other and its head to the noun before it."""
@@ -186,6 +193,9 @@ class _Reader:
             self._describe(self.noun, loose)
         elif self.noun and self.link == "verb" and all(noun.kind in _PREDICATES for noun in nouns):
             self._describe(self.noun, [nouns[-1], *loose])
+        elif self.noun and self.link == "verb" and nouns[-1].role == "state":
+            self._add(nouns[-1], self.noun, LOCATED_AT)
+            self._describe(nouns[-1], loose)
         else:
             head = nouns[-2] if _is_measure(nouns[-1]) and len(nouns) > 1 else nouns[-1]
             if self.finding and head.kind == DISORDER_PRESENT:
@@ -194,6 +204,7 @@ class _Reader:
             self._describe(head if self.link == "with" else self.placed or head, loose)
             if head.kind != SIZE or self.noun is None or self.noun.kind == EVENT:
                 self.noun = head
+            self.thing = next((noun for noun in reversed(nouns) if noun.kind not in _PLACES), self.thing)
         if self.link != "verb":
             self.link = None
 
@@ -238,7 +249,7 @@ def _relate_within(run: list[Item], relations: dict[Triple, None]) -> tuple[list
     nouns: list[Item] = []
     loose: list[Item] = []
     next_item = next_noun = GAP
-    next_place = next_thing = ""
+    next_place = last_place = next_thing = head_thing = ""
     for item in reversed(run):
         text, _, kind, role, _ = item
         if kind is None:
@@ -247,7 +258,7 @@ def _relate_within(run: list[Item], relations: dict[Triple, None]) -> tuple[list
             elif role == "side":
                 target = next_place or next_thing
             else:
-                target = next_thing or next_place
+                target = head_thing or last_place
             if not target:
                 loose.append(item)
             elif target != text:
@@ -265,8 +276,10 @@ def _relate_within(run: list[Item], relations: dict[Triple, None]) -> tuple[list
             nouns.append(item)
             if kind == ANATOMY:
                 next_place = text
+                last_place = last_place or text
             else:
                 next_thing = text
+                head_thing = head_thing if kind == next_item.kind else text
         next_item = item
     for triple in reversed(found):
         relations[triple] = None

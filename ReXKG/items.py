@@ -8,7 +8,7 @@ from ReXKG.graph import CONCEPT
 
 # Concepts that can be modified themselves have a kind of their own; a concept without one is a modifier.
 NOUN, EVENT, OUTLINE = "noun concept", "event concept", "outline concept"
-CONCEPT_KINDS = {"noun": NOUN, "event": EVENT, "outline": OUTLINE}
+CONCEPT_KINDS = {"noun": NOUN, "finding": NOUN, "event": EVENT, "outline": OUTLINE}
 
 
 class Item(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from ReXKG.attachment import attach
@@ -21,6 +22,7 @@ from ReXKG.text import split_sentences, tokenize
 CACHED_SENTENCES = 50_000
 LONGEST_CACHED = 1_000
 _LONGEST_MEASURE = 12
+_FARTHEST_NOUN = 8
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)?")
 _BETWEEN_NUMBERS = frozenset({"x", "×", "by", "to", "-", "–"})
 
@@ -69,6 +71,10 @@ class LexiconExtractor:
                 items.append(entity(" ".join(words[i - 1 : end]), SIZE) if end else GAP)
                 i = end or i
                 continue
+            if item.cue == "before" and not (i < n and (known(words[i]) or guess(words[i])).item.label):
+                item = GAP
+            elif item.role == "state":
+                item = self.vocabulary.said_of.get((_last_noun(items), word), item)
             for rest, meaning in phrases:
                 if words[i : i + len(rest)] == rest:
                     items += meaning
@@ -77,6 +83,11 @@ class LexiconExtractor:
             else:
                 items.append(item)
         return items
+
+
+def _last_noun(items: list[Item]) -> str | None:
+    """What the next word speaks of: the last noun, if it is not too far."""
+    return next((item.text for item in islice(reversed(items), _FARTHEST_NOUN) if item.kind), None)
 
 
 def _end_of_measure(words: list[str], i: int) -> int | None:

@@ -4,21 +4,26 @@ Rules, by the cue that fires them (`cues.tsv`):
 - negates, not: what follows is absent ("no", "without", "free of"), until the clause ends, a verb comes ("no effusion
   *is* seen") or, for devices, a preposition ("no kink *in* the catheter").
 - negates_before: what the clause said so far is absent ("has resolved", "is not seen"); with nothing before it, what
-  follows is.
+  follows is. The device that another noun belongs to is not meant ("the tip *of the tube* is not seen").
 - removed: the devices that the clause named so far are absent ("the tube has been removed"). The noun does not negate:
   annotators of real reports call the tube of "removal of the tube" present about twice as often as absent.
-- spares: "no *change*" or "without *improvement*" negates the change, not the finding.
+- spares: "no *change*" or "without *improvement*" negates the change, not the finding; right before a noun or "or" it
+  is an adjective and does not spare it ("no *worsening* opacity").
 - list: a comma, "and" or "or" carries a negation on, but starts a new clause after a verb, and ends the negation where
-  the course of something else is told ("no pneumothorax, *stable* effusion"). What stands between a single comma and a
-  verb is a clause of its own ("no pneumothorax, *mild edema is* present").
+  the course of something else is told ("no pneumothorax, *stable* effusion") or a known thing is named ("no effusion,
+  and *the* heart"). What stands between a single comma and a verb is a clause of its own ("no pneumothorax, *mild edema
+  is* present").
 - breaks: a new clause ("but", "there", ";"). "with" ends a negation only.
+
+Some concepts are denied as disorders are, as annotators did: a finding ("no acute *process*") by any negation, a state
+by "not" ("is not *enlarged*"; "no enlarged nodes" denies the nodes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ReXKG.graph import DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT
+from ReXKG.graph import CONCEPT, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT
 from ReXKG.items import Item
 
 _ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
@@ -31,7 +36,7 @@ def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
     Linear: a clause is looked back on once."""
     labels = [item.label for item in items]
     clause = 0  # where the clause begins
-    negating = False
+    negating: str | None = None  # the cue that negates
     denied = False  # the negation has met what it denies
     in_place = False  # a preposition came after the negation
     verb = False  # the clause has its verb, and no negation after it
@@ -43,46 +48,64 @@ def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
                 if label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not in_place):
                     labels[i] = _ABSENT[label]
                     denied = True
+                elif role == "finding" or (role == "state" and negating == "not"):
+                    labels[i] = DISORDER_ABSENT
+                    denied = True
                 elif listed and denied and role == "course":
-                    negating = False
+                    negating = None
             listed = False
         if cue is None or cue == "gap":
             continue
         if cue == "negates" or cue == "not":
-            negating, denied, in_place, verb, commas = True, False, False, False, 0
+            negating, denied, in_place, verb, commas = cue, False, False, False, 0
         elif cue == "list":
             listed = True
             commas += 1
             if verb:
-                clause, negating, verb = i, False, False
+                clause, negating, verb = i, None, False
         elif cue == "verb":
             if negating and commas == 1:
                 _restore_after_comma(labels, items, i)
-            negating, verb = False, True
+            negating, verb = None, True
         elif cue == "at":
             in_place = True
+        elif cue == "of":
+            in_place = in_place or denied
         elif cue == "spares":
-            negating = negating and denied
+            following = items[i + 1] if i + 1 < len(items) else None
+            if not (denied or (following and (following.label or following.text == "or"))):
+                negating = None
+        elif cue == "article":
+            negating = None if listed else negating
         elif cue == "negates_before":
-            if not _deny(labels, range(clause, i), _DENIABLE):
-                negating, denied, in_place, commas = True, False, False, 0
+            if not _deny(labels, items, range(clause, i), _DENIABLE):
+                negating, denied, in_place, commas = cue, False, False, 0
             clause = i
         elif cue == "removed":
-            _deny(labels, range(clause, i), _DEVICES)
+            _deny(labels, items, range(clause, i), _DEVICES)
             clause = i
         elif cue == "breaks":
-            clause, negating, verb = i, False, False
+            clause, negating, verb = i, None, False
         elif cue == "with":
-            negating = False
+            negating = None
     return labels
 
 
-def _deny(labels: list[str | None], span: range, kinds: Collection[str]) -> bool:
+def _deny(labels: list[str | None], items: Sequence[Item], span: range, kinds: Collection[str]) -> bool:
     """Turn the items of the span that are of these kinds absent; False if there were none."""
-    found = [i for i in span if labels[i] in kinds]
-    for i in found:
-        labels[i] = _ABSENT.get(labels[i], labels[i])
-    return bool(found)
+    named = owner = found = False
+    for i in span:
+        label = labels[i]
+        if label is None:
+            owner = owner or (named and items[i].cue == "of")
+        elif label in kinds and not (owner and label in _DEVICES):
+            labels[i] = _ABSENT.get(label, label)
+            found = True
+        elif label == CONCEPT and items[i].role == "finding" and DISORDER_PRESENT in kinds:
+            labels[i] = DISORDER_ABSENT
+            found = True
+        named = named or items[i].kind is not None
+    return found
 
 
 def _restore_after_comma(labels: list[str | None], items: Sequence[Item], end: int) -> None:

@@ -2,8 +2,9 @@
 
 `lexicon.tsv` lists entities (term, type, role) and `cues.tsv` the words that steer reading (phrase, cue). A term with
 blanks is one entity; one with plus signs is several that take their types from each other's company
-("degenerative+changes" is concept+disorder, while "changes" alone is a concept). Words in neither file are understood
-by four named rules: `_unwrapped`, `_inflected`, `_hyphenated`, `_by_ending`.
+("degenerative+changes" is concept+disorder, while "changes" alone is a concept); one with dots is a state that takes
+its type from what it is said of ("heart ... enlarged" is a disorder, while "enlarged" alone is a concept). Words in
+neither file are understood by five named rules: `_unwrapped`, `_inflected`, `_hyphenated`, `_prefixed`, `_by_ending`.
 """
 
 from __future__ import annotations
@@ -30,21 +31,43 @@ LABELS = {
     "size": SIZE,
     "none": None,
 }
-ROLES = ("", "side", "degree", "course", "event", "noun", "outline")
+ROLES = ("", "side", "degree", "course", "event", "noun", "outline", "finding", "state")
 _NOUN_LABELS = frozenset({ANATOMY, DISORDER_PRESENT, DEVICES_PRESENT, PROCEDURES})
 
 LONGEST_WORD = 40
+_SAID_OF = " ... "
 UNITS = frozenset({"cm", "mm", "cc", "ml", "centimeter", "centimeters", "millimeter", "millimeters"})
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)?")
 _MEASURE = re.compile(r"\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)?-?(?:cm|mm|cc|ml)")
 _WRAPPING = "\"'`“”‘’*_#[]{}<>|~=+-–—;•·%&"
 
 _ENDINGS = (
-    (re.compile(r"\w{3,}(?:ectomy|otomy|plasty|scopy|centesis|odesis|orrhaphy|graphy)"), PROCEDURES),
-    (re.compile(r"\w{3,}(?:itis|iasis|ectas(?:is|ia)|megaly|malacia|penia|pathy|thorax|emia|omas?)"), DISORDER_PRESENT),
-    (re.compile(r"(?:peri|para|retro|supra|infra|sub|intra|inter|trans|epi|costo|broncho)\w{4,}(?:al|ar|ic)"), ANATOMY),
-    (re.compile(r"(?:post|pre)(?:op|surg|procedur|radiat|traumat)\w*"), CONCEPT),
-)  # fmt: skip
+    (re.compile(r"\w{3,}(?:ectomy|otomy|plasty|scopy|centesis|odesis|orrhaphy|graphy|ogram)"), PROCEDURES),
+    (
+        re.compile(
+            r"\w{3,}"
+            r"(?:itis|osis|iasis|ectas(?:is|ia)|megaly|malacia|penia|pathy|pnea|cele|thorax|mediastinum|emia|omas?)"
+        ),
+        DISORDER_PRESENT,
+    ),
+    (
+        re.compile(
+            r"post-?\w{5,}|pre-?(?:op|surg|procedur)\w*|\w{4,}ous|[\w-]+-(?:appearing|based|like|related|sided)"
+        ),
+        CONCEPT,
+    ),
+    (
+        re.compile(
+            r"(?:peri|para|retro|supra|infra|sub|intra|inter|trans|pre|epi|juxta|acromio|aorto|atrio|broncho|cardio|cervico"
+            r"|costo|esophago|gastro|gleno|lumbo|pleuro|pulmo|scapulo|sterno|thoraco|tracheo|ventriculo)\w{4,}(?:al|ar|ic)"
+        ),
+        ANATOMY,
+    ),
+)
+_PREFIXED = re.compile(
+    r"(?:bi|extra|hemi|hemo|hydro|hyper|hypo|infra|inter|intra|macro|micro|mid|multi|non|over|para|peri|pneumo|pre|pseudo"
+    r"|re|retro|sub|supra|trans|un|under)-?(\w{5,})"
+)
 
 
 class Entry(NamedTuple):
@@ -67,6 +90,8 @@ class Vocabulary:
         terms = {term: (path, number, rest) for path in files for number, term, *rest in _rows(path)}
         cues = {phrase: rest[0] for _, phrase, *rest in _rows(HERE / "cues.tsv")}
         self.fingerprint = _fingerprint([*files, HERE / "cues.tsv"])
+        said = {term: terms.pop(term) for term in list(terms) if _SAID_OF in term}
+        self.said_of = {tuple(term.split(_SAID_OF)): _said_item(term, *where) for term, where in said.items()}
         self.table = _build_table(terms, cues)
         self._guess = lru_cache(maxsize=65536)(self._guess_uncached)
 
@@ -80,7 +105,7 @@ class Vocabulary:
                 return Entry(NUMBER)
             if _MEASURE.fullmatch(word):
                 return Entry(entity(word, SIZE))
-        for rule in (self._unwrapped, self._inflected, self._hyphenated, self._by_ending):
+        for rule in (self._unwrapped, self._inflected, self._hyphenated, self._prefixed, self._by_ending):
             found = rule(word)
             if found is not None:
                 return found
@@ -97,17 +122,21 @@ class Vocabulary:
         return Entry(item, (([], (item, entity(";", None, cue="breaks"))),))
 
     def _inflected(self, word: str) -> Entry | None:
-        """A plural or possessive of a known noun is what its singular is."""
+        """A plural or possessive of a known noun is what its singular is; an adverb of a known concept is one."""
         for ending, singular in (("'s", ""), ("’s", ""), ("ies", "y"), ("es", "is"), ("es", ""), ("s", "")):
             if word.endswith(ending):
                 known = self.table.get(word.removesuffix(ending) + singular)
                 if known and known.item.label in _NOUN_LABELS:
                     return Entry(known.item._replace(text=word))
+        for ending in ("ly", "ally"):
+            known = self.table.get(word.removesuffix(ending)) if word.endswith(ending) else None
+            if known and known.item.label == CONCEPT:
+                return Entry(entity(word, CONCEPT, "degree"))
         return None
 
     def _hyphenated(self, word: str) -> Entry | None:
-        """Without its hyphens a known word; else the device or disorder that it ends in; else, with any known part, a
-        concept ("left-predominant")."""
+        """Without its hyphens a known word; else the device or disorder that it ends in; else what all its parts are;
+        else, with any known part, a concept ("left-predominant")."""
         parts = re.split("[-–—]", word)
         if len(parts) < 2:
             return None
@@ -120,7 +149,16 @@ class Vocabulary:
         last = self.table.get(parts[-1])
         if last and last.item.label in (DEVICES_PRESENT, DISORDER_PRESENT):
             return Entry(last.item._replace(text=word, cue=None))
-        return Entry(entity(word, CONCEPT))
+        labels = {item.label for item in known} if len(known) == len(parts) else set()
+        return Entry(entity(word, labels.pop() if len(labels) == 1 else CONCEPT))
+
+    def _prefixed(self, word: str) -> Entry | None:
+        """A prefix leaves a known word what it is ("midesophagus", "reaeration", "nonaerated")."""
+        match = _PREFIXED.fullmatch(word)
+        known = self.table.get(match[1]) if match else None
+        if known is None or known.item.label is None:
+            return None
+        return Entry(known.item._replace(text=word, cue=None))
 
     def _by_ending(self, word: str) -> Entry | None:
         """Greek and Latin build transparent words: -ectomy is a procedure, -itis a disorder, peri-...-al a place."""
@@ -160,15 +198,14 @@ def _fingerprint(files: Iterable[Path]) -> str:
 def _build_table(terms: dict[str, tuple], cues: dict[str, str]) -> dict[str, Entry]:
     """Word to entry. Single words first, so that a phrase can say which of its words are entities too."""
     single: dict[str, Item] = {}
-    phrases: dict[str, list[tuple[list[str], tuple[Item, ...]]]] = {}
-    long_terms: list[tuple[list[str], tuple[Item, ...]]] = []
+    long_terms: dict[tuple[str, ...], tuple[Item, ...]] = {}
     for term, (path, number, fields) in terms.items():
         items = _term_items(term, fields, f"{path}, line {number}")
         words = [word for item in items for word in tokenize(item.text)]
         if len(words) == 1:
             single[words[0]] = items[0]
         else:
-            long_terms.append((words, items))
+            long_terms[tuple(words)] = items
     for phrase, cue in cues.items():
         words = tokenize(phrase)
         if len(words) == 1:
@@ -176,10 +213,13 @@ def _build_table(terms: dict[str, tuple], cues: dict[str, str]) -> dict[str, Ent
     for phrase, cue in cues.items():
         words = tokenize(phrase)
         if len(words) > 1:
-            entities = [single[word]._replace(cue=None) for word in words if word in single and single[word].label]
-            long_terms.append((words, (*entities, entity(phrase, None, cue=cue))))
-    for words, items in long_terms:
-        phrases.setdefault(words[0], []).append((words[1:], items))
+            plain = [single[word]._replace(cue=None) for word in words if word in single and single[word].label]
+            entities, steering = long_terms.get(tuple(words), plain), entity(phrase, None, cue=cue)
+            # What breaks a clause begins the next one.
+            long_terms[tuple(words)] = (steering, *entities) if cue == "breaks" else (*entities, steering)
+    phrases: dict[str, list[tuple[list[str], tuple[Item, ...]]]] = {}
+    for (first, *rest), items in long_terms.items():
+        phrases.setdefault(first, []).append((rest, items))
     return {
         word: Entry(
             item if (item := single.get(word)) and (item.label or item.cue) else GAP,
@@ -187,6 +227,11 @@ def _build_table(terms: dict[str, tuple], cues: dict[str, str]) -> dict[str, Ent
         )
         for word in {*single, *phrases}
     }
+
+
+def _said_item(term: str, path: Path, number: int, fields: list[str]) -> Item:
+    """The entity that the last word of "heart ... enlarged" is."""
+    return _term_items(term.split(_SAID_OF)[1], fields, f"{path}, line {number}")[0]
 
 
 def _term_items(term: str, fields: list[str], where: str) -> tuple[Item, ...]:

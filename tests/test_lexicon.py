@@ -59,7 +59,8 @@ def triples(graph):
 def test_sentence_has_the_graph_a_careful_annotator_would_draw(sentence, entities, relations):
     graph = read(sentence)
     assert graph["entities"] == parse_entities(entities)
-    assert triples(graph) == parse_relations(relations)
+    if relations != "?":
+        assert triples(graph) == parse_relations(relations)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,12 @@ def test_case_and_markup_do_not_matter():
         ("bilobectomy", "procedures"),
         ("3-mm", "size"),
         ("12mm", "size"),
+        ("t4-t5", "anatomy"),  # both parts are
+        ("midesophagus", "anatomy"),  # a prefix before a known word
+        ("nonaerated", "concept"),
+        ("asymmetrically", "concept"),  # the adverb of a known adjective
+        ("cervicothoracic", "anatomy"),
+        ("fibrinous", "concept"),
         ("(effusion),", "disorder_present"),
     ],
 )
@@ -114,8 +121,12 @@ def test_words_outside_the_lexicon_are_understood_by_form(word, kind):
 
 
 @pytest.mark.parametrize(
-    "text", ["the patient's name", "seen and noted again", "12 2019", "this, that or the other", "yes"]
-)
+    "text",
+    [
+        "the patient's name", "seen and noted again", "12 2019", "this, that or the other", "yes", "FINDINGS:",
+        "on ___ at 10:30 am", "as above", "likely reflecting", "further information", "the diagnosis",
+    ],
+)  # fmt: skip
 def test_words_that_annotators_leave_out_are_no_entities(text):
     assert not set(read(text)["entities"]) - {"patient's"}
 
@@ -177,6 +188,7 @@ HOSTILE = {
     "looking back": "effusion resolved " * 50_000,
     "only back-looking": "effusion " * 50_000 + "resolved " * 50_000,
     "removals": "tube removal " * 50_000,
+    "states": "enlarged " * 100_000,
     "modifiers": "small " * 100_000 + "effusion",
     "places": "effusion in the lung and " * 20_000,
     "suggestions": "opacity likely " + "atelectasis or " * 50_000,
@@ -264,6 +276,20 @@ def test_a_users_lexicon_adds_and_overrides_terms(tmp_path):
     assert extractor.name != EXTRACTOR.name
 
 
+def test_a_state_takes_its_type_from_what_it_is_said_of(tmp_path):
+    own = tmp_path / "own.tsv"
+    own.write_text("droopy\tconcept\tstate\nlung ... droopy\tdisorder\tstate\n", encoding="utf-8")
+    extractor = LexiconExtractor(own)
+    for text, kind in (
+        ("The lung is slightly droopy.", "disorder_present"),
+        ("The lung is not droopy.", "disorder_notpresent"),
+        ("The aorta is droopy.", "concept"),
+        ("The aorta is not droopy.", "disorder_notpresent"),
+        ("No droopy aorta.", "concept"),
+    ):
+        assert extractor([text])[0]["entities"]["droopy"] == kind
+
+
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
@@ -302,7 +328,7 @@ def test_every_cue_is_one_that_a_rule_reads():
     path = Path(__file__).parent.parent / "ReXKG" / "cues.tsv"
     rows = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
     assert {cue for _, cue in rows} == {
-        "at", "breaks", "list", "negates", "negates_before", "not", "of", "plain", "removed", "shows", "spares",
-        "suggests", "verb", "with",
+        "article", "at", "before", "breaks", "list", "negates", "negates_before", "not", "of", "plain", "removed",
+        "shows", "spares", "suggests", "verb", "with",
     }  # fmt: skip
     assert len({phrase for phrase, _ in rows}) == len(rows)
