@@ -62,7 +62,7 @@ def load_records(
         root = Path(image_root) if image_root is not None else _default_image_root(file)
         if image_root is not None and not root.is_dir():
             raise UserError(f"image root {root} is not a folder; correct --image_root")
-        items = _read_items(file)
+        items = read_items(file)
         if not items:
             raise UserError(f"dataset {file} holds no records; pass another file")
         for item, where in items[: None if max_samples is None else max_samples - len(records)]:
@@ -143,8 +143,8 @@ def _default_image_root(file: Path) -> Path | None:
     return next((parent / "images" for parent in file.absolute().parents if (parent / "images").is_dir()), None)
 
 
-def _read_items(path: Path) -> list[tuple[Any, str]]:
-    """The file's objects, each with the words that name it in a message."""
+def read_items(path: Path) -> list[tuple[Any, str]]:
+    """The file's objects as they are, each with the words that name it in a message. Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -177,8 +177,8 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
 def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> Record:
     if not isinstance(item, dict):
         raise UserError(f"a record is an object, this one is {_kind(item)}")
-    turns, answer = _turns(item)
-    solution = next((text for text in (_text(item, "solution"), answer, _text(item, "explanation")) if text), None)
+    turns, _ = _turns(item)
+    solution = find_solution(item)
     if require_solution and solution is None:
         raise UserError(
             "field 'solution' is missing or empty; the rewards compare with it: add it, "
@@ -187,6 +187,13 @@ def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> 
     columns = {key: value for key, value in item.items() if key not in ("messages", "images", "image")}
     images = tuple(_image(text, field, root) for text, field in _image_fields(item))
     return Record(images, turns, solution, columns | {"solution": solution}, where)
+
+
+def find_solution(item: dict[str, Any]) -> str | None:
+    """The text that the record holds for right: its ``solution``, final assistant turn or ``explanation``; None where
+    it has none. Raises UserError for a field of another type."""
+    _, answer = _turns(item)
+    return next((text for text in (_text(item, "solution"), answer, _text(item, "explanation")) if text), None)
 
 
 def _turns(item: dict[str, Any]) -> tuple[tuple[dict[str, str], ...], str | None]:
