@@ -55,7 +55,8 @@ def test_the_audit_of_a_result_file_by_hand(tmp_path, capsys):
     assert hallucination_audit(["--results", str(path)]) == 0
     document = metrics(path)
     assert document["results"] == [str(path)]
-    assert (document["checkpoints"], document["extractor"], document["kg_text"]) == (["run"], extractor_name(), "think")
+    assert (document["checkpoint"], document["control"], document["kg_text"]) == ("run", "none", "think")
+    assert document["extractor"] == extractor_name()
     assert (document["questions"], document["patients"], document["with_report"]) == (4, 4, 0)
     # Claims: effusion; pneumothorax; none; effusion and edema. Invented: -, pneumothorax, -, edema.
     assert document["scores"]["hallucination"]["per_question"]["mean"] == pytest.approx((0 + 1 + 0 + 1 / 2) / 4)
@@ -116,6 +117,14 @@ def test_several_files_are_audited_together(tmp_path):
     assert document["questions"] == 6
     assert document["patients"] == 4
     assert {name: group["questions"] for name, group in document["breakdown"]["dataset"].items()} == {"2": 4, "1": 2}
+
+
+@pytest.mark.parametrize("facts", [{"checkpoint": "other"}, {"checkpoint": "run", "control": "shuffled"}])
+def test_files_of_several_runs_are_no_one_audit(tmp_path, capsys, facts):
+    paths = [write(tmp_path / "a_results.json", checkpoint="run"), write(tmp_path / "b_results.json", **facts)]
+    assert hallucination_audit(["--results", *map(str, paths)]) == 2
+    assert "2 runs" in capsys.readouterr().err
+    assert not (tmp_path / "kg").exists()
 
 
 def test_references_may_come_from_the_annotation_file(tmp_path, capsys):
@@ -188,15 +197,17 @@ def test_without_questions_all_reports_are_read(tmp_path):
             ["result 0", "'generated_text'", "2 more"],
         ),
         (hallucination_audit, [], [], ["results"]),
+        (hallucination_audit, RESULTS, ["--results", "RUN", "RUN"], ["a file twice"]),
         (hallucination_audit, RESULTS, ["--ground_truth", "a", "b"], ["--ground_truth names 2 files for 1"]),
         (hallucination_audit, RESULTS, ["--report_graphs", "absent.json"], ["absent.json cannot be read"]),
         (report_graphs, RESULTS, ["--reports", "absent"], ["absent"]),
+        (hallucination_audit, RESULTS, ["--overwriet"], ["--overwriet", "--help"]),
         (reference_graphs, [{"generated_text": "x"}], [], ["result 0", "'explanation'"]),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(tmp_path, capsys, command, rows, flags, words):
     path = write(tmp_path / "run_results.json", rows)
-    assert command(["--results", str(path), *flags]) == 2
+    assert command(["--results", str(path), *(str(path) if word == "RUN" else word for word in flags)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert all(word in error for word in words)
@@ -211,9 +222,11 @@ def test_reports_of_none_of_the_studies_are_an_error(tmp_path, capsys):
 
 def test_an_annotation_without_explanation_is_named(tmp_path, capsys):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps([RESULTS[0], {"question": "?"}]))
+    path.write_text(json.dumps([RESULTS[0], {"question": "?"}, 3]))
     assert reference_graphs(["--annotation_file", str(path)]) == 2
-    assert "record 1" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "record 1: there is no explanation" in error
+    assert "and 1 more" in error
 
 
 def test_a_wrong_extractor_is_one_line_and_status_2(tmp_path, capsys, monkeypatch):

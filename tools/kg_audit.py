@@ -32,7 +32,7 @@ from utils.statistics import LEVEL, RESAMPLES, Interval, patients, ratio_interva
 
 MOST_FREQUENT = 20
 EXAMPLES = 10
-AUDIT_GROUPINGS = GROUPINGS | {"is_correct": "answer right"}
+AUDIT_GROUPINGS = GROUPINGS | {"is_correct": "right by substring"}
 
 
 class Score(NamedTuple):

@@ -13,9 +13,9 @@ All graphs are in the order of FILE.json; `tools.kg_files` says how a run that w
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ReXKG.graph import Graph
 from swift.utils.errors import UserError, reports_user_errors
@@ -39,6 +39,8 @@ from utils.answers import READINGS
 from utils.get_knowledge_graph import extractor_name
 from utils.mimic import SECTION_NAMES, SECTIONS, read_reports
 from utils.statistics import Interval
+
+Source = tuple[Path, list[Row]]
 
 logger = get_logger()
 
@@ -90,10 +92,10 @@ def report_graphs(argv: Sequence[str] | None = None) -> int:
 
 @reports_user_errors
 def hallucination_audit(argv: Sequence[str] | None = None) -> int:
-    """02_hall_kg.py: graphs of the generated texts, and the audit of them against the references."""
-    parser = _Parser("tools/02_hall_kg.py", "Audit the reasoning of result files: what it invents and leaves out.")
+    """02_hall_kg.py: graphs of a run's generated texts, and the audit of them against the references."""
+    parser = _Parser("tools/02_hall_kg.py", "Audit the reasoning of a run: what it invents and leaves out.")
     parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE",
-                        help="result files of evaluate.py; several are audited together")  # fmt: skip
+                        help="result files of evaluate.py; several of one run are audited together")  # fmt: skip
     parser.add_argument("--ground_truth", type=Path, nargs="+", metavar="FILE",
                         help="graphs of the explanations, one file each (default: those of 00_GT_kg.py)")  # fmt: skip
     parser.add_argument("--report_graphs", type=Path, nargs="+", metavar="FILE",
@@ -103,23 +105,11 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--metrics", type=Path, metavar="FILE",
                         help="the scores (default: FILE_kg_metrics.json; of several, kg_metrics.json)")  # fmt: skip
     arguments = parser.parse(argv)
-    for flag in ("ground_truth", "report_graphs"):
-        given = getattr(arguments, flag)
-        if given and len(given) != len(arguments.results):
-            raise UserError(
-                f"--{flag} names {len(given)} files for {len(arguments.results)} result files; name one for each"
-            )
-    audited = _collect(arguments)
-    scores = audit(audited)
-    facts = {
-        "results": [str(path) for path in arguments.results],
-        "checkpoints": sorted({str(row["checkpoint"]) for row in audited.results}),
-        "extractor": extractor_name(),
-        "kg_text": arguments.kg_text,
-        "git": git_state(),
-    }
+    sources = _read_sources(arguments)
+    facts = _check_run(sources, arguments)
+    scores = audit(_collect(sources, arguments))
     path = output_path(arguments.results[0], "kg_metrics", arguments.output_dir)
-    if len(arguments.results) > 1:
+    if len(sources) > 1:
         path = path.with_name("kg_metrics.json")
     path = arguments.metrics or path
     write_json(path, _plain(facts | scores))
@@ -128,14 +118,40 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _collect(arguments: argparse.Namespace) -> Audited:
+def _check_run(sources: Sequence[Source], arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was audited and how, for its record. Raises UserError where the files are not those of one run."""
+    paths = [str(path) for path, _ in sources]
+    if len(set(paths)) < len(paths):
+        raise UserError("--results names a file twice; name each once")
+    for flag in ("ground_truth", "report_graphs"):
+        given = getattr(arguments, flag)
+        if given and len(given) != len(paths):
+            raise UserError(f"--{flag} names {len(given)} files for {len(paths)} result files; name one for each")
+    runs = {(str(row["checkpoint"]), str(row["control"])) for _, rows in sources for row in rows}
+    if len(runs) > 1:
+        one, other, *_ = sorted(runs)
+        raise UserError(
+            f"--results names files of {len(runs)} runs (checkpoint {one[0]}, control {one[1]}; checkpoint {other[0]}, "
+            f"control {other[1]}); audit each run by itself"
+        )
+    ((checkpoint, control),) = runs
+    return {
+        "results": paths,
+        "checkpoint": checkpoint,
+        "control": control,
+        "extractor": extractor_name(),
+        "kg_text": arguments.kg_text,
+        "git": git_state(),
+    }
+
+
+def _collect(sources: Sequence[Source], arguments: argparse.Namespace) -> Audited:
     """Make or read the graphs of all result files, in order."""
     results: list[Row] = []
     predicted: list[Graph] = []
     references: list[Graph] = []
     reports: list[Graph | None] = []
-    for number, path in enumerate(arguments.results):
-        rows = read_audited(path)
+    for number, (path, rows) in enumerate(sources):
         truth = reference_texts(rows, path)
         if arguments.ground_truth:
             references += read_graphs_of(arguments.ground_truth[number], truth.names, truth)
@@ -171,6 +187,10 @@ class _Parser(argparse.ArgumentParser):
         sources.add_argument("--annotation_file", type=Path, nargs="+", metavar="FILE",
                              help="annotation or training files")  # fmt: skip
 
+    def error(self, message: str) -> NoReturn:
+        """argparse's complaint, as one line."""
+        raise UserError(f"{message}; see --help")
+
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The flags, when there is an extractor too. Raises UserError."""
         arguments = self.parse_args(argv)
@@ -181,10 +201,9 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
 
-def _read_sources(arguments: argparse.Namespace) -> list[tuple[Path, list[Row]]]:
+def _read_sources(arguments: argparse.Namespace) -> list[Source]:
     read: Callable[[Path], list[Row]] = read_audited if arguments.results else read_annotations
-    paths: Iterable[Path] = arguments.results or arguments.annotation_file or ()
-    return [(path, read(path)) for path in paths]
+    return [(path, read(path)) for path in arguments.results or arguments.annotation_file or ()]
 
 
 def _make(source: Path, kind: str, texts: NamedTexts, arguments: argparse.Namespace) -> Path:

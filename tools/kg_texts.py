@@ -17,10 +17,11 @@ Row = Mapping[str, Any]
 
 
 def read_audited(path: Path) -> list[Row]:
-    """The results of a result file, each with its ``dataset``, ``checkpoint`` and ``idx``. Raises UserError where one
-    has no generated text or no explanation."""
+    """The results of a result file, each with its ``dataset``, ``checkpoint``, ``control`` and ``idx``. Raises
+    UserError where one has no generated text or no explanation."""
     document = read_results(path, ("generated_text",))
-    facts = {name: document.get(name, path.stem) for name in ("dataset", "checkpoint")}
+    defaults = {"dataset": path.stem, "checkpoint": None, "control": "none"}
+    facts = {name: document.get(name, default) for name, default in defaults.items()}
     rows = [row | facts | {"idx": question_name(row, n)} for n, row in enumerate(document["results"])]
     raise_problems(
         f"result file {path} result {number}: field '{field}' must be a text to compare, it is {row.get(field)!r:.40}"

@@ -175,8 +175,6 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
 
 
 def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> Record:
-    if not isinstance(item, dict):
-        raise UserError(f"a record is an object, this one is {_kind(item)}")
     turns, _ = _turns(item)
     solution = find_solution(item)
     if require_solution and solution is None:
@@ -189,15 +187,17 @@ def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> 
     return Record(images, turns, solution, columns | {"solution": solution}, where)
 
 
-def find_solution(item: dict[str, Any]) -> str | None:
+def find_solution(item: Any) -> str | None:
     """The text that the record holds for right: its ``solution``, final assistant turn or ``explanation``; None where
-    it has none. Raises UserError for a field of another type."""
+    it has none. Raises UserError for what is no record."""
     _, answer = _turns(item)
     return next((text for text in (_text(item, "solution"), answer, _text(item, "explanation")) if text), None)
 
 
-def _turns(item: dict[str, Any]) -> tuple[tuple[dict[str, str], ...], str | None]:
+def _turns(item: Any) -> tuple[tuple[dict[str, str], ...], str | None]:
     """The prompt's turns, and the final assistant turn if there is one."""
+    if not isinstance(item, dict):
+        raise UserError(f"a record is an object, this one is {_kind(item)}")
     messages = item.get("messages")
     if messages is None:
         question = _text(item, "question")
