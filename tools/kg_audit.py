@@ -21,6 +21,7 @@ from ReXKG.graph import (
     asserted,
     entity_pairs,
     graph_jaccard,
+    hallucinated,
     hallucination_rate,
     jaccard,
     omission_rate,
@@ -86,12 +87,6 @@ def score_question(predicted: Graph, reference: Graph, report: Graph | None = No
         unknown = len(hallucinated(predicted, reference) - asserted(report))
         scores["hallucination_with_report"] = Score(unknown / len(claims) if claims else 0.0, unknown, len(claims))
     return scores
-
-
-def hallucinated(predicted: Graph, reference: Graph) -> set[tuple[str, str]]:
-    """The disorders and devices that the prediction asserts and the reference lacks or negates. With both exchanged:
-    those that it omits."""
-    return asserted(predicted) - entity_pairs(reference)
 
 
 def summarise(scores: Sequence[Mapping[str, Score]], clusters: Sequence[str]) -> dict[str, dict[str, Interval]]:
