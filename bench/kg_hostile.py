@@ -18,8 +18,8 @@ from ReXKG.lexicon import LexiconExtractor
 
 ROUNDS = 3
 
-# Each is repeated to the length that a test asks for.
-HOSTILE = {
+# A unit is repeated to the length that is asked for; of two units each fills a half.
+HOSTILE: dict[str, str | tuple[str, str]] = {
     "nothing": "",
     "blanks": " \t\n\r\x0b ",
     "one long word": "a",
@@ -31,11 +31,16 @@ HOSTILE = {
     "negations and verbs": "no effusion , edema is ",
     "one clause": "no effusion or ",
     "looking back": "effusion has resolved ",
+    "looking back from behind": ("effusion ", "resolved "),
+    "a list after negations": ("no ", "effusion, "),
+    "states": "enlarged ",
     "removals": "tube removal removed ",
     "no change": "no change in without improvement ",
     "degrees": "mildly ",
     "modifiers": "small loculated , and ",
+    "modifiers before a noun": ("small ", "effusion "),
     "places": "effusion in the lung at the base of ",
+    "suggestions after findings": ("opacity ", "likely "),
     "suggestions": "opacity likely representing atelectasis or ",
     "measures": "1 x 2 x 3 x ",
     "a measure with its unit": "3 x 4 cm ",
@@ -71,8 +76,10 @@ HOSTILE = {
 
 def hostile(name: str, length: int) -> str:
     """Text of a kind and of ``length`` characters."""
-    unit = HOSTILE[name]
-    return (unit * (length // max(1, len(unit)) + 1))[:length]
+    units = HOSTILE[name]
+    if isinstance(units, str):
+        return (units * (length // max(1, len(units)) + 1))[:length]
+    return "".join(unit * (length // 2 // len(unit)) for unit in units)
 
 
 def seconds(text: str) -> float:

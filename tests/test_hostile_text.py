@@ -100,9 +100,8 @@ def test_random_bytes_and_random_characters_are_read():
 
 def test_mixtures_of_what_is_hostile_are_read():
     rng = random.Random(6)
-    units = list(HOSTILE.values())
     for _ in range(100):
-        read("".join(rng.choice(units) for _ in range(60)))
+        read("".join(hostile(rng.choice(list(HOSTILE)), 30) for _ in range(60)))
 
 
 def test_hostile_text_leaves_its_neighbours_alone():
