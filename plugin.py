@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ReXKG.graph import graph_jaccard
 from swift.plugin import ORM, orms
 from swift.utils import get_device_count, get_dist_setting, get_logger, is_dist, is_mp, is_mp_ddp
-from utils.answers import answer_span, answers_agree, has_think_answer_shape, parse_answers, think_text
+from utils.answers import READINGS, answer_span, answers_agree, has_think_answer_shape, parse_answers, think_text
 from utils.countdown import solves_countdown
 from utils.freezing import describe_trainable, freeze_after_construction
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name
@@ -52,14 +52,13 @@ class KnowledgeGraphORM(ORM):
     kept_references = 8192
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
-        readers = {"think": think_text, "whole": str.strip}
         choice = os.environ.get("KG_TEXT") or "think"
-        if choice not in readers:
+        if choice not in READINGS:
             raise ValueError(f"KG_TEXT={choice!r} is unknown; set KG_TEXT=think (the default) or KG_TEXT=whole")
         if extract is None:
             # Asking for the name loads the extractor now, so that no model is loaded within a call.
             logger.info(f"external_kg_jac reads {choice} texts with {extractor_name()}")
-        self.read_completion = readers[choice]
+        self.read_completion = READINGS[choice]
         self.extract = extract or extract_knowledge_graph
         self.references: dict[str, dict] = {}
 

@@ -1,6 +1,7 @@
-"""Print the knowledge graph of a text: ``python -m ReXKG "There is a small left pleural effusion."``
+"""Print the knowledge graph of a text: python -m ReXKG "There is a small left pleural effusion."
 
-Texts come from the command line, from files (``--file``, one text each) or from standard input.
+Texts come from the command line, from files (--file, one text each) or from standard input. Colours are used in a
+terminal, unless NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -8,71 +9,87 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import shutil
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ReXKG.graph import ENTITY_TYPES, Graph
+from ReXKG.dot import to_dot
+from ReXKG.graph import Graph
 from ReXKG.lexicon import LexiconExtractor
+from ReXKG.terminal import format_graph, printable, wrap
 
-_TITLES = {
-    "disorder_present": "disorders present",
-    "disorder_notpresent": "disorders not present",
-    "devices_present": "devices present",
-    "devices_notpresent": "devices not present",
-    "concept": "concepts",
-    "size": "sizes",
-}
-_SHOWN_FIRST = ("disorder_present", "disorder_notpresent", "devices_present", "devices_notpresent")
-_ORDER = (*_SHOWN_FIRST, *(kind for kind in ENTITY_TYPES if kind not in _SHOWN_FIRST))
+WIDEST_LINE = 100
 
 
-def format_graph(graph: Graph) -> str:
-    """The graph for a reader: entities grouped by type, findings first, then one relation a line."""
-    groups = {kind: [text for text, found in graph["entities"].items() if found == kind] for kind in _ORDER}
-    titles = {kind: _TITLES.get(kind, kind) for kind in _ORDER}
-    width = max(map(len, titles.values()))
-    lines = [f"{titles[kind]:<{width}}  {', '.join(texts)}" for kind, texts in groups.items() if texts]
-    relations = graph["relations"]
-    if relations:
-        source = max(len(r["source_entity"]) for r in relations)
-        kind = max(len(r["type"]) for r in relations)
-        lines.append("")
-        lines += [f"{r['source_entity']:>{source}}  {r['type']:<{kind}}  {r['target_entity']}" for r in relations]
-    return "\n".join(lines) or "no entities"
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ReXKG",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("text", nargs="*", help="a text; without one and without --file, standard input is read")
+    parser.add_argument("--file", action="append", default=[], metavar="FILE", help="a UTF-8 file that holds one text")
+    parser.add_argument("--terms", metavar="FILE", help="your own lexicon rows, read after the project's")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON graph a line")
+    form.add_argument("--dot", action="store_true",
+                      help="print one Graphviz digraph a text: | dot -Tsvg, or | dot -Tsvg -O for several")  # fmt: skip
+    return parser.parse_args(argv)
 
 
 def _read_texts(args: argparse.Namespace) -> list[str]:
     texts = list(args.text)
     for path in args.file:
         try:
-            texts.append(Path(path).read_text(encoding="utf-8"))
+            texts.append(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"--file {path}: cannot be read ({error}); give a UTF-8 text file") from error
-    return texts or [sys.stdin.read()]
+    if texts or args.file:
+        return texts
+    try:
+        return [sys.stdin.read()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input cannot be read ({error}); give UTF-8 text") from error
+
+
+def _in_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _print_for_reading(texts: Sequence[str], graphs: Sequence[Graph]) -> None:
+    width, colour = min(shutil.get_terminal_size().columns, WIDEST_LINE), _in_colour()
+    for position, (text, graph) in enumerate(zip(texts, graphs, strict=True)):
+        heading = wrap(map(printable, text.split()), width) or ["(no words)"]
+        print("\n" * (position > 0) + "\n".join(heading) + "\n")
+        print(format_graph(graph, width, colour))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, or 2 with one line on stderr where a file cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m ReXKG", description=__doc__, allow_abbrev=False)
-    parser.add_argument("text", nargs="*", help="a text; without one and without --file, standard input is read")
-    parser.add_argument("--file", action="append", default=[], metavar="FILE", help="a UTF-8 file that holds one text")
-    parser.add_argument("--terms", metavar="FILE", help="your own lexicon rows, read after the project's")
-    parser.add_argument("--json", action="store_true", help="print one JSON graph a line")
-    args = parser.parse_args(argv)
+    """Returns 0, or 2 with one line on stderr where a text cannot be read."""
+    args = _parse_arguments(argv)
     logging.basicConfig(format="%(message)s")
+    if hasattr(sys.stdout, "reconfigure"):
+        # Half a surrogate pair has no UTF-8; as \udxxx it is what JSON writes for it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         texts = _read_texts(args)
         graphs = LexiconExtractor(args.terms)(texts)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for position, graph in enumerate(graphs):
-        if args.json:
-            print(json.dumps(graph, ensure_ascii=False))
-        else:
-            print(("\n" if position else "") + (f"{graph['sentences']}\n\n") + format_graph(graph))
+    if args.json or args.dot:
+        for text, graph in zip(texts, graphs, strict=True):
+            print(to_dot(graph, text) if args.dot else json.dumps(graph, ensure_ascii=False))
+    else:
+        _print_for_reading(texts, graphs)
     return 0
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as head may go early
     sys.exit(main())

@@ -32,6 +32,7 @@ ENTITY_TYPES = (
 RELATION_TYPES = (LOCATED_AT, SUGGESTIVE_OF, MODIFY)
 
 ASSERTED_TYPES = frozenset({DISORDER_PRESENT, DEVICES_PRESENT})
+DENIED_TYPES = frozenset({DISORDER_ABSENT, DEVICES_ABSENT})
 
 
 class SentenceGraph(NamedTuple):
@@ -113,13 +114,19 @@ def asserted(graph: Graph) -> set[tuple[str, str]]:
     return {pair for pair in graph["entities"].items() if pair[1] in ASSERTED_TYPES}
 
 
+def hallucinated(predicted: Graph, reference: Graph) -> set[tuple[str, str]]:
+    """The disorders and devices that the prediction asserts and the reference lacks or negates. With both exchanged:
+    those that the prediction omits."""
+    return asserted(predicted) - entity_pairs(reference)
+
+
 def hallucination_rate(predicted: Graph, reference: Graph) -> float:
     """The share of the prediction's asserted disorders and devices that the reference lacks or negates, 0 to 1.
 
     A prediction that asserts nothing invents nothing: 0.0, whatever the reference holds. A reference that asserts
     nothing makes every assertion a hallucination: 1.0."""
     claims = asserted(predicted)
-    return len(claims - entity_pairs(reference)) / len(claims) if claims else 0.0
+    return len(hallucinated(predicted, reference)) / len(claims) if claims else 0.0
 
 
 def omission_rate(predicted: Graph, reference: Graph) -> float:

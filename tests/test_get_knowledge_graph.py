@@ -1,13 +1,10 @@
-"""The one door: order, keys, choice of extractor, independence of the batch. And the command `python -m ReXKG`."""
+"""The one door: order, keys, choice of extractor, independence of the batch."""
 
-import io
-import json
 import subprocess
 import sys
 
 import pytest
 
-from ReXKG.__main__ import main
 from utils import get_knowledge_graph as door
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name
 
@@ -108,41 +105,3 @@ def test_nothing_of_the_trainer_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-def test_the_command_prints_findings_first_and_one_relation_a_line(capsys):
-    assert main(["There is a small left pleural effusion. No pneumothorax."]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines if line] == [
-        ["there", "is", "a", "small", "left", "pleural", "effusion", "no", "pneumothorax"],
-        ["disorders", "present", "effusion"],
-        ["disorders", "not", "present", "pneumothorax"],
-        ["anatomy", "pleural"],
-        ["concepts", "small,", "left"],
-        ["small", "modify", "effusion"],
-        ["left", "modify", "pleural"],
-        ["effusion", "located_at", "pleural"],
-    ]
-
-
-def test_the_command_prints_json_as_the_door_gives_it(capsys):
-    assert main(["--json", *TEXTS]) == 0
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == extract_knowledge_graph(TEXTS)
-
-
-def test_the_command_reads_files_and_standard_input(capsys, monkeypatch, tmp_path):
-    report = tmp_path / "report.txt"
-    report.write_text("No effusion.", encoding="utf-8")
-    main(["--json", "--file", str(report)])
-    from_file = capsys.readouterr().out
-    monkeypatch.setattr("sys.stdin", io.StringIO("No effusion."))
-    main(["--json"])
-    assert capsys.readouterr().out == from_file
-    assert json.loads(from_file)["entities"] == {"effusion": "disorder_notpresent"}
-
-
-def test_the_command_names_a_file_that_is_not_there(capsys):
-    assert main(["--file", "nowhere.txt"]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: --file nowhere.txt")
-    assert captured.err.count("\n") == 1

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from utils.statistics import difference_interval, mean_interval, patients
+from utils.statistics import Interval, difference_interval, mean_interval, patients, ratio_intervals
 
 
 def one_by_one(values, clusters, resamples, seed):
@@ -29,6 +29,37 @@ def test_drawing_in_pieces_changes_nothing(monkeypatch):
     whole = mean_interval(values, clusters, resamples=50)
     monkeypatch.setattr("utils.statistics._DRAWS_AT_ONCE", 130)  # three resamples at a time
     assert mean_interval(values, clusters, resamples=50) == whole
+
+
+def test_shares_are_those_of_drawing_patients_one_by_one_and_dividing_sums():
+    rng = np.random.default_rng(8)
+    clusters = rng.integers(0, 9, 40)
+    wholes = rng.integers(0, 5, (40, 3))
+    parts = np.minimum(rng.integers(0, 5, (40, 3)), wholes)
+    wholes[:, 2] = 0
+    parts[:, 2] = 0
+    first, second, nothing = ratio_intervals(parts, wholes, clusters.tolist(), resamples=200, seed=4)
+    names = list(dict.fromkeys(clusters.tolist()))
+    draws = np.random.default_rng(4).integers(0, len(names), (200, len(names)))
+    for column, interval in enumerate((first, second)):
+        shares = []
+        for row in draws:
+            rows = np.concatenate([np.flatnonzero(clusters == names[drawn]) for drawn in row])
+            shares.append(parts[rows, column].sum() / wholes[rows, column].sum())
+        expected = parts[:, column].sum() / wholes[:, column].sum(), *np.percentile(shares, [2.5, 97.5])
+        np.testing.assert_allclose((interval.mean, interval.lo, interval.hi), expected)
+    assert nothing is None
+
+
+def test_resamples_without_anything_to_share_do_not_count():
+    # Only patient a has anything: 1 of 2. The resamples that miss a say nothing, the others say one half.
+    (interval,) = ratio_intervals([[1], [0]], [[2], [0]], ["a", "b"])
+    assert interval == Interval(0.5, 0.5, 0.5)
+
+
+def test_an_interval_is_printed_with_the_format_of_a_number():
+    assert f"{Interval(0.5, 0.25, 0.625):.2f}" == "0.50 [0.25, 0.62]"
+    assert f"{Interval(1, -2, 3):+.1f}" == "+1.0 [-2.0, +3.0]"
 
 
 def test_patients_are_drawn_whole():

@@ -20,6 +20,7 @@ from swift.utils.files import write_json, write_text
 from swift.utils.logger import get_logger
 from tools.evaluation_report import render_report
 from tools.result_files import Run, load_runs
+from tools.text_table import align
 from utils.get_knowledge_graph import extractor_name
 from utils.statistics import Interval, difference_interval, mean_interval, patients
 
@@ -45,16 +46,12 @@ def table(summary: dict[str, dict[str, Interval]]) -> str:
     rows = [["", *(LABELS[column] for column in columns)]]
     for metric in summary["sft"]:
         rows.append([metric, *(_cell(metric, summary[column][metric], column) for column in columns)])
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return "\n".join(
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return align(rows)
 
 
 def _cell(metric: str, value: Interval, column: str) -> str:
     sign = "+" if column == "difference" else ""
-    form = f"{sign}.1f" if metric == "length" else f"{sign}.3f"
-    return f"{value.mean:{form}} [{value.lo:{form}}, {value.hi:{form}}]"
+    return f"{value:{sign}.{1 if metric == 'length' else 3}f}"
 
 
 def summary_document(summary: dict[str, dict[str, Interval]], seconds: float | None) -> dict[str, Any]:

@@ -22,19 +22,13 @@ import numpy as np
 from ReXKG.graph import Graph, entity_pairs
 from swift.llm.images import ImageSource, open_image
 from swift.utils.errors import UserError
-from tools.result_files import Run
+from tools.result_files import GROUPINGS, Run, group_rows
 from utils.answers import answer_span, think_text
 from utils.metrics import reasoning_graphs, reference_answers
 from utils.statistics import Interval, mean_interval, patients
 
 TEMPLATES = Path(__file__).parent / "templates"
 THUMBNAIL = 320  # pixels of the longer side
-GROUPINGS = {
-    "dataset": "file",
-    "semantic_type": "semantic type",
-    "content_type": "content type",
-    "question_type": "question type",
-}
 OUTCOMES = {  # (SFT right, GRPO right)
     (False, True): "fixed",
     (True, False): "broke",
@@ -101,15 +95,11 @@ def choose_cases(outcomes: Sequence[str], count: int, seed: int = 0) -> list[int
 def breakdown(runs: Mapping[str, Run], field: str) -> list[dict[str, Any]]:
     """Accuracy of each run for each value of ``field``, the most frequent first; empty where no result has it."""
     results = next(iter(runs.values())).results
-    members = defaultdict(list)
-    for position, result in enumerate(results):
-        if result.get(field) is not None:
-            members[str(result[field])].append(position)
     clusters = np.array(patients(results))
     return [
         {"name": name, "count": len(rows)}
         | {key: mean_interval(run.metrics["accuracy"][rows], clusters[rows]).as_dict() for key, run in runs.items()}
-        for name, rows in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))
+        for name, rows in group_rows(results, field).items()
     ]
 
 

@@ -1,4 +1,5 @@
-"""Runs to compare: result files of `evaluate.py`, read, aligned question by question, and scored by one ruler."""
+"""Result files of `evaluate.py`: read one by one, or as runs to compare, aligned question by question and scored by one
+ruler."""
 
 from __future__ import annotations
 
@@ -14,6 +15,13 @@ from swift.utils.errors import UserError
 from utils.metrics import question_metrics
 
 FIELDS = ("question", "generated_text", "num_tokens")
+# What a result says of its question's kind, with the name that tables give it.
+GROUPINGS = {
+    "dataset": "file",
+    "semantic_type": "semantic type",
+    "content_type": "content type",
+    "question_type": "question type",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
     runs: dict[str, Run] = {}
     keys: list[Hashable] = []
     for name, paths in files.items():
-        documents = [_read(Path(path)) for path in paths]
+        documents = [read_results(path) for path in paths]
         by_key = _by_question(documents, paths)
         keys = keys or list(by_key)
         if other := set(keys) ^ by_key.keys():
@@ -48,16 +56,32 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
     return runs
 
 
-def _read(path: Path) -> dict[str, Any]:
+def group_rows(results: Sequence[Mapping[str, Any]], field: str) -> dict[str, list[int]]:
+    """Positions of the results by their value of ``field``, the most frequent value first; those without it are left
+    out."""
+    members: dict[str, list[int]] = {}
+    for position, result in enumerate(results):
+        if result.get(field) is not None:
+            members.setdefault(str(result[field]), []).append(position)
+    return dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def question_name(result: Mapping[str, Any], position: int) -> str:
+    """What a question is called within its file: its ``idx``, else its ``id``, else its position."""
+    return str(result.get("idx", result.get("id", position)))
+
+
+def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, Any]:
+    """The document of a result file whose results all have ``fields``. Raises UserError for any other file."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"result file {path} cannot be read ({error}); pass a file that evaluate.py wrote") from error
     results = document.get("results") if isinstance(document, dict) else None
     if not isinstance(results, list) or not results:
         raise UserError(f"result file {path} has no list 'results'; pass a file that evaluate.py wrote")
     for position, result in enumerate(results):
-        missing = [field for field in FIELDS if not isinstance(result, dict) or field not in result]
+        missing = [field for field in fields if not isinstance(result, dict) or field not in result]
         if missing:
             raise UserError(f"result file {path} result {position}: field '{missing[0]}' is missing; evaluate again")
     return document
@@ -69,7 +93,7 @@ def _by_question(documents: Sequence[dict], paths: Sequence[str | Path]) -> dict
     for document, path in zip(documents, paths, strict=True):
         dataset = document.get("dataset", Path(path).stem)
         for position, result in enumerate(document["results"]):
-            key = dataset, str(result.get("idx", result.get("id", position)))
+            key = dataset, question_name(result, position)
             if key in found:
                 raise UserError(f"result file {path}: question {key[1]} of {dataset} comes twice; pass each file once")
             found[key] = result | {"dataset": dataset}

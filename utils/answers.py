@@ -12,8 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Set
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _SHAPE = re.compile(
     r"\s*<think>(?:(?!</?(?:think|answer)>).)*</think>\s*<answer>(?:(?!</?(?:think|answer)>).)*</answer>\s*", re.DOTALL
 )
@@ -22,14 +20,17 @@ _SENTENCE_END = re.compile("[.!?。．！？]")
 
 def answer_span(text: str) -> str | None:
     """The inside of the first ``<answer>...</answer>``, trimmed; None where there is no complete span."""
-    match = _ANSWER.search(text)
-    return match.group(1).strip() if match else None
+    return _first_span(text, "answer")
 
 
 def think_text(text: str) -> str:
     """The inside of the first ``<think>...</think>``, trimmed; the whole text where there is no complete span."""
-    match = _THINK.search(text)
-    return (match.group(1) if match else text).strip()
+    span = _first_span(text, "think")
+    return text.strip() if span is None else span
+
+
+# What of a completion is read as its reasoning, by its name in settings; the published code read the whole.
+READINGS = {"think": think_text, "whole": str.strip}
 
 
 def first_sentence(text: str) -> str:
@@ -51,6 +52,15 @@ def normalise_answers(answers: Iterable[str]) -> frozenset[str]:
 def answers_agree(predicted: Set[str], reference: Set[str]) -> bool:
     """True where the sets share an answer, or where both are empty."""
     return bool(predicted & reference) if reference else not predicted
+
+
+def _first_span(text: str, tag: str) -> str | None:
+    """The inside of the first ``<tag>...</tag>``, trimmed. By two searches: a pattern would try every opening tag of a
+    text that never closes one, in quadratic time."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    start = text.find(opening)
+    end = text.find(closing, start)
+    return None if start < 0 or end < 0 else text[start + len(opening) : end].strip()
 
 
 def has_think_answer_shape(text: str) -> bool:

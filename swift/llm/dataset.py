@@ -62,7 +62,7 @@ def load_records(
         root = Path(image_root) if image_root is not None else _default_image_root(file)
         if image_root is not None and not root.is_dir():
             raise UserError(f"image root {root} is not a folder; correct --image_root")
-        items = _read_items(file)
+        items = read_items(file)
         if not items:
             raise UserError(f"dataset {file} holds no records; pass another file")
         for item, where in items[: None if max_samples is None else max_samples - len(records)]:
@@ -143,8 +143,8 @@ def _default_image_root(file: Path) -> Path | None:
     return next((parent / "images" for parent in file.absolute().parents if (parent / "images").is_dir()), None)
 
 
-def _read_items(path: Path) -> list[tuple[Any, str]]:
-    """The file's objects, each with the words that name it in a message."""
+def read_items(path: Path) -> list[tuple[Any, str]]:
+    """The file's objects as they are, each with the words that name it in a message. Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -175,10 +175,8 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
 
 
 def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> Record:
-    if not isinstance(item, dict):
-        raise UserError(f"a record is an object, this one is {_kind(item)}")
-    turns, answer = _turns(item)
-    solution = next((text for text in (_text(item, "solution"), answer, _text(item, "explanation")) if text), None)
+    turns, _ = _turns(item)
+    solution = find_solution(item)
     if require_solution and solution is None:
         raise UserError(
             "field 'solution' is missing or empty; the rewards compare with it: add it, "
@@ -189,8 +187,17 @@ def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> 
     return Record(images, turns, solution, columns | {"solution": solution}, where)
 
 
-def _turns(item: dict[str, Any]) -> tuple[tuple[dict[str, str], ...], str | None]:
+def find_solution(item: Any) -> str | None:
+    """The text that the record holds for right: its ``solution``, final assistant turn or ``explanation``; None where
+    it has none. Raises UserError for what is no record."""
+    _, answer = _turns(item)
+    return next((text for text in (_text(item, "solution"), answer, _text(item, "explanation")) if text), None)
+
+
+def _turns(item: Any) -> tuple[tuple[dict[str, str], ...], str | None]:
     """The prompt's turns, and the final assistant turn if there is one."""
+    if not isinstance(item, dict):
+        raise UserError(f"a record is an object, this one is {_kind(item)}")
     messages = item.get("messages")
     if messages is None:
         question = _text(item, "question")

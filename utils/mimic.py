@@ -1,0 +1,172 @@
+"""Reports of MIMIC-CXR and the like: where they lie, and the sections of a report that tell what was seen.
+
+A report is found by its study. Three kinds of source are read:
+
+    folder      any depth of folders with one text file a study, s<study_id>.txt or <study_id>.txt
+    .csv        a row a study: ``study_id`` (or ``study``), and ``report`` (or ``text``), or ``findings`` and
+                ``impression``, with ``last_paragraph`` for reports that have neither (MIMIC-CXR's sectioned file)
+    .json(l)    a list of such objects, or one a line
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SECTIONS = ("findings", "impression")
+STUDY_FIELDS = ("study_id", "study")
+REPORT_FIELDS = ("report", "text")
+
+# Headings as they begin a line, by the section that they open; any other heading ("LUNGS:") belongs to its section.
+_NAMES = {
+    "findings": "findings?|findings?(?: and |/)impressions?|report",
+    "impression": "impressions?|conclusions?|impressions?(?: and |/)recommendations?",
+    "history": "(?:(?:clinical|patient) )?(?:history|information|indications?)"
+    "|reasons?(?: for (?:the )?(?:exam(?:ination)?|study))?",
+    "examination": "exam(?:ination)?|study|type of exam(?:ination)?|procedures?|techniques?|views?",
+    "comparison": "comparisons?(?: stud(?:y|ies))?",
+    "recommendation": "recommendations?",
+    "notification": "notifications?|wet read|addendum|final addendum|preliminary report",
+}
+SECTION_NAMES = tuple(_NAMES)
+_HEADING = re.compile(
+    "^[ \t]*(?:" + "|".join(f"(?P<{section}>{names})" for section, names in _NAMES.items()) + ")[ \t]*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+_STUDY = re.compile(r"s?(\d+)(?:\.0)?")
+
+
+def split_sections(report: str) -> dict[str, str]:
+    """The report's text by section: findings, impression, history, examination, comparison, recommendation,
+    notification. A section told twice is joined; a report without headings gives an empty dictionary."""
+    headings = list(_HEADING.finditer(report))
+    ends = [*(heading.start() for heading in headings), len(report)][1:]
+    sections: dict[str, str] = {}
+    for heading, end in zip(headings, ends, strict=True):
+        text = report[heading.end() : end].strip()
+        name = heading.lastgroup
+        sections[name] = join_texts([sections.get(name, ""), text])
+    return {name: text for name, text in sections.items() if text}
+
+
+def report_text(report: str, sections: Sequence[str] = SECTIONS) -> str:
+    """What the report says was seen: the named sections, or where it has none of them its last paragraph that is not
+    another section. Empty for a report without such a paragraph."""
+    found = split_sections(report)
+    chosen = join_texts(found.get(name, "") for name in sections)
+    if chosen:
+        return chosen
+    paragraphs = (paragraph.strip() for paragraph in reversed(_PARAGRAPH_END.split(report)))
+    return next((p for p in paragraphs if p and not _HEADING.match(p)), "")
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """The texts that are not empty, each closed by a full stop, so that their last and first sentences stay apart."""
+    kept = (text.strip() for text in texts)
+    return "\n".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in kept if text)
+
+
+def study_key(study: Any) -> str:
+    """One name for the ways a study is written: "s50414267", 50414267 and 50414267.0 are "50414267"."""
+    match = _STUDY.fullmatch(str(study).strip())
+    return match[1] if match else str(study).strip()
+
+
+def read_reports(
+    source: str | Path, studies: Iterable[Any] | None = None, sections: Sequence[str] = SECTIONS
+) -> dict[str, str]:
+    """`report_text` of each study by its `study_key`, in the source's order; only of ``studies`` where given.
+
+    Raises ValueError naming file and row where a source cannot be read or two reports of one study differ.
+    """
+    path = Path(source)
+    wanted = None if studies is None else {study_key(study) for study in studies}
+    if path.is_dir():
+        return _read_folder(path, wanted, sections)
+    readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_rows}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"reports {path}: give a folder of .txt reports, or a .csv, .json or .jsonl file of them")
+    reports: dict[str, str] = {}
+    try:
+        for where, row in readers[path.suffix.lower()](path):
+            study, text = _parse_row(row, sections, f"reports {path}, {where}")
+            if wanted is None or study in wanted:
+                _add(reports, study, text, f"reports {path}, {where}")
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise ValueError(f"reports {path} cannot be read ({error}); mend the file") from error
+    return reports
+
+
+def _read_folder(folder: Path, wanted: set[str] | None, sections: Sequence[str]) -> dict[str, str]:
+    reports: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.txt")):
+        study = study_key(path.stem)
+        if wanted is not None and study not in wanted:
+            continue
+        try:
+            text = path.read_text(encoding="utf-8-sig", errors="replace")
+        except OSError as error:
+            raise ValueError(f"report {path} cannot be read ({error}); mend its rights") from error
+        _add(reports, study, report_text(text, sections), f"report {path}")
+    return reports
+
+
+def _add(reports: dict[str, str], study: str, text: str, where: str) -> None:
+    """Tables with a row an image repeat a study's report; what must not be is two reports that differ."""
+    if reports.setdefault(study, text) != text:
+        raise ValueError(f"{where}: study {study} comes twice with different texts; keep one")
+
+
+def _csv_rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield f"line {reader.line_num}", row
+
+
+def _json_rows(path: Path) -> Iterable[tuple[str, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        yield from ((f"record {number}", row) for number, row in enumerate(json.loads(text)))
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"reports {path}, line {number}: no JSON ({error}); mend the line") from error
+        yield f"line {number}", row
+
+
+def _parse_row(row: Any, sections: Sequence[str], where: str) -> tuple[str, str]:
+    """(study, text) of one row of a table."""
+    if not isinstance(row, Mapping):
+        raise ValueError(
+            f"{where}: a report is an object with {STUDY_FIELDS[0]} and {REPORT_FIELDS[0]}, not {row!r:.60}"
+        )
+    study = next((row[field] for field in STUDY_FIELDS if row.get(field) not in (None, "")), None)
+    if study is None:
+        raise ValueError(f"{where}: no field {' nor '.join(STUDY_FIELDS)}; name the study that the report is of")
+    raw = next((field for field in REPORT_FIELDS if field in row), None)
+    if raw is None and not any(field in row for field in (*SECTIONS, "last_paragraph")):
+        raise ValueError(f"{where}: no field {' nor '.join((*REPORT_FIELDS, *SECTIONS))}; add the report's text")
+    if raw is not None:
+        return study_key(study), report_text(_cell(row, raw, where), sections)
+    chosen = join_texts(_cell(row, name, where) for name in sections)
+    return study_key(study), chosen or _cell(row, "last_paragraph", where).strip()
+
+
+def _cell(row: Mapping[str, Any], field: str, where: str) -> str:
+    """A text field, empty where it is absent or null (NaN in what pandas wrote)."""
+    value = row.get(field)
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: field '{field}' must be text, it is {value!r:.60}")
+    return value
