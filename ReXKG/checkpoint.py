@@ -9,14 +9,16 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig
+from transformers import BertConfig, BertModel
 
 from ReXKG.folders import WEIGHT_FILES
 
@@ -44,8 +46,8 @@ def read_config(folder: Path) -> BertConfig:
         raise ValueError(f"{path}: model_type {values['model_type']!r} is not supported; use a BERT-type encoder")
     try:
         return BertConfig.from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not the configuration of a BERT ({error})") from error
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{path}: not the configuration of a BERT ({' '.join(str(error).split())})") from error
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -73,11 +75,32 @@ def load_model(model: nn.Module, folder: Path) -> None:
     Raises:
         ValueError: tensors are missing, unexpected or of another shape; the message lists them.
     """
-    tensors, expected = read_tensors(folder), model.state_dict()
+    _fill(model, read_tensors(folder), folder)
+
+
+def load_encoder(encoder: BertModel, folder: Path) -> None:
+    """Fill a bare BERT from any model that was saved around one: other tensors than its own are passed over.
+
+    Raises:
+        ValueError: tensors are missing or of another shape; the message lists them.
+    """
+    expected = encoder.state_dict().keys()
+    tensors = {_present_name(name): value for name, value in read_tensors(folder).items()}
+    _fill(encoder, {name: value for name, value in tensors.items() if name in expected}, folder)
+
+
+def _present_name(name: str) -> str:
+    """A tensor's name in a bare BERT of today; the first BERTs called the weights of LayerNorm gamma and beta."""
+    name = name.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    expected = model.state_dict()
     shapes = [
-        f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
+        f"{name} {list(tensors[name].shape)} instead of {list(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
     ]
     problems = [
         f"{title}: {_listing(names)}"
@@ -100,10 +123,22 @@ def _listing(names: list[str]) -> str:
 
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write the model's tensors as model.safetensors, whole or not at all."""
-    path = Path(folder) / WEIGHT_FILES[0]
+    with _replacing(Path(folder) / WEIGHT_FILES[0]) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+
+
+def save_json(value: dict, path: Path) -> None:
+    """Write one JSON object, UTF-8, whole or not at all."""
+    with _replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A neighbour of ``path`` to write to, renamed over it when the block succeeds."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

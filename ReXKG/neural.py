@@ -51,8 +51,11 @@ class NeuralExtractor:
         token_budget: int = TOKEN_BUDGET,
     ) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        pieces = [WordPieces.read((folder, folders.tokenizer)) for folder in (folders.entity, folders.relation)]
         entities, relations = EntityModel.read(folders.entity), RelationModel.read(folders.relation)
+        pieces = [
+            WordPieces.read((folder, folders.tokenizer), model.bert.config.vocab_size)
+            for folder, model in ((folders.entity, entities), (folders.relation, relations))
+        ]
         table = read_markers(folders.relation, pieces[1], markers)
         vocabularies = [sorted(one.vocabulary.items()) for one in pieces]
         self.name = f"neural-{fingerprint((entities, relations), vocabularies, table)}"

@@ -26,14 +26,24 @@ class WordPieces:
         self._cached = lru_cache(maxsize=CACHED_WORDS)(self._encode)
 
     @classmethod
-    def read(cls, folders: Sequence[str | Path]) -> WordPieces:
-        """The tokenizer of the first folder that has one. Raises ValueError where none has."""
+    def read(cls, folders: Sequence[str | Path], entries: int) -> WordPieces:
+        """The tokenizer of the first folder that has one, for a model of so many vocabulary entries.
+
+        Raises:
+            ValueError: no folder has one, it cannot be read, or it has more entries than the model.
+        """
         for folder in folders:
             if any((Path(folder) / name).is_file() for name in _VOCABULARIES):
                 try:
-                    return cls(BertTokenizerFast.from_pretrained(str(folder), local_files_only=True))
+                    pieces = cls(BertTokenizerFast.from_pretrained(str(folder), local_files_only=True))
                 except (OSError, ValueError, TypeError, KeyError) as error:
                     raise ValueError(f"{folder}: its tokenizer cannot be read ({error})") from error
+                if max(pieces.vocabulary.values()) >= entries:
+                    raise ValueError(
+                        f"{folder}: its tokenizer has {len(pieces.vocabulary)} entries but the model {entries};"
+                        " use the vocab.txt that belongs to the model"
+                    )
+                return pieces
         places = ", ".join(map(str, folders))
         raise ValueError(f"no vocab.txt in {places}; put the vocab.txt of the base model (BiomedNLP) there")
 
