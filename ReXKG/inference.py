@@ -9,9 +9,10 @@ from typing import Protocol, TypeVar
 
 import torch
 
-# Padded tokens in a batch: enough to keep a processor busy, little enough for its cache.
-TOKEN_BUDGET = 4096
-SORTED_AT_ONCE = 8192
+# Padded tokens in a batch: enough to keep a device busy, and on a CPU little enough for its cache.
+_TOKEN_BUDGET = {"cuda": 32_768}
+_CPU_BUDGET = 2_048
+SORTED_AT_ONCE = 8_192
 
 
 class Encoded(Protocol):
@@ -23,7 +24,12 @@ class Encoded(Protocol):
 Input = TypeVar("Input", bound=Encoded)
 
 
-def batches(inputs: Iterable[Input], token_budget: int = TOKEN_BUDGET) -> Iterator[list[Input]]:
+def usual_budget(device: torch.device) -> int:
+    """How many padded tokens a batch may have on this kind of device."""
+    return _TOKEN_BUDGET.get(device.type, _CPU_BUDGET)
+
+
+def batches(inputs: Iterable[Input], token_budget: int) -> Iterator[list[Input]]:
     """Batches whose size times their longest input stays within ``token_budget`` (or of one input).
 
     The stream is sorted by length in buffers of `SORTED_AT_ONCE`, so memory is bounded whatever its length.

@@ -16,7 +16,6 @@ from ReXKG.entity.model import EntityModel
 from ReXKG.entity.reader import EntityReader
 from ReXKG.folders import ModelFolders
 from ReXKG.graph import Graph, SentenceGraph, merge_sentences
-from ReXKG.inference import TOKEN_BUDGET
 from ReXKG.pieces import WordPieces
 from ReXKG.relation.markers import read_markers
 from ReXKG.relation.model import RelationModel
@@ -37,7 +36,8 @@ class NeuralExtractor:
         folders: where the models lie (`ReXKG.folders.find_models`).
         device: a torch device; the current GPU, or else the CPU, where None is given.
         markers: whose marker convention (`ReXKG.relation.markers`): "checkpoint" or "published".
-        token_budget: padded word-pieces in a batch; changes the speed and nothing else.
+        token_budget: padded word-pieces in a batch, by default what suits the device; changes the speed and nothing
+            else.
 
     Raises:
         ValueError: a folder is incomplete or is not what it should be; the message names file and mend.
@@ -48,7 +48,7 @@ class NeuralExtractor:
         folders: ModelFolders,
         device: str | None = None,
         markers: str = "checkpoint",
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
     ) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         entities, relations = EntityModel.read(folders.entity), RelationModel.read(folders.relation)
@@ -81,7 +81,7 @@ class NeuralExtractor:
         new = [sentence for sentence in sentences if sentence not in graphs]
         for first in range(0, len(new), READ_AT_ONCE):
             chunk = new[first : first + READ_AT_ONCE]
-            graphs |= zip(chunk, self._read(chunk), strict=True)
+            graphs |= zip(chunk, self.read_afresh(chunk), strict=True)
         for sentence in new:
             if len(sentence) <= LONGEST_CACHED:
                 self._remembered[sentence] = graphs[sentence]
@@ -89,8 +89,8 @@ class NeuralExtractor:
             self._remembered.popitem(last=False)
         return graphs
 
-    def _read(self, sentences: Sequence[str]) -> list[SentenceGraph]:
-        """The graphs of sentences, without memory."""
+    def read_afresh(self, sentences: Sequence[str]) -> list[SentenceGraph]:
+        """The graphs of sentences, each given as words joined with blanks. Neither uses nor fills the memory."""
         words = [sentence.split() for sentence in sentences]
         mentions = self.entities.predict(words)
         relations = self.relations.predict(words, mentions)

@@ -8,8 +8,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from ReXKG import neural
+from ReXKG.bert import encode
 from ReXKG.entity.model import MAX_SPAN
 from ReXKG.entity.reader import split_words
 from ReXKG.folders import find_models
@@ -73,6 +75,20 @@ def test_neither_batch_size_nor_order_nor_company_changes_a_graph(root, extracto
         assert [graphs[shuffled.index(i)] for i in range(150)] == expected
     alone = load(root)
     assert [contents(alone([text]))[0] for text in texts] == expected
+
+
+def test_the_encoder_gives_the_numbers_of_transformers_at_every_position_and_at_some():
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
+    bert = BertModel(config, add_pooling_layer=False).eval()
+    ids, mask = torch.randint(0, 50, (4, 9)), torch.ones(4, 9, dtype=torch.long)
+    mask[1, 5:] = mask[2, 1:] = 0
+    wanted = torch.tensor([[0, 8], [4, 4], [0, 0], [3, 1]])
+    with torch.no_grad():
+        expected = bert(ids, mask).last_hidden_state
+        torch.testing.assert_close(encode(bert, ids, mask)[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=0)
+        found = encode(bert, ids, mask, wanted)
+    torch.testing.assert_close(found, expected[torch.arange(4)[:, None], wanted], atol=1e-5, rtol=0)
 
 
 def test_batches_hold_everything_once_within_the_budget_sorted_by_length():

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import linear, relu
 from transformers import BertConfig, BertModel
 
+from ReXKG.bert import encode
 from ReXKG.checkpoint import load_model, read_config
 from ReXKG.graph import ENTITY_TYPES
 
@@ -61,7 +62,7 @@ class EntityModel(nn.Module):
 
     def forward(self, batch: EntityBatch) -> torch.Tensor:
         """Logits [spans, 9]."""
-        hidden = self.bert(batch.ids, batch.mask).last_hidden_state
+        hidden = encode(self.bert, batch.ids, batch.mask)
         features = self.ner_classifier[0](self.hidden_dropout(hidden), self.width_embedding.weight, batch.spans)
         return self.ner_classifier[1](features)
 

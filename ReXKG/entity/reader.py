@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ReXKG.entity.model import LABELS, MAX_SPAN, EntityBatch, EntityModel
-from ReXKG.inference import TOKEN_BUDGET, batches, pad, predicting
+from ReXKG.inference import batches, pad, predicting, usual_budget
 from ReXKG.mentions import Mention
 from ReXKG.pieces import WordPieces
 
@@ -37,9 +37,10 @@ class EntityReader:
     """Predicts mentions. A sentence that is too long for the model is read in overlapping windows (`split_words`); a
     word of more than a sixteenth of the model's length is cut to that, so that every span fits."""
 
-    def __init__(self, model: EntityModel, pieces: WordPieces, device: str, token_budget: int = TOKEN_BUDGET) -> None:
+    def __init__(self, model: EntityModel, pieces: WordPieces, device: str, token_budget: int | None = None) -> None:
         self.device = torch.device(device)
-        self.model, self.pieces, self.token_budget = model.to(self.device), pieces, token_budget
+        self.model, self.pieces = model.to(self.device), pieces
+        self.token_budget = token_budget or usual_budget(self.device)
         self._room = model.longest - 2
         self._longest_word = self._room // (2 * MAX_SPAN)
         if not self._longest_word:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
+from ReXKG.bert import encode
 from ReXKG.checkpoint import load_model, read_config
 from ReXKG.graph import RELATION_TYPES
 
@@ -57,6 +58,5 @@ class RelationModel(nn.Module):
 
     def forward(self, batch: RelationBatch) -> torch.Tensor:
         """Logits [batch, 4]."""
-        hidden = self.bert(batch.ids, batch.mask).last_hidden_state
-        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        return self.classifier(self.dropout(self.layer_norm(hidden[rows, batch.markers].flatten(1))))
+        hidden = encode(self.bert, batch.ids, batch.mask, batch.markers)
+        return self.classifier(self.dropout(self.layer_norm(hidden.flatten(1))))

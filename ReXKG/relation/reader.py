@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ReXKG.inference import TOKEN_BUDGET, batches, pad, predicting
+from ReXKG.inference import batches, pad, predicting, usual_budget
 from ReXKG.mentions import Mention, Relation
 from ReXKG.pieces import WordPieces
 from ReXKG.relation.markers import Markers
@@ -39,11 +39,11 @@ class RelationReader:
         pieces: WordPieces,
         markers: Mapping[str, Markers],
         device: str,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model, self.pieces, self.markers = model.to(self.device), pieces, markers
-        self.token_budget = token_budget
+        self.token_budget = token_budget or usual_budget(self.device)
         self._room = model.longest - _ADDED
 
     def predict(
