@@ -51,8 +51,8 @@ def write_checkpoint(root: Path, positions: int = 512) -> Path:
         "ner_classifier.1.bias": torch.tensor([3.4, -1.3, -1.4, 0.4, -2.3, -4.5, 0.0, 1.9, 1.6]),
     }
     relation = encoder() | {
-        "layer_norm.weight": torch.ones(64),
-        "layer_norm.bias": torch.zeros(64),
+        "layer_norm.weight": torch.linspace(0.5, 1.5, 64),
+        "layer_norm.bias": torch.linspace(-0.1, 0.1, 64),
         "classifier.weight": torch.randn(4, 64) * 0.4,
         "classifier.bias": torch.tensor([4.9, 2.6, 2.5, -5.0]),
     }

@@ -2,6 +2,7 @@
 trained."""
 
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from ReXKG.folders import find_models
 from ReXKG.lexicon import LexiconExtractor
 from ReXKG.mentions import Mention, Relation
 from ReXKG.neural import NeuralExtractor
+from ReXKG.relation.reader import Pair
 from ReXKG.train import main
+from ReXKG.training import Settings, fit
 from tools.demo_world.dataset import WorldConfig
 from tools.make_kg_annotations import annotate, write_annotations
 
@@ -182,6 +185,39 @@ def test_the_extractor_reads_what_was_trained(trained, data):
     assert any(graph["relations"] for graph in graphs)
     markers = json.loads((trained / "run_relation" / "special_tokens.json").read_text())
     assert len(set(markers.values())) == 32
+
+
+class Scripted:
+    """A task whose development F1 is told beforehand."""
+
+    def __init__(self, scores):
+        self.model = torch.nn.Sequential(OrderedDict(bert=torch.nn.Linear(1, 1), head=torch.nn.Linear(1, 1)))
+        self.scores, self.scored = scores, 0
+
+    def examples(self, sentences):
+        return [Pair(0, SMALL, EFFUSION, [1], (0, 0))]
+
+    def loss(self, batch):
+        return self.model(torch.ones(1)).sum()
+
+    def score(self, sentences):
+        self.scored += 1
+        return {"f1": self.scores[self.scored - 1]}
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "epochs"),
+    [
+        ([0.2, 0.5, 0.4, 0.3, 0.9], [1, 2], 4),  # two epochs no better than the second: over
+        ([0.2, 0.5, 0.4, 0.6, 0.5], [1, 2, 4], 5),  # the third is forgiven, and the epochs run out
+        ([0.5, 0.5, 0.5, 0.5], [1, 2, 3], 3),  # as good is kept, but is no reason to go on
+    ],
+)
+def test_the_best_epoch_is_kept_and_patience_runs_out(scores, kept, epochs):
+    task, saved = Scripted(scores), []
+    history = fit(task, [], [], Settings(epochs=len(scores), patience=2), keep=lambda: saved.append(task.scored))
+    assert saved == kept
+    assert [entry["dev_f1"] for entry in history] == scores[:epochs]
 
 
 def test_training_stops_when_it_gets_no_better(data, tmp_path):
