@@ -28,6 +28,7 @@ lint: setup
 bench: setup
 	$(RUN) -m bench.grpo_step
 	$(RUN) -m bench.kg_lexicon
+	$(RUN) -m bench.kg_reward
 
 clean:
 	rm -rf $(VENV) data/demo checkpoints/demo output/demo

@@ -43,13 +43,15 @@ Score = Callable[[list[Sentence]], dict[str, Any]]
 
 def train_entity(args: argparse.Namespace) -> None:
     """Train an entity model into ``args.output_dir``."""
+    settings = _settings(args)
     data, model, pieces = _prepare(args, EntityModel)
     task = EntityTask(EntityReader(model, pieces, args.device))
-    _train(args, task, data, {"": task.score})
+    _train(args, settings, task, data, {"": task.score})
 
 
 def train_relation(args: argparse.Namespace) -> None:
     """Train a relation model into ``args.output_dir``; with ``args.entity_dir`` also score it on predicted entities."""
+    settings = _settings(args)
     entities = _entity_reader(args.entity_dir, args.device) if args.entity_dir else None
     data, model, pieces = _prepare(args, RelationModel)
     write_markers(args.output_dir, pieces)
@@ -57,7 +59,7 @@ def train_relation(args: argparse.Namespace) -> None:
     scores: dict[str, Score] = {"": task.score}
     if entities:
         scores["_end_to_end"] = lambda sentences: task.score(sentences, entities)
-    _train(args, task, data, scores)
+    _train(args, settings, task, data, scores)
 
 
 def make_encoder(args: argparse.Namespace) -> None:
@@ -84,11 +86,18 @@ def _prepare(
     return data, model, pieces
 
 
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
+
+
 def _train(
-    args: argparse.Namespace, task: Task, data: dict[str, list[Sentence]], scores: dict[str, Score]
-) -> dict[str, Any]:
+    args: argparse.Namespace,
+    settings: Settings,
+    task: Task,
+    data: dict[str, list[Sentence]],
+    scores: dict[str, Score],
+) -> None:
     """Fit, go back to the best epoch, score it on the held-out sets, print the tables and write the report."""
-    settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
     history = fit(task, data["train"], data["dev"], settings, keep=lambda: save_model(task.model, args.output_dir))
     load_model(task.model, args.output_dir)
     results = {
@@ -110,7 +119,6 @@ def _train(
     for name, result in results.items():
         print(format_agreement(f"{args.task}, {name.replace('_', ' ')}", result))
     print(f"best of {len(history)} epochs: {report['best_epoch']}; saved in {args.output_dir}")
-    return report
 
 
 def _plain(args: argparse.Namespace) -> dict[str, Any]:
@@ -180,11 +188,20 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         default = getattr(Settings(), name)
         how.add_argument(f"--{name}", type=type(default), default=default, metavar="N", help=f"{text} ({default})")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    how.add_argument("--device", default=device, help=f"a torch device ({device})")
+    how.add_argument("--device", type=_device, default=device, help=f"a torch device ({device})")
+
+
+def _device(name: str) -> str:
+    """The name of a device that is there."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{name!r} is not a device of this machine") from error
+    return name
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, or 2 with one line on stderr where a file, folder or flag is wrong."""
+    """Returns 0, 2 with one line on stderr where a file, folder or flag is wrong, or 130 after Ctrl-C."""
     args = parse_arguments(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("chex").setLevel(logging.INFO)
@@ -193,6 +210,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; the output folder holds the best epoch so far, if one was finished", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -38,7 +38,7 @@ class Task(Protocol[Example]):
 @dataclass(frozen=True)
 class Settings:
     """How to train. ``batch_tokens`` counts padded word-pieces; ``warmup`` is a share of all steps; ``patience`` is the
-    number of epochs without a better development F1 after which training stops."""
+    number of epochs without a better development F1 after which training stops. Raises ValueError below 1."""
 
     epochs: int = 20
     learning_rate: float = 2e-5
@@ -47,6 +47,11 @@ class Settings:
     warmup: float = 0.1
     patience: int = 3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_tokens", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
 
 
 def fit(

@@ -1,6 +1,6 @@
 """What the knowledge-graph reward costs: a GRPO step of 64 completions of 8 prompts, read by the neural extractor.
 
-    python -m bench.kg_reward                          # about three minutes on one core
+    python -m bench.kg_reward                          # about two minutes on one core
     python -m bench.kg_reward --run output/demo/grpo   # the share of a step from a run of yours
 
 The plain way is the published one: models read from disk at every reward call, one text at a time, every pair padded
@@ -216,7 +216,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--hidden_size", type=int, default=128, help="width of the encoder (128)")
-    parser.add_argument("--layers", type=int, default=6, help="layers of the encoder (6)")
+    parser.add_argument("--layers", type=int, default=2, help="layers of the encoder (2)")
     parser.add_argument(
         "--sentences", type=int, default=100_000, help="different sentences of the memory test (100000)"
     )
@@ -230,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.getLogger("chex").setLevel(logging.WARNING)
     print(f"torch {torch.__version__}, CPU, {torch.get_num_threads()} threads, {platform.machine()}")
+    share = reward_share(args.run)
     steps = make_steps(STEPS)
     with tempfile.TemporaryDirectory() as folder:
         words = words_of([text for texts in steps[0].texts for text in texts])
@@ -245,7 +246,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"graphs identical: {identical}; lexicon extractor: {lexicon:,.0f} sentences a second")
     sizes = ", ".join(f"{size:.0f} MB at {count:,}" for count, size in memory_growth(args.sentences).items())
     print(f"memory by different sentences read, of which {CACHED_SENTENCES:,} are remembered: {sizes}")
-    share = reward_share(args.run)
     figures = {
         "neural_speedup": round(speedup, 1),
         "graphs_identical": identical,

@@ -252,6 +252,16 @@ def test_a_model_is_never_overwritten(trained, data, capsys):
     )
 
 
+def test_settings_that_cannot_train_are_refused_before_anything_is_written(data, tmp_path, capsys):
+    files = ["--train", data / "dev.jsonl", "--dev", data / "dev.jsonl", "--encoder", data / "bert"]
+    out = ["--output_dir", tmp_path / "out"]
+    assert "--epochs 0: give 1 or more" in fails(capsys, "entity", *files, *out, "--epochs", "0")
+    with pytest.raises(SystemExit):
+        main(["entity", *map(str, files + out), "--device", "abacus"])
+    assert "'abacus' is not a device of this machine" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_relation_training_needs_markers_and_pairs(data, tmp_path, capsys):
     files = ["--train", data / "dev.jsonl", "--dev", data / "dev.jsonl"]
     bare = tmp_path / "bare"

@@ -44,12 +44,12 @@ def read_markers(folder: str | Path, pieces: WordPieces, convention: str = "chec
     path = Path(folder) / FILE
     if convention == "checkpoint" and path.is_file():
         names = read_json(path)
-        lost = sorted(str(entry) for entry in names.values() if entry not in pieces.vocabulary)
+        lost = sorted({str(entry) for entry in names.values()} - pieces.vocabulary.keys())
         if lost:
             raise ValueError(f"{path}: {', '.join(lost[:5])} not in the vocabulary; is vocab.txt that of this model?")
     else:
         names = {name: f"<{name}>".lower() for name in _marker_names()}
-    ids = {name: pieces.vocabulary.get(names.get(name), pieces.unknown) for name in _marker_names()}
+    ids = {name: pieces.vocabulary.get(str(names.get(name)), pieces.unknown) for name in _marker_names()}
     if unknown := sum(marker == pieces.unknown for marker in ids.values()):
         reason = "convention published" if convention == "published" else "no or an incomplete special_tokens.json"
         logger.warning("%s: %d of %d entity markers are [UNK] (%s)", folder, unknown, len(ids), reason)
