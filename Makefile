@@ -29,6 +29,7 @@ bench: setup
 	$(RUN) -m bench.grpo_step
 	$(RUN) -m bench.kg_lexicon
 	$(RUN) -m bench.kg_hostile
+	$(RUN) -m bench.kg_reward
 
 clean:
 	rm -rf $(VENV) data/demo checkpoints/demo output/demo

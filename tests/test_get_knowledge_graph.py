@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.pure_checkpoint import Naive, random_sentences, write_checkpoint
 from utils import get_knowledge_graph as door
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name
 
@@ -20,6 +21,7 @@ TEXTS = [
 def fresh_extractor(monkeypatch):
     monkeypatch.delenv("REXKG_EXTRACTOR", raising=False)
     monkeypatch.delenv("REXKG_TERMS", raising=False)
+    monkeypatch.delenv("REXKG_DIR", raising=False)
     door._extractor.cache_clear()
     yield
     door._extractor.cache_clear()
@@ -61,9 +63,9 @@ def test_changing_a_graph_does_not_change_the_next_one():
 
 def test_the_extractor_is_built_once_per_process():
     extract_knowledge_graph(TEXTS)
-    built = door._extractor()
+    built = door._extractor(None)
     extract_knowledge_graph(TEXTS)
-    assert door._extractor() is built
+    assert door._extractor(None) is built
 
 
 def test_the_name_says_lexicon_and_which_vocabulary(monkeypatch, tmp_path):
@@ -83,9 +85,34 @@ def test_an_unknown_choice_names_the_right_ones(monkeypatch):
         extract_knowledge_graph(["No effusion."])
 
 
-def test_asking_for_the_neural_extractor_says_that_it_is_not_there(monkeypatch):
-    monkeypatch.setenv("REXKG_EXTRACTOR", "neural")
-    with pytest.raises(ValueError, match="neural extractor"):
+@pytest.fixture
+def no_published_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(door, "PUBLISHED_PLACE", tmp_path / "test_REXKG")
+    return tmp_path / "test_REXKG"
+
+
+def test_auto_takes_the_neural_extractor_where_its_weights_are(monkeypatch, no_published_weights):
+    assert extractor_name().startswith("lexicon-")
+    write_checkpoint(no_published_weights / "result1")
+    door._extractor.cache_clear()
+    assert extractor_name().startswith("neural-")
+    monkeypatch.setenv("REXKG_EXTRACTOR", "lexicon")
+    door._extractor.cache_clear()
+    assert extractor_name().startswith("lexicon-")
+
+
+def test_the_folder_of_the_models_and_the_device_can_be_named(monkeypatch, no_published_weights, tmp_path):
+    monkeypatch.setenv("REXKG_DIR", str(write_checkpoint(tmp_path / "mine")))
+    texts = random_sentences(5)
+    assert extract_knowledge_graph(texts, device="cpu") == Naive(tmp_path / "mine")(texts)
+
+
+@pytest.mark.parametrize(("choice", "folder"), [("neural", None), ("neural", "nowhere"), ("auto", "nowhere")])
+def test_neural_models_that_are_asked_for_must_be_there(monkeypatch, no_published_weights, choice, folder):
+    monkeypatch.setenv("REXKG_EXTRACTOR", choice)
+    if folder:
+        monkeypatch.setenv("REXKG_DIR", folder)
+    with pytest.raises(ValueError, match=f"{folder or 'test_REXKG'} holds no run_entity and run_relation"):
         extract_knowledge_graph(["No effusion."])
 
 
@@ -99,9 +126,10 @@ def test_the_log_says_which_extractor_is_used(caplog):
     assert extractor_name() in caplog.text
 
 
-def test_nothing_of_the_trainer_is_imported():
+def test_the_lexicon_needs_neither_the_trainer_nor_torch():
     code = (
-        "import sys, utils.get_knowledge_graph as _; print({m.split('.')[0] for m in sys.modules} & {'swift', 'torch'})"
+        "import sys; from utils.get_knowledge_graph import extract_knowledge_graph as read; read(['no effusion']);"
+        "print({m.split('.')[0] for m in sys.modules} & {'swift', 'torch', 'transformers'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,0 +1,1 @@
+"""The relation model: which of a sentence's entities are related, and how."""

@@ -1,0 +1,220 @@
+"""Train the neural extractor's models on annotated sentences (PURE JSON lines, see ReXKG/annotations.py):
+
+    python -m ReXKG.train entity   --train train.jsonl --dev dev.jsonl --encoder BERT --output_dir kg/run_entity
+    python -m ReXKG.train relation --train train.jsonl --dev dev.jsonl --encoder BERT --output_dir kg/run_relation
+    REXKG_DIR=kg REXKG_EXTRACTOR=neural ...
+
+BERT is the folder of any BERT-type encoder; `python -m ReXKG.train encoder` makes a small one with random weights. The
+output folder loads as a PURE checkpoint; train_report.json in it holds arguments, versions and scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ReXKG.annotations import Sentence, read_annotations
+from ReXKG.checkpoint import load_encoder, load_model, read_config, save_json, save_model
+from ReXKG.encoder import write_encoder
+from ReXKG.entity.model import EntityModel
+from ReXKG.entity.reader import EntityReader
+from ReXKG.entity.training import EntityTask
+from ReXKG.evaluation import format_agreement
+from ReXKG.folders import WEIGHT_FILES
+from ReXKG.pieces import WordPieces
+from ReXKG.relation.markers import read_markers, write_markers
+from ReXKG.relation.model import RelationModel
+from ReXKG.relation.reader import RelationReader
+from ReXKG.relation.training import RelationTask
+from ReXKG.training import Settings, Task, fit
+
+REPORT = "train_report.json"
+
+Score = Callable[[list[Sentence]], dict[str, Any]]
+
+
+def train_entity(args: argparse.Namespace) -> None:
+    """Train an entity model into ``args.output_dir``."""
+    settings = _settings(args)
+    data, model, pieces = _prepare(args, EntityModel)
+    task = EntityTask(EntityReader(model, pieces, args.device))
+    _train(args, settings, task, data, {"": task.score})
+
+
+def train_relation(args: argparse.Namespace) -> None:
+    """Train a relation model into ``args.output_dir``; with ``args.entity_dir`` also score it on predicted entities."""
+    settings = _settings(args)
+    entities = _entity_reader(args.entity_dir, args.device) if args.entity_dir else None
+    data, model, pieces = _prepare(args, RelationModel)
+    write_markers(args.output_dir, pieces)
+    task = RelationTask(RelationReader(model, pieces, read_markers(args.output_dir, pieces), args.device))
+    scores: dict[str, Score] = {"": task.score}
+    if entities:
+        scores["_end_to_end"] = lambda sentences: task.score(sentences, entities)
+    _train(args, settings, task, data, scores)
+
+
+def make_encoder(args: argparse.Namespace) -> None:
+    """Make a random encoder in ``args.output``."""
+    _refuse_trained(args.output)
+    sentences = [sentence for path in args.annotations for sentence in read_annotations(path)]
+    write_encoder(args.output, sentences, args.hidden_size, args.layers, args.heads, args.vocabulary, args.seed)
+
+
+def _prepare(
+    args: argparse.Namespace, kind: type[EntityModel | RelationModel]
+) -> tuple[dict[str, list[Sentence]], EntityModel | RelationModel, WordPieces]:
+    """The annotations by role, and a model on the encoder; the output folder with all but the weights."""
+    _refuse_trained(args.output_dir)
+    data = {role: read_annotations(path) for role in ("train", "dev", "test") if (path := getattr(args, role))}
+    config = read_config(args.encoder)
+    pieces = WordPieces.read((args.encoder,), config.vocab_size)
+    torch.manual_seed(args.seed)
+    model = kind(config)
+    load_encoder(model.bert, args.encoder)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    save_json(config.to_dict(), args.output_dir / "config.json")
+    pieces.save(args.output_dir)
+    return data, model, pieces
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
+
+
+def _train(
+    args: argparse.Namespace,
+    settings: Settings,
+    task: Task,
+    data: dict[str, list[Sentence]],
+    scores: dict[str, Score],
+) -> None:
+    """Fit, go back to the best epoch, score it on the held-out sets, print the tables and write the report."""
+    history = fit(task, data["train"], data["dev"], settings, keep=lambda: save_model(task.model, args.output_dir))
+    load_model(task.model, args.output_dir)
+    results = {
+        f"{role}{way}": score(data[role]) for role in ("dev", "test") if role in data for way, score in scores.items()
+    }
+    report = {
+        "task": args.task,
+        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in _plain(args).items()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
+        },
+        "sentences": {role: len(sentences) for role, sentences in data.items()},
+        "epochs": history,
+        "best_epoch": max(history, key=lambda epoch: (epoch["dev_f1"], epoch["epoch"]))["epoch"],
+        **results,
+    }
+    save_json(report, args.output_dir / REPORT)
+    for name, result in results.items():
+        print(format_agreement(f"{args.task}, {name.replace('_', ' ')}", result))
+    print(f"best of {len(history)} epochs: {report['best_epoch']}; saved in {args.output_dir}")
+
+
+def _plain(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(args).items() if name not in ("task", "run")}
+
+
+def _entity_reader(folder: Path, device: str) -> EntityReader:
+    model = EntityModel.read(folder)
+    return EntityReader(model, WordPieces.read((folder,), model.bert.config.vocab_size), device)
+
+
+def _refuse_trained(folder: Path) -> None:
+    if any((folder / name).exists() for name in WEIGHT_FILES):
+        raise ValueError(f"{folder} already holds a model; name another folder, or remove it first")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Flags of the command; ``run`` is the function to call with them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ReXKG.train",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="entity|relation|encoder")
+    entity = tasks.add_parser("entity", help="train the entity model", allow_abbrev=False)
+    _add_training_flags(entity)
+    entity.set_defaults(run=train_entity)
+    relation = tasks.add_parser("relation", help="train the relation model", allow_abbrev=False)
+    _add_training_flags(relation)
+    relation.add_argument(
+        "--entity_dir",
+        type=Path,
+        metavar="PATH",
+        help="also score on the entities that this trained model predicts (end to end)",
+    )
+    relation.set_defaults(run=train_relation)
+    encoder = tasks.add_parser("encoder", help="make a small random encoder", allow_abbrev=False)
+    encoder.add_argument("--annotations", type=Path, nargs="+", required=True, help="where the vocabulary comes from")
+    encoder.add_argument("--output", type=Path, required=True, help="folder to write")
+    for name, default in (("hidden_size", 128), ("layers", 2), ("heads", 4), ("vocabulary", 2000), ("seed", 0)):
+        encoder.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"({default})")
+    encoder.set_defaults(run=make_encoder)
+    return parser.parse_args(argv)
+
+
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data and folders")
+    for name, required, text in (
+        ("train", True, "annotated sentences to train on"),
+        ("dev", True, "annotated sentences that decide when to stop"),
+        ("test", False, "annotated sentences that only the best model is scored on"),
+        ("encoder", True, "folder of a BERT-type encoder"),
+        ("output_dir", True, "folder to write"),
+    ):
+        data.add_argument(f"--{name}", type=Path, required=required, metavar="PATH", help=text)
+    how = parser.add_argument_group("training")
+    for name, text in (
+        ("epochs", "at most so many"),
+        ("patience", "epochs without a better F1 on --dev before stopping"),
+        ("learning_rate", "peak, of the encoder; 1e-3 suits a random one"),
+        ("head_learning_rate", "peak, of what is on top"),
+        ("batch_tokens", "padded word-pieces in a batch"),
+        ("warmup", "share of the steps"),
+        ("seed", "of everything random"),
+    ):
+        default = getattr(Settings(), name)
+        how.add_argument(f"--{name}", type=type(default), default=default, metavar="N", help=f"{text} ({default})")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    how.add_argument("--device", type=_device, default=device, help=f"a torch device ({device})")
+
+
+def _device(name: str) -> str:
+    """The name of a device that is there."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{name!r} is not a device of this machine") from error
+    return name
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, 2 with one line on stderr where a file, folder or flag is wrong, or 130 after Ctrl-C."""
+    args = parse_arguments(argv)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("chex").setLevel(logging.INFO)
+    try:
+        args.run(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; the output folder holds the best epoch so far, if one was finished", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

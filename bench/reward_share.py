@@ -1,0 +1,58 @@
+"""What share of a GRPO step its rewards take, from the seconds that a run logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from swift.llm.checkpoint import newest_checkpoint
+from swift.utils.errors import UserError
+from tools.demo_world.dataset import WorldConfig
+from tools.demo_world.policy import write_policy
+from tools.make_demo import make_demo
+
+_PARTS = ("rollout", "reward", "update")
+_WORLD = WorldConfig(patients=(20, 40, 5), eval_questions=5)
+_STEPS, _SKIPPED = 5, 1
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def seconds_a_step(run: Path, skipped: int = 0) -> dict[str, float]:
+    """Mean seconds of rollout, reward and update over a run's log entries, without the first ``skipped``."""
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
+        raise UserError(f"--run {run}: holds no finished checkpoint; name the folder of a GRPO run")
+    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    logged = [entry for entry in history if "seconds/reward" in entry][skipped:]
+    if not logged:
+        raise UserError(f"--run {run}: its log has no seconds/reward; name the folder of a GRPO run")
+    return {part: sum(entry[f"seconds/{part}"] for entry in logged) / len(logged) for part in _PARTS}
+
+
+def short_run(folder: Path) -> Path:
+    """A few GRPO steps on a small demo world, with the demo's batch and both rewards, from an untrained policy."""
+    make_demo(folder / "world", _WORLD, workers=1)
+    data = folder / "world" / "annotations"
+    records = json.loads((data / "train.json").read_text(encoding="utf-8"))
+    write_policy(folder / "policy", (turn["content"] for record in records for turn in record["messages"]))
+    run = folder / "run"
+    command = [
+        sys.executable, "-m", "swift.cli.rlhf", "--rlhf_type", "grpo", "--external_plugins", "plugin.py",
+        "--model", folder / "policy", "--dataset", data / "valid.json", "--output_dir", run,
+        "--reward_funcs", "external_r1v_acc", "external_kg_jac", "--per_device_train_batch_size", "96",
+        "--num_generations", "8", "--max_completion_length", "32", "--max_steps", str(_STEPS),
+        "--logging_steps", "1", "--report_to", "none", "--use_cpu", "true",
+    ]  # fmt: skip
+    environment = {**os.environ, "REXKG_EXTRACTOR": "lexicon", "FREEZE_NON_VISION_PARAMS": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=_ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"the short training run failed: {done.stderr.strip().splitlines()[-1]}")
+    return run
+
+
+def short_run_seconds(folder: Path) -> dict[str, float]:
+    """`seconds_a_step` of `short_run`, without the first step, which warms up."""
+    return seconds_a_step(short_run(folder), skipped=_SKIPPED)
