@@ -40,10 +40,10 @@ else
   BETA="${BETA:-0.03}"
   BATCH="${BATCH:-96}"
   MAX_COMPLETION_LENGTH="${MAX_COMPLETION_LENGTH:-64}"
-  MAX_STEPS="${MAX_STEPS:-100}"
+  MAX_STEPS="${MAX_STEPS:-90}"
   DTYPE="${DTYPE:-float32}"
   DYNAMIC_SAMPLE="${DYNAMIC_SAMPLE:-false}"
-  export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # as in tools/demo.sh
+  export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-5000}" # as in tools/demo.sh
 fi
 
 flags=(
