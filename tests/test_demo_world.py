@@ -16,7 +16,7 @@ from swift.utils.errors import UserError
 from tools.demo_world.dataset import EVALUATION_FILES, World, WorldConfig, build_world
 from tools.demo_world.facts import DEVICES, KINDS, Finding, Region, Study, possible_in
 from tools.demo_world.render import draw_study
-from tools.make_demo import main, make_demo
+from tools.make_demo import VERSION, main, make_demo, make_policy
 
 TINY = WorldConfig(seed=3, patients=(4, 2, 4), questions=(3, 2), pair_questions=(2, 1), eval_questions=6)
 EVALUATION_FIELDS = {
@@ -463,3 +463,10 @@ def test_a_later_film_differs_and_so_does_another_patients_body() -> None:
     first, second, other = (draw_study(study, seed=0).astype(float) for study in (BLANK, later, stranger))
     assert not np.array_equal(first, second)
     assert not np.array_equal(second, other)
+
+
+def test_a_policy_that_is_there_is_not_made_again(tiny: Path, tmp_path: Path) -> None:
+    world = json.loads((tiny / "manifest.json").read_text())["sha256"]
+    (tmp_path / "demo_policy.json").write_text(json.dumps({"kind": "demo policy", "version": VERSION, "world": world}))
+    make_policy(tmp_path, tiny, TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo_policy.json"]

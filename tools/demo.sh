@@ -27,7 +27,7 @@ sft() {
   "$PYTHON" -m swift.cli.sft --model "$BASE" --dataset "$DATA/annotations/train.json" \
     --output_dir "$OUT/sft" --overwrite_output_dir true --train_type full --check_images false \
     --per_device_train_batch_size 8 --questions_per_row 6 --learning_rate 1e-3 --adam_beta2 0.97 --warmup_steps 30 \
-    --logging_steps 10 --max_steps "${SFT_STEPS:-360}"
+    --logging_steps 10 --max_steps "${SFT_STEPS:-420}"
 }
 
 grpo() { # train.sh knows the demo's settings

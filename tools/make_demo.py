@@ -38,7 +38,7 @@ from tools.demo_world.render import draw_study
 from tools.demo_world.reports import report_of
 from tools.demo_world.sheet import write_sheet
 
-KIND, VERSION = "demo world", 6
+KIND, VERSION = "demo world", 7
 FILM_SIZE = (448, 512)  # portrait, as chest films are: tiling pads it, so the demo exercises masked patches
 _RUN_LENGTH = 3  # zlib's Z_RLE: on film grain as small as a full search and much faster
 
@@ -106,7 +106,15 @@ def make_demo(output: Path, config: WorldConfig, workers: int) -> dict[str, Any]
 
 
 def make_policy(folder: Path, world: Path, config: WorldConfig) -> None:
-    """Write a policy for the world in ``world``, pretrained on the films of its training patients."""
+    """Write a policy for the world in ``world``, pretrained on the films of its training patients, unless the folder
+    holds it already."""
+    identity_file = folder / "demo_policy.json"
+    manifest = json.loads((world / "manifest.json").read_text(encoding="utf-8"))
+    identity = {"kind": "demo policy", "version": VERSION, "world": manifest["sha256"]}
+    if identity_file.exists() and json.loads(identity_file.read_text(encoding="utf-8")) == identity:
+        logger.info("%s is up to date: nothing to do", folder)
+        return
+    identity_file.unlink(missing_ok=True)  # not valid until all is written
     records = json.loads((world / "annotations" / "train.json").read_text(encoding="utf-8"))
     films = {name for record in records for name in record["images"]}
     studies = [study for study in build_world(config).studies if f"{study.image_id}.png" in films]
@@ -115,6 +123,7 @@ def make_policy(folder: Path, world: Path, config: WorldConfig) -> None:
     texts = (turn["content"] for record in records for turn in record["messages"])
     write_policy(folder, chain(texts, lines), config.seed)
     pretrain(folder, studies, world / "images", config.seed)
+    write_json(identity_file, identity)
 
 
 def _existing_manifest(output: Path) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ def learn_to_see(
         found = (tokens @ directions.T + bias).logsumexp(dim=1)
         return nn.functional.binary_cross_entropy_with_logits(found, truth[rows])
 
-    optimize("seeing", loss, [*embed.parameters(), bias], steps=300, learning_rate=2e-3, weight_decay=0.05)
+    optimize("seeing", loss, [*embed.parameters(), bias], steps=400, learning_rate=2e-3, weight_decay=0.05)
 
 
 def learn_to_report(
@@ -92,7 +92,7 @@ def learn_to_report(
         return -(logps * learned).sum() / learned.sum()
 
     parameters = list(policy.model.parameters())
-    optimize("reporting", loss, parameters, steps=420, learning_rate=1e-3, weight_decay=0.01)
+    optimize("reporting", loss, parameters, steps=520, learning_rate=1e-3, weight_decay=0.01)
 
 
 def optimize(
