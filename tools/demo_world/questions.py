@@ -30,13 +30,12 @@ class Draft:
     topic: str = ""
     outcome: str = ""
     outcomes: tuple[str, ...] = ()
-    side: str | None = None
 
 
-def verify(template: str, truth: bool, said: Sentence, topic: str, focus: str | None = None, /, **slots: str) -> Draft:
-    """A yes/no draft; ``focus`` is the side of the body it is about."""
+def verify(template: str, truth: bool, said: Sentence, topic: str, /, **slots: str) -> Draft:
+    """A yes/no draft."""
     outcome = "yes" if truth else "no"
-    return Draft(template, (outcome,), (said,), slots, topic, outcome, YES_NO, focus)
+    return Draft(template, (outcome,), (said,), slots, topic, outcome, YES_NO)
 
 
 def _state(study: Study, thing: str) -> Sentence:
@@ -55,7 +54,7 @@ def _presence(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
             here = finding is not None and finding.side == side
             said = language.finding_present(finding) if here else language.absent_on_side(kind.name, side)
             yield verify(
-                "verify_side", here, said, f"{side} {kind.name}", side,
+                "verify_side", here, said, f"{side} {kind.name}",
                 thing=kind.name, a_thing=with_article(kind.name), side=side,
             )  # fmt: skip
 
@@ -68,11 +67,11 @@ def _severity(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
         said = (language.finding_present(finding),)
         for severity in severities:
             yield verify(
-                "verify_severity", severity == finding.severity, said[0], f"{finding.kind} {severity}", finding.side,
+                "verify_severity", severity == finding.severity, said[0], f"{finding.kind} {severity}",
                 kind=finding.kind, severity=severity,
             )  # fmt: skip
         options = ", ".join(severities[:-1]) + f" or {severities[-1]}"
-        about = {"topic": finding.kind, "outcome": finding.severity, "outcomes": severities, "side": finding.side}
+        about = {"topic": finding.kind, "outcome": finding.severity, "outcomes": severities}
         yield Draft("choose_severity", (finding.severity,), said, {"kind": finding.kind, "options": options}, **about)
         if finding.kind != "cardiomegaly":
             yield Draft("query_severity", (finding.severity,), said, {"kind": finding.kind}, **about)
@@ -114,7 +113,7 @@ def two_options(
     said = tuple(language.thing_present(study, thing) for thing in answer) or (language.none_of(things, region),)
     outcome = "first" if shown[0] else "second" if shown[1] else "neither"
     slots = {"first": things[0], "second": things[1]} | ({"region": region.name} if region else {})
-    return Draft(template, answer, said, slots, "", outcome, ("first", "second", "neither"), region and region.side)
+    return Draft(template, answer, said, slots, "", outcome, ("first", "second", "neither"))
 
 
 def _place(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
@@ -123,7 +122,7 @@ def _place(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
         if not kind.sided:
             continue
         slots = {"kind": kind.name}
-        about = {"topic": kind.name, "side": finding.side}
+        about = {"topic": kind.name}
         yield Draft("choose_side", (finding.side,), said, slots, outcome=finding.side, outcomes=SIDES, **about)
         if len(kind.zones) > 1:
             yield Draft("choose_zone", (finding.zone,), said, slots, outcome=finding.zone, outcomes=ZONES, **about)
@@ -139,13 +138,11 @@ def _lists(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
     yield Draft("query_device", study.devices, said, topic="devices", outcome=outcome)
 
 
-def list_findings(
-    template: str, findings: tuple[Finding, ...], nothing: Sentence, topic: str, side: str | None = None, **slots: str
-) -> Draft:
+def list_findings(template: str, findings: tuple[Finding, ...], nothing: Sentence, topic: str, **slots: str) -> Draft:
     """A query for findings; ``nothing`` is said when there are none."""
     said = tuple(language.finding_present(finding) for finding in findings) or (nothing,)
     names = tuple(finding.kind for finding in findings)
-    return Draft(template, names, said, slots, topic, " ".join(names), (), side)
+    return Draft(template, names, said, slots, topic, " ".join(names))
 
 
 def _region(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
@@ -154,16 +151,16 @@ def _region(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
         if len(found) > MAX_LISTED:
             continue
         slots = {"region": region.name}
-        clear, side = language.region_clear(region), region.side
+        clear = language.region_clear(region)
         said = language.finding_present(found[0]) if found else clear
-        yield verify("region_abnormality", bool(found), said, region.name, side, **slots)
-        yield list_findings("region_query", found, clear, region.name, side, **slots)
+        yield verify("region_abnormality", bool(found), said, region.name, **slots)
+        yield list_findings("region_query", found, clear, region.name, **slots)
         kinds = [kind.name for kind in KINDS.values() if possible_in(kind, region)]
         here = {finding.kind: finding for finding in found}
         for kind in kinds:
             said = language.finding_present(here[kind]) if kind in here else language.thing_absent(kind, region)
             yield verify(
-                "region_presence", kind in here, said, f"{region.name} {kind}", side,
+                "region_presence", kind in here, said, f"{region.name} {kind}",
                 kind=kind, a_kind=with_article(kind), **slots,
             )  # fmt: skip
         pair = tuple(kinds[i] for i in rng.permutation(len(kinds))[:2])
@@ -184,7 +181,7 @@ def _region_side(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
             yield Draft(
                 "region_side", (region.name,), (language.finding_present(finding),),
                 {"kind": finding.kind, "first": first.name, "second": second.name},
-                finding.kind, region.name, (), finding.side,
+                finding.kind, region.name,
             )  # fmt: skip
 
 
