@@ -175,8 +175,8 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
 
 
 def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> Record:
-    turns, _ = _turns(item)
-    solution = find_solution(item)
+    turns, answer = _turns(item)
+    solution = _solution(item, answer)
     if require_solution and solution is None:
         raise UserError(
             "field 'solution' is missing or empty; the rewards compare with it: add it, "
@@ -191,6 +191,10 @@ def find_solution(item: Any) -> str | None:
     """The text that the record holds for right: its ``solution``, final assistant turn or ``explanation``; None where
     it has none. Raises UserError for what is no record."""
     _, answer = _turns(item)
+    return _solution(item, answer)
+
+
+def _solution(item: dict[str, Any], answer: str | None) -> str | None:
     return next((text for text in (_text(item, "solution"), answer, _text(item, "explanation")) if text), None)
 
 
