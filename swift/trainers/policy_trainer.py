@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from swift.llm.checkpoint import is_small, load_weights, save_policy
@@ -84,14 +84,14 @@ class FollowEpoch(TrainerCallback):
 class PolicyTrainer(Trainer):
     """A `transformers.Trainer` over prompts whose checkpoints are policy folders.
 
-    ``prompts_per_device`` is the number of prompts in one micro-batch of one process.
+    ``prompts_per_device`` is the number of dataset items in one micro-batch of one process: prompts, or groups of them.
     """
 
     def __init__(
         self,
         model: nn.Module,
         args,
-        train_dataset: PromptDataset,
+        train_dataset: Dataset,
         policy: Policy,
         *,
         prompts_per_device: int,

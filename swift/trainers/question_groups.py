@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from swift.llm.dataset import Record, image_placeholders
 from swift.llm.template import EncodedPrompt, Phi4Template
-from swift.trainers.data import PromptItem
+from swift.trainers.data import PromptDataset, PromptItem
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_completions, collate_prompts
 
 
@@ -28,17 +28,14 @@ class QuestionGroups(Dataset):
     """
 
     def __init__(self, records: Sequence[Record], template: Phi4Template, size: int) -> None:
-        self.records, self.template = records, template
+        self.prompts = PromptDataset(records, template)
         self.groups = group_records(records, size)
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __getitem__(self, index: int) -> list[PromptItem]:
-        return [
-            PromptItem(row, self.records[row], self.template.encode_prompt(self.records[row]))
-            for row in self.groups[index]
-        ]
+        return [self.prompts[row] for row in self.groups[index]]
 
 
 def group_records(records: Sequence[Record], size: int) -> list[list[int]]:
