@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -76,6 +77,17 @@ def load_model(model: nn.Module, folder: Path) -> None:
         ValueError: tensors are missing, unexpected or of another shape; the message lists them.
     """
     _fill(model, read_tensors(folder), folder)
+
+
+class PureModel(nn.Module):
+    """A model that is built from its encoder's configuration and fills itself from a folder."""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """A model in evaluation mode from a folder that PURE or `ReXKG.train` wrote. Raises ValueError."""
+        model = cls(read_config(Path(folder)))
+        load_model(model, Path(folder))
+        return model.eval()
 
 
 def load_encoder(encoder: BertModel, folder: Path) -> None:

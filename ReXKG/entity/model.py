@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from torch.nn.functional import linear, relu
 from transformers import BertConfig, BertModel
 
 from ReXKG.bert import encode
-from ReXKG.checkpoint import load_model, read_config
+from ReXKG.checkpoint import PureModel
 from ReXKG.graph import ENTITY_TYPES
 
 MAX_SPAN = 8
@@ -33,7 +32,7 @@ class EntityBatch:
             raise ValueError(f"shapes {self.ids.shape}, {self.mask.shape}, {self.spans.shape} do not fit together")
 
 
-class EntityModel(nn.Module):
+class EntityModel(PureModel):
     """Logits over `LABELS` of [hidden of the first piece; hidden of the last piece; embedding of the width].
 
     Modules bear PURE's names, so that its checkpoints fit.
@@ -47,13 +46,6 @@ class EntityModel(nn.Module):
         self.ner_classifier = nn.Sequential(
             _SpanNetwork(2 * config.hidden_size + _WIDTH_SIZE), nn.Linear(_HEAD_SIZE, len(LABELS))
         )
-
-    @classmethod
-    def read(cls, folder: str | Path) -> EntityModel:
-        """A model in evaluation mode from a run_entity folder. Raises ValueError (see `ReXKG.checkpoint`)."""
-        model = cls(read_config(Path(folder)))
-        load_model(model, Path(folder))
-        return model.eval()
 
     @property
     def longest(self) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
 from ReXKG.bert import encode
-from ReXKG.checkpoint import load_model, read_config
+from ReXKG.checkpoint import PureModel
 from ReXKG.graph import RELATION_TYPES
 
 NO_RELATION = "no_relation"
@@ -31,7 +30,7 @@ class RelationBatch:
             raise ValueError(f"shapes {self.ids.shape}, {self.mask.shape}, {self.markers.shape} do not fit together")
 
 
-class RelationModel(nn.Module):
+class RelationModel(PureModel):
     """Logits over `LABELS` of [hidden of the source's start marker; hidden of the target's], layer-normalised.
 
     Modules bear PURE's names, so that its checkpoints fit.
@@ -43,13 +42,6 @@ class RelationModel(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layer_norm = nn.LayerNorm(2 * config.hidden_size)
         self.classifier = nn.Linear(2 * config.hidden_size, len(LABELS))
-
-    @classmethod
-    def read(cls, folder: str | Path) -> RelationModel:
-        """A model in evaluation mode from a run_relation folder. Raises ValueError (see `ReXKG.checkpoint`)."""
-        model = cls(read_config(Path(folder)))
-        load_model(model, Path(folder))
-        return model.eval()
 
     @property
     def longest(self) -> int:
