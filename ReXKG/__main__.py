@@ -1,7 +1,7 @@
 """Print the knowledge graph of a text: python -m ReXKG "There is a small left pleural effusion."
 
-Texts come from the command line, from files (--file, one text each) or from standard input. Colours are used in a
-terminal, unless NO_COLOR is set.
+Texts come from the command line, from files (--file, one text each) or from standard input. The lexicon extractor
+reads them, or with --models the neural one. Colours are used in a terminal, unless NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ReXKG.dot import to_dot
+from ReXKG.folders import find_models
 from ReXKG.graph import Graph
 from ReXKG.lexicon import LexiconExtractor
 from ReXKG.terminal import format_graph, printable, wrap
@@ -33,7 +34,10 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("text", nargs="*", help="a text; without one and without --file, standard input is read")
     parser.add_argument("--file", action="append", default=[], metavar="FILE", help="a UTF-8 file that holds one text")
-    parser.add_argument("--terms", metavar="FILE", help="your own lexicon rows, read after the project's")
+    reader = parser.add_mutually_exclusive_group()
+    reader.add_argument("--terms", metavar="FILE", help="your own lexicon rows, read after the project's")
+    reader.add_argument("--models", metavar="DIR",
+                        help="read with the neural models below DIR (run_entity and run_relation)")  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON graph a line")
     form.add_argument("--dot", action="store_true",
@@ -54,6 +58,19 @@ def _read_texts(args: argparse.Namespace) -> list[str]:
         return [sys.stdin.read()]
     except UnicodeDecodeError as error:
         raise ValueError(f"standard input cannot be read ({error}); give UTF-8 text") from error
+
+
+def _read_graphs(args: argparse.Namespace, texts: list[str]) -> list[Graph]:
+    if args.models is None:
+        return LexiconExtractor(args.terms)(texts)
+    folders = find_models(args.models)
+    if folders is None:
+        raise ValueError(
+            f"--models {args.models}: holds no run_entity and run_relation with weights; name their folder"
+        )
+    from ReXKG.neural import NeuralExtractor  # only here: who reads with the lexicon need not wait for torch
+
+    return NeuralExtractor(folders)(texts)
 
 
 def _in_colour() -> bool:
@@ -77,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         texts = _read_texts(args)
-        graphs = LexiconExtractor(args.terms)(texts)
+        graphs = _read_graphs(args, texts)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertModel
+from transformers.initialization import no_init_weights
 
 from ReXKG.folders import WEIGHT_FILES
 
@@ -85,7 +86,9 @@ class PureModel(nn.Module):
     @classmethod
     def read(cls, folder: str | Path) -> Self:
         """A model in evaluation mode from a folder that PURE or `ReXKG.train` wrote. Raises ValueError."""
-        model = cls(read_config(Path(folder)))
+        config = read_config(Path(folder))
+        with no_init_weights():  # every tensor is read below
+            model = cls(config)
         load_model(model, Path(folder))
         return model.eval()
 

@@ -14,9 +14,12 @@ import pytest
 from ReXKG import terminal
 from ReXKG.__main__ import main
 from ReXKG.dot import to_dot
+from ReXKG.folders import find_models
 from ReXKG.graph import ENTITY_TYPES
 from ReXKG.lexicon import LexiconExtractor
+from ReXKG.neural import NeuralExtractor
 from ReXKG.terminal import columns, format_graph, printable, wrap
+from tests.pure_checkpoint import random_sentences, write_checkpoint
 
 SENTENCE = "There is a small left pleural effusion. No pneumothorax."
 REPORT = """The endotracheal tube terminates 4 cm above the carina. There is a moderate left pleural effusion with
@@ -262,3 +265,16 @@ def test_a_reader_that_goes_early_leaves_no_traceback():
     command = f"{sys.executable} -m ReXKG --json {' '.join(['No.'] * 3000)} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_models_of_a_folder_read_the_text(tmp_path, capsys):
+    root = write_checkpoint(tmp_path)
+    text = " ".join(random_sentences(3))
+    graph = json.loads(run("--models", str(root), "--json", text, capsys=capsys))
+    assert graph["entities"]
+    assert graph == NeuralExtractor(find_models(root), "cpu")([text])[0]
+
+
+def test_models_that_are_not_there_are_one_line_and_status_two(tmp_path, capsys):
+    assert main(["--models", str(tmp_path), SENTENCE]) == 2
+    assert f"--models {tmp_path}" in capsys.readouterr().err
