@@ -47,7 +47,7 @@ def read_config(folder: Path) -> BertConfig:
     if values.get("model_type", "bert") != "bert":
         raise ValueError(f"{path}: model_type {values['model_type']!r} is not supported; use a BERT-type encoder")
     try:
-        return BertConfig.from_dict(values)
+        return BertConfig(**values)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"{path}: not the configuration of a BERT ({' '.join(str(error).split())})") from error
 
