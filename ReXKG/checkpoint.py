@@ -128,7 +128,7 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> N
     ]
     if problems:
         raise ValueError(f"{folder}: its tensors are not those of {type(model).__name__}; {'; '.join(problems)}")
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=True)
 
 
 def _listing(names: list[str]) -> str:

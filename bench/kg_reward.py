@@ -43,6 +43,7 @@ from tools.demo_world.dataset import WorldConfig, build_world
 from utils.answers import think_text
 
 PROMPTS, GROUP, STEPS = 8, 8, 4
+FIRST_STEPS = 5  # of ours, each in a new extractor; the median counts, for one takes a tenth of a second only
 MEMORY_ENCODER, MEMORY_BATCH = (32, 1), 1000
 BASE_TOKENS = 1024  # in a timing of BERT-base
 
@@ -238,6 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warmup = Step(steps[0].completions[:2], steps[0].solutions[:2])
         run_naive(folders, warmup), run_ours(folders, [warmup])
         ours = run_ours(folders, steps)
+        again = [run_ours(folders, steps[:1])[0] for _ in range(FIRST_STEPS - 1)]
+        ours[0] = sorted([ours[0], *again], key=lambda side: side.seconds)[FIRST_STEPS // 2]
         naive = [run_naive(folders, step) for step in steps]
     print(f"encoder {args.hidden_size} x {args.layers};", end=" ")
     speedup = report_steps(steps, naive, ours)
