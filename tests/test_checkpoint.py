@@ -182,11 +182,11 @@ def broken_policy(world: Path, folder: Path, damage: str) -> Path:
     ("damage", "words"),
     [
         ("config", "config.json cannot be read .*; give the folder of a model"),
-        ("type", "config.json: model_type 'llama' is not supported; use a native Phi-4-multimodal folder"),
-        ("cut", "policy: weights cannot be loaded: "),
-        ("gone", "policy: weights cannot be loaded: "),
-        ("missing", "policy: 1 missing keys, e.g. model.norm.weight; the folder is not whole"),
-        ("strange", "policy: 1 unexpected keys, e.g. model.other.weight; the folder is not whole"),
+        ("type", "config.json: model_type 'llama' is not supported; use a Phi-4-multimodal folder"),
+        ("cut", "model.safetensors cannot be read .*; copy the file again"),
+        ("gone", "policy: no weights; it should hold model.safetensors or shards"),
+        ("missing", "policy: 1 missing: model.norm.weight; the folder is not whole"),
+        ("strange", "policy: 1 without a place: model.other.weight; the folder is not whole"),
     ],
 )
 def test_a_damaged_policy_is_refused_in_one_line(world, tmp_path, damage, words):
