@@ -151,7 +151,7 @@ def test_an_unreadable_adapter_is_named(adapter, content):
     (adapter / WEIGHTS).unlink()
     if content is not None:
         (adapter / WEIGHTS).write_bytes(content)
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read .*; copy the folder again"):
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read .*; copy the file again"):
         fill_adapter(tiny_model(vocabulary=512), adapter, "vision")
 
 

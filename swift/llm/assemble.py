@@ -6,6 +6,7 @@ then memory is taken tensor by tensor, in the type wanted, and filled from disk.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -27,8 +28,10 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype, attention: str = "sd
         config = Phi4MultimodalConfig.from_dict(checkpoint.config)
         with init_empty_weights(include_buffers=False):
             model = Phi4MultimodalForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention)
-            for name, adapter in checkpoint.adapters.items():
-                model.add_adapter(adapter.config, adapter_name=name)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are meant
+                for name, adapter in checkpoint.adapters.items():
+                    model.add_adapter(adapter.config, adapter_name=name)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         text = (str(error).splitlines() or [repr(error)])[0]
         raise UserError(f"{checkpoint.folder / 'config.json'} describes no model: {text}; copy it again") from error

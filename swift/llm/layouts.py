@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from swift.llm.adapters import CONFIG, FOLDERS, HEAD, WEIGHTS
+from swift.llm.adapters import CONFIG, FOLDERS, HEAD, adapter_weights
 from swift.llm.remote_config import native_config
 from swift.llm.remote_layout import is_derived, read_name
 from swift.llm.shards import Stored, find_shards, list_tensors, same_bytes
@@ -133,12 +133,6 @@ def read_adapter(folder: Path) -> tuple[Adapter, Stored | None]:
         else:
             tensors[name] = stored
     return Adapter(config, tensors, folder), head
-
-
-def adapter_weights(folder: Path) -> Path:
-    """The file that holds a PEFT folder's tensors."""
-    pickled = folder / "adapter_model.bin"
-    return pickled if pickled.exists() and not (folder / WEIGHTS).exists() else folder / WEIGHTS
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

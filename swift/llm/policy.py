@@ -45,6 +45,15 @@ def look_both_ways(model: nn.Module) -> None:
             module.is_causal = False
 
 
+def rope_switch(model: nn.Module) -> int | None:
+    """The length beyond which a model with longrope changes its frequencies; None for a model that never does."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    switch = getattr(config, "original_max_position_embeddings", None)
+    changes = rope.get("rope_type") == "longrope" and switch and switch < config.max_position_embeddings
+    return switch if changes else None
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that require gradients, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
