@@ -144,9 +144,18 @@ def _audio_shapes() -> dict[str, tuple[int, ...]]:
         shapes |= _norm(f"{block}layer_norm_att", SPEECH) | _norm(f"{block}layer_norm", SPEECH)
         shapes |= _norm(f"{block}conv.layer_norm", SPEECH)
         shapes |= {f"{block}conv.glu.b1": (1, 16, 1), f"{block}conv.glu.b2": (1, 16, 1)}
-        shapes |= {f"{block}conv.glu.ext_pw_conv_1d.weight": (32, SPEECH, 1), f"{block}conv.glu.ext_pw_conv_1d.bias": (32,)}
-        shapes |= {f"{block}conv.dw_sep_conv_1d.dw_conv.weight": (SPEECH, 1, 3), f"{block}conv.dw_sep_conv_1d.dw_conv.bias": (SPEECH,)}
-        shapes |= {f"{block}conv.dw_sep_conv_1d.pw_conv.weight": (16, SPEECH, 1), f"{block}conv.dw_sep_conv_1d.pw_conv.bias": (16,)}
+        shapes |= {
+            f"{block}conv.glu.ext_pw_conv_1d.weight": (32, SPEECH, 1),
+            f"{block}conv.glu.ext_pw_conv_1d.bias": (32,),
+        }
+        shapes |= {
+            f"{block}conv.dw_sep_conv_1d.dw_conv.weight": (SPEECH, 1, 3),
+            f"{block}conv.dw_sep_conv_1d.dw_conv.bias": (SPEECH,),
+        }
+        shapes |= {
+            f"{block}conv.dw_sep_conv_1d.pw_conv.weight": (16, SPEECH, 1),
+            f"{block}conv.dw_sep_conv_1d.pw_conv.bias": (16,),
+        }
         shapes |= {f"{block}conv.ext_pw_conv_1d.weight": (16, SPEECH, 1), f"{block}conv.ext_pw_conv_1d.bias": (16,)}
     return shapes
 

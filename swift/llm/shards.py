@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -173,7 +174,8 @@ class _Mapping:
             if self.file.suffix == ".safetensors":
                 self._handle = safe_open(self.file, framework="pt")
             else:
-                self._handle = torch.load(self.file, map_location="cpu", weights_only=True, mmap=True)
+                whole = not zipfile.is_zipfile(self.file)  # the format before torch 1.6 cannot be mapped
+                self._handle = torch.load(self.file, map_location="cpu", weights_only=True, mmap=not whole)
         except pickle.UnpicklingError as error:
             raise UserError(
                 f"{self.file} is no pickle of plain tensors and might run code when read, so it is not; "
