@@ -33,7 +33,7 @@ from swift.llm.layouts import Adapter, Checkpoint, read_json
 from swift.llm.model import find_checkpoint
 from swift.llm.remote_config import processor_config, remote_config, remote_lora
 from swift.llm.remote_layout import remote_lora_name, remote_name
-from swift.llm.shards import Stored, list_tensors, read_tensor, same_bytes
+from swift.llm.shards import Stored, bits, list_tensors, read_tensor, same_bytes
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
 from swift.utils.logger import get_logger
@@ -201,7 +201,7 @@ def _write_tensors(plan: Plan, folder: Path) -> None:
             same = (
                 same_bytes(written[name], piece.stored)
                 if piece.matrices is None
-                else torch.equal(read_tensor(written[name]), piece.value())
+                else torch.equal(bits(read_tensor(written[name])), bits(piece.value()))
             )
             if not same:
                 raise UserError(f"{path}: {name} reads back otherwise than it was written; the disk may be faulty")

@@ -2,7 +2,11 @@
 
 full     config.json, model*.safetensors, vision-lora/ (and speech-lora/), tokenizer and preprocessor files
 adapter  adapter_config.json, adapter_model.safetensors (a trained head is in its `modules_to_save`), config.json,
-         tokenizer and preprocessor files; `base_model_name_or_path` names the full folder below it
+         tokenizer and preprocessor files; `base_model_name_or_path` names the full folder below it, base.json tells
+         its weights from others
+
+Both have a README.md with what the trainer knows of them. The full folder below an adapter may be in Microsoft's
+layout too (layouts.py); what is written is native.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from swift.llm.card import write_card
 from swift.llm.policy import Policy, trainable_parameters
 from swift.llm.shards import copy_tensors, find_shards, list_tensors
 from swift.utils.errors import UserError
+from swift.utils.files import write_json
 from swift.utils.logger import get_logger
 
 logger = get_logger()
@@ -93,6 +98,8 @@ def save_policy(
     if small:
         with_head = policy.own_head or adapters.HEAD in trainable_parameters(model)
         adapters.save_adapter(model, folder, "vision", state, policy.base, with_head)
+        if policy.fingerprint is not None:
+            write_json(folder / adapters.BASE, policy.fingerprint)
     else:
         save_torch_state_dict(_base_weights(model, state), folder, max_shard_size="5GB")
         for name in getattr(model, "peft_config", {}):

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from swift.llm.adapters import CONFIG, FOLDERS, HEAD, adapter_weights
+from swift.llm.adapters import BASE, CONFIG, FOLDERS, HEAD, adapter_weights
 from swift.llm.remote_config import native_config
 from swift.llm.remote_layout import is_derived, read_name
-from swift.llm.shards import Stored, find_shards, list_tensors, same_bytes
+from swift.llm.shards import Stored, digest_first_rows, find_shards, list_tensors, same_bytes
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -99,8 +99,23 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return _settle_head(checkpoint)
 
 
+def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
+    """What tells the weights below an adapter from others of the same shapes, whichever layout they are in."""
+    weights = {name: stored for name, stored in checkpoint.weights.items() if name != HEAD}
+    kinds = sorted({str(stored.dtype).removeprefix("torch.") for stored in weights.values()})
+    return {"dtypes": " ".join(kinds), "sha256": digest_first_rows(weights)}
+
+
 def with_adapter(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """``checkpoint`` with the vision adapter of ``folder``, and its head if it has one, in place of its own."""
+    """``checkpoint`` with the vision adapter of ``folder``, and its head if it has one, in place of its own. Raises
+    UserError where the folder says that it was trained on other weights."""
+    if (folder / BASE).exists():
+        trained_on, found = read_json(folder / BASE, "copy it again"), fingerprint(checkpoint)
+        if trained_on.get("dtypes") == found["dtypes"] and trained_on.get("sha256") != found["sha256"]:
+            raise UserError(
+                f"{folder}: the adapter was trained on another base than {checkpoint.folder}, whose weights have the "
+                "same shapes and other values; name the base it was trained on"
+            )
     adapter, head = read_adapter(folder)
     ignored = dict(checkpoint.ignored)
     if "vision" in checkpoint.adapters:

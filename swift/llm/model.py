@@ -13,7 +13,7 @@ from swift.llm.adapters import CONFIG
 from swift.llm.assemble import empty_model, fill, match_tensors, read_generation_config, refuse_zero_adapters
 from swift.llm.checkpoint import is_adapter, resolve_checkpoint
 from swift.llm.image_processor import DynamicHDImageProcessor
-from swift.llm.layouts import Checkpoint, read_checkpoint, read_json, with_adapter
+from swift.llm.layouts import Checkpoint, fingerprint, read_checkpoint, read_json, with_adapter
 from swift.llm.policy import Policy, look_both_ways
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
@@ -52,7 +52,7 @@ def load_policy(
     look_both_ways(model)
     model.requires_grad_(False)
     logger.info("loaded %s (%s, %s)", path, model.dtype, model.config._attn_implementation)
-    return Policy(model.eval(), tokenizer, processor, checkpoint.folder, checkpoint.own_head)
+    return Policy(model.eval(), tokenizer, processor, checkpoint.folder, checkpoint.own_head, fingerprint(checkpoint))
 
 
 def find_checkpoint(path: Path, base: str | Path | None = None) -> Checkpoint:
