@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -14,7 +15,9 @@ from safetensors.torch import save_file
 from transformers import Phi4MultimodalConfig
 
 from swift.cli.rlhf import main
+from swift.llm.assemble import empty_model
 from swift.llm.dataset import load_records
+from swift.llm.layouts import read_checkpoint
 from swift.llm.model import computes_in, load_policy
 from swift.llm.policy import rope_switch
 from swift.llm.remote_config import native_config, processor_config
@@ -157,26 +160,28 @@ def test_a_stored_head_that_differs_from_the_embedding_counts(world, tmp_path):
     assert policy.model.config.tie_word_embeddings is False
 
 
+PUBLISHED = remote_config() | {
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "vocab_size": 200064,
+    "bos_token_id": 199999,
+    "eos_token_id": 199999,
+    "pad_token_id": 199999,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "rope_scaling": {"type": "longrope", "long_factor": [2.0] * 48, "short_factor": [1.0] * 48},
+    "torch_dtype": "bfloat16",
+    "embd_layer": {"image_embd_layer": {"crop_size": 448}},
+    "audio_processor": {"config": {"relative_attention_bias_args": {"t5_bias_max_distance": 500, "type": "t5"}}},
+}
+
+
 def test_the_published_configuration_becomes_the_native_one():
     """Values of the published config.json; sizes that it leaves out are the native class's own."""
-    published = remote_config() | {
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 24,
-        "num_key_value_heads": 8,
-        "vocab_size": 200064,
-        "bos_token_id": 199999,
-        "eos_token_id": 199999,
-        "pad_token_id": 199999,
-        "max_position_embeddings": 131072,
-        "original_max_position_embeddings": 4096,
-        "rope_scaling": {"type": "longrope", "long_factor": [2.0] * 48, "short_factor": [1.0] * 48},
-        "torch_dtype": "bfloat16",
-        "embd_layer": {"image_embd_layer": {"crop_size": 448}},
-        "audio_processor": {"config": {"relative_attention_bias_args": {"t5_bias_max_distance": 500, "type": "t5"}}},
-    }
-    config = Phi4MultimodalConfig.from_dict(native_config(published, {}, {}))
+    config = Phi4MultimodalConfig.from_dict(native_config(PUBLISHED, {}, {}))
     assert config.eos_token_id == [199999, 200020]
     assert (config.num_attention_heads, config.num_key_value_heads, config.sliding_window) == (24, 8, 262144)
     assert config.rope_parameters["partial_rotary_factor"] == 0.75
@@ -189,9 +194,23 @@ def test_the_published_configuration_becomes_the_native_one():
     assert (vision.feature_layer, vision.image_token_id) == (-2, 200010)
     assert (config.audio_config.audio_token_id, config.audio_config.bias_max_distance) == (200011, 500)
     back = to_remote_config(config.to_dict(), {})
-    same = set(published) - {"vision_lora", "speech_lora", "auto_map", "embd_layer", "audio_processor"}
-    assert {name: back[name] for name in same} == {name: published[name] for name in same}
+    same = set(PUBLISHED) - {"vision_lora", "speech_lora", "auto_map", "embd_layer", "audio_processor"}
+    assert {name: back[name] for name in same} == {name: PUBLISHED[name] for name in same}
     assert back["audio_processor"]["config"]["relative_attention_bias_args"]["t5_bias_max_distance"] == 500
+
+
+def test_the_published_adapters_have_their_published_sizes(world, tmp_path):
+    """Rank 256 on qkv (3072 + 5120), o (3072 + 3072), gate_up (3072 + 16384) and down (8192 + 3072): 256 x 45,056 a
+    layer, which is the 369 M of all 32; two layers here, on shapes alone."""
+    lora = {"vision_lora": PUBLISHED["vision_lora"] | {"r": 256}, "speech_lora": PUBLISHED["speech_lora"] | {"r": 320}}
+    write_remote(tmp_path / "model", world / "policy", **(PUBLISHED | lora | {"num_hidden_layers": 2}))
+    tiny = read_checkpoint(tmp_path / "model")
+    config = native_config(PUBLISHED | {"num_hidden_layers": 2}, {}, {})
+    model = empty_model(dataclasses.replace(tiny, config=config), torch.bfloat16)
+    sizes = {name: value.numel() for name, value in model.named_parameters() if ".lora_" in name}
+    assert sum(size for name, size in sizes.items() if ".vision." in name) == 2 * 256 * 45_056
+    assert sum(size for name, size in sizes.items() if ".speech." in name) == 2 * 320 * 45_056
+    assert 2 * 256 * 45_056 * 16 == 369_098_752
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ and the folder appears under its name when it is whole. A checksums.json in SOUR
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import os
 import shutil
@@ -37,8 +36,8 @@ from swift.llm.shards import Stored, bits, list_tensors, read_tensor, same_bytes
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
 from swift.utils.logger import get_logger
+from tools.checksums import CHECKSUMS, checksums, verify_checksums
 
-CHECKSUMS = "checksums.json"
 CODE = "modeling_phi4mm.py"
 COPIED = (
     "tokenizer.json tokenizer_config.json vocab.json merges.txt added_tokens.json special_tokens_map.json "
@@ -127,28 +126,6 @@ def write_plan(plan: Plan, target: Path, files: Path, code: Path | None = None) 
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below ``folder``, by relative path; not of the list itself."""
-    sums = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS):
-        with path.open("rb") as file:
-            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
-
-
-def verify_checksums(folder: Path) -> None:
-    """Compare ``folder`` with its checksums.json, if it has one. Raises UserError that names files that differ."""
-    if not (folder / CHECKSUMS).exists():
-        return
-    stated = read_json(folder / CHECKSUMS, "remove it to convert without the check")
-    found = checksums(folder)
-    if wrong := sorted(name for name, digest in stated.items() if found.get(name) != digest):
-        raise UserError(
-            f"{folder}: {', '.join(wrong)} differ from {CHECKSUMS}; copy the folder again, or remove {CHECKSUMS} if "
-            "you changed them"
-        )
 
 
 def _folded(checkpoint: Checkpoint, adapter: Adapter) -> dict[str, Piece]:

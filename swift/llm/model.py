@@ -126,12 +126,9 @@ def _weight_type(checkpoint: Checkpoint, wanted: torch.dtype | str) -> torch.dty
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether ``device`` multiplies, normalises and convolves in ``dtype``, and not by emulation."""
-    if (
-        device.type == "cuda"
-        and dtype == torch.bfloat16
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        return False
+    if device.type == "cuda":  # asked, not tried: trying would cost every process memory on the first device
+        native = dtype != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
+        return native and dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
     try:
         x = torch.ones(1, 4, 4, dtype=dtype, device=device)
         nn.functional.scaled_dot_product_attention(x, x, x)
