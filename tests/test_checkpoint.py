@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.load_checkpoint import measure, write_checkpoint
 from swift.llm import model as loading
 from swift.llm.adapters import WEIGHTS, fill_adapter
 from swift.llm.checkpoint import finished_step, is_small, newest_checkpoint, resolve_checkpoint, save_policy
@@ -151,7 +153,7 @@ def test_an_unreadable_adapter_is_named(adapter, content):
     (adapter / WEIGHTS).unlink()
     if content is not None:
         (adapter / WEIGHTS).write_bytes(content)
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read .*; copy the folder again"):
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read .*; copy the file again"):
         fill_adapter(tiny_model(vocabulary=512), adapter, "vision")
 
 
@@ -182,11 +184,11 @@ def broken_policy(world: Path, folder: Path, damage: str) -> Path:
     ("damage", "words"),
     [
         ("config", "config.json cannot be read .*; give the folder of a model"),
-        ("type", "config.json: model_type 'llama' is not supported; use a native Phi-4-multimodal folder"),
-        ("cut", "policy: weights cannot be loaded: "),
-        ("gone", "policy: weights cannot be loaded: "),
-        ("missing", "policy: 1 missing keys, e.g. model.norm.weight; the folder is not whole"),
-        ("strange", "policy: 1 unexpected keys, e.g. model.other.weight; the folder is not whole"),
+        ("type", "config.json: model_type 'llama' is not supported; use a Phi-4-multimodal folder"),
+        ("cut", "model.safetensors cannot be read .*; copy the file again"),
+        ("gone", "policy: no weights; it should hold model.safetensors or shards"),
+        ("missing", "policy: 1 missing: model.norm.weight; the folder is not whole"),
+        ("strange", "policy: 1 without a place: model.other.weight; the folder is not whole"),
     ],
 )
 def test_a_damaged_policy_is_refused_in_one_line(world, tmp_path, damage, words):
@@ -275,3 +277,43 @@ def test_flash_attention_becomes_sdpa_with_a_note_where_it_cannot_run(monkeypatc
     logging.getLogger("chex").removeHandler(caplog.handler)
     noted = any("using sdpa instead" in message for message in caplog.messages)
     assert noted == (asked in ("flash_attn", "flash_attention_2") and taken == "sdpa")
+
+
+def trained_adapter(world: Path, folder: Path) -> Path:
+    policy = load_policy(world / "policy")
+    for name, parameter in policy.model.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+    save_policy(policy, folder)
+    return folder
+
+
+def test_an_adapter_knows_the_weights_it_was_trained_on(world, tmp_path):
+    """Other weights of the same shapes are refused; a copy of the base elsewhere, in another layout or not, is not."""
+    adapter = trained_adapter(world, tmp_path / "adapter")
+    copy = shutil.copytree(world / "policy", tmp_path / "copy")
+    assert load_policy(adapter, base=copy).base == copy
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] += 1
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"adapter was trained on another base than .*copy, whose weights have the same"
+    ):
+        load_policy(adapter, base=copy)
+
+
+def test_an_adapter_of_other_shapes_is_refused_when_it_is_loaded(world, tmp_path):
+    larger = dataclasses.replace(load_policy(world / "policy"), model=tiny_model(vocabulary=512, layers=4))
+    larger.model.requires_grad_(True)
+    save_policy(larger, tmp_path / "larger")
+    # two layers too many, four modules in each, A and B
+    with pytest.raises(UserError, match=r"16 without a place: .*layers.2.*the adapter belongs to another base"):
+        load_policy(tmp_path / "larger" / "vision-lora", base=world / "policy")
+
+
+def test_loading_takes_hardly_more_memory_than_the_checkpoint(tmp_path):
+    """In a process of its own, beyond what it held before: under 1.25 of the size, as for large ones."""
+    nbytes = write_checkpoint(tmp_path, 3e8, vocabulary=60_000)
+    assert 2.7e8 < nbytes < 3.3e8
+    found = measure("remote", tmp_path)
+    assert 0.98 * nbytes < found["after"]
+    assert found["peak"] < 1.25 * nbytes

@@ -16,14 +16,14 @@ from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.checkpoint import resolve_checkpoint
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.model import load_policy
-from swift.llm.policy import Policy
+from swift.llm.policy import Policy, rope_switch
 from swift.llm.template import IMAGE_SEPARATOR, Phi4Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.errors import INTERRUPTED
 from swift.utils.logger import get_logger
-from swift.utils.run_info import write_run_info
+from swift.utils.run_info import git_state, write_run_info
 
 logger = get_logger()
 
@@ -53,14 +53,22 @@ def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tupl
     return sides
 
 
-def read_policy(model: ModelArguments, data: DataArguments) -> tuple[Policy, Phi4Template]:
-    """The policy with its trainable parameters chosen, and its template; the reference's folder is looked for too."""
+def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Phi4Template]:
+    """The policy with its trainable parameters chosen, and its template; the reference's folder is looked for too.
+    ``new_tokens`` is the most that will be generated after a prompt."""
     if model.ref_model is not None:
         resolve_checkpoint(model.ref_model)
     policy = _load(model.model, model, data.dynamic_hd)
     choose_trainable(policy.model, model)
     image_token = policy.model.config.vision_config.image_token_id
-    return policy, Phi4Template(policy.tokenizer, policy.image_processor, image_token, data.max_length)
+    return policy, Phi4Template(
+        policy.tokenizer,
+        policy.image_processor,
+        image_token,
+        data.max_length,
+        rope_switch=rope_switch(policy.model),
+        new_tokens=new_tokens,
+    )
 
 
 def read_reference(model: ModelArguments) -> nn.Module | None:
@@ -89,6 +97,7 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
             "environment": _environment(),
         }
         write_run_info(args.output_dir, fields, **facts)
+    trainer.card = _card(arguments)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
@@ -100,6 +109,22 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
         step, hint = trainer.state.global_step, f"--resume_from_checkpoint true --output_dir {args.output_dir}"
         logger.warning("stopped at step %d; go on with %s", step, hint)
     return INTERRUPTED
+
+
+def _card(arguments: Sequence[object]) -> dict[str, object]:
+    """What a checkpoint's README.md tells of the run."""
+    told = {f.name: getattr(group, f.name) for group in arguments for f in dataclasses.fields(group)}
+    git = git_state()
+    rewards = told.get("reward_funcs")
+    return {
+        "base": told["model"],
+        "reference": told["ref_model"],
+        "data": told["dataset"],
+        "rewards": rewards and [f"{name} x {w:g}" for name, w in zip(rewards, told["reward_weights"], strict=True)],
+        "learning rate": told["learning_rate"],
+        "seed": told["seed"],
+        "commit": git and git["commit"] + (", with changes" if git["modified"] else ""),
+    }
 
 
 def clear_run(folder: Path) -> None:

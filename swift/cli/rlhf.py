@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = required_columns(rewards)
     train, validation = read_data(data, training.seed, require_solution="solution" in columns)
     check_columns([*train, *validation], columns)
-    policy, template = read_policy(model, data)
+    policy, template = read_policy(model, data, training.max_completion_length)
     template.check_prompts([*train, *validation])
     try:
         # By attribute, not by name: a plugin may have put a wrapper in the class's place.

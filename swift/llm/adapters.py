@@ -10,16 +10,17 @@ import re
 from pathlib import Path
 
 from peft import LoraConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from swift.llm.shards import copy_tensors, list_tensors
 from swift.utils.errors import UserError
 from swift.utils.files import replacing, write_json
 from utils.freezing import untie_head
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+BASE = "base.json"  # which weights an adapter was trained on (layouts.fingerprint)
 FOLDERS = {"vision": "vision-lora", "speech": "speech-lora"}
 VISION_TARGETS = r".*model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj|down_proj))"
 HEAD = "lm_head.weight"
@@ -35,23 +36,17 @@ def add_vision_adapter(model: nn.Module, rank: int, alpha: int) -> None:
             nn.init.normal_(parameter, std=0.01)
 
 
-def inject_adapter(model: nn.Module, folder: Path, name: str) -> bool:
-    """Inject the PEFT adapter in ``folder`` as ``name`` and fill it; a head in the folder replaces the model's.
-    Returns whether there was one."""
-    config = LoraConfig.from_pretrained(str(folder))
-    config.modules_to_save = None
-    model.add_adapter(config, adapter_name=name)
-    return fill_adapter(model, folder, name)
+def adapter_weights(folder: Path) -> Path:
+    """The file that holds a PEFT folder's tensors."""
+    pickled = folder / "adapter_model.bin"
+    return pickled if pickled.exists() and not (folder / WEIGHTS).exists() else folder / WEIGHTS
 
 
 def fill_adapter(model: nn.Module, folder: Path, name: str) -> bool:
     """Copy the tensors in ``folder`` into the model's adapter ``name``; every tensor of either must find its twin.
     Returns whether a head was among them."""
-    file = folder / WEIGHTS
-    try:
-        tensors = {_in_model_name(key, name): value for key, value in load_file(file).items()}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({error}); copy the folder again") from error
+    file = adapter_weights(folder)
+    tensors = {_in_model_name(key, name): stored for key, stored in list_tensors([file]).items()}
     if HEAD in tensors:
         untie_head(model)
     parameters = dict(model.named_parameters())
@@ -61,13 +56,13 @@ def fill_adapter(model: nn.Module, folder: Path, name: str) -> bool:
             f"{file}: {len(wanted - tensors.keys())} tensors missing and {len(tensors.keys() - wanted)} without a "
             f"place, e.g. {min(wanted ^ tensors.keys())}; the adapter belongs to another base"
         )
-    for key, value in tensors.items():
-        if (shape := parameters[key].shape) != value.shape:
+    for key, stored in tensors.items():
+        if (shape := parameters[key].shape) != stored.shape:
             raise UserError(
-                f"{file}: {key} has shape {tuple(value.shape)}, the model's {tuple(shape)}; "
+                f"{file}: {key} has shape {stored.shape}, the model's {tuple(shape)}; "
                 "the adapter belongs to another base"
             )
-        parameters[key].data.copy_(value)
+    copy_tensors((stored, parameters[key].data) for key, stored in tensors.items())
     return HEAD in tensors
 
 

@@ -132,6 +132,7 @@ class RunArguments(TrainingArguments):
     weight_decay: float = _flag("AdamW's weight decay", 0.1)
     logging_steps: float = _flag("steps between lines of metrics", 1)
     save_total_limit: int | None = _flag("checkpoints to keep", 2)
+    save_full: bool = _flag("write whole models; false: the adapter and the head where nothing else trains", False)
     report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "trackers that Trainer knows, e.g. wandb"}
     )

@@ -2,23 +2,30 @@
 
 full     config.json, model*.safetensors, vision-lora/ (and speech-lora/), tokenizer and preprocessor files
 adapter  adapter_config.json, adapter_model.safetensors (a trained head is in its `modules_to_save`), config.json,
-         tokenizer and preprocessor files; `base_model_name_or_path` names the full folder below it
+         tokenizer and preprocessor files; `base_model_name_or_path` names the full folder below it, base.json tells
+         its weights from others
+
+Both have a README.md with what the trainer knows of them. The full folder below an adapter may be in Microsoft's
+layout too (layouts.py); what is written is native.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from swift.llm import adapters
+from swift.llm.card import write_card
 from swift.llm.policy import Policy, trainable_parameters
+from swift.llm.shards import copy_tensors, find_shards, list_tensors
 from swift.utils.errors import UserError
+from swift.utils.files import write_json
 from swift.utils.logger import get_logger
 
 logger = get_logger()
@@ -70,17 +77,29 @@ def is_small(model: nn.Module) -> bool:
     return bool(names) and all(re.search(r"\.lora_[AB]\.vision\.", name) or name == adapters.HEAD for name in names)
 
 
-def save_policy(policy: Policy, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
-    """Write the policy: an adapter folder when only adapter and head are trained, else a full folder.
+def save_policy(
+    policy: Policy,
+    folder: str | Path,
+    state: dict[str, Tensor] | None = None,
+    *,
+    full: bool = False,
+    card: Mapping[str, object] | None = None,
+) -> None:
+    """Write the policy: an adapter folder when only adapter and head are trained, else, or where ``full`` asks for it,
+    a full folder in the native layout.
 
-    ``state`` replaces the model's own state dict (for parameters partitioned over processes).
+    ``state`` replaces the model's own state dict (for parameters partitioned over processes); ``card`` are the facts
+    that a README.md tells.
     """
     folder, model = Path(folder), policy.model
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if state is None else state
-    if is_small(model):
+    small = is_small(model) and not full
+    if small:
         with_head = policy.own_head or adapters.HEAD in trainable_parameters(model)
         adapters.save_adapter(model, folder, "vision", state, policy.base, with_head)
+        if policy.fingerprint is not None:
+            write_json(folder / adapters.BASE, policy.fingerprint)
     else:
         save_torch_state_dict(_base_weights(model, state), folder, max_shard_size="5GB")
         for name in getattr(model, "peft_config", {}):
@@ -89,6 +108,8 @@ def save_policy(policy: Policy, folder: str | Path, state: dict[str, Tensor] | N
     model.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     policy.image_processor.save(folder)
+    if card is not None:
+        write_card(folder, card, adapter=small)
 
 
 def _base_weights(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,9 +126,9 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         adapters.fill_adapter(model, folder, "vision")
         return
     targets = {key.replace(".base_layer.", "."): value for key, value in model.state_dict().items()}
-    for file in sorted(folder.glob("model*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 -- safe_open is not a mapping
-                targets[key].copy_(tensors.get_tensor(key))
+    stored = list_tensors(find_shards(folder))
+    if strange := sorted(stored.keys() - targets.keys()):
+        raise UserError(f"{folder}: {strange[0]} has no place in the model; resume a run with the flags it began with")
+    copy_tensors((tensor, targets[key]) for key, tensor in stored.items())
     for name in getattr(model, "peft_config", {}):
         adapters.fill_adapter(model, folder / adapters.FOLDERS[name], name)

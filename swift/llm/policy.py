@@ -21,6 +21,7 @@ class Policy:
     image_processor: DynamicHDImageProcessor
     base: Path  # the full folder the weights stand on
     own_head: bool = False  # the head is not the base's: it came with the adapter
+    fingerprint: dict[str, str] | None = None  # of the base's weights, see layouts.py
 
 
 def input_embeddings(model: nn.Module) -> nn.Module:
@@ -43,6 +44,15 @@ def look_both_ways(model: nn.Module) -> None:
     for module in model.model.embed_tokens_extend.image_embed.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = False
+
+
+def rope_switch(model: nn.Module) -> int | None:
+    """The length beyond which a model with longrope changes its frequencies; None for a model that never does."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    switch = getattr(config, "original_max_position_embeddings", None)
+    changes = rope.get("rope_type") == "longrope" and switch and switch < config.max_position_embeddings
+    return switch if changes else None
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -44,6 +44,8 @@ class Phi4Template:
         image_token_id: the id the model replaces with image features.
         max_length: most tokens a prompt may have; None for no limit.
         cache_bytes: how much memory tiled images may take between calls.
+        rope_switch: see `policy.rope_switch`; a completion of up to ``new_tokens`` tokens must not cross it, since
+            transformers then computes the prompt anew from its ids, without images.
 
     Raises UserError for a tokenizer that lacks Phi-4's control tokens or does not decode token by token.
     """
@@ -55,7 +57,10 @@ class Phi4Template:
         image_token_id: int,
         max_length: int | None = None,
         cache_bytes: int = 512 * 2**20,
+        rope_switch: int | None = None,
+        new_tokens: int = 0,
     ):
+        self.rope_switch, self.new_tokens = rope_switch, new_tokens
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.image_token_id, self.max_length = image_token_id, max_length
         self._cache = ImageCache(image_processor, cache_bytes)
@@ -195,4 +200,10 @@ class Phi4Template:
             raise UserError(
                 f"the prompt has {length} tokens, over --max_length {self.max_length}; "
                 "raise it, lower --dynamic_hd, or drop the record"
+            )
+        if self.rope_switch is not None and length <= self.rope_switch < length + self.new_tokens:
+            raise UserError(
+                f"the prompt has {length} tokens and its completion up to {self.new_tokens}, across the model's rope "
+                f"switch at {self.rope_switch}, where generation loses the images; lower --dynamic_hd or the most "
+                "tokens a completion may have, or drop the record"
             )

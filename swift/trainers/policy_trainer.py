@@ -107,6 +107,7 @@ class PolicyTrainer(Trainer):
         self.repeats = repeats
         self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
         self._resumed: str | None = None
+        self.card: dict[str, Any] = {}  # what checkpoints' README.md tells
         self.stop = StopAfterStep(repeats)
         self.add_callback(self.stop)
         self.remove_callback(ProgressCallback)
@@ -198,7 +199,9 @@ class PolicyTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
-            save_policy(self.policy, Path(output_dir or self.args.output_dir), state_dict)
+            card = {**self.card, "step": self.state.global_step}
+            folder = Path(output_dir or self.args.output_dir)
+            save_policy(self.policy, folder, state_dict, full=self.args.save_full, card=card)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))

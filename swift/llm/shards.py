@@ -1,0 +1,234 @@
+"""Tensors of a checkpoint where they lie on disk: listed without being read, read without a second copy in memory.
+
+Files are memory-mapped. Pages of a mapping count as memory of the process until it is closed, so a mapping is closed
+and opened again after every ``WINDOW`` bytes, and larger tensors are copied in blocks of rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from swift.utils.errors import UserError
+
+WINDOW = 32 * 2**20
+INDEX = ".index.json"
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor on disk."""
+
+    file: Path
+    key: str  # its name in the file
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk, bytes."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """The weight files of a full checkpoint: one file, or all that its index names. Raises UserError where there is
+    none, where the index names a file that is missing, and where shards have no index."""
+    for name in SINGLE_FILES:
+        index = folder / f"{name}{INDEX}"
+        if (folder / name).is_file():
+            return [folder / name]
+        if index.is_file():
+            return _indexed(index)
+    stray = sorted(folder.glob("model*.safetensors")) + sorted(folder.glob("pytorch_model*.bin"))
+    if stray:
+        raise UserError(f"{folder}: {stray[0].name} is a shard but no index lists the shards; copy the index too")
+    raise UserError(f"{folder}: no weights; it should hold model.safetensors or shards with model.safetensors{INDEX}")
+
+
+def list_tensors(files: Iterable[Path]) -> dict[str, Stored]:
+    """Every tensor of ``files`` by its key. Raises UserError for a file that is cut or holds more than tensors, and for
+    a key that two files hold."""
+    found: dict[str, Stored] = {}
+    for file in files:
+        with _Mapping(file) as mapping:
+            for key, (dtype, shape) in mapping.listing().items():
+                if key in found:
+                    raise UserError(f"{file}: {key} is in {found[key].file.name} too; remove the shard of another save")
+                found[key] = Stored(file, key, dtype, shape)
+    return found
+
+
+@torch.no_grad()
+def copy_tensors(pairs: Iterable[tuple[Stored, Tensor]]) -> None:
+    """Copy tensors from disk into tensors of the same shape and any type or device."""
+    by_file: dict[Path, list[tuple[Stored, Tensor]]] = defaultdict(list)
+    for stored, target in pairs:
+        by_file[stored.file].append((stored, target))
+    for file, wanted in by_file.items():
+        mapping = _Mapping(file)
+        taken = 0
+        for stored, target in wanted:
+            for start, end in _blocks(stored):
+                if taken >= WINDOW:
+                    mapping.close()
+                    mapping, taken = _Mapping(file), 0
+                rows = mapping.rows(stored.key, start, end)
+                (target if start is None else target[start:end]).copy_(rows)
+                taken += rows.nbytes
+                del rows
+        mapping.close()
+
+
+def read_tensor(stored: Stored) -> Tensor:
+    """One tensor, in memory of its own and as it was saved."""
+    value = torch.empty(stored.shape, dtype=stored.dtype)
+    copy_tensors([(stored, value)])
+    return value
+
+
+def same_bytes(one: Stored, other: Stored) -> bool:
+    """Whether two tensors on disk are equal, type and bits."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with _Mapping(one.file) as left, _Mapping(other.file) as right:
+        for start, end in _blocks(one):
+            if not torch.equal(bits(left.rows(one.key, start, end)), bits(right.rows(other.key, start, end))):
+                return False
+            left.reopen()
+            right.reopen()
+    return True
+
+
+def bits(value: Tensor) -> Tensor:
+    """The bytes of a tensor [nbytes] uint8: what is equal in them is equal, NaN or not."""
+    return value.contiguous().reshape(-1).view(torch.uint8)
+
+
+def digest_first_rows(tensors: Mapping[str, Stored]) -> str:
+    """SHA-256 over the names and first rows of ``tensors``: enough to tell one training from another."""
+    digest = hashlib.sha256()
+    by_file: dict[Path, list[tuple[str, Stored]]] = defaultdict(list)
+    for name, stored in sorted(tensors.items()):
+        by_file[stored.file].append((name, stored))
+    rows = {}
+    for file, wanted in by_file.items():
+        with _Mapping(file) as mapping:
+            for name, stored in wanted:
+                row = mapping.rows(stored.key, 0, 1) if stored.shape else mapping.rows(stored.key, None, None)
+                rows[name] = hashlib.sha256(bits(row).numpy()).digest()
+    for name in sorted(rows):
+        digest.update(name.encode() + rows[name])
+    return digest.hexdigest()
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        places: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(places.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} cannot be read ({error!r}); copy it again") from error
+    missing = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
+    if missing:
+        raise UserError(f"{index} names {', '.join(missing)}, not in the folder; copy the missing shards")
+    files = [index.parent / name for name in names]
+    held = list_tensors(files)
+    if lost := sorted(key for key, name in places.items() if key not in held or held[key].file.name != name):
+        raise UserError(
+            f"{index} names {len(lost)} tensors that its shards lack, e.g. {lost[0]} in {places[lost[0]]}; "
+            "index and shards are of different saves"
+        )
+    return files
+
+
+def _blocks(stored: Stored) -> Iterator[tuple[int | None, int | None]]:
+    """Ranges of rows of at most ``WINDOW`` bytes; (None, None) for a tensor that is read whole."""
+    if stored.nbytes <= WINDOW or not stored.shape:
+        yield None, None
+        return
+    step = max(1, WINDOW * stored.shape[0] // stored.nbytes)
+    for start in range(0, stored.shape[0], step):
+        yield start, min(start + step, stored.shape[0])
+
+
+class _Mapping:
+    """An open weight file, safetensors or a pickle of plain tensors. Tensors it returns live as long as it is open."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.reopen()
+
+    def __enter__(self) -> _Mapping:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def reopen(self) -> None:
+        """Let go of the pages read so far."""
+        self._handle = None
+        try:
+            if self.file.suffix == ".safetensors":
+                self._handle = safe_open(self.file, framework="pt")
+            else:
+                whole = not zipfile.is_zipfile(self.file)  # the format before torch 1.6 cannot be mapped
+                self._handle = torch.load(self.file, map_location="cpu", weights_only=True, mmap=not whole)
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{self.file} is no pickle of plain tensors and might run code when read, so it is not; "
+                "save the weights as safetensors where you trust them"
+            ) from error
+        except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+            raise UserError(f"{self.file} cannot be read ({_first_line(error)}); copy the file again") from error
+
+    def close(self) -> None:
+        self._handle = None
+
+    def listing(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of every tensor."""
+        if not isinstance(self._handle, dict):
+            return {key: self._describe(key) for key in self._handle.keys()}  # noqa: SIM118 -- not a mapping
+        values = self._handle.items()
+        if strange := [key for key, value in values if not isinstance(value, Tensor)]:
+            raise UserError(f"{self.file}: {strange[0]} is not a tensor; give the weights alone, not a training state")
+        return {key: (value.dtype, tuple(value.shape)) for key, value in values}
+
+    def rows(self, key: str, start: int | None, end: int | None) -> Tensor:
+        """Rows ``start`` to ``end`` of a tensor; all of it without bounds."""
+        if isinstance(self._handle, dict):
+            return self._handle[key][start:end] if start is not None else self._handle[key]
+        return self._handle.get_slice(key)[start:end] if start is not None else self._handle.get_tensor(key)
+
+    def _describe(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        header = self._handle.get_slice(key)
+        if header.get_dtype() not in DTYPES:
+            raise UserError(f"{self.file}: {key} has type {header.get_dtype()}, which is not known here; convert it")
+        return DTYPES[header.get_dtype()], tuple(header.get_shape())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
