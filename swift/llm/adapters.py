@@ -26,10 +26,10 @@ HEAD = "lm_head.weight"
 PREFIX = "base_model.model."
 
 
-def add_vision_adapter(model: nn.Module, rank: int, alpha: int) -> None:
-    """Put a fresh vision LoRA on the decoder's linear layers. Its B matrices are small random numbers: on disk, a B
-    of zeros is what a lost adapter looks like."""
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=VISION_TARGETS), adapter_name="vision")
+def add_vision_adapter(model: nn.Module, rank: int, alpha: int, targets: str = VISION_TARGETS) -> None:
+    """Put a fresh vision LoRA on the decoder's linear layers, those whose names ``targets`` matches whole. Its B
+    matrices are small random numbers: on disk, a B of zeros is what a lost adapter looks like."""
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), adapter_name="vision")
     for name, parameter in model.named_parameters():
         if ".lora_B.vision." in name:
             nn.init.normal_(parameter, std=0.01)

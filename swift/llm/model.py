@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from transformers.utils import is_flash_attn_2_available
 from swift.llm import adapters
 from swift.llm.checkpoint import is_adapter, resolve_checkpoint
 from swift.llm.image_processor import DynamicHDImageProcessor
+from swift.llm.other_models import is_other_model, load_other_model
 from swift.llm.policy import Policy, look_both_ways
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
@@ -36,7 +38,9 @@ def load_policy(
     """
     path = resolve_checkpoint(path)
     full = _base_of(path, base) if is_adapter(path) else path
-    model = _load_full(full, dtype, attention_implementation(attn_impl))
+    attention = attention_implementation(attn_impl)
+    other = load_other_model(full, dtype, attention) if is_other_model(_config(full).get("model_type")) else None
+    model = other.model if other else _load_full(full, dtype, attention)
     sources = {name: full / folder for name, folder in adapters.FOLDERS.items() if (full / folder).is_dir()}
     if is_adapter(path):
         sources["vision"] = path
@@ -48,6 +52,8 @@ def load_policy(
     model.requires_grad_(False)
     files = path if (path / "tokenizer_config.json").exists() else full
     logger.info("loaded %s (%s, %s)", path, model.dtype, model.config._attn_implementation)
+    if other:
+        return replace(other, own_head=own_head)
     return Policy(
         model.eval(),
         AutoTokenizer.from_pretrained(files),
@@ -81,11 +87,15 @@ def _base_of(path: Path, override: str | Path | None) -> Path:
     return Path(base)
 
 
-def _load_full(path: Path, dtype: torch.dtype | str, attention: str) -> nn.Module:
+def _config(path: Path) -> dict:
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path / 'config.json'} cannot be read ({error}); give the folder of a model") from error
+
+
+def _load_full(path: Path, dtype: torch.dtype | str, attention: str) -> nn.Module:
+    config = _config(path)
     if config.get("model_type") != "phi4_multimodal":
         raise UserError(
             f"{path / 'config.json'}: model_type {config.get('model_type')!r} is not supported; "
