@@ -134,7 +134,8 @@ def write_qwen(folder: Path) -> None:
             "fullatt_block_indexes": [1],
             "out_hidden_size": 32,
         },
-        text_config=TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope},
+        text_config=TEXT
+        | {"vocab_size": len(tokenizer), "rope_parameters": rope, "bos_token_id": 0, "eos_token_id": 2},
         image_token_id=token["<|image_pad|>"],
         video_token_id=token["<|video_pad|>"],
         vision_start_token_id=token["<|vision_start|>"],
@@ -169,7 +170,6 @@ def write_gemma(folder: Path) -> None:
         boi_token_index=boi,
         eoi_token_index=eoi,
         image_token_index=soft,
-        eos_token_id=[1, 4],
     )
     _write(folder, config, tokenizer, GEMMA_CHAT)
     write_json(folder / "processor_config.json", {"processor_class": "Gemma3Processor", "image_seq_length": 4})
@@ -214,7 +214,7 @@ def _write(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenize
             if parameter.ndim > 1:
                 parameter.normal_(std=0.2)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = config.eos_token_id or tokenizer.eos_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(chat)
