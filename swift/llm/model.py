@@ -39,7 +39,11 @@ def load_policy(
     path = resolve_checkpoint(path)
     full = _base_of(path, base) if is_adapter(path) else path
     attention = attention_implementation(attn_impl)
-    other = load_other_model(full, dtype, attention) if is_other_model(_config(full).get("model_type")) else None
+    other = (
+        load_other_model(full, dtype, attention, dynamic_hd)
+        if is_other_model(_config(full).get("model_type"))
+        else None
+    )
     model = other.model if other else _load_full(full, dtype, attention)
     sources = {name: full / folder for name, folder in adapters.FOLDERS.items() if (full / folder).is_dir()}
     if is_adapter(path):

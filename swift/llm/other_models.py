@@ -22,8 +22,14 @@ def is_other_model(model_type: str | None) -> bool:
     return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and model_type not in PHI4
 
 
-def load_other_model(path: Path, dtype: torch.dtype | str, attention: str) -> Policy:
-    """The policy in a full folder. Raises UserError for one that is not whole, or not a decoder with a linear head."""
+def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynamic_hd: int | None = None) -> Policy:
+    """The policy in a full folder. Raises UserError for one that is not whole, or not a decoder with a linear head, and
+    for a ``dynamic_hd``, which is Phi-4's."""
+    if dynamic_hd is not None:
+        raise UserError(
+            f"--dynamic_hd {dynamic_hd} is for Phi-4's tiling; the model in {path} has settings of its own in "
+            "preprocessor_config.json: leave the flag out"
+        )
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     processor = load_processor(path, tokenizer)
     return Policy(_load_weights(path, dtype, attention).eval(), tokenizer, processor, path)

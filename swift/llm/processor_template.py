@@ -57,7 +57,8 @@ class ProcessorTemplate:
         self._cache = ImageCache(image_processor, cache_bytes)
         controls = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens, image_processor.image_token})
         self._controls = re.compile(f"(?={'|'.join(map(re.escape, filter(None, controls)))})")
-        self._opening, self._end = self._answer_frame()
+        self._front = self._added_in_front()
+        self._lead, self._opening, self._end = self._answer_frame()
         self.stop_token_ids: tuple[int, ...] = tuple(sorted({*stop_token_ids, self._end}))
         padding = tokenizer.pad_token_id
         self.pad_token_id: int = self._end if padding is None else padding
@@ -88,7 +89,11 @@ class ProcessorTemplate:
 
     def encode_completion(self, text: str) -> list[int]:
         """The ids of an answer and the end of its turn, to train on."""
-        return [*self._encode(self._opening + self._marked(text)), self._end]
+        lead = self._encode(self._lead)
+        ids = self._encode(self._lead + self._opening + self._marked(text))
+        # tokenizers that put a space before a text's first word must not do so in the middle of a turn
+        inside = ids[len(lead) :] if ids[: len(lead)] == lead else self._encode(self._opening + self._marked(text))
+        return [*inside, self._end]
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of a completion: stop tokens are left out, every other token is shown."""
@@ -123,7 +128,8 @@ class ProcessorTemplate:
         expanded = parts[0] + "".join(
             image_texts[number - 1] + part for number, part in zip(order, parts[1:], strict=True)
         )
-        ids = self._encode(expanded)
+        has_front = laid_out.startswith(self.tokenizer.bos_token or MARK)
+        ids = ([] if has_front else self._front) + self._encode(expanded)
         if self.max_length is not None and len(ids) > self.max_length:
             raise UserError(
                 f"the prompt has {len(ids)} tokens, over --max_length {self.max_length}; raise it or drop the record"
@@ -174,9 +180,15 @@ class ProcessorTemplate:
         except (TemplateError, TypeError, KeyError, ValueError) as error:
             raise UserError(f"the checkpoint's chat template refuses the turns ({error})") from error
 
-    def _answer_frame(self) -> tuple[str, int]:
-        """What the chat template writes between the end of a prompt and an answer, and the token that ends an answer:
-        the first control token after it, or the tokenizer's end of text."""
+    def _added_in_front(self) -> list[int]:
+        """What the tokenizer itself puts before a text: for some models the begin token, which the chat templates of
+        others write."""
+        with_front, bare = (self.tokenizer.encode("a", add_special_tokens=added) for added in (True, False))
+        return next((with_front[:start] for start, token in enumerate(with_front) if token == bare[0]), [])
+
+    def _answer_frame(self) -> tuple[str, str, int]:
+        """The end of a prompt from its last control token on, what the chat template writes between it and an answer,
+        and the token that ends an answer: the first control token after it, or the tokenizer's end of text."""
         question = [{"role": "user", "content": [_text("Question")]}]
         prompt = self._render(question, add_generation_prompt=True)
         whole = self._render(
@@ -195,7 +207,8 @@ class ProcessorTemplate:
             raise UserError(
                 f"{self.image_processor.folder}: neither chat template nor tokenizer names an end of answers"
             )
-        return opening, end
+        last = max((match.start() for match in self._controls.finditer(prompt)), default=0)
+        return prompt[last:], opening, end
 
 
 def _text(text: str) -> dict[str, Any]:

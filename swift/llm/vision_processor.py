@@ -92,11 +92,14 @@ class VisionProcessor:
         text = self.processor.tokenizer.decode(output["input_ids"][0], clean_up_tokenization_spaces=False)
         return ProcessorImage({name: value for name, value in output.items() if name not in TEXT_OUTPUTS}, text)
 
+    def __reduce__(self):
+        return load_processor, (self.folder, self.processor.tokenizer)  # the processor's class is made at run time
+
     def count_tokens(self, width: int, height: int) -> int:
         """Tokens an image of ``width`` x ``height`` pixels takes: those of a black one."""
         return len(self.processor.tokenizer.encode(self.text_for(width, height), add_special_tokens=False))
 
-    @functools.lru_cache(maxsize=4096)  # noqa: B019 -- lives as long as the policy
+    @functools.lru_cache(maxsize=1024)  # noqa: B019 -- lives as long as the policy
     def text_for(self, width: int, height: int) -> str:
         """What stands in the prompt for an image of that size."""
         return self(Image.new("RGB", (width, height))).text

@@ -30,7 +30,7 @@ from swift.trainers.rlhf_trainer.batch import collate_prompts
 from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, completion_rows
 from swift.trainers.rlhf_trainer.groups import Rollout, reward_columns
 from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
-from swift.trainers.rlhf_trainer.probe import choose_paths
+from swift.trainers.rlhf_trainer.probe import Paths, choose_paths
 from swift.trainers.rlhf_trainer.reference import Snapshot
 from swift.trainers.rlhf_trainer.rollout import Sampling, generate, prompt_uniforms
 from swift.trainers.rlhf_trainer.scoring import score
@@ -98,6 +98,7 @@ class GRPOTrainer(PolicyTrainer):
         self.completions_log = CompletionsLog(Path(args.output_dir) / "completions.jsonl")
         self.means = Means()
         self.reference: Snapshot | None = None
+        self.paths = Paths(packed=False, shared=False)
         self._micro_batches: list[MicroBatch] = []
         self._rows: list[dict[str, Any]] = []
         self._update_started: float | None = None

@@ -93,7 +93,9 @@ def generate(
 
     ``uniforms`` [B * G, max_new_tokens] are needed unless greedy. Returns N = B * G completions, groups adjacent.
     """
-    shared = prompts.embeds is not None or (shared and group_size > 1)  # a group of one has nothing to share
+    # A group of one has nothing to share, so transformers may prefill it; for Phi-4 it would encode the images again at
+    # every token.
+    shared = shared and (group_size > 1 or model.config.model_type == "phi4_multimodal")
     draw = sampling_processors(sampling, uniforms, prompts)
     return trim(decode(model, prompts, group_size, sampling, draw, shared=shared), sampling.stop_token_ids)
 
