@@ -35,6 +35,7 @@ from swift.utils.errors import UserError
 from tests.builders import rlhf_command
 from tests.test_sft_command import sft_command
 from tests.tiny_models import WRITERS
+from utils.freezing import freeze_non_vision
 
 TOLERANCE = 1e-5
 LENGTHS = (5, 1, 4, 2, 5, 3, 4, 4, 1)
@@ -316,6 +317,13 @@ def test_a_fresh_lora_is_on_the_decoder_alone(policy, folder):
     names = {name.split(".lora_")[0] for name in trainable_parameters(chosen.model)}
     assert len(names) == 2 * 7  # two layers of q, k, v, o, gate, up and down
     assert not any("vis" in name.split(".layers.")[0] for name in names)
+
+
+def test_the_named_set_is_what_the_freezing_hook_trains(folder):
+    named, hooked = load_policy(folder).model, load_policy(folder).model
+    choose_trainable(named, ModelArguments(model="m", train_type="lora", trainable="vision-lora+head"))
+    choose_trainable(hooked, ModelArguments(model="m", train_type="lora"))
+    assert list(trainable_parameters(named)) == freeze_non_vision(hooked)
 
 
 @pytest.fixture(scope="module")

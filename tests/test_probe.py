@@ -19,7 +19,7 @@ from swift.trainers.rlhf_trainer.probe import Paths, choose_paths
 from swift.trainers.rlhf_trainer.scoring import why_plain
 from swift.utils.errors import UserError
 from tests.builders import QUESTIONS, SOLUTIONS, tiny_model
-from tests.tiny_models import LLAVA_CHAT, WRITERS
+from tests.tiny_models import LLAVA_CHAT, MORE_WRITERS, WRITERS
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,12 @@ def test_folders_that_are_not_whole_are_refused(llava, tmp_path, spoil, message)
         template_for(load_policy(tmp_path / "copy"))
 
 
+@pytest.mark.parametrize("kind", list(MORE_WRITERS))
+def test_more_kinds_take_the_fast_paths(kind, records, tmp_path):
+    MORE_WRITERS[kind](tmp_path)
+    assert probe(tmp_path, records, lambda model: None) == Paths(packed=True, shared=True)
+
+
 def test_dynamic_hd_is_refused(llava):
     with pytest.raises(UserError, match="--dynamic_hd 2 is for Phi-4's tiling"):
         load_policy(llava, dynamic_hd=2)
@@ -146,8 +152,8 @@ def test_tokenizers_that_put_a_space_in_front_do_not_do_so_inside_a_turn(llava):
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=LLAVA_CHAT
     )
     template = ProcessorTemplate(spaced, base.image_processor)
-    whole = spaced.encode("USER: Question ASSISTANT: yes, left</s>", add_special_tokens=False)
-    ids = template.encode_completion("yes, left")
+    whole = spaced.encode("USER: Question ASSISTANT: yes left</s>", add_special_tokens=False)
+    ids = template.encode_completion("yes left")
     assert whole[-len(ids) :] == ids
     assert "".join(spaced.convert_ids_to_tokens(ids)).startswith("\u2581yes")
-    assert "".join(template.decode_tokens(ids)) == template.decode(ids) == "yes, left"
+    assert "".join(template.decode_tokens(ids)) == template.decode(ids) == "yes left"
