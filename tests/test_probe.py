@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 from dataclasses import replace
@@ -19,7 +20,7 @@ from swift.trainers.rlhf_trainer.probe import Paths, choose_paths
 from swift.trainers.rlhf_trainer.scoring import why_plain
 from swift.utils.errors import UserError
 from tests.builders import QUESTIONS, SOLUTIONS, tiny_model
-from tests.tiny_models import LLAVA_CHAT, MORE_WRITERS, WRITERS
+from tests.tiny_models import MORE_WRITERS, WRITERS
 
 
 @pytest.fixture(scope="module")
@@ -139,21 +140,30 @@ def test_layers_that_carry_a_state_are_not_packed():
     assert why_plain(model) == "its linear_attention layers take no per-token mask"
 
 
+SPACED_CHAT = (
+    "{% for turn in messages %}{{ turn['role'] }}\n{% for part in turn['content'] %}{{ part['text'] }}{% endfor %}</s>"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
+)
+
+
 def test_tokenizers_that_put_a_space_in_front_do_not_do_so_inside_a_turn(llava):
-    """As SentencePiece tokenizers do: "yes" alone is "_yes", and so was an answer's first word, with two spaces."""
+    """As SentencePiece tokenizers do: "yes" alone is "_yes", and so began an answer that follows a line break."""
     base = load_policy(llava)
     tokenizer = Tokenizer(models.BPE(unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
     special = ["<pad>", "<s>", "</s>", "<image>"]
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator([*QUESTIONS, *SOLUTIONS, "USER: ASSISTANT: Question"], trainer)
+    tokenizer.train_from_iterator([*QUESTIONS, *SOLUTIONS, "user\nassistant\n"], trainer)
     spaced = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=LLAVA_CHAT
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=SPACED_CHAT
     )
-    template = ProcessorTemplate(spaced, base.image_processor)
-    whole = spaced.encode("USER: Question ASSISTANT: yes left</s>", add_special_tokens=False)
+    processor = copy.copy(base.image_processor)
+    processor.processor = copy.copy(processor.processor)
+    processor.processor.chat_template = None
+    template = ProcessorTemplate(spaced, processor)
+    whole = spaced.encode("user\nIs it</s>assistant\nyes left</s>", add_special_tokens=False)
     ids = template.encode_completion("yes left")
     assert whole[-len(ids) :] == ids
-    assert "".join(spaced.convert_ids_to_tokens(ids)).startswith("\u2581yes")
+    assert "".join(spaced.convert_ids_to_tokens(ids)) == "yes\u2581left</s>"
     assert "".join(template.decode_tokens(ids)) == template.decode(ids) == "yes left"
