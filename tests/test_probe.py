@@ -16,7 +16,7 @@ from swift.llm.dataset import Record, load_records
 from swift.llm.model import load_policy
 from swift.llm.processor_template import ProcessorTemplate
 from swift.llm.templates import template_for
-from swift.trainers.rlhf_trainer.probe import Paths, choose_paths
+from swift.trainers.rlhf_trainer.probe import Paths, choose_paths, probe_batch
 from swift.trainers.rlhf_trainer.scoring import why_plain
 from swift.utils.errors import UserError
 from tests.builders import QUESTIONS, SOLUTIONS, tiny_model
@@ -132,6 +132,19 @@ def test_phi4_takes_the_fast_paths(world):
     template = template_for(policy)
     examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
     assert choose_paths(policy.model, template, examples) == Paths(packed=True, shared=True)
+
+
+def test_prompts_stay_on_one_side_of_the_length_where_longrope_turns(world):
+    policy = load_policy(world / "policy")
+    template = template_for(policy)
+    examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
+    long, short = max(examples, key=lambda one: len(one.input_ids)), min(examples, key=lambda one: len(one.input_ids))
+    assert len(long.input_ids) > len(short.input_ids)
+    prompts, _ = probe_batch(policy.model, template, [long, short])
+    assert prompts.lengths.tolist() == [len(long.input_ids) + 2, len(short.input_ids) + 7]
+    policy.model.config.original_max_position_embeddings = len(short.input_ids) + 16
+    prompts, _ = probe_batch(policy.model, template, [long, short])
+    assert prompts.lengths.tolist() == [len(long.input_ids) + 2, len(long.input_ids) + 7]
 
 
 def test_layers_that_carry_a_state_are_not_packed():

@@ -34,8 +34,9 @@ logger = get_logger()
 
 # Mean difference of log-probabilities, in nats, that rounding may make. A mask or position that is wrong makes tenths.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+MARGIN = 16  # tokens that a probe's prompt and completion may have beyond the prompt of the run
 LENGTHS = (5, 3)  # tokens of the completions of a group
-LONGEST_WINDOW = 4096  # prompts are lengthened past a sliding window up to this, so that it takes part
+LONGEST_WINDOW = 2048  # prompts are lengthened past a sliding window up to this, so that it takes part
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,13 @@ def probe_batch(
     def draw(count: int) -> Tensor:
         return words[torch.randint(len(words), (count,), generator=generator)]
 
-    window = min(decoder_layers(model).window or 0, LONGEST_WINDOW)
+    window = decoder_layers(model).window or 0
+    window = window if window <= LONGEST_WINDOW else 0
     pair = [examples[0], examples[-1]]
+    # LongRoPE models turn to other frequencies beyond this length, for all rows of a batch: keep both on one side
+    turn = getattr(model.config.get_text_config(), "original_max_position_embeddings", None) or math.inf
+    if len({len(prompt.input_ids) + window + MARGIN > turn for prompt in pair}) > 1:
+        pair = [examples[0]] * 2
     prompts = [
         replace(prompt, input_ids=torch.cat([prompt.input_ids, draw(window + extra)]))
         for prompt, extra in zip(pair, (2, 7), strict=True)
