@@ -26,7 +26,7 @@ from swift.llm.adapters import add_vision_adapter
 from swift.llm.template import EncodedPrompt
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_prompts
 from swift.trainers.rlhf_trainer.chunked_head import ChunkedLogProbs
-from swift.trainers.rlhf_trainer.rollout import Sampling, generate, generate_plain
+from swift.trainers.rlhf_trainer.rollout import Sampling, generate
 from swift.trainers.rlhf_trainer.scoring import score
 from tools.demo_world.policy import policy_config, train_tokenizer
 
@@ -72,7 +72,7 @@ def compare_rollout(model, prompts, group: int, completion: int, rounds: int) ->
     uniforms = torch.rand(group, completion, generator=torch.Generator().manual_seed(0))
     return compare(
         "rollout",
-        lambda: generate_plain(model, prompts, group, sampling, uniforms),
+        lambda: generate(model, prompts, group, sampling, uniforms, shared=False),
         lambda: generate(model, prompts, group, sampling, uniforms),
         rounds,
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from swift.llm.policy import prompt_embeddings
-from swift.trainers.rlhf_trainer.rollout import Sampling, generate, generate_plain, invert, prompt_uniforms
+from swift.trainers.rlhf_trainer.rollout import Sampling, generate, invert, prompt_uniforms
 from tests.builders import IMAGE_TOKEN, PAD, STOPS, random_prompts, tiny_model
 
 LENGTH = 12
@@ -58,14 +58,14 @@ def test_greedy_rollout_equals_argmax_of_full_forwards(model, prompts, size):
 def test_shared_and_plain_rollout_draw_the_same_tokens(model, prompts, sampling):
     uniforms = uniforms_for(prompts, 4)
     shared = generate(model, prompts, 4, sampling, uniforms)
-    plain = generate_plain(model, prompts, 4, sampling, uniforms)
+    plain = generate(model, prompts, 4, sampling, uniforms, shared=False)
     assert shared.token_lists() == plain.token_lists()
     assert torch.equal(shared.finished, plain.finished)
 
 
 def test_shared_prompt_embeddings_draw_the_same_tokens(model, prompts):
     embeds = prompt_embeddings(model, prompts.input_ids, prompts.images)
-    shared = replace(prompts, embeds=embeds, images={})
+    shared = prompts.with_embeds(embeds)
     uniforms = uniforms_for(prompts, 4)
     expected = generate(model, prompts, 4, SAMPLED, uniforms).token_lists()
     assert generate(model, shared, 4, SAMPLED, uniforms).token_lists() == expected

@@ -12,7 +12,7 @@ from swift.llm.image_processor import DynamicHDImageProcessor, collate
 from swift.llm.policy import prompt_embeddings
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
 from swift.trainers.rlhf_trainer.packing import PADDING, group_mask, packed_layout, plain_layout
-from swift.trainers.rlhf_trainer.scoring import can_pack, score
+from swift.trainers.rlhf_trainer.scoring import score, why_plain
 from tests.builders import (
     IMAGE_TOKEN,
     random_completions,
@@ -71,7 +71,7 @@ def test_scores_and_gradients_equal_one_forward_per_completion(model, size, pack
 
 def test_shared_prompt_embeddings_give_the_same_scores(model):
     prompts, completions = random_prompts(), random_completions(6)
-    shared = replace(prompts, embeds=prompt_embeddings(model, prompts.input_ids, prompts.images), images={})
+    shared = prompts.with_embeds(prompt_embeddings(model, prompts.input_ids, prompts.images))
     expected = score(model, prompts, completions).logps
     for packed in (True, False):
         assert torch.allclose(score(model, shared, completions, packed=packed).logps, expected, atol=TOLERANCE)
@@ -82,14 +82,14 @@ def test_eager_attention_packs_too():
     prompts, completions = random_prompts(), random_completions(6)
     expected = score(model, prompts, completions, packed=False).logps
     model.set_attn_implementation("eager")
-    assert can_pack(model)
+    assert why_plain(model) is None
     assert torch.allclose(score(model, prompts, completions, packed=True).logps, expected, atol=TOLERANCE)
 
 
 def test_attention_without_a_dense_mask_is_not_packed():
     model = tiny_model()
     model.config._attn_implementation = "flash_attention_2"
-    assert not can_pack(model)
+    assert why_plain(model) == "flash_attention_2 takes no per-token mask"
 
 
 def test_a_completion_does_not_see_its_siblings(model):

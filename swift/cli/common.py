@@ -16,8 +16,9 @@ from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.checkpoint import resolve_checkpoint
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.model import load_policy
-from swift.llm.policy import Policy, rope_switch
-from swift.llm.template import IMAGE_SEPARATOR, Phi4Template
+from swift.llm.policy import Policy
+from swift.llm.template import IMAGE_SEPARATOR
+from swift.llm.templates import Template, template_for
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
@@ -53,22 +54,14 @@ def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tupl
     return sides
 
 
-def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Phi4Template]:
+def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Template]:
     """The policy with its trainable parameters chosen, and its template; the reference's folder is looked for too.
     ``new_tokens`` is the most that will be generated after a prompt."""
     if model.ref_model is not None:
         resolve_checkpoint(model.ref_model)
     policy = _load(model.model, model, data.dynamic_hd)
     choose_trainable(policy.model, model)
-    image_token = policy.model.config.vision_config.image_token_id
-    return policy, Phi4Template(
-        policy.tokenizer,
-        policy.image_processor,
-        image_token,
-        data.max_length,
-        rope_switch=rope_switch(policy.model),
-        new_tokens=new_tokens,
-    )
+    return policy, template_for(policy, data.max_length, new_tokens)
 
 
 def read_reference(model: ModelArguments) -> nn.Module | None:

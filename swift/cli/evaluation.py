@@ -18,8 +18,9 @@ from swift.llm.checkpoint import resolve_checkpoint
 from swift.llm.controls import shuffle_images
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.model import load_policy
-from swift.llm.policy import Policy, rope_switch
-from swift.llm.template import IMAGE_SEPARATOR, Phi4Template
+from swift.llm.policy import Policy
+from swift.llm.template import IMAGE_SEPARATOR
+from swift.llm.templates import template_for
 from swift.trainers.inference import Answer, answer_records, greedy
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
@@ -127,14 +128,7 @@ class Evaluator:
         self.arguments = arguments
         self.checkpoint = resolve_checkpoint(arguments.model_path)
         self.policy = _load(self.checkpoint, arguments)
-        image_token = self.policy.model.config.vision_config.image_token_id
-        self.template = Phi4Template(
-            self.policy.tokenizer,
-            self.policy.image_processor,
-            image_token,
-            rope_switch=rope_switch(self.policy.model),
-            new_tokens=arguments.max_new_tokens,
-        )
+        self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens)
 
     def answer(self, questions: QuestionFile) -> list[Answer]:
         """Greedy answers, in the order of the questions. Raises UserError for a prompt that does not fit."""

@@ -27,10 +27,10 @@ HEAD = "lm_head.weight"
 PREFIX = "base_model.model."
 
 
-def add_vision_adapter(model: nn.Module, rank: int, alpha: int) -> None:
-    """Put a fresh vision LoRA on the decoder's linear layers. Its B matrices are small random numbers: on disk, a B
-    of zeros is what a lost adapter looks like."""
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=VISION_TARGETS), adapter_name="vision")
+def add_vision_adapter(model: nn.Module, rank: int, alpha: int, targets: str = VISION_TARGETS) -> None:
+    """Put a fresh vision LoRA on the decoder's linear layers, those whose names ``targets`` matches whole. Its B
+    matrices are small random numbers: on disk, a B of zeros is what a lost adapter looks like."""
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), adapter_name="vision")
     for name, parameter in model.named_parameters():
         if ".lora_B.vision." in name:
             nn.init.normal_(parameter, std=0.01)
@@ -40,6 +40,15 @@ def adapter_weights(folder: Path) -> Path:
     """The file that holds a PEFT folder's tensors."""
     pickled = folder / "adapter_model.bin"
     return pickled if pickled.exists() and not (folder / WEIGHTS).exists() else folder / WEIGHTS
+
+
+def inject_adapter(model: nn.Module, folder: Path, name: str) -> bool:
+    """Inject the PEFT adapter in ``folder`` as ``name`` and fill it; a head in the folder replaces the model's.
+    Returns whether there was one."""
+    config = LoraConfig.from_pretrained(str(folder))
+    config.modules_to_save = None
+    model.add_adapter(config, adapter_name=name)
+    return fill_adapter(model, folder, name)
 
 
 def fill_adapter(model: nn.Module, folder: Path, name: str) -> bool:

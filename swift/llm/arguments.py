@@ -73,7 +73,9 @@ class ModelArguments:
     train_type: Literal["dummy", "lora", "full"] = _flag(
         "dummy: train the adapters the checkpoint carries; lora: add new ones; full: train all weights", "dummy"
     )
-    trainable: str | None = _flag("regular expression of parameter names to train, over what train_type chooses")
+    trainable: str | None = _flag(
+        "what to train, over what train_type chooses: a regular expression of parameter names, or vision-lora+head"
+    )
     lora_rank: int = _flag("rank of adapters that train_type lora adds", 8)
     lora_alpha: int = _flag("scale of adapters that train_type lora adds, over the rank", 32)
 

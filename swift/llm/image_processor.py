@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,15 @@ class ProcessedImage:
         crops = self.size[0] * self.size[1] // side**2
         if (views, channels) != (1 + crops, 3) or len(self.attention_mask) != views:
             raise ValueError(f"pixels {tuple(self.pixel_values.shape)} do not tile an image of {self.size}")
+
+    def to(self, device: torch.device | str) -> ProcessedImage:
+        """The same image with its tensors on ``device``."""
+        return replace(self, pixel_values=self.pixel_values.to(device), attention_mask=self.attention_mask.to(device))
+
+    @staticmethod
+    def collate(images: list[ProcessedImage]) -> dict[str, Tensor]:
+        """The model's image arguments (see `collate`)."""
+        return collate(images)
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,7 @@ def collate(images: list[ProcessedImage]) -> dict[str, Tensor]:
     for row, image in enumerate(images):
         pixels[row, : len(image.pixel_values)] = image.pixel_values
         mask[row, : len(image.attention_mask)] = image.attention_mask
-    sizes = torch.tensor([image.size for image in images], dtype=torch.long)
+    sizes = torch.tensor([image.size for image in images], dtype=torch.long, device=pixels.device)
     return {"image_pixel_values": pixels, "image_sizes": sizes, "image_attention_mask": mask}
 
 

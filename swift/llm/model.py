@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,11 +10,12 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 
-from swift.llm.adapters import CONFIG
+from swift.llm.adapters import CONFIG, FOLDERS, inject_adapter
 from swift.llm.assemble import empty_model, fill, match_tensors, read_generation_config, refuse_zero_adapters
 from swift.llm.checkpoint import is_adapter, resolve_checkpoint
 from swift.llm.image_processor import DynamicHDImageProcessor
 from swift.llm.layouts import Checkpoint, fingerprint, read_checkpoint, read_json, with_adapter
+from swift.llm.other_models import is_other_model, load_other_model
 from swift.llm.policy import Policy, look_both_ways
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
@@ -35,10 +37,35 @@ def load_policy(
     are an error. The vision adapter, where there is one, is active.
     """
     path = resolve_checkpoint(path)
-    checkpoint = find_checkpoint(path, base)
+    attention = attention_implementation(attn_impl)
+    full = _base_of(path, base) if is_adapter(path) else path
+    if is_other_model(read_json(full / "config.json", "give the folder of a model").get("model_type")):
+        policy = _with_adapters(load_other_model(full, dtype, attention, dynamic_hd), path)
+    else:
+        policy = _load_phi4(path, find_checkpoint(path, base), dtype, attention, dynamic_hd)
+    model = policy.model.eval()
+    model.requires_grad_(False)
+    logger.info("loaded %s (%s, %s)", path, model.dtype, model.config._attn_implementation)
+    return policy
+
+
+def _with_adapters(policy: Policy, path: Path) -> Policy:
+    """The policy with the adapters of its full folder, and with that in ``path`` where this is an adapter folder."""
+    sources = {name: policy.base / sub for name, sub in FOLDERS.items() if (policy.base / sub).is_dir()}
+    if is_adapter(path):
+        sources["vision"] = path
+    own_heads = [inject_adapter(policy.model, folder, name) for name, folder in sources.items()]
+    if sources:
+        policy.model.set_adapter("vision" if "vision" in sources else next(iter(sources)))
+    return replace(policy, own_head=any(own_heads))
+
+
+def _load_phi4(
+    path: Path, checkpoint: Checkpoint, dtype: torch.dtype | str, attention: str, dynamic_hd: int | None
+) -> Policy:
     files = path if (path / "tokenizer_config.json").exists() else checkpoint.folder
     dtype = _weight_type(checkpoint, dtype)
-    model = empty_model(checkpoint, dtype, attention_implementation(attn_impl))
+    model = empty_model(checkpoint, dtype, attention)
     found = match_tensors(model, checkpoint)
     refuse_zero_adapters(checkpoint)
     tokenizer = load_tokenizer(files, model.config.vocab_size)
@@ -50,9 +77,7 @@ def load_policy(
     if checkpoint.adapters:
         model.set_adapter("vision" if "vision" in checkpoint.adapters else next(iter(checkpoint.adapters)))
     look_both_ways(model)
-    model.requires_grad_(False)
-    logger.info("loaded %s (%s, %s)", path, model.dtype, model.config._attn_implementation)
-    return Policy(model.eval(), tokenizer, processor, checkpoint.folder, checkpoint.own_head, fingerprint(checkpoint))
+    return Policy(model, tokenizer, processor, checkpoint.folder, checkpoint.own_head, fingerprint(checkpoint))
 
 
 def find_checkpoint(path: Path, base: str | Path | None = None) -> Checkpoint:

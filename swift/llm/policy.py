@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from swift.llm.image_processor import DynamicHDImageProcessor
+from swift.llm.vision_processor import VisionProcessor
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Policy:
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    image_processor: DynamicHDImageProcessor
+    image_processor: DynamicHDImageProcessor | VisionProcessor
     base: Path  # the full folder the weights stand on
     own_head: bool = False  # the head is not the base's: it came with the adapter
     fingerprint: dict[str, str] | None = None  # of the base's weights, see layouts.py

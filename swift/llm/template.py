@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
-from swift.llm.image_processor import DynamicHDImageProcessor, ImageCache, ProcessedImage
+from swift.llm.image_processor import DynamicHDImageProcessor, ImageCache
 from swift.llm.images import ImageSource, image_size
+from swift.llm.pictures import Picture
 from swift.utils.errors import UserError
 
 IMAGE_SEPARATOR = ""  # after an image that the template places; published training had "\n", published evaluation ""
@@ -33,7 +34,7 @@ class EncodedPrompt:
     """One prompt, as the model takes it."""
 
     input_ids: Tensor  # [P] long, each image as its run of image tokens
-    images: tuple[ProcessedImage, ...]  # in the order of their runs
+    images: tuple[Picture, ...]  # in the order of their runs
     text: str  # the prompt with <|image_k|> for images, for logs
 
 

@@ -8,10 +8,12 @@ from torch import nn
 
 from swift.llm.adapters import HEAD, add_vision_adapter
 from swift.llm.arguments import ModelArguments
+from swift.llm.policy import input_embeddings
 from swift.utils.errors import UserError
 from utils.freezing import untie_head
 
-EMBEDDING = "model.embed_tokens.weight"
+# Sets that --trainable knows by name
+NAMED_SETS = {"vision-lora+head": r"\.lora_[AB]\.vision\.|^lm_head\."}
 
 
 def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
@@ -23,9 +25,11 @@ def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
     if arguments.train_type == "lora":
         if getattr(model, "peft_config", None):
             raise UserError("--train_type lora: the checkpoint carries adapters already; use --train_type dummy")
-        add_vision_adapter(model, arguments.lora_rank, arguments.lora_alpha)
-    pattern = re.compile(arguments.trainable or _patterns(model)[arguments.train_type])
-    if pattern.search(HEAD) and not pattern.search(EMBEDDING):
+        add_vision_adapter(model, arguments.lora_rank, arguments.lora_alpha, decoder_linears(model))
+    chosen = NAMED_SETS.get(arguments.trainable, arguments.trainable)
+    pattern = re.compile(chosen or _patterns(model)[arguments.train_type])
+    embedding = next(name for name, value in model.named_parameters() if value is input_embeddings(model).weight)
+    if pattern.search(HEAD) and not pattern.search(embedding):
         untie_head(model)
     names = [name for name, _ in model.named_parameters() if pattern.search(name)]
     if not names:
@@ -33,6 +37,21 @@ def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
         raise UserError(f"{wanted} matches no parameter; the checkpoint carries no such adapter or tensor")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(pattern.search(name) is not None)
+
+
+def decoder_linears(model: nn.Module) -> str:
+    """A regular expression for the linear layers in the decoder's blocks: what a fresh LoRA adapts. The vision tower,
+    the projector and the head stay out of it."""
+    decoder = model.get_decoder()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    places = {
+        re.sub(r"^layers\.\d+\.", "", name)
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("layers.")
+    }
+    if not places:
+        raise UserError("--train_type lora: the decoder has no linear layers in blocks; use --trainable REGEX")
+    return rf".*{re.escape(prefix)}\.layers\.\d+\.({'|'.join(map(re.escape, sorted(places)))})"
 
 
 def _patterns(model: nn.Module) -> dict[str, str]:

@@ -9,7 +9,8 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from swift.llm.dataset import Record
-from swift.llm.template import EncodedPrompt, Phi4Template
+from swift.llm.template import EncodedPrompt
+from swift.llm.templates import Template
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class PromptItem:
 class PromptDataset(Dataset):
     """Records encoded on access, so that images are decoded in data loader workers."""
 
-    def __init__(self, records: Sequence[Record], template: Phi4Template) -> None:
+    def __init__(self, records: Sequence[Record], template: Template) -> None:
         self.records = records
         self.template = template
 
@@ -34,6 +35,12 @@ class PromptDataset(Dataset):
     def __getitem__(self, index: int) -> PromptItem:
         record = self.records[index]
         return PromptItem(index, record, self.template.encode_prompt(record))
+
+
+def example_prompts(dataset: PromptDataset) -> list[EncodedPrompt]:
+    """Two of the dataset's prompts: the first with an image, where one has any, and the last."""
+    first = next((index for index, record in enumerate(dataset.records) if record.images), 0)
+    return [dataset[first].prompt, dataset[len(dataset) - 1].prompt]
 
 
 class PromptOrder(Sampler[int]):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from swift.llm.dataset import Record
 from swift.llm.images import image_size
 from swift.llm.policy import Policy
-from swift.llm.template import Phi4Template
+from swift.llm.templates import Template
 from swift.trainers.rlhf_trainer.batch import collate_prompts
 from swift.trainers.rlhf_trainer.rollout import Sampling, generate
 
@@ -23,7 +23,7 @@ class Answer:
     finished: bool  # stopped by itself, not by the length limit
 
 
-def greedy(template: Phi4Template, max_new_tokens: int) -> Sampling:
+def greedy(template: Template, max_new_tokens: int) -> Sampling:
     """The most likely token at each step, until a stop token."""
     return Sampling(
         max_new_tokens=max_new_tokens,
@@ -35,7 +35,7 @@ def greedy(template: Phi4Template, max_new_tokens: int) -> Sampling:
 
 
 def answer_records(
-    policy: Policy, template: Phi4Template, records: Sequence[Record], sampling: Sampling, batch_size: int
+    policy: Policy, template: Template, records: Sequence[Record], sampling: Sampling, batch_size: int
 ) -> Iterator[Answer]:
     """One answer per record, each as soon as its batch is done: not in the order of ``records``.
 
@@ -52,7 +52,7 @@ def answer_records(
             yield Answer(index, template.decode(ids), tuple(ids), ended)
 
 
-def decoding_order(records: Sequence[Record], template: Phi4Template) -> list[int]:
+def decoding_order(records: Sequence[Record], template: Template) -> list[int]:
     """Positions of ``records``, the longest prompts first (so that memory runs out at once or not at all).
 
     Among prompts with equally many image tokens, those about the same images stand together, so that the template's

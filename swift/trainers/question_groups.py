@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from swift.llm.dataset import Record, image_placeholders
-from swift.llm.template import EncodedPrompt, Phi4Template
+from swift.llm.template import EncodedPrompt
+from swift.llm.templates import Template
 from swift.trainers.data import PromptDataset, PromptItem
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_completions, collate_prompts
 
@@ -27,7 +28,7 @@ class QuestionGroups(Dataset):
     does one without images.
     """
 
-    def __init__(self, records: Sequence[Record], template: Phi4Template, size: int) -> None:
+    def __init__(self, records: Sequence[Record], template: Template, size: int) -> None:
         self.prompts = PromptDataset(records, template)
         self.groups = group_records(records, size)
 
@@ -56,7 +57,7 @@ def group_records(records: Sequence[Record], size: int) -> list[list[int]]:
 
 
 def collate_groups(
-    groups: Sequence[Sequence[PromptItem]], template: Phi4Template, device: torch.device | str = "cpu"
+    groups: Sequence[Sequence[PromptItem]], template: Template, device: torch.device | str = "cpu"
 ) -> tuple[PromptBatch, Completions, Tensor]:
     """What the prompts of each group share [B], the rest of them with their solutions [N = B * G], and which tokens of
     the latter are learned, bool [N, C]. Groups smaller than the largest are filled with completions of no token."""

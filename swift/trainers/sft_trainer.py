@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy
-from swift.llm.template import Phi4Template
-from swift.trainers.data import PromptDataset, PromptItem
+from swift.llm.templates import Template
+from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.question_groups import QuestionGroups, collate_groups
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
-from swift.trainers.rlhf_trainer.scoring import can_pack, score
+from swift.trainers.rlhf_trainer.probe import choose_paths
+from swift.trainers.rlhf_trainer.scoring import score
 
 Batch = tuple[PromptBatch, Completions, Tensor]  # as collate_groups gives it
 
@@ -30,7 +31,7 @@ class SFTTrainer(PolicyTrainer):
         args,
         train_dataset: Sequence[Record],
         policy: Policy,
-        template: Phi4Template,
+        template: Template,
         eval_dataset: Sequence[Record] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -44,7 +45,12 @@ class SFTTrainer(PolicyTrainer):
             **kwargs,
         )
         self.template = template
-        self.packed = can_pack(policy.model)
+        self.packed = False
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
+        """Train; rows of several questions are packed where the model takes it."""
+        self.packed = choose_paths(self.model, self.template, example_prompts(self.train_dataset.prompts)).packed
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[list[PromptItem]]], num_batches: int, device: torch.device

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from swift.llm.image_processor import collate
+from swift.llm.pictures import Picture
 from swift.llm.template import EncodedPrompt
 
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """B prompts, left-padded, with the images of all of them in order.
+    """B prompts, left-padded, with the images of each.
 
     ``embeds`` holds the prompts' input embeddings, image features included, when nothing that makes them is trained:
     they are then computed once a step and shared by rollout, reference and policy.
@@ -22,12 +22,11 @@ class PromptBatch:
 
     input_ids: Tensor  # [B, P] long
     mask: Tensor  # [B, P] bool
-    images: dict[str, Tensor]  # the model's image arguments; empty when no prompt has an image
-    image_counts: tuple[int, ...]  # images of each prompt
+    pictures: tuple[tuple[Picture, ...], ...]  # [B], in the order of their places in the prompt
     embeds: Tensor | None = None  # [B, P, H]
 
     def __post_init__(self) -> None:
-        if self.input_ids.shape != self.mask.shape or len(self.image_counts) != len(self.input_ids):
+        if self.input_ids.shape != self.mask.shape or len(self.pictures) != len(self.input_ids):
             raise ValueError(f"prompt ids {tuple(self.input_ids.shape)} do not fit mask {tuple(self.mask.shape)}")
         if not bool(self.mask[:, -1].all()):
             raise ValueError("prompts are padded on the left: the last column must hold a token of each prompt")
@@ -43,8 +42,7 @@ class PromptBatch:
         return PromptBatch(
             self.input_ids[rows][:, used],
             mask[:, used],
-            {name: value[self._image_rows(rows)] for name, value in self.images.items()},
-            tuple(self.image_counts[row] for row in rows),
+            tuple(self.pictures[row] for row in rows),
             None if self.embeds is None else self.embeds[rows][:, used],
         )
 
@@ -52,9 +50,15 @@ class PromptBatch:
         """Each prompt ``repeats`` times in a row."""
         return self.select([row for row in range(len(self)) for _ in range(repeats)])
 
-    def _image_rows(self, rows: list[int]) -> list[int]:
-        starts = [sum(self.image_counts[:row]) for row in range(len(self))]
-        return [starts[row] + image for row in rows for image in range(self.image_counts[row])]
+    def with_embeds(self, embeds: Tensor | None) -> PromptBatch:
+        """The same prompts with their embeddings in place of their images."""
+        return PromptBatch(self.input_ids, self.mask, ((),) * len(self), embeds)
+
+    @property
+    def images(self) -> dict[str, Tensor]:
+        """The model's image arguments; empty when no prompt has an image."""
+        pictures = [picture for row in self.pictures for picture in row]
+        return pictures[0].collate(pictures) if pictures else {}
 
     @property
     def lengths(self) -> Tensor:
@@ -62,8 +66,8 @@ class PromptBatch:
         return self.mask.sum(dim=1)
 
     @property
-    def position_ids(self) -> Tensor:
-        """Positions [B, P], 0 at each prompt's first token and in its padding."""
+    def order(self) -> Tensor:
+        """Each token's number in its prompt [B, P], 0 at the first token and in its padding."""
         return (self.mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
@@ -75,15 +79,12 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int, device: torch
     for row, prompt in enumerate(prompts):
         input_ids[row, width - len(prompt.input_ids) :] = prompt.input_ids
         mask[row, width - len(prompt.input_ids) :] = True
-    images = [image for prompt in prompts for image in prompt.images]
-    arguments = {name: value.to(device) for name, value in collate(images).items()} if images else {}
-    return PromptBatch(
-        input_ids.to(device), mask.to(device), arguments, tuple(len(prompt.images) for prompt in prompts)
-    )
+    pictures = tuple(tuple(picture.to(device) for picture in prompt.images) for prompt in prompts)
+    return PromptBatch(input_ids.to(device), mask.to(device), pictures)
 
 
 def concat_prompts(first: PromptBatch, second: PromptBatch) -> PromptBatch:
-    """The prompts of both batches, padded to a common width and a common number of image crops."""
+    """The prompts of both batches, padded to a common width."""
     width = max(first.mask.shape[1], second.mask.shape[1])
 
     def both(name: str) -> Tensor:
@@ -92,8 +93,7 @@ def concat_prompts(first: PromptBatch, second: PromptBatch) -> PromptBatch:
     return PromptBatch(
         both("input_ids"),
         both("mask"),
-        _concat_images(first.images, second.images),
-        first.image_counts + second.image_counts,
+        first.pictures + second.pictures,
         None if first.embeds is None or second.embeds is None else both("embeds"),
     )
 
@@ -101,24 +101,6 @@ def concat_prompts(first: PromptBatch, second: PromptBatch) -> PromptBatch:
 def _pad_left(value: Tensor, width: int) -> Tensor:
     padding = value.new_zeros(len(value), width - value.shape[1], *value.shape[2:])
     return torch.cat([padding, value], dim=1)
-
-
-def _concat_images(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
-    if not first or not second:
-        return first or second
-    return {name: _concat_padded(first[name], second[name], name == "image_attention_mask") for name in first}
-
-
-def _concat_padded(first: Tensor, second: Tensor, fill: bool) -> Tensor:
-    """Concatenate along images, padding the second axis (crops); padding crops need a mask of ones, since the model's
-    position code divides by the patches it sees."""
-    crops = max(first.shape[1], second.shape[1])
-    return torch.cat(
-        [
-            torch.cat([part, part.new_full((len(part), crops - part.shape[1], *part.shape[2:]), fill)], dim=1)
-            for part in (first, second)
-        ]
-    )
 
 
 @dataclass(frozen=True)

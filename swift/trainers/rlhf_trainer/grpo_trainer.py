@@ -21,18 +21,19 @@ from torch import Tensor, nn
 from swift.llm.checkpoint import finished_step
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
-from swift.llm.template import Phi4Template
+from swift.llm.templates import Template
 from swift.plugin.loader import score as score_rewards
-from swift.trainers.data import PromptDataset, PromptItem
+from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.rlhf_trainer.batch import collate_prompts
 from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, completion_rows
 from swift.trainers.rlhf_trainer.groups import Rollout, reward_columns
 from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
+from swift.trainers.rlhf_trainer.probe import Paths, choose_paths
 from swift.trainers.rlhf_trainer.reference import Snapshot
 from swift.trainers.rlhf_trainer.rollout import Sampling, generate, prompt_uniforms
-from swift.trainers.rlhf_trainer.scoring import can_pack, score
+from swift.trainers.rlhf_trainer.scoring import score
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -64,7 +65,7 @@ class GRPOTrainer(PolicyTrainer):
         args,
         train_dataset: Sequence[Record],
         policy: Policy,
-        template: Phi4Template,
+        template: Template,
         reward_funcs: Sequence[tuple[str, Any]],
         eval_dataset: Sequence[Record] | None = None,
         **kwargs: Any,
@@ -97,6 +98,7 @@ class GRPOTrainer(PolicyTrainer):
         self.completions_log = CompletionsLog(Path(args.output_dir) / "completions.jsonl")
         self.means = Means()
         self.reference: Snapshot | None = None
+        self.paths = Paths(packed=False, shared=False)
         self._micro_batches: list[MicroBatch] = []
         self._rows: list[dict[str, Any]] = []
         self._update_started: float | None = None
@@ -105,13 +107,9 @@ class GRPOTrainer(PolicyTrainer):
         """Train; the reference is the policy as it is now, before a checkpoint is resumed."""
         if self.args.beta:
             self._choose_reference()
-        self.packed = can_pack(self.model)
+        self.paths = choose_paths(self.model, self.template, example_prompts(self.train_dataset))
         self.share_embeddings = embeds_prompts_frozen(self.model)
-        logger.info(
-            "log-probabilities: %s; image features %s",
-            "packed" if self.packed else "plain (this model or attention takes no per-token mask)",
-            "computed once a step" if self.share_embeddings else "recomputed in every pass, since they train",
-        )
+        logger.info("image features: %s", "computed once a step" if self.share_embeddings else "in every pass anew")
         if self.args.should_save:
             self.completions_log.truncate(finished_step(resume_from_checkpoint) if resume_from_checkpoint else 0)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -166,8 +164,10 @@ class GRPOTrainer(PolicyTrainer):
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, device)
         if self.share_embeddings:
             embeds = prompt_embeddings(self.model, prompts.input_ids, prompts.images)
-            prompts = replace(prompts, embeds=embeds, images={})
-        completions = generate(self.model, prompts, size, self.sampling, self._uniforms(items, attempt))
+            prompts = prompts.with_embeds(embeds)
+        completions = generate(
+            self.model, prompts, size, self.sampling, self._uniforms(items, attempt), shared=self.paths.shared
+        )
         tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
         texts = ["".join(pieces) for pieces in tokens]
         sampled = time.perf_counter()
@@ -235,7 +235,7 @@ class GRPOTrainer(PolicyTrainer):
             rollout.prompts,
             rollout.completions,
             temperature=self.args.temperature,
-            packed=self.packed,
+            packed=self.paths.packed,
             with_entropy=with_entropy,
         )
 
@@ -243,7 +243,7 @@ class GRPOTrainer(PolicyTrainer):
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
         """Reward of one greedy completion per prompt."""
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
-        completions = generate(self.model, prompts, 1, replace(self.sampling, temperature=0))
+        completions = generate(self.model, prompts, 1, replace(self.sampling, temperature=0), shared=self.paths.shared)
         texts = ["".join(self.template.decode_tokens(ids)) for ids in completions.token_lists()]
         rewards = torch.as_tensor(score_rewards(self.rewards, texts, reward_columns(items, 1)))
         self._observe_rewards(rewards, means)

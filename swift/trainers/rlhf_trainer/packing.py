@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from swift.llm.anatomy import next_positions
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
 
 PADDING = -1
@@ -26,8 +27,9 @@ class Layout:
     """
 
     suffix_ids: Tensor  # [rows, L - P] completion tokens
-    position_ids: Tensor  # [rows, L]
-    attention_mask: Tensor  # bool [rows, 1, L, L] when packed, long [rows, L] when plain
+    position_ids: Tensor  # [rows, L], or [3, rows, L] where the prompts' positions are [3, B, P]
+    order: Tensor  # [rows, L] each token's number in its own sequence
+    visible: Tensor  # bool [rows, L (query), L (key)] when packed, long [rows, L] when plain
     predictor_rows: Tensor  # [T] flat index (row * L + column) of the hidden state that predicts each token
     targets: Tensor  # [T] completion tokens, completion by completion
     repeats: int  # rows per prompt: 1 when packed, G when plain
@@ -37,27 +39,35 @@ class Layout:
             raise ValueError(f"{len(self.predictor_rows)} predictors for {len(self.targets)} tokens")
 
 
-def plain_layout(prompts: PromptBatch, completions: Completions) -> Layout:
-    """A row [prompt, completion] for every completion: the obvious form, right for every model."""
+def plain_layout(prompts: PromptBatch, completions: Completions, positions: Tensor | None = None) -> Layout:
+    """A row [prompt, completion] for every completion: the obvious form, right for every model.
+
+    ``positions`` [B, P] or [3, B, P] of the prompts' tokens; without them tokens are counted.
+    """
     repeats = group_size(prompts, completions)
+    positions = prompts.order if positions is None else positions
     prompt_mask = prompts.mask.repeat_interleave(repeats, dim=0)
     mask = torch.cat([prompt_mask, completions.mask], dim=1)
     width = mask.shape[1]
     first = torch.arange(len(mask), device=mask.device)[:, None] * width + prompts.mask.shape[1] - 1
     steps = torch.arange(completions.ids.shape[1], device=mask.device)
+    suffix = next_positions(positions, prompts.mask).repeat_interleave(repeats)[:, None] + steps
     return Layout(
         suffix_ids=completions.ids,
-        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-        attention_mask=mask.long(),
+        position_ids=_join(positions.repeat_interleave(repeats, dim=-2), suffix),
+        order=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        visible=mask.long(),
         predictor_rows=(first + steps)[completions.mask],
         targets=completions.ids[completions.mask],
         repeats=repeats,
     )
 
 
-def packed_layout(prompts: PromptBatch, completions: Completions) -> Layout:
-    """A row [prompt, c1, ..., cG] for every group, completions without padding between them."""
+def packed_layout(prompts: PromptBatch, completions: Completions, positions: Tensor | None = None) -> Layout:
+    """A row [prompt, c1, ..., cG] for every group, completions without padding between them; ``positions`` as in
+    `plain_layout`."""
     size = group_size(prompts, completions)
+    positions = prompts.order if positions is None else positions
     device = completions.ids.device
     batch, prompt_width = prompts.mask.shape
     lengths = completions.lengths.view(batch, size)
@@ -72,23 +82,28 @@ def packed_layout(prompts: PromptBatch, completions: Completions) -> Layout:
     suffix_ids = completions.ids.new_zeros(batch, suffix_width)
     segments = torch.full((batch, width), PADDING, device=device)
     segments[:, :prompt_width] = torch.where(prompts.mask, PROMPT, PADDING)
-    position_ids = torch.zeros(batch, width, dtype=torch.long, device=device)
-    position_ids[:, :prompt_width] = prompts.position_ids
+    step = torch.zeros(batch, suffix_width, dtype=torch.long, device=device)
 
     targets = completions.ids[completions.mask]
     suffix_ids[row_of, column_of] = targets
     segments[row_of, prompt_width + column_of] = completion_of % size + 1
-    position_ids[row_of, prompt_width + column_of] = prompts.lengths[row_of] + step_of
+    step[row_of, column_of] = step_of
 
     previous = torch.where(step_of == 0, prompt_width - 1, prompt_width + column_of - 1)
     return Layout(
         suffix_ids=suffix_ids,
-        position_ids=position_ids,
-        attention_mask=group_mask(segments)[:, None],
+        position_ids=_join(positions, next_positions(positions, prompts.mask)[:, None] + step),
+        order=_join(prompts.order, prompts.lengths[:, None] + step),
+        visible=group_mask(segments),
         predictor_rows=row_of * width + previous,
         targets=targets,
         repeats=1,
     )
+
+
+def _join(prompt: Tensor, suffix: Tensor) -> Tensor:
+    """[rows, P] and [rows, L - P] side by side; the second alike in all three where the first is [3, rows, P]."""
+    return torch.cat([prompt, suffix.expand(*prompt.shape[:-1], -1)], dim=-1)
 
 
 def group_mask(segments: Tensor) -> Tensor:

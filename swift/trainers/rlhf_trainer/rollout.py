@@ -8,7 +8,7 @@ and a completion no longer depends on which other prompts share its batch or on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from swift.llm.anatomy import next_positions, prompt_positions, remember_positions, token_types
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
 
 # `generate` fills what a call leaves open from the checkpoint's generation_config.json; these would bend the
@@ -80,49 +81,44 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    model: nn.Module, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: Tensor | None = None
+    model: nn.Module,
+    prompts: PromptBatch,
+    group_size: int,
+    sampling: Sampling,
+    uniforms: Tensor | None = None,
+    *,
+    shared: bool = True,
 ) -> Completions:
-    """``group_size`` completions of each prompt, prefilled once per prompt.
+    """``group_size`` completions of each prompt, prefilled once per prompt, or, unless ``shared``, once per completion.
 
     ``uniforms`` [B * G, max_new_tokens] are needed unless greedy. Returns N = B * G completions, groups adjacent.
     """
-    cache = _prefill(model, prompts)
-    cache.batch_repeat_interleave(group_size)
-    repeated = replace(prompts, images={}, embeds=None).repeat(group_size)
-    return _decode(model, repeated, sampling, uniforms, past_key_values=cache)
+    # A group of one has nothing to share, so transformers may prefill it; for Phi-4 it would encode the images again at
+    # every token.
+    shared = shared and (group_size > 1 or model.config.model_type == "phi4_multimodal")
+    draw = sampling_processors(sampling, uniforms, prompts)
+    return trim(decode(model, prompts, group_size, sampling, draw, shared=shared), sampling.stop_token_ids)
 
 
-@torch.no_grad()
-def generate_plain(
-    model: nn.Module, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: Tensor | None = None
-) -> Completions:
-    """The same with every prompt repeated and prefilled ``group_size`` times: the obvious form, to compare with."""
-    repeated = prompts.repeat(group_size)
-    return _decode(model, repeated, sampling, uniforms, **repeated.images)
-
-
-def _prefill(model: nn.Module, prompts: PromptBatch) -> Cache:
-    """The cache of all prompt tokens but the last, which the decoding loop feeds itself."""
-    if prompts.embeds is not None:
-        inputs = {"inputs_embeds": prompts.embeds[:, :-1]}
+def decode(
+    model: nn.Module,
+    prompts: PromptBatch,
+    group_size: int,
+    sampling: Sampling,
+    processors: LogitsProcessorList,
+    *,
+    shared: bool,
+) -> Tensor:
+    """The tokens [N, C] that ``processors`` leave at each step, whatever follows a stop token included."""
+    if shared:
+        inputs = {"past_key_values": _prefill(model, prompts, group_size)}
+        rows = prompts.with_embeds(None).repeat(group_size)
     else:
-        inputs = {"input_ids": prompts.input_ids[:, :-1], **prompts.images}
-    return model(
-        **inputs,
-        attention_mask=prompts.mask[:, :-1].long(),
-        position_ids=prompts.position_ids[:, :-1],
-        use_cache=True,
-        logits_to_keep=1,
-    ).past_key_values
-
-
-def _decode(
-    model: nn.Module, prompts: PromptBatch, sampling: Sampling, uniforms: Tensor | None, **inputs
-) -> Completions:
-    width = prompts.input_ids.shape[1]
+        rows = prompts.repeat(group_size)
+        inputs = rows.images | token_types(model, rows.input_ids)
     output = model.generate(
-        prompts.input_ids,
-        attention_mask=prompts.mask.long(),
+        rows.input_ids,
+        attention_mask=rows.mask.long(),
         generation_config=GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
@@ -130,14 +126,37 @@ def _decode(
             pad_token_id=sampling.pad_token_id,
             **NEUTRAL,
         ),
-        logits_processor=_processors(sampling, uniforms, width, prompts.input_ids.device),
+        logits_processor=processors,
         **inputs,
     )
-    return _trim(output[:, width:], sampling.stop_token_ids)
+    return output[:, rows.input_ids.shape[1] :]
 
 
-def _processors(sampling: Sampling, uniforms: Tensor | None, width: int, device: torch.device) -> LogitsProcessorList:
-    processors = LogitsProcessorList()
+def _prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
+    """The cache of all prompt tokens but the last, which the decoding loop feeds itself, ``group_size`` times each."""
+    images = prompts.images
+    positions = prompt_positions(model, prompts.input_ids, prompts.order, prompts.mask, images)
+    if prompts.embeds is not None:
+        inputs = {"inputs_embeds": prompts.embeds[:, :-1]}
+    else:
+        input_ids = prompts.input_ids[:, :-1]
+        inputs = {"input_ids": input_ids, **token_types(model, input_ids), **images}
+    cache = model(
+        **inputs,
+        attention_mask=prompts.mask[:, :-1].long(),
+        position_ids=positions[..., :-1],
+        use_cache=True,
+        logits_to_keep=1,
+    ).past_key_values
+    cache.batch_repeat_interleave(group_size)
+    deltas = next_positions(positions, prompts.mask) - prompts.lengths
+    remember_positions(model, deltas.repeat_interleave(group_size))
+    return cache
+
+
+def sampling_processors(sampling: Sampling, uniforms: Tensor | None, prompts: PromptBatch) -> LogitsProcessorList:
+    """What turns logits into the choice of one token a row."""
+    device, processors = prompts.input_ids.device, LogitsProcessorList()
     if sampling.banned_token_ids:
         processors.append(SuppressTokensLogitsProcessor(list(sampling.banned_token_ids), device=device))
     if sampling.temperature == 0:
@@ -150,11 +169,11 @@ def _processors(sampling: Sampling, uniforms: Tensor | None, width: int, device:
         processors.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         processors.append(TopPLogitsWarper(sampling.top_p))
-    processors.append(InversionSampler(uniforms.to(device), width))
+    processors.append(InversionSampler(uniforms.to(device), prompts.input_ids.shape[1]))
     return processors
 
 
-def _trim(ids: Tensor, stop_token_ids: tuple[int, ...]) -> Completions:
+def trim(ids: Tensor, stop_token_ids: tuple[int, ...]) -> Completions:
     """Cut each row after its first stop token."""
     stops = torch.isin(ids, torch.tensor(stop_token_ids, device=ids.device))
     finished = stops.any(dim=1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from swift.llm.anatomy import FULL, SLIDING, attention_masks, decoder_layers, prompt_positions, token_types
 from swift.llm.policy import input_embeddings, output_head
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
 from swift.trainers.rlhf_trainer.chunked_head import HeadCall, scoring_head
@@ -24,13 +24,15 @@ class Scores:
     entropy: Tensor | None  # [N, C] float32 nats, without gradient; None unless asked for
 
 
-def can_pack(model: nn.Module) -> bool:
-    """Whether ``model`` takes a per-token attention mask, so that the packed layout computes what the plain one does.
-
-    True for Phi-4-multimodal with an attention that accepts a dense mask; everything else takes the plain path.
-    """
-    config = model.config
-    return config.model_type == "phi4_multimodal" and config._attn_implementation in DENSE_MASK_ATTENTION
+def why_plain(model: nn.Module) -> str | None:
+    """Why the packed layout cannot compute what the plain one does in ``model``; None where, by what its configuration
+    says, it can (`probe.py` measures it)."""
+    attention, layers = model.config._attn_implementation, decoder_layers(model)
+    if attention not in DENSE_MASK_ATTENTION:
+        return f"{attention} takes no per-token mask"
+    if other := sorted(layers.kinds - {FULL, SLIDING}):
+        return f"its {other[0]} layers take no per-token mask"
+    return None
 
 
 def score(
@@ -47,13 +49,14 @@ def score(
     ``model`` may be wrapped for data parallelism. Differentiable with respect to whatever requires gradients.
     """
     unwrapped = getattr(model, "module", model)
-    layout: Callable[[PromptBatch, Completions], Layout] = packed_layout if packed else plain_layout
-    plan = layout(prompts, completions)
+    images = prompts.images
+    positions = prompt_positions(unwrapped, prompts.input_ids, prompts.order, prompts.mask, images)
+    plan = (packed_layout if packed else plain_layout)(prompts, completions, positions)
     call = HeadCall(plan.predictor_rows, plan.targets, temperature, with_entropy)
     with scoring_head(output_head(unwrapped), call):
         flat = model(
-            **_model_inputs(unwrapped, prompts, plan),
-            attention_mask=_mask_for(unwrapped, plan.attention_mask),
+            **_model_inputs(unwrapped, prompts, images, plan),
+            attention_mask=_attention_mask(unwrapped, prompts, plan),
             position_ids=plan.position_ids,
             use_cache=False,
         ).logits
@@ -61,19 +64,37 @@ def score(
     return Scores(logps, None if call.entropy is None else _scatter(call.entropy, completions.mask))
 
 
-def _model_inputs(model: nn.Module, prompts: PromptBatch, plan: Layout) -> dict[str, Tensor]:
-    prompts = prompts.repeat(plan.repeats)
+def _model_inputs(model: nn.Module, prompts: PromptBatch, images: dict[str, Tensor], plan: Layout) -> dict[str, Tensor]:
+    if plan.repeats > 1:
+        prompts = prompts.repeat(plan.repeats)
+        images = prompts.images
     if prompts.embeds is not None:
         suffix = input_embeddings(model)(plan.suffix_ids).to(prompts.embeds.dtype)
         return {"inputs_embeds": torch.cat([prompts.embeds, suffix], dim=1)}
-    return {"input_ids": torch.cat([prompts.input_ids, plan.suffix_ids], dim=1), **prompts.images}
+    input_ids = torch.cat([prompts.input_ids, plan.suffix_ids], dim=1)
+    return {"input_ids": input_ids, **token_types(model, input_ids), **images}
 
 
-def _mask_for(model: nn.Module, mask: Tensor) -> Tensor:
+def _attention_mask(model: nn.Module, prompts: PromptBatch, plan: Layout) -> Tensor | dict[str, Tensor]:
+    if plan.visible.ndim == 2:
+        return plan.visible
+    layers = decoder_layers(model)
+    image_tokens = torch.zeros_like(plan.order, dtype=torch.bool)
+    if layers.images_both_ways:
+        image_tokens[:, : prompts.mask.shape[1]] = prompts.input_ids == model.config.image_token_id
+    masks = attention_masks(layers, plan.visible, plan.order, image_tokens)
+    if model.config._attn_implementation != "eager":
+        return masks
+    return (
+        {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
+        if isinstance(masks, dict)
+        else (_additive(masks, model.dtype))
+    )
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Eager attention adds its mask to the scores; SDPA takes booleans."""
-    if mask.ndim == 2 or model.config._attn_implementation != "eager":
-        return mask
-    return torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def _scatter(flat: Tensor, mask: Tensor) -> Tensor:
