@@ -135,6 +135,7 @@ def lut(first: int, bits: int, *entries: int) -> list[Dataset]:
         (u16(0, 1000, 3000), {"PixelPaddingValue": 0}, [0, 0, 255]),
         (u16(0, 1000, 3000), {"PixelPaddingValue": 0, "photometric": "MONOCHROME1"}, [0, 255, 0]),
         (u16(0, 7, 1000, 3000), {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 9}, [0, 0, 0, 255]),
+        (u16(65535, 75, 100), {"PixelPaddingValue": 65535, "WindowCenter": 100, "WindowWidth": 101}, [0, 65, 129]),
         (u16(900, 900), {}, [0, 0]),
         # half a window says nothing
         (u16(0, 10), {"WindowCenter": 5}, [0, 255]),

@@ -12,8 +12,7 @@ from PIL import Image
 from transformers import Phi4MultimodalConfig
 from transformers.models.phi4_multimodal.modeling_phi4_multimodal import Phi4MultimodalImageEmbedding
 
-from swift.llm.image_processor import DynamicHDImageProcessor, ImageCache, collate
-from swift.llm.images import ImageSource
+from swift.llm.image_processor import DynamicHDImageProcessor, collate
 from swift.utils.errors import UserError
 
 # With S = 448: 32 patches a side, pooled to 16; the global view and the separator take 16*16 + 16 + 1 = 273 tokens,
@@ -189,17 +188,3 @@ def test_a_broken_settings_file_is_named(tmp_path, text):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(UserError, match=r"preprocessor_config\.json"):
         DynamicHDImageProcessor.from_config(tmp_path)
-
-
-def test_cache_shares_a_tiling_and_stays_within_its_bytes(tmp_path):
-    sources = []
-    for index in range(3):
-        random_image(112, 100 + index).save(tmp_path / f"{index}.png")
-        sources.append(ImageSource.from_path(tmp_path / f"{index}.png"))
-    one = 2 * 3 * 112 * 112 * 4  # bytes of two views
-    cache = ImageCache(DynamicHDImageProcessor(112), max_bytes=2 * one)
-    first, second = cache(sources[0]), cache(sources[1])
-    assert cache(sources[0]) is first  # and is now the one used last
-    cache(sources[2])
-    assert cache(sources[0]) is first
-    assert cache(sources[1]) is not second
