@@ -166,11 +166,11 @@ class PolicyTrainer(Trainer):
         return batches
 
     def _announce_next_step(self) -> None:
-        """The order is one batch ahead of the step: the loader holds that batch, encoded. With workers of its own it
-        decodes there."""
+        """The loader holds one batch more than the step takes, so at the start of an epoch it draws one more. With
+        workers of its own it decodes there."""
         args = self.args
         if args.dataloader_num_workers == 0 and self.state.global_step + 1 < self.state.max_steps:
-            count, size = args.gradient_accumulation_steps, self.prompts_per_device
+            count, size = args.gradient_accumulation_steps + 1, self.prompts_per_device
             self.train_dataset.prefetch(self.order.ahead(count, size, args.process_index, args.world_size))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
