@@ -106,7 +106,7 @@ def test_every_step_has_the_figures_of_a_single_process(single, double):
 
 
 def test_a_process_without_a_validation_question_takes_part(single, double):
-    """It hung: the process without one had no figures to gather, and left the other waiting."""
+    """It had no figures to gather and left the other waiting."""
 
     def validation(run: Path) -> dict:
         state = json.loads((run / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
