@@ -40,10 +40,18 @@ orms["stopping"] = Stopping
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory) -> dict[str, object]:
-    plugin = tmp_path_factory.mktemp("plugin") / "stopping.py"
+def flags(world, tmp_path_factory) -> dict[str, object]:
+    """Two processes share one validation question, so that one of them has none."""
+    folder = tmp_path_factory.mktemp("plugin")
+    plugin = folder / "stopping.py"
     plugin.write_text(PLUGIN)
+    validation = folder / "validation.json"
+    validation.write_text(json.dumps(json.loads((world / "data" / "train.json").read_text())[:1]))
     return {
+        "val_dataset": validation,
+        "image_root": world / "data" / "images",
+        "eval_strategy": "steps",
+        "eval_steps": STEPS,
         "external_plugins": [ROOT / "plugin.py", plugin],
         "reward_funcs": ["external_r1v_acc", "external_kg_jac", "stopping"],
         "max_steps": STEPS,
@@ -95,6 +103,19 @@ def test_every_step_has_the_figures_of_a_single_process(single, double):
         assert one.keys() == two.keys()
         for name in one.keys() - {name for name in one if name.startswith("seconds/")}:
             assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
+
+
+def test_a_process_without_a_validation_question_takes_part(single, double):
+    """It had no figures to gather and left the other waiting."""
+
+    def validation(run: Path) -> dict:
+        state = json.loads((run / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
+        (entry,) = (entry for entry in state["log_history"] if "eval_reward" in entry)
+        return entry
+
+    expected = validation(single)
+    assert expected["eval_completion_length"] >= 1
+    assert validation(double[0]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_final_weights_are_those_of_a_single_process(single, double):

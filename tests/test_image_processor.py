@@ -1,4 +1,7 @@
-"""Dynamic-HD tiling: grids, scaling, masks and token counts against hand-worked cases and the model itself."""
+"""Tiled images: their views and masks, what the model makes of them, how they are stacked, and a folder's settings.
+
+Grids, sizes and counts by hand are in test_tiling.py.
+"""
 
 from __future__ import annotations
 
@@ -12,45 +15,8 @@ from PIL import Image
 from transformers import Phi4MultimodalConfig
 from transformers.models.phi4_multimodal.modeling_phi4_multimodal import Phi4MultimodalImageEmbedding
 
-from swift.llm.image_processor import DynamicHDImageProcessor, ImageCache, collate
-from swift.llm.images import ImageSource
+from swift.llm.image_processor import DynamicHDImageProcessor, collate
 from swift.utils.errors import UserError
-
-# With S = 448: 32 patches a side, pooled to 16; the global view and the separator take 16*16 + 16 + 1 = 273 tokens,
-# R pooled rows of C columns take R*C + R more. With S = 112: 8 patches, pooled to 4; 4*4 + 4 + 1 = 21.
-CASES = [
-    # W, H, S, M -> columns, rows, scaled W, scaled H, tokens
-    (448, 448, 448, 4, 1, 1, 448, 448, 545),  # 273 + 16*16 + 16
-    (896, 896, 448, 4, 2, 2, 896, 896, 1329),  # 273 + 32*32 + 32
-    (449, 449, 448, 4, 2, 2, 896, 896, 1329),  # one pixel over takes a second crop each way
-    (300, 200, 448, 4, 1, 1, 448, 298, 460),  # pad 150 = 10 patches; 22 left, 11 pooled: 273 + 11*16 + 11
-    (200, 300, 448, 4, 1, 1, 298, 448, 465),  # the same on its side: 273 + 16*11 + 16
-    (448, 440, 448, 4, 1, 1, 448, 440, 545),  # pad 8 is no whole patch
-    (448, 434, 448, 4, 1, 1, 448, 434, 545),  # pad 14 = 1 patch; rows 0, 2 .. 30 of 31 are 16
-    (448, 420, 448, 4, 1, 1, 448, 420, 528),  # pad 28 = 2 patches; 30 left, 15 pooled: 273 + 15*16 + 15
-    (1000, 500, 448, 4, 2, 1, 896, 448, 801),  # 3x2 > 4; 2.0 is (2, 1): 273 + 16*32 + 16
-    (500, 2000, 448, 4, 1, 4, 448, 1792, 1361),  # 2x5 > 4; 0.25 is (1, 4): 273 + 64*16 + 64
-    # 6x7 > 4; 0.832 is nearest to 1, where (1, 1) and (2, 2) tie and the image is large; pad 151 = 10 of 64 patches
-    (2544, 3056, 448, 4, 2, 2, 745, 896, 1169),  # 54 left, 27 pooled: 273 + 32*27 + 32
-    (3056, 2544, 448, 4, 2, 2, 896, 745, 1164),  # 273 + 27*32 + 27
-    (1575, 450, 448, 4, 4, 1, 1568, 448, 1185),  # 3.5 ties (3, 1), (4, 1), large; 112 of 128 left: 273 + 16*56 + 16
-    (1000, 1000, 448, 1, 1, 1, 448, 448, 545),
-    (2000, 1000, 448, 36, 5, 3, 2240, 1120, 3513),  # 15 <= 36; pad 224 = 16 of 96: 273 + 40*80 + 40
-    (2688, 2688, 448, 36, 6, 6, 2688, 2688, 9585),  # 273 + 96*96 + 96
-    (449, 10, 448, 4, 2, 1, 896, 19, 306),  # pad 429 = 30 of 32; 2 left, 1 pooled: 273 + 32 + 1
-    (448, 448, 112, 4, 2, 2, 224, 224, 93),  # 4x4 > 4: 21 + 8*8 + 8
-    (100, 50, 112, 4, 1, 1, 112, 56, 31),  # pad 56 = 4 of 8; 4 left, 2 pooled: 21 + 2*4 + 2
-]
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "side", "most", "columns", "rows", "scaled_w", "scaled_h", "tokens"), CASES
-)
-def test_tiling_by_hand(width, height, side, most, columns, rows, scaled_w, scaled_h, tokens):
-    processor = DynamicHDImageProcessor(side, 14, most)
-    tiling = processor.tiling(width, height)
-    assert (tiling.columns, tiling.rows, tiling.width, tiling.height) == (columns, rows, scaled_w, scaled_h)
-    assert processor.count_tokens(width, height) == tokens
 
 
 def random_image(width: int, height: int) -> Image.Image:
@@ -189,17 +155,3 @@ def test_a_broken_settings_file_is_named(tmp_path, text):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(UserError, match=r"preprocessor_config\.json"):
         DynamicHDImageProcessor.from_config(tmp_path)
-
-
-def test_cache_shares_a_tiling_and_stays_within_its_bytes(tmp_path):
-    sources = []
-    for index in range(3):
-        random_image(112, 100 + index).save(tmp_path / f"{index}.png")
-        sources.append(ImageSource.from_path(tmp_path / f"{index}.png"))
-    one = 2 * 3 * 112 * 112 * 4  # bytes of two views
-    cache = ImageCache(DynamicHDImageProcessor(112), max_bytes=2 * one)
-    first, second = cache(sources[0]), cache(sources[1])
-    assert cache(sources[0]) is first  # and is now the one used last
-    cache(sources[2])
-    assert cache(sources[0]) is first
-    assert cache(sources[1]) is not second

@@ -42,6 +42,41 @@ def test_sixteen_bit_is_windowed_by_its_range():
     assert pixels_of(encode(Image.fromarray(np.array([[1000, 2000, 3000]], np.uint16)))) == gray(0, 128, 255)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("values", [(0, 9, 4095), (20_000, 20_001, 20_004), (0, 32_768, 65_535)])
+def test_every_sixteen_bit_file_is_windowed_not_clipped(kind, values):
+    low, high = values[0], values[-1]
+    image = Image.fromarray(np.array([values], np.uint16))
+    assert image.mode == "I;16"
+    assert pixels_of(encode(image, kind)) == gray(*(round((value - low) / (high - low) * 255) for value in values))
+
+
+def test_big_endian_sixteen_bits():
+    """A TIFF in Motorola's byte order opens as I;16B."""
+    entries = [  # tag, type (3 short, 4 long), value: width, height, bits, compression, photometric, place, rows, bytes
+        *[(256, 4, 3), (257, 4, 1), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 122), (278, 4, 1), (279, 4, 6)]
+    ]
+    data = b"MM\0*" + struct.pack(">IH", 8, len(entries))
+    for tag, kind, value in entries:
+        data += struct.pack(">HHI", tag, kind, 1) + (
+            struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value)
+        )
+    data = (data + b"\0" * 4).ljust(122, b"\0") + struct.pack(">3H", 1000, 2000, 3000)
+    assert Image.open(io.BytesIO(data)).mode == "I;16B"
+    assert pixels_of(data) == gray(0, 128, 255)
+
+
+def test_the_table_of_levels_gives_what_every_pixel_alone_would():
+    values = np.random.default_rng(0).integers(300, 4000, (40, 30)).astype(np.uint16)
+    expected = np.rint((values.astype(float) - values.min()) / np.ptp(values) * 255)
+    assert np.array_equal(np.array(pixels_of(encode(Image.fromarray(values))))[..., 0], expected)
+
+
+def test_thirty_two_bits_do_not_overflow():
+    values = np.array([[-(2**31), 0, 2**31 - 1]], np.int32)
+    assert pixels_of(encode(Image.fromarray(values), "TIFF")) == gray(0, 128, 255)
+
+
 def test_float_pixels_that_are_not_numbers_are_black():
     values = np.array([[np.nan, -1.0, 1.0, np.inf]], np.float32)
     assert pixels_of(encode(Image.fromarray(values), "TIFF")) == gray(0, 0, 255, 0)
@@ -55,6 +90,13 @@ def test_a_constant_deep_image_is_black_not_a_division_by_zero():
 def test_deep_tiff_follows_its_photometric_tag(photometric, expected):
     image = Image.fromarray(np.array([[0, 60000]], np.uint16))
     assert pixels_of(encode(image, "TIFF", tiffinfo={262: photometric})) == expected
+
+
+@pytest.mark.parametrize(("photometric", "expected"), [(1, gray(0, 200)), (0, gray(255, 55))])
+def test_eight_bit_tiff_follows_its_photometric_tag(photometric, expected):
+    data = encode(Image.fromarray(np.array([[0, 200]], np.uint8)), "TIFF")
+    place = data.index(struct.pack("<HHI", 262, 3, 1)) + 8
+    assert pixels_of(data[:place] + struct.pack("<H", photometric) + data[place + 2 :]) == expected
 
 
 def test_bilevel_becomes_black_and_white():
@@ -74,6 +116,47 @@ def test_transparent_pixels_are_black():
     assert pixels_of(encode(image)) == gray(0, 100, 200)
 
 
+def test_gray_with_alpha_is_laid_on_black():
+    image = Image.fromarray(np.array([[[200, 255], [200, 0], [200, 128]]], np.uint8), "LA")
+    for kind in ("PNG", "TIFF"):
+        assert pixels_of(encode(image, kind)) == gray(200, 0, 100)
+
+
+def test_a_transparent_palette_entry_is_black():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putdata([1, 0])
+    assert pixels_of(encode(image, "PNG", transparency=1)) == [[[0, 0, 0], [10, 20, 30]]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF"])
+def test_every_format_is_read(kind):
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    image = Image.fromarray(np.array([[0, 90, 255]] * 8, np.uint8).repeat(8, axis=1))
+    data = encode(image, kind, **options)
+    source = source_of(data)
+    assert Image.open(io.BytesIO(data)).format == kind
+    assert image_size(source) == (24, 8)
+    check_image(source)
+    assert np.abs(np.array(pixels_of(data))[4, [4, 12, 20], 0] - [0, 90, 255]).max() <= 2
+
+
+def test_the_first_page_counts():
+    pages = [Image.new("L", (2, 1), value) for value in (50, 200)]
+    assert pixels_of(encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])) == gray(50, 50)
+
+
+def test_an_inverted_cmyk_jpeg_of_adobe_is_not_a_negative():
+    """Adobe writes CMYK JPEGs inverted and marks them: without ink 255 is stored, and what is shown is white."""
+    for ink, shown in ((0, 255), (255, 0)):
+        data = encode(Image.new("CMYK", (8, 8), (0, 0, 0, ink)), "JPEG", quality=100)
+        assert b"\xff\xee\x00\x0eAdobe" in data
+        stored = Image.open(io.BytesIO(data))
+        stored.tile = [(name, box, offset, ("CMYK", *rest[1:])) for name, box, offset, rest in stored.tile]
+        assert stored.getpixel((4, 4)) == (255, 255, 255, 255 - ink)  # as it stands in the file
+        assert pixels_of(data)[4][4] == [shown] * 3
+
+
 def test_cmyk_becomes_rgb():
     assert pixels_of(encode(Image.new("CMYK", (1, 1), (0, 0, 0, 255)), "TIFF")) == gray(0)
 
@@ -83,7 +166,15 @@ def test_exif_orientation_is_applied(orientation, expected):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = Image.fromarray(np.array([[10, 250]], np.uint8))
-    assert pixels_of(encode(image, "PNG", exif=exif)) == expected
+    for kind in ("PNG", "TIFF"):
+        assert pixels_of(encode(image, kind, exif=exif)) == expected
+
+
+def test_a_turned_sixteen_bit_image_is_turned_and_windowed():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise: the first row becomes the last column
+    image = Image.fromarray(np.array([[1000, 2000, 3000]], np.uint16))
+    assert pixels_of(encode(image, "PNG", exif=exif)) == [[[0] * 3], [[128] * 3], [[255] * 3]]
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (3, 2)), (3, (3, 2)), (5, (2, 3)), (6, (2, 3)), (8, (2, 3))])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from swift.llm.images import ImageSource, open_image
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
 
@@ -46,6 +44,11 @@ class ProcessedImage:
         crops = self.size[0] * self.size[1] // side**2
         if (views, channels) != (1 + crops, 3) or len(self.attention_mask) != views:
             raise ValueError(f"pixels {tuple(self.pixel_values.shape)} do not tile an image of {self.size}")
+
+    @property
+    def nbytes(self) -> int:
+        """What its tensors take."""
+        return self.pixel_values.nbytes + self.attention_mask.nbytes
 
     def to(self, device: torch.device | str) -> ProcessedImage:
         """The same image with its tensors on ``device``."""
@@ -200,31 +203,6 @@ def collate(images: list[ProcessedImage]) -> dict[str, Tensor]:
         mask[row, : len(image.attention_mask)] = image.attention_mask
     sizes = torch.tensor([image.size for image in images], dtype=torch.long, device=pixels.device)
     return {"image_pixel_values": pixels, "image_sizes": sizes, "image_attention_mask": mask}
-
-
-class ImageCache:
-    """Tiled images by source, the least recently used dropped beyond ``max_bytes``: the questions about one study share
-    one tiling. For one thread at a time."""
-
-    def __init__(self, processor: DynamicHDImageProcessor, max_bytes: int = 512 * 2**20):
-        self.processor, self.max_bytes = processor, max_bytes
-        self._images: OrderedDict[str, ProcessedImage] = OrderedDict()
-        self._bytes = 0
-
-    def __call__(self, source: ImageSource) -> ProcessedImage:
-        """The tiled image. Raises UserError, naming it, as :func:`open_image` and the processor do."""
-        if source.key in self._images:
-            self._images.move_to_end(source.key)
-            return self._images[source.key]
-        try:
-            image = self.processor(open_image(source))
-        except UserError as error:
-            raise error if source.name in str(error) else UserError(f"image {source.name}: {error}") from error
-        self._images[source.key] = image
-        self._bytes += image.pixel_values.nbytes
-        while self._bytes > self.max_bytes:
-            self._bytes -= self._images.popitem(last=False)[1].pixel_values.nbytes
-        return image
 
 
 def _split(grid: Tensor, side: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Radiographs from untrusted files: where one comes from, and how its pixels become 8-bit RGB.
 
 Only still-image formats are opened, each by Pillow's own decoder: formats that run a helper program (EPS) stay closed.
+Of a file with several pages the first counts. DICOM, recognised by its content, is read by ``swift.llm.dicom``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from swift.llm.dicom import MAGIC, MAGIC_AT, decode_dicom, is_dicom, read_dicom
+from swift.llm.windowing import spread
 from swift.utils.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
@@ -78,17 +81,31 @@ class ImageSource:
 
 def is_base64(text: str) -> bool:
     """Whether an image field holds the image itself rather than a path."""
-    return bool(_DATA_URI.match(text) or _BARE_BASE64.fullmatch(text)) or len(text) > _LONGEST_PATH
+    if _DATA_URI.match(text) or _BARE_BASE64.fullmatch(text) or len(text) > _LONGEST_PATH:
+        return True
+    return _is_base64_dicom(text)
+
+
+def _is_base64_dicom(text: str) -> bool:
+    """Whether ``text`` encodes a file with DICOM's mark: four characters are three bytes, the preamble is 128."""
+    start = MAGIC_AT // 3 * 4
+    code = re.sub(r"\s+", "", text)[start : start + 8]
+    try:
+        return base64.b64decode(code, validate=True)[MAGIC_AT % 3 :] == MAGIC
+    except (binascii.Error, ValueError):  # ValueError for what is not ASCII
+        return False
 
 
 def open_image(source: ImageSource) -> Image.Image:
     """The image as 8-bit RGB, upright.
 
-    Deeper than 8 bits: the range found in the image is spread over 0..255, as a viewer's default window does.
-    Transparent pixels become black, the colour of unexposed film borders. EXIF rotation is applied.
-    Raises UserError, naming the image, for anything that is not a whole image of a known format.
+    Deeper than 8 bits: the range found in the image is spread over 0..255, as a viewer's default window does; a DICOM
+    file is seen through its own window. Transparent pixels become black, the colour of unexposed film borders. EXIF
+    rotation is applied. Raises UserError, naming the image, for anything that is not a whole image of a known format.
     """
     with _reading(source) as stream:
+        if is_dicom(stream):
+            return Image.fromarray(_decode_dicom(stream)).convert("RGB")
         image = _open(stream)
         white_is_zero = image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
         return _to_rgb(ImageOps.exif_transpose(image), white_is_zero)
@@ -97,6 +114,9 @@ def open_image(source: ImageSource) -> Image.Image:
 def image_size(source: ImageSource) -> tuple[int, int]:
     """Upright (width, height) in pixels, read from the header alone. Raises UserError as :func:`open_image` does."""
     with _reading(source) as stream:
+        if is_dicom(stream):
+            header = read_dicom(stream, pixels=False)
+            return _checked_size(header.Columns, header.Rows)
         image = _open(stream)
         turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
     width, height = image.size
@@ -106,6 +126,9 @@ def image_size(source: ImageSource) -> tuple[int, int]:
 def check_image(source: ImageSource, decode: bool = True) -> None:
     """Raise UserError unless the image is there and whole; ``decode=False`` trusts the header and the checksums."""
     with _reading(source) as stream:
+        if is_dicom(stream):
+            _decode_dicom(stream) if decode else read_dicom(stream)
+            return
         _open(stream).verify()
         if decode:
             stream.seek(0)
@@ -123,7 +146,8 @@ def _reading(source: ImageSource) -> Iterator[BinaryIO]:
         except UserError as error:
             raise UserError(f"image {source.name} {error}") from error
         except Image.UnidentifiedImageError as error:
-            raise UserError(f"image {source.name} is not a {', '.join(FORMATS)} file; convert it to PNG") from error
+            kinds = ", ".join((*FORMATS, "DICOM"))
+            raise UserError(f"image {source.name} is not a {kinds} file; convert it to PNG") from error
         except Exception as error:  # decoders raise whatever broken bytes make them raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
@@ -133,28 +157,28 @@ def _reading(source: ImageSource) -> Iterator[BinaryIO]:
 
 def _open(stream: BinaryIO) -> Image.Image:
     image = Image.open(stream, formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise UserError(f"has {image.width} x {image.height} pixels, over {MAX_PIXELS}; scale it down")
+    _checked_size(*image.size)
     return image
+
+
+def _decode_dicom(stream: BinaryIO) -> np.ndarray:
+    dataset = read_dicom(stream)
+    _checked_size(dataset.Columns, dataset.Rows)
+    return decode_dicom(dataset)
+
+
+def _checked_size(width: int, height: int) -> tuple[int, int]:
+    if width * height > MAX_PIXELS:
+        raise UserError(f"has {width} x {height} pixels, over {MAX_PIXELS}; scale it down")
+    return width, height
 
 
 def _to_rgb(image: Image.Image, white_is_zero: bool) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_window(np.asarray(image, dtype=np.float64), white_is_zero)).convert("RGB")
+        # Pillow inverts only 8-bit TIFFs whose white is 0
+        return Image.fromarray(spread(np.asarray(image), inverted=white_is_zero)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _window(values: np.ndarray, white_is_zero: bool) -> np.ndarray:
-    """The range of finite ``values`` spread over 0..255; other values are black. Pillow inverts only 8-bit TIFFs."""
-    finite = np.isfinite(values)
-    if not finite.any() or np.ptp(values[finite]) == 0:
-        return np.zeros(values.shape, np.uint8)
-    low, high = values[finite].min(), values[finite].max()
-    scaled = (values - low) * (255.0 / (high - low))
-    if white_is_zero:
-        scaled = 255.0 - scaled
-    return np.rint(np.where(finite, scaled, 0.0)).astype(np.uint8)

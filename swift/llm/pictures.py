@@ -11,6 +11,10 @@ from torch import Tensor
 class Picture(Protocol):
     """An image as a template prepared it; each kind of model has its own class of them."""
 
+    @property
+    def nbytes(self) -> int:
+        """What its tensors take."""
+
     def to(self, device: torch.device | str) -> Picture:
         """The same image with its tensors on ``device``."""
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
-from swift.llm.image_processor import ImageCache
+from swift.llm.image_cache import CACHE_BYTES, ImageCache
 from swift.llm.images import image_size
-from swift.llm.template import UNFINISHED, EncodedPrompt
+from swift.llm.template import UNFINISHED, EncodedPrompt, EncodesAhead
 from swift.llm.vision_processor import VisionProcessor
 from swift.utils.errors import UserError
 
@@ -28,7 +28,7 @@ ANSWER = "ANSWER-OF-THE-ASSISTANT"
 TEXT, IMAGE = "text", "image"
 
 
-class ProcessorTemplate:
+class ProcessorTemplate(EncodesAhead):
     """Encodes and decodes for one model's tokenizer and processor; the same calls as `Phi4Template`.
 
     Args:
@@ -48,7 +48,7 @@ class ProcessorTemplate:
         stop_token_ids: Iterable[int] = (),
         banned_token_ids: Iterable[int] = (),
         max_length: int | None = None,
-        cache_bytes: int = 512 * 2**20,
+        cache_bytes: int = CACHE_BYTES,
     ):
         self.tokenizer, self.image_processor, self.max_length = tokenizer, image_processor, max_length
         self._layout = getattr(image_processor.processor, "chat_template", None) or tokenizer.chat_template

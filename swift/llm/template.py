@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
-from swift.llm.image_processor import DynamicHDImageProcessor, ImageCache
+from swift.llm.image_cache import CACHE_BYTES, ImageCache
+from swift.llm.image_processor import DynamicHDImageProcessor
 from swift.llm.images import ImageSource, image_size
 from swift.llm.pictures import Picture
 from swift.utils.errors import UserError
@@ -38,7 +39,27 @@ class EncodedPrompt:
     text: str  # the prompt with <|image_k|> for images, for logs
 
 
-class Phi4Template:
+class EncodesAhead:
+    """Many prompts at a time, for templates that encode one (``encode_prompt``) and keep their images in ``_cache``."""
+
+    _cache: ImageCache
+
+    def encode_prompts(self, records: Sequence[Record]) -> list[EncodedPrompt]:
+        """The prompt of each record, their images decoded side by side. Raises what ``encode_prompt`` raises."""
+        self._cache.prefetch(_images_of(records), first=True)
+        return [self.encode_prompt(record) for record in records]
+
+    def prefetch(self, records: Iterable[Record]) -> None:
+        """Announce the records that will be encoded next, in order and in place of those announced before: worker
+        threads decode their images meanwhile, as far as the cache has room. Returns at once; changes no result."""
+        self._cache.prefetch(_images_of(records))
+
+
+def _images_of(records: Iterable[Record]) -> list[ImageSource]:
+    return [source for record in records for source in record.images]
+
+
+class Phi4Template(EncodesAhead):
     """Encodes and decodes for one tokenizer and image processor.
 
     Args:
@@ -57,7 +78,7 @@ class Phi4Template:
         image_processor: DynamicHDImageProcessor,
         image_token_id: int,
         max_length: int | None = None,
-        cache_bytes: int = 512 * 2**20,
+        cache_bytes: int = CACHE_BYTES,
         rope_switch: int | None = None,
         new_tokens: int = 0,
     ):

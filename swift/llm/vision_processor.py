@@ -42,9 +42,9 @@ class ProcessorImage:
     text: str  # what stands for it in the prompt
 
     @property
-    def pixel_values(self) -> Tensor:
-        """The largest of the tensors."""
-        return max(self.tensors.values(), key=lambda value: value.nbytes)
+    def nbytes(self) -> int:
+        """What its tensors take."""
+        return sum(value.nbytes for value in self.tensors.values())
 
     def to(self, device: torch.device | str) -> ProcessorImage:
         """The same image with its tensors on ``device``."""

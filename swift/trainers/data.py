@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ class PromptItem:
 
 
 class PromptDataset(Dataset):
-    """Records encoded on access, so that images are decoded in data loader workers."""
+    """Records encoded on access: their images are decoded in the template's threads, or in data loader workers."""
 
     def __init__(self, records: Sequence[Record], template: Template) -> None:
         self.records = records
@@ -33,8 +33,18 @@ class PromptDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> PromptItem:
-        record = self.records[index]
-        return PromptItem(index, record, self.template.encode_prompt(record))
+        return self.items([index])[0]
+
+    def items(self, indexes: Sequence[int]) -> list[PromptItem]:
+        """The items at ``indexes``, their images decoded side by side."""
+        records = [self.records[index] for index in indexes]
+        return list(map(PromptItem, indexes, records, self.template.encode_prompts(records)))
+
+    __getitems__ = items  # what a data loader calls for a batch
+
+    def prefetch(self, indexes: Iterable[int]) -> None:
+        """Announce what will be asked for next (see ``EncodesAhead.prefetch``)."""
+        self.template.prefetch([self.records[index] for index in indexes])
 
 
 def example_prompts(dataset: PromptDataset) -> list[EncodedPrompt]:
@@ -54,6 +64,7 @@ class PromptOrder(Sampler[int]):
     def __init__(self, length: int, seed: int, block: int = 1, repeats: int = 1) -> None:
         self.length, self.seed, self.block, self.repeats = length, seed, block, repeats
         self.epoch = 0
+        self.drawn = 0  # places of this epoch already handed out
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation; the data loader calls it at the start of every epoch."""
@@ -63,11 +74,27 @@ class PromptOrder(Sampler[int]):
         return self._distinct() * self.repeats
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        self.drawn = 0
+        for index in self._places(self.epoch).tolist():
+            self.drawn += 1
+            yield index
+
+    def ahead(self, count: int, size: int, process: int = 0, processes: int = 1) -> list[int]:
+        """What the next ``count`` batches of ``size`` of a process will hold, the next epoch's beginning included;
+        batches are dealt out to the processes in turn."""
+        indexes: list[int] = []
+        for epoch, drawn in ((self.epoch, self.drawn), (self.epoch + 1, 0)):
+            if count > 0:
+                places = self._places(epoch)[drawn:]
+                starts = range(process * size, len(places), processes * size)[:count]
+                indexes += [index for start in starts for index in places[start : start + size].tolist()]
+                count -= len(starts)
+        return indexes
+
+    def _places(self, epoch: int) -> np.ndarray:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
         order = np.resize(order, self._distinct())
-        for start in range(0, len(order), self.block):
-            for _ in range(self.repeats):
-                yield from order[start : start + self.block].tolist()
+        return order if self.repeats == 1 else order.reshape(-1, self.block).repeat(self.repeats, axis=0).ravel()
 
     def _distinct(self) -> int:
         """Places of an epoch before repetition."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 
@@ -21,6 +23,15 @@ class Means:
         """Keep the smallest (`..._min`) or largest (`..._max`) value seen."""
         keep = min if name.endswith("_min") else max
         self.extremes[name] = keep(self.extremes.get(name, value), value)
+
+    @property
+    def names(self) -> list[str]:
+        """The means that have been observed, in the order first seen."""
+        return list(self.sums)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Hold these means, in this order, whether or not this process has observed them."""
+        self.sums = {name: self.sums.get(name, (0.0, 0.0)) for name in names}
 
     def pop(self, gather) -> dict[str, float]:
         """The means so far, over all processes, in the order first seen; then start afresh.

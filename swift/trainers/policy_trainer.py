@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
@@ -132,12 +133,12 @@ class PolicyTrainer(Trainer):
                 self.progress.close()
 
     def get_train_dataloader(self) -> DataLoader:
-        order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
-        self.add_callback(FollowEpoch(order))
+        self.order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
+        self.add_callback(FollowEpoch(self.order))
         loader = DataLoader(
             self.train_dataset,
             batch_size=self.prompts_per_device,
-            sampler=order,
+            sampler=self.order,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -151,7 +152,8 @@ class PolicyTrainer(Trainer):
 
     def take_prompts(self, epoch_iterator: Iterator[list[PromptItem]], num_batches: int) -> list[list[PromptItem]]:
         """The next ``num_batches`` micro-batches of prompts, fewer at the end of an epoch; none where a run is resumed
-        that has made all its steps, since the Trainer would make one more."""
+        that has made all its steps, since the Trainer would make one more. The images of those that follow are decoded
+        while the step computes."""
         if self.state.global_step >= self.state.max_steps:
             return []
         batches = []
@@ -161,7 +163,16 @@ class PolicyTrainer(Trainer):
                 break
             batches.append(batch)
         self._load_rng_state(self._resumed)
+        self._announce_next_step()
         return batches
+
+    def _announce_next_step(self) -> None:
+        """The loader holds one batch more than the step takes, so at the start of an epoch it draws one more. With
+        workers of its own it decodes there."""
+        args = self.args
+        if args.dataloader_num_workers == 0 and self.state.global_step + 1 < self.state.max_steps:
+            count, size = args.gradient_accumulation_steps + 1, self.prompts_per_device
+            self.train_dataset.prefetch(self.order.ahead(count, size, args.process_index, args.world_size))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Restore the random generators, once a resume. The Trainer does it after get_batch_samples, which here has
@@ -177,9 +188,13 @@ class PolicyTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         means = Means()
         self.model.eval()
-        own = range(self.args.process_index, len(dataset), self.args.world_size)
-        for start in range(0, len(own), self.args.eval_batch_size):
-            self.observe_validation([dataset[index] for index in own[start : start + self.args.eval_batch_size]], means)
+        own, size = range(self.args.process_index, len(dataset), self.args.world_size), self.args.eval_batch_size
+        for start in range(0, len(own), size):
+            items = dataset.items(own[start : start + size])
+            dataset.prefetch(own[start + size : start + 2 * size])
+            self.observe_validation(items, means)
+        # Process 0 has an item if any has; one without items has seen no figure to name.
+        means.expect(broadcast_object_list([means.names])[0])
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.pop(self.gather_rows).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -8,7 +8,7 @@ is that of separate rows (`swift.trainers.rlhf_trainer.packing`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +36,21 @@ class QuestionGroups(Dataset):
         return len(self.groups)
 
     def __getitem__(self, index: int) -> list[PromptItem]:
-        return [self.prompts[row] for row in self.groups[index]]
+        return self.items([index])[0]
+
+    def items(self, indexes: Sequence[int]) -> list[list[PromptItem]]:
+        """The groups at ``indexes``, all their images decoded side by side."""
+        items = iter(self.prompts.items(self._rows(indexes)))
+        return [[next(items) for _ in self.groups[index]] for index in indexes]
+
+    __getitems__ = items  # what a data loader calls for a batch
+
+    def prefetch(self, indexes: Iterable[int]) -> None:
+        """Announce what will be asked for next (see ``EncodesAhead.prefetch``)."""
+        self.prompts.prefetch(self._rows(indexes))
+
+    def _rows(self, indexes: Iterable[int]) -> list[int]:
+        return [row for index in indexes for row in self.groups[index]]
 
 
 def group_records(records: Sequence[Record], size: int) -> list[list[int]]:

@@ -211,7 +211,7 @@ class GRPOTrainer(PolicyTrainer):
         key = (self.args.seed, self.state.global_step, attempt, self.args.process_index)
         order = np.random.default_rng(key).permutation(len(self.train_dataset)).tolist()
         fresh = [index for index in order if index not in taken] or order
-        return [self.train_dataset[index] for index in fresh[:count]]
+        return self.train_dataset.items(fresh[:count])
 
     @torch.no_grad()
     def _compare(self, rollout: Rollout) -> MicroBatch:
