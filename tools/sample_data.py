@@ -14,8 +14,10 @@ Equal arguments and files give equal bytes.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -94,23 +96,31 @@ def make_sample(
     return Sample(path, records, manifest)
 
 
-def write_sample(sample: Sample, image_root: Path | None, check_images: bool, overwrite: bool) -> None:
-    """Write a sample and its manifest, after reading it back as training will. Raises UserError for a record that
-    training would refuse, and for another file in the way."""
-    with replacing(sample.path) as temporary:
-        write_json(temporary, sample.records, indent=1)
-        digest = sha256(temporary)
-        if sample.path.exists() and sha256(sample.path) != digest and not overwrite:
-            raise UserError(f"{sample.path} holds another sample; pass --overwrite, or write to another --root")
-        if check_images:
-            try:
-                check_records(load_records([temporary], image_root), decode=False)
-            except UserError as error:
-                raise UserError(str(error).replace(str(temporary), str(sample.path))) from error
-    output = {"file": sample.path.name, "records": len(sample.records), "sha256": digest}
-    write_json(sample.path.with_suffix(".manifest.json"), sample.manifest | {"output": output})
-    strata = {name for pool in sample.manifest["pools"].values() for name in pool["strata"]}
-    print(f"{sample.path}: {len(sample.records)} records of {len(strata)} strata, sha256 {digest[:12]}")
+def write_samples(samples: Sequence[Sample], image_root: Path | None, check_images: bool, overwrite: bool) -> None:
+    """Write samples and their manifests, after reading each back as training will. Raises UserError for a record that
+    training would refuse, and for another file in the way; then nothing is written."""
+    digests = []
+    with ExitStack() as files:  # each is renamed into place when all are good
+        for sample in samples:
+            temporary = files.enter_context(replacing(sample.path))
+            lines = ",\n".join(json.dumps(record, ensure_ascii=False, allow_nan=False) for record in sample.records)
+            temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+            digests.append(sha256(temporary))
+            if sample.path.exists() and sha256(sample.path) != digests[-1] and not overwrite:
+                raise UserError(f"{sample.path} holds another sample; pass --overwrite, or write to another --root")
+            if check_images:
+                _read_back(temporary, sample.path, image_root)
+    for sample, digest in zip(samples, digests, strict=True):
+        output = {"file": sample.path.name, "records": len(sample.records), "sha256": digest}
+        write_json(sample.path.with_suffix(".manifest.json"), sample.manifest | {"output": output})
+        print(f"{sample.path}: {len(sample.records)} records, sha256 {digest[:12]}")
+
+
+def _read_back(written: Path, name: Path, image_root: Path | None) -> None:
+    try:
+        check_records(load_records([written], image_root), decode=False)
+    except UserError as error:
+        raise UserError(str(error).replace(str(written), str(name))) from error
 
 
 def shared_patients(arguments: argparse.Namespace) -> tuple[frozenset[str], dict[str, Any]]:
@@ -246,8 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 path = arguments.root / "annotations" / folder / f"{size}.json"
                 settings = replace(base, seed=seed)
                 samples.append(make_sample(questions, POLICIES[name], size, settings, path, facts))
-    for sample in samples:
-        write_sample(sample, arguments.image_root, not arguments.no_image_check, arguments.overwrite)
+    write_samples(samples, arguments.image_root, not arguments.no_image_check, arguments.overwrite)
     return 0
 
 
