@@ -3,7 +3,7 @@
     python -m tools.summarize output/sweep
     python -m tools.summarize output/sweep --baseline external_r1v_acc --output DIR
 
-A line is a setting: the mean over its seeds, and in brackets the 95% interval over patients (paired question by question
+A line is a setting: its mean over seeds, and in brackets the 95% interval over patients (paired question by question
 where it is a difference to the baseline, the same setting trained with the accuracy reward alone). The best of a column
 carries a star. Runs that failed or are missing are named in their line and do not enter its numbers. Writes
 summary.{json,md,csv,tex,html}, sizes.png and steps.png.
