@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -215,7 +216,7 @@ def test_an_interrupt_keeps_the_work_and_the_next_start_goes_on(loop, number):
     first = loop.sweep / loop.tag(4, 0)
     loop.wait_for((first / "checkpoint-1" / "trainer_state.json").exists)
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
     assert "start the same command again to go on" in err
     done = len(loop.steps(first.name))
@@ -251,7 +252,7 @@ def test_runs_go_side_by_side_on_the_gpus_named(loop):
     assert calls[1]["began"] < calls[0]["ended"]
     for gpus in ("3", "1,2"):
         own = [call for call in calls if call["gpus"] == gpus]
-        assert all(later["began"] >= earlier["ended"] for earlier, later in zip(own, own[1:], strict=False))
+        assert all(later["began"] >= earlier["ended"] for earlier, later in itertools.pairwise(own))
 
 
 def test_each_run_is_evaluated_when_asked_and_summarised(loop):
