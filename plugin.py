@@ -71,10 +71,10 @@ class GraphReward(ORM):
 
     kept_references = 8192
 
-    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
+    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, choice: str = "think"):
         if extract is None:
             # Asking for the name loads the extractor now, so that no model is loaded within a call.
-            logger.info(f"{type(self).__name__} reads texts with {extractor_name()}")
+            logger.info(f"{type(self).__name__} reads {choice} texts with {extractor_name()}")
         self.extract = extract or extract_knowledge_graph
         self.references: dict[str, dict] = {}
 
@@ -103,7 +103,7 @@ class KnowledgeGraphORM(GraphReward):
         if choice not in READINGS:
             raise ValueError(f"KG_TEXT={choice!r} is unknown; set KG_TEXT=think (the default) or KG_TEXT=whole")
         self.read_completion = READINGS[choice]
-        super().__init__(extract)
+        super().__init__(extract, choice)
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         predicted = [self.read_completion(completion) for completion in completions]
@@ -113,14 +113,14 @@ class KnowledgeGraphORM(GraphReward):
 class KnowledgeGraphF1ORM(GraphReward):
     """Mean of entity and relation F1 between the graphs of the two reasonings, in [0, 1].
 
-    Only a complete ``<think>`` span counts as a completion's reasoning. What neither graph has earns nothing, and None
-    says that the reference gives nothing to check.
+    Only a complete ``<think>`` span counts as a completion's reasoning. What neither graph has earns nothing, and where
+    the reference is empty there is nothing to earn.
     """
 
-    def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float | None]:
+    def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         predicted = [think_span(completion) or "" for completion in completions]
         pairs = self.pairs(predicted, [think_text(truth) for truth in solution])
-        return [graph_f1(mine, truth) if truth["entities"] else None for mine, truth in pairs]
+        return [graph_f1(mine, truth) if truth["entities"] else 0.0 for mine, truth in pairs]
 
 
 class FormatORM(ORM):

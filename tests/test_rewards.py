@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 import plugin
+from swift.llm.dataset import Record
 from swift.plugin import orms
 from swift.plugin.loader import build_rewards, required_columns, score
+from swift.trainers.data import PromptItem
+from swift.trainers.rlhf_trainer.groups import reward_columns
 from swift.utils.errors import UserError
+from tests.builders import random_completions
 from utils.answers import normalise_answers, parse_answers, think_text
 from utils.countdown import solves_countdown
 from utils.run_code import fenced_code, fraction_passed, run_python
@@ -185,7 +189,7 @@ STRICT_ACCURACY = [
     ("<answer>ap, pa</answer>", "<answer>pa</answer>", 1.0, 0.0, "gamed: both views"),
     ("<answer>m, f</answer>", "<answer>f</answer>", 1.0, 0.0, "gamed: both sexes"),
     (f"<answer>{ANSWERS}</answer>", "<answer>edema</answer>", 1.0, 0.0, "gamed: the whole vocabulary"),
-    ("<answer>effusion, edema, nodule</answer>", "<answer>edema</answer>", 1.0, 0.5, "gamed by listing: 2 * 1 / (3 + 1)"),
+    ("<answer>effusion, edema, nodule</answer>", "<answer>edema</answer>", 1.0, 0.5, "gamed by listing: 2 / (3 + 1)"),
     ("<answer>edema</answer>", "<answer>effusion, edema, nodule</answer>", 1.0, 0.5, "gamed: the surest of three"),
     ("<answer>left lung, right lung</answer>", "<answer>right lung, left lung</answer>", 1.0, 1.0, "both may be true"),
     ("<answer></answer>", "<answer></answer>", 1.0, 1.0, "nothing to list and nothing listed"),
@@ -212,8 +216,8 @@ STRICT_GRAPHS = [
     ("", "<think>a b</think>", 0.5, 0.0, "gamed: an empty completion"),
     ("a b", "<think>a b</think>", 1.0, 0.0, "reasoning has to be marked as such"),
     ("<think>a b c d e f g h</think>", "<think>a</think>", (1 / 8 + 1) / 2, 2 / 9, "gamed: the whole vocabulary"),
-    ("<think></think>", "<think></think>", 1.0, None, "gamed: nothing to check pays nothing and costs nothing"),
-    ("<think>a</think>", "<think></think>", 0.5, None, "a reference that says nothing"),
+    ("<think></think>", "<think></think>", 1.0, 0.0, "gamed: nothing to check, nothing to earn"),
+    ("<think>a</think>", "<think></think>", 0.5, 0.0, "a reference that says nothing"),
 ]  # fmt: skip
 
 
@@ -222,8 +226,9 @@ def test_graph_f1_is_not_gamed_where_the_faithful_jaccard_is(completion, solutio
     assert plugin.KnowledgeGraphORM(WordGraphs())([completion], solution=[solution]) == pytest.approx([faithful]), (
         reason
     )
-    [score] = plugin.KnowledgeGraphF1ORM(WordGraphs())([completion], solution=[solution])
-    assert score == (strict if strict is None else pytest.approx(strict)), reason
+    assert plugin.KnowledgeGraphF1ORM(WordGraphs())([completion], solution=[solution]) == pytest.approx([strict]), (
+        reason
+    )
 
 
 def test_graph_f1_takes_each_rows_own_reference_and_keeps_it():
@@ -263,6 +268,15 @@ def test_length_falls_in_a_straight_line_over_the_last_fifth(tokens, expected):
     # 100 tokens at most, of which the last 20 are the cache.
     reward = plugin.SoftLengthORM(max_completion_length=100)
     assert reward(["x"], completion_tokens=[tokens]) == pytest.approx([expected])
+
+
+def test_the_trainer_counts_tokens_for_its_rewards():
+    records = [Record((), (), "a", {"idx": number}, "s") for number in range(2)]
+    items = [PromptItem(number, record, None) for number, record in enumerate(records)]
+    completions = random_completions(6, longest=5)
+    columns = reward_columns(items, 3, completions)
+    assert columns["completion_tokens"] == [len(ids) for ids in completions.token_lists()]
+    assert columns["idx"] == [0, 0, 0, 1, 1, 1]
 
 
 def test_length_counts_with_a_tokenizer_where_nobody_has_counted():

@@ -22,7 +22,7 @@ LENGTH = "completion_length"
 
 def label_of(setting: Sequence[str], shown: Sequence[int]) -> str:
     """A setting's name in a legend: the values at the positions ``shown``."""
-    names = {"learning_rate": "lr ", "generations": "G ", "beta": "beta "}
+    names = {"size": "size ", "learning_rate": "lr ", "generations": "G ", "beta": "beta "}
     parts = [f"{names.get(SETTINGS[position], '')}{setting[position]}" for position in shown]
     return ", ".join(parts).replace("external_", "").replace(" ,", ",")
 
@@ -83,7 +83,11 @@ def draw_steps(rows: Sequence[Row], path: Path) -> Path | None:
                 style = STYLES[sizes.index(row.setting[SIZE]) % len(STYLES)]
                 axes.plot(steps, smoothed(values), style, color=colour, linewidth=1.6,
                           label=label_of(row.setting, shown))  # fmt: skip
-        title = "Completion length (tokens)" if name == LENGTH else name.replace("rewards/external_", "reward: ")
+        title = (
+            "Completion length (tokens)"
+            if name == LENGTH
+            else name.replace("rewards/", "reward: ").replace("external_", "").capitalize()
+        )
         _finish(axes, title, "step")
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
