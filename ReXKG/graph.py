@@ -109,6 +109,15 @@ def relation_scores(predicted: Graph, reference: Graph) -> Scores:
     return set_scores(relation_triples(predicted), relation_triples(reference))
 
 
+def graph_f1(predicted: Graph, reference: Graph) -> float:
+    """The mean of entity F1 and relation F1. Where neither graph has a relation (or an entity), the other F1 alone: an
+    absence on both sides earns nothing. 1.0 for two empty graphs."""
+    parts = [(entity_pairs(predicted), entity_pairs(reference))]
+    parts.append((relation_triples(predicted), relation_triples(reference)))
+    scores = [set_scores(mine, truth).f1 for mine, truth in parts if mine or truth]
+    return sum(scores) / len(scores) if scores else 1.0
+
+
 def asserted(graph: Graph) -> set[tuple[str, str]]:
     """The disorders and devices that the text says are there, as (text, type) pairs."""
     return {pair for pair in graph["entities"].items() if pair[1] in ASSERTED_TYPES}

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from swift.llm.checkpoint import newest_checkpoint
 from swift.utils.errors import UserError
+from swift.utils.run_folder import newest_checkpoint
 from tools.demo_world.dataset import WorldConfig
 from tools.demo_world.policy import write_policy
 from tools.make_demo import make_demo

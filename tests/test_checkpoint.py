@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from bench.load_checkpoint import measure, write_checkpoint
 from swift.llm import model as loading
 from swift.llm.adapters import WEIGHTS, fill_adapter
-from swift.llm.checkpoint import finished_step, is_small, newest_checkpoint, resolve_checkpoint, save_policy
+from swift.llm.checkpoint import is_small, resolve_checkpoint, save_policy
 from swift.llm.model import attention_implementation, load_policy
 from swift.llm.policy import trainable_parameters
 from swift.utils.errors import UserError
+from swift.utils.run_folder import finished_step, newest_checkpoint
 from tests.builders import tiny_model
 
 

@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 from safetensors.torch import load_file
 
-from swift.llm.checkpoint import newest_checkpoint
+from swift.utils.run_folder import newest_checkpoint
 from tests.builders import ROOT, rlhf_command, run_python
 from tests.test_grpo_trainer import make_trainer
 

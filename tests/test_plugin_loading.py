@@ -229,13 +229,20 @@ import inspect
 import torch
 from swift.plugin import orms
 
+class Words:
+    def encode(self, text, add_special_tokens):
+        return text.split()
+
 class GRPOTrainer:
     def __init__(self, model=None, ref_model=None, reward_model=None, reward_funcs=None, *_args, **kwargs):
         self.model, self.args = model, kwargs["args"]
         self.reward_funcs = []
         for name in reward_funcs:
-            wanted = [key for key in inspect.signature(orms[name].__init__).parameters if hasattr(self.args, key)]
-            self.reward_funcs.append(orms[name](**{key: getattr(self.args, key) for key in wanted}))
+            parameters = inspect.signature(orms[name].__init__).parameters
+            settings = {key: getattr(self.args, key) for key in parameters if hasattr(self.args, key)}
+            if "tokenizer" in parameters:
+                settings["tokenizer"] = Words()
+            self.reward_funcs.append(orms[name](**settings))
 
     def rewards(self, completions, **columns):
         return [torch.tensor(reward(completions, **columns), dtype=torch.float32) for reward in self.reward_funcs]
@@ -274,7 +281,8 @@ class Model(torch.nn.Module):
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 
 names = [name for name in swift.plugin.orms if name != "external_math_acc"]
-args = SimpleNamespace(per_device_train_batch_size=8, gradient_accumulation_steps=2)
+args = SimpleNamespace(per_device_train_batch_size=8, gradient_accumulation_steps=2, max_completion_length=4,
+                       soft_cache_length=2)
 trainer = GRPOTrainer(Model(), None, None, names, args=args)
 texts = ["<think>Small right pleural effusion.</think><answer>yes</answer>"] * 2
 columns = {"solution": texts, "messages": [[], []], "nums": [[1], [1]], "target": [1, 1]}
@@ -306,17 +314,20 @@ def test_plugin_py_registers_rewards_and_freezing_under_ms_swift(tmp_path):
     )
     assert process.returncode == 0, process.stderr
     registered, rewards, trainable, tied = process.stdout.splitlines()
-    assert registered == str(
-        sorted(
-            f"external_{name}"
-            for name in ("r1v_acc", "kg_jac", "math_acc", "math_format", "countdown", "code_reward", "code_format")
-        )
-    )
-    # The completions repeat their solutions: right, the same graph, well formed; no sum and no code.
+    names = (
+        "r1v_acc", "acc_strict", "kg_jac", "kg_f1", "format", "length", "math_acc", "math_format", "countdown",
+        "code_reward", "code_format",
+    )  # fmt: skip
+    assert registered == str(sorted(f"external_{name}" for name in names))
+    # The completions repeat their solutions: right, the same graph, well formed, four words; no sum and no code.
     assert rewards == str(
         {
             "external_r1v_acc": [1.0, 1.0],
+            "external_acc_strict": [1.0, 1.0],
             "external_kg_jac": [1.0, 1.0],
+            "external_kg_f1": [1.0, 1.0],
+            "external_format": [1.0, 1.0],
+            "external_length": [-1.0, -1.0],
             "external_math_format": [1.0, 1.0],
             "external_countdown": [0.0, 0.0],
             "external_code_reward": [0.0, 0.0],

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from swift.cli.rlhf import main
-from swift.llm.checkpoint import finished_step, newest_checkpoint
+from swift.utils.run_folder import finished_step, newest_checkpoint
 from tests.builders import rlhf_command, run_python
 
 # Two prompts a step of twelve: an epoch is six steps, so nine of them cross into the second.

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 import plugin
+from swift.llm.dataset import Record
 from swift.plugin import orms
 from swift.plugin.loader import build_rewards, required_columns, score
+from swift.trainers.data import PromptItem
+from swift.trainers.rlhf_trainer.groups import reward_columns
 from swift.utils.errors import UserError
+from tests.builders import random_completions
 from utils.answers import normalise_answers, parse_answers, think_text
 from utils.countdown import solves_countdown
 from utils.run_code import fenced_code, fraction_passed, run_python
@@ -171,6 +175,128 @@ FORMAT = [
 @pytest.mark.parametrize(("completion", "expected", "reason"), FORMAT)
 def test_format_truth_table(completion, expected, reason):
     assert plugin.MathFormatORM()([completion]) == [expected], reason
+
+
+ANSWERS = "yes, no, m, f, ap, pa, left lung, right lung, effusion, edema, nodule, heart"  # a whole vocabulary
+
+# (what the model said, the truth, faithful score, strict score, why)
+STRICT_ACCURACY = [
+    ("asdf", "<answer>yes</answer>", 0.0, 0.0, "garbage"),
+    ("<answer>yes</answer>", "<answer>yes</answer>", 1.0, 1.0, "right"),
+    ("<answer>no</answer>", "<answer>yes</answer>", 0.0, 0.0, "wrong"),
+    ("<answer>yes, no</answer>", "<answer>yes</answer>", 1.0, 0.0, "gamed: both answers contradict each other"),
+    ("<answer>no, yes, no</answer>", "<answer>no</answer>", 1.0, 0.0, "gamed in another order"),
+    ("<answer>ap, pa</answer>", "<answer>pa</answer>", 1.0, 0.0, "gamed: both views"),
+    ("<answer>m, f</answer>", "<answer>f</answer>", 1.0, 0.0, "gamed: both sexes"),
+    (f"<answer>{ANSWERS}</answer>", "<answer>edema</answer>", 1.0, 0.0, "gamed: the whole vocabulary"),
+    ("<answer>effusion, edema, nodule</answer>", "<answer>edema</answer>", 1.0, 0.5, "gamed by listing: 2 / (3 + 1)"),
+    ("<answer>edema</answer>", "<answer>effusion, edema, nodule</answer>", 1.0, 0.5, "gamed: the surest of three"),
+    ("<answer>left lung, right lung</answer>", "<answer>right lung, left lung</answer>", 1.0, 1.0, "both may be true"),
+    ("<answer></answer>", "<answer></answer>", 1.0, 1.0, "nothing to list and nothing listed"),
+    ("<answer></answer>", "<answer>edema</answer>", 0.0, 0.0, "nothing listed"),
+    ("<answer>edema</answer>", "<answer></answer>", 0.0, 0.0, "nothing to list"),
+    ("Yes. The heart is large.", "yes! It is.", 1.0, 1.0, "prose: the first sentences"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("completion", "solution", "faithful", "strict", "reason"), STRICT_ACCURACY)
+def test_strict_accuracy_is_not_gamed_where_the_faithful_one_is(completion, solution, faithful, strict, reason):
+    assert plugin.MultiModalAccuracyORM()([completion], solution=[solution]) == [faithful], reason
+    assert plugin.StrictAccuracyORM()([completion], solution=[solution]) == pytest.approx([strict]), reason
+
+
+# Of words as entities and a:b as relations (WordGraphs). F1 = 2 * shared / (mine + theirs), of either kind.
+STRICT_GRAPHS = [
+    ("<think>x</think>", "<think>a:b</think>", 0.0, 0.0, "garbage"),
+    ("<think>a:b</think>", "<think>a:b</think>", 1.0, 1.0, "the same graph"),
+    ("<think>a:b c</think>", "<think>a:b</think>", 5 / 6, (4 / 5 + 1) / 2, "one entity too many"),
+    ("<think></think>", "<think>a b</think>", 0.5, 0.0, "gamed: says nothing, so relates nothing"),
+    ("<think>x</think>", "<think>a</think>", 0.5, 0.0, "gamed: no relation on either side"),
+    ("<think>a</think>", "<think>a b</think>", (1 / 2 + 1) / 2, 2 / 3, "relations neither has are left out"),
+    ("", "<think>a b</think>", 0.5, 0.0, "gamed: an empty completion"),
+    ("a b", "<think>a b</think>", 1.0, 0.0, "reasoning has to be marked as such"),
+    ("<think>a b c d e f g h</think>", "<think>a</think>", (1 / 8 + 1) / 2, 2 / 9, "gamed: the whole vocabulary"),
+    ("<think></think>", "<think></think>", 1.0, 0.0, "gamed: nothing to check, nothing to earn"),
+    ("<think>a</think>", "<think></think>", 0.5, 0.0, "a reference that says nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("completion", "solution", "faithful", "strict", "reason"), STRICT_GRAPHS)
+def test_graph_f1_is_not_gamed_where_the_faithful_jaccard_is(completion, solution, faithful, strict, reason):
+    assert plugin.KnowledgeGraphORM(WordGraphs())([completion], solution=[solution]) == pytest.approx([faithful]), (
+        reason
+    )
+    assert plugin.KnowledgeGraphF1ORM(WordGraphs())([completion], solution=[solution]) == pytest.approx([strict]), (
+        reason
+    )
+
+
+def test_graph_f1_takes_each_rows_own_reference_and_keeps_it():
+    extract = WordGraphs()
+    reward = plugin.KnowledgeGraphF1ORM(extract)
+    thoughts = [f"<think>{text}</think>" for text in ("a", "b", "a")]
+    assert reward(thoughts, solution=["a", "b", "b"]) == [1.0, 1.0, 0.0]
+    reward(thoughts[:1], solution=["b"])
+    assert extract.calls == [["a", "b"], []]
+
+
+def test_graph_f1_ignores_the_switch_of_the_faithful_reward(monkeypatch):
+    monkeypatch.setenv("KG_TEXT", "whole")
+    assert plugin.KnowledgeGraphF1ORM(WordGraphs())(["<think>a</think> b"], solution=["<think>a</think>"]) == [1.0]
+
+
+STRICT_FORMAT = [
+    ("asdf", 0.0, 0.0, "garbage"),
+    ("<think>a</think><answer>b</answer>", 1.0, 1.0, "the shape"),
+    ("<think></think><answer>yes</answer>", 1.0, 0.0, "gamed: empty reasoning"),
+    ("<think> \n </think><answer>yes</answer>", 1.0, 0.0, "gamed: blank reasoning"),
+    ("<think>a</think><answer></answer>", 1.0, 1.0, "an empty answer is the right one to some questions"),
+    ("<think>a</think><answer>b</answer>!", 0.0, 0.0, "words after"),
+]
+
+
+@pytest.mark.parametrize(("completion", "faithful", "strict", "reason"), STRICT_FORMAT)
+def test_the_stricter_format_wants_reasoning(completion, faithful, strict, reason):
+    assert plugin.MathFormatORM()([completion]) == [faithful], reason
+    assert plugin.FormatORM()([completion]) == [strict], reason
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(0, 0.0), (80, 0.0), (81, -0.05), (90, -0.5), (99, -0.95), (100, -1.0), (130, -1.0)]
+)
+def test_length_falls_in_a_straight_line_over_the_last_fifth(tokens, expected):
+    # 100 tokens at most, of which the last 20 are the cache.
+    reward = plugin.SoftLengthORM(max_completion_length=100)
+    assert reward(["x"], completion_tokens=[tokens]) == pytest.approx([expected])
+
+
+def test_the_trainer_counts_tokens_for_its_rewards():
+    records = [Record((), (), "a", {"idx": number}, "s") for number in range(2)]
+    items = [PromptItem(number, record, None) for number, record in enumerate(records)]
+    completions = random_completions(6, longest=5)
+    columns = reward_columns(items, 3, completions)
+    assert columns["completion_tokens"] == [len(ids) for ids in completions.token_lists()]
+    assert columns["idx"] == [0, 0, 0, 1, 1, 1]
+
+
+def test_length_counts_with_a_tokenizer_where_nobody_has_counted():
+    class Words:
+        def encode(self, text, add_special_tokens):
+            return text.split()
+
+    reward = plugin.SoftLengthORM(max_completion_length=4, soft_cache_length=2, tokenizer=Words())
+    assert reward(["a b", "a b c", "a b c d"]) == [0.0, -0.5, -1.0]
+
+
+def test_length_takes_its_constants_from_the_arguments_and_refuses_impossible_ones():
+    settings = type("Settings", (), {"max_completion_length": 10, "soft_cache_length": 5})()
+    [(_, reward)] = build_rewards(["external_length"], settings)
+    assert reward(["x"], completion_tokens=[6]) == pytest.approx([-0.2])
+    settings.soft_cache_length = 11
+    with pytest.raises(UserError, match=r"external_length.*soft_cache_length 11 must be in 1..max_completion_length"):
+        build_rewards(["external_length"], settings)
+    with pytest.raises(ValueError, match="needs the column completion_tokens, or a tokenizer"):
+        plugin.SoftLengthORM()(["x"])
 
 
 COUNTDOWN = [
@@ -348,8 +474,8 @@ def test_code_format_truth_table(completion, info, expected, reason):
     assert plugin.CodeFormatORM()([completion], verification_info=[info]) == [expected], reason
 
 
-def test_every_published_name_is_registered():
-    names = "r1v_acc kg_jac math_acc math_format countdown code_reward code_format"
+def test_every_name_is_registered():
+    names = "r1v_acc kg_jac math_acc math_format countdown code_reward code_format acc_strict kg_f1 format length"
     assert {f"external_{name}" for name in names.split()} <= set(orms)
 
 
@@ -410,7 +536,7 @@ def test_an_instance_is_used_as_it_is(registered):
     [
         ([], "--reward_funcs is empty"),
         (["external_rlv_acc"], "unknown reward 'external_rlv_acc'; did you mean 'external_r1v_acc'"),
-        (["zzzz"], "unknown reward 'zzzz'; known: external_code_format, "),
+        (["zzzz"], "unknown reward 'zzzz'; known: external_acc_strict, "),
         (["external_kg_jac", "external_kg_jac"], "names 'external_kg_jac' twice"),
     ],
 )

@@ -23,9 +23,14 @@ def answer_span(text: str) -> str | None:
     return _first_span(text, "answer")
 
 
+def think_span(text: str) -> str | None:
+    """The inside of the first ``<think>...</think>``, trimmed; None where there is no complete span."""
+    return _first_span(text, "think")
+
+
 def think_text(text: str) -> str:
     """The inside of the first ``<think>...</think>``, trimmed; the whole text where there is no complete span."""
-    span = _first_span(text, "think")
+    span = think_span(text)
     return text.strip() if span is None else span
 
 

@@ -11,7 +11,6 @@ layout too (layouts.py); what is written is native.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from swift.llm.shards import copy_tensors, find_shards, list_tensors
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
 from swift.utils.logger import get_logger
+from swift.utils.run_folder import newest_checkpoint
 
 logger = get_logger()
 
@@ -45,25 +45,6 @@ def resolve_checkpoint(path: str | Path) -> Path:
         )
     logger.info("%s is a run: taking its newest checkpoint, %s", path, newest.name)
     return newest
-
-
-def newest_checkpoint(run: str | Path) -> Path | None:
-    """The ``checkpoint-N`` with the highest N that was written to the end; None without one."""
-    found = [path for path in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        if finished_step(path) is not None:
-            return path
-        logger.warning("%s was not written to the end: passing it over", path)
-    return None
-
-
-def finished_step(checkpoint: str | Path) -> int | None:
-    """The optimizer steps behind a checkpoint; None where it was not written to the end, that is where its
-    trainer_state.json, which is written last, is missing or cut."""
-    try:
-        return json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def is_adapter(path: Path) -> bool:

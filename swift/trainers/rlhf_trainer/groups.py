@@ -76,8 +76,10 @@ class Rollout:
         )
 
 
-def reward_columns(items: Sequence[PromptItem], group_size: int) -> dict[str, list[Any]]:
-    """Every dataset column, and `solution`, as a list aligned with the completions; None where a record lacks it."""
+def reward_columns(items: Sequence[PromptItem], group_size: int, completions: Completions) -> dict[str, list[Any]]:
+    """Every dataset column, `solution`, and `completion_tokens` (how many, the end token counted), as lists aligned
+    with the completions; None where a record lacks it."""
     names = sorted({name for item in items for name in item.record.columns} | {"solution"})
     rows = [{**item.record.columns, "solution": item.record.solution} for item in items]
-    return {name: [row.get(name) for row in rows for _ in range(group_size)] for name in names}
+    columns = {name: [row.get(name) for row in rows for _ in range(group_size)] for name in names}
+    return columns | {"completion_tokens": completions.lengths.tolist()}

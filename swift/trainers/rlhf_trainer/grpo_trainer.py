@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swift.llm.checkpoint import finished_step
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.templates import Template
@@ -36,6 +35,7 @@ from swift.trainers.rlhf_trainer.rollout import Sampling, generate, prompt_unifo
 from swift.trainers.rlhf_trainer.scoring import score
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
+from swift.utils.run_folder import finished_step
 
 logger = get_logger()
 
@@ -171,7 +171,7 @@ class GRPOTrainer(PolicyTrainer):
         tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
         texts = ["".join(pieces) for pieces in tokens]
         sampled = time.perf_counter()
-        rewards = score_rewards(self.rewards, texts, reward_columns(items, size))
+        rewards = score_rewards(self.rewards, texts, reward_columns(items, size, completions))
         rewards = torch.as_tensor(rewards, dtype=torch.float32, device=device)
         advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size)
         self.means.add("seconds/rollout", sampled - started, 0)
@@ -245,7 +245,7 @@ class GRPOTrainer(PolicyTrainer):
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
         completions = generate(self.model, prompts, 1, replace(self.sampling, temperature=0), shared=self.paths.shared)
         texts = ["".join(self.template.decode_tokens(ids)) for ids in completions.token_lists()]
-        rewards = torch.as_tensor(score_rewards(self.rewards, texts, reward_columns(items, 1)))
+        rewards = torch.as_tensor(score_rewards(self.rewards, texts, reward_columns(items, 1, completions)))
         self._observe_rewards(rewards, means)
         means.add("completion_length", float(completions.lengths.sum()), len(completions))
 

@@ -1,0 +1,184 @@
+"""Which items of a pool a sampling policy takes. Pure functions: equal arguments give equal answers.
+
+    uniform       the same number of every question type, as far as they go
+    hard_uniform  the same among hard items: those whose pass rate lies in a range
+    random        any items
+    hard_random   any hard items
+
+Within a question type the order of items depends on the seed alone, so a smaller sample lies within a larger one
+wherever its quotas do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from swift.utils.errors import UserError
+
+EVERYTHING = "all"  # the one stratum of the random policies
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How items are chosen."""
+
+    name: str
+    hard: bool
+    stratified: bool
+
+
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        Policy("uniform", hard=False, stratified=True),
+        Policy("hard_uniform", hard=True, stratified=True),
+        Policy("random", hard=False, stratified=False),
+        Policy("hard_random", hard=True, stratified=False),
+    )
+}
+ALIASES = {"uniform_sample": "uniform", "hard_sample": "hard_uniform"}  # names in the published README
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a draw depends on beside pool, policy and size."""
+
+    seed: int = 42
+    quotas: str = "equal"  # equal: every stratum weighs the same; proportional: as much as it has in the pool
+    pass_rate: tuple[float, float] = (0.0, 0.5)  # of hard items, both ends included
+    strict: bool = False  # refuse to borrow from other strata
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidates for a sample, as far as choosing needs to know them; all sequences are [N]."""
+
+    name: str
+    keys: Sequence[object]  # equal in two pools where they hold the same question
+    strata: Sequence[str]
+    pass_rates: Sequence[float] | None  # share of the model's answers that were right; None: not known
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """What became of one stratum: how many it was to give, had, and gave."""
+
+    wanted: int
+    available: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Positions taken from a pool, in its order, and the account of its strata by name."""
+
+    positions: list[int]
+    strata: dict[str, Stratum]
+
+
+def largest_remainder(
+    total: int, weights: Mapping[str, Fraction | int], room: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """``total`` in whole parts as ``weights`` have it: each ideal part rounded down, and what is left to the largest
+    remainders, one each. Equal remainders go to the larger ``room``, then by name."""
+    whole = sum(weights.values())
+    ideal = {name: Fraction(total) * weight / whole for name, weight in weights.items()}
+    quotas = {name: int(part) for name, part in ideal.items()}
+    order = sorted(ideal, key=lambda name: (quotas[name] - ideal[name], -(room or {}).get(name, 0), name))
+    for name in order[: total - sum(quotas.values())]:
+        quotas[name] += 1
+    return quotas
+
+
+def apportion(total: int, weights: Mapping[str, Fraction | int], room: Mapping[str, int]) -> dict[str, int]:
+    """`largest_remainder` where no part exceeds its ``room``: strata that are too small give all they have, and the
+    others share the rest by their weights. The room must suffice for ``total``."""
+    quotas: dict[str, int] = {}
+    still_open = dict(weights)
+    while still_open:
+        parts = largest_remainder(total - sum(quotas.values()), still_open, room)
+        full = [name for name, part in parts.items() if part > room[name]]
+        if not full:
+            return quotas | parts
+        for name in full:
+            quotas[name] = room[name]
+            del still_open[name]
+    return quotas
+
+
+def draw(pool: Pool, policy: Policy, size: int, settings: Settings, taken: frozenset = frozenset()) -> Draw:
+    """``size`` positions of a pool, none whose key is in ``taken``.
+
+    Raises UserError where there are too few candidates, difficulty is not known, or, with ``strict``, a stratum is too
+    small.
+    """
+    strata = pool.strata if policy.stratified else [EVERYTHING] * len(pool.keys)
+    members: dict[str, list[int]] = {name: [] for name in sorted(set(strata))}
+    for position in _candidates(pool, policy, settings, taken):
+        members[strata[position]].append(position)
+    room = {name: len(positions) for name, positions in members.items()}
+    if sum(room.values()) < size:
+        what = "hard items" if policy.hard else "items"
+        raise UserError(
+            f"{policy.name}: pool {pool.name} has {sum(room.values())} {what} for a sample of {size}; ask for fewer"
+            + (", or widen --pass_rate" if policy.hard else "")
+        )
+    weights = dict.fromkeys(members, 1)
+    if settings.quotas == "proportional":
+        weights = dict.fromkeys(members, 0)
+        for name in strata:
+            weights[name] += 1
+    wanted = largest_remainder(size, weights, room)
+    quotas = apportion(size, weights, room)
+    short = [name for name in members if room[name] < wanted[name]]
+    if short and settings.strict:
+        raise UserError(
+            f"{policy.name} of {size}: pool {pool.name} has {room[short[0]]} of the {wanted[short[0]]} items of "
+            f"stratum {short[0]!r}{_and_more(short)}; ask for fewer, or leave --strict out to borrow from other strata"
+        )
+    positions = [
+        position
+        for name, candidates in members.items()
+        for position in _shuffled(candidates, (settings.seed, pool.name, name))[: quotas[name]]
+    ]
+    account = {name: Stratum(wanted[name], room[name], quotas[name]) for name in members}
+    return Draw(sorted(positions), account)
+
+
+def borrowing(draws: Draw) -> str | None:
+    """One line that says which strata were too small and what others gave for them; None where none was."""
+    short = {name: part for name, part in draws.strata.items() if part.available < part.wanted}
+    if not short:
+        return None
+    missing = sum(part.wanted - part.available for part in short.values())
+    named = ", ".join(f"{name} has {part.available} of {part.wanted}" for name, part in short.items())
+    return f"{missing} items borrowed from other strata, because some are too small: {named}"
+
+
+def _candidates(pool: Pool, policy: Policy, settings: Settings, taken: frozenset) -> list[int]:
+    free = [position for position, key in enumerate(pool.keys) if key not in taken]
+    if not policy.hard:
+        return free
+    if pool.pass_rates is None:
+        raise UserError(
+            f"{policy.name}: pool {pool.name} says nothing of difficulty; its items need the field is_correct, "
+            "or pass --results with what evaluate.py wrote for them"
+        )
+    low, high = settings.pass_rate
+    return [position for position in free if low <= pool.pass_rates[position] <= high]
+
+
+def _shuffled(positions: list[int], key: tuple[object, ...]) -> list[int]:
+    """``positions`` in an order that depends on ``key`` alone."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    order = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32)).permutation(len(positions))
+    return [positions[index] for index in order]
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more strata are short)" if len(names) > 1 else ""

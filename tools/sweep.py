@@ -1,0 +1,226 @@
+"""Work through a sweep: train and evaluate its runs, some side by side, and tell how it went. For train_loop.sh.
+
+    train_loop.sh writes the plan | python -m tools.sweep --folder output/sweep --logs logs [--dry-run]
+
+Finished runs are skipped, broken ones resumed. A run that fails is noted and the others go on. SIGINT, SIGTERM or
+SIGHUP passes a SIGTERM on to the runs, which finish their step and write a checkpoint; a second one stops them at once,
+a third one kills them. Exit status: 0 when every run is finished, 1 when some failed, 130 when interrupted.
+<folder>/sweep.json holds every run that was ever planned for the folder, and what became of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
+from swift.utils.files import write_json
+from tools.sweep_jobs import POLL_SECONDS, ROOT, Job, locked, start_job
+from tools.sweep_runs import Run, Stage, next_stage, note_evaluation, note_start, parse_plan, read_object, step_of
+from tools.text_table import align
+
+
+class Ledger:
+    """sweep.json: settings, status and reason of every run by tag, those of earlier plans too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "sweep.json"
+        self.runs: dict[str, dict[str, Any]] = (read_object(self.path) or {}).get("runs", {})
+
+    def note(self, run: Run, status: str, reason: str = "", log: Path | None = None) -> None:
+        """Set what is known of a run, on disk as well."""
+        entry = {**run.settings, "folder": run.folder.name, "status": status, "reason": reason}
+        self.runs[run.tag] = entry | ({"log": str(log)} if log else {})
+        write_json(self.path, {"runs": dict(sorted(self.runs.items()))})
+
+
+@dataclass
+class Sweep:
+    """All runs of a plan, and as many jobs at once as there are ``slots`` (each None, or the GPUs of its jobs)."""
+
+    runs: list[Run]
+    ledger: Ledger
+    logs: Path
+    slots: deque[str | None]
+    lock: int
+    status_seconds: float
+    stops: int = 0
+    jobs: list[Job] = field(default_factory=list)
+    shown: float = 0.0
+
+    def work(self) -> int:
+        """Do all that is left; the exit status."""
+        started = time.monotonic()
+        waiting = deque((run, stage) for run in self.runs if (stage := self._due(run)) is not None)
+        while self.jobs or (waiting and not self.stops):
+            while waiting and self.slots and not self.stops:
+                self._start(*waiting.popleft(), self.slots.popleft())
+            for job in self.jobs:
+                if job.signals < self.stops:
+                    self._say(f"stopping {job.run.tag}; once more to {'kill it' if job.signals else 'stop at once'}")
+                    job.stop(self.stops)
+            for job in [job for job in self.jobs if job.process.poll() is not None]:
+                self._end(job)
+            self._show_status(time.monotonic() - started, len(waiting))
+            time.sleep(POLL_SECONDS)
+        return self._report()
+
+    def stop(self, *_: Any) -> None:
+        """The handler of the signals that interrupt a sweep."""
+        self.stops += 1
+
+    def _due(self, run: Run) -> Stage | None:
+        """What there is to do for a run; None, noted, where it is finished or cannot be done."""
+        try:
+            stage = next_stage(run)
+        except UserError as error:
+            self.ledger.note(run, "failed", str(error))
+            return None
+        self.ledger.note(run, "finished" if stage is Stage.NOTHING else "planned")
+        return None if stage is Stage.NOTHING else stage
+
+    def _start(self, run: Run, stage: Stage, gpus: str | None) -> None:
+        note_start(run)
+        self.jobs.append(start_job(run, stage, gpus, self.logs, self.lock))
+        log = self.jobs[-1].log
+        self.ledger.note(run, "running", log=log)
+        self._say(f"{stage.value}: {run.tag}{'' if gpus is None else f' on GPU {gpus}'}, log {log}")
+
+    def _end(self, job: Job) -> None:
+        """Note how a job ended; what was trained is evaluated in the same slot."""
+        self.jobs.remove(job)
+        stage, reason = _outcome(job)
+        if stage is Stage.EVALUATE and not reason and not self.stops:
+            self._start(job.run, stage, job.gpus)
+            return
+        self.slots.append(job.gpus)
+        if stage is Stage.NOTHING:
+            status = "finished"
+        elif self.stops:
+            status, reason = "interrupted", f"at step {step_of(job.run)}"
+        else:
+            status = "failed"
+        self.ledger.note(job.run, status, reason, job.log)
+        self._say(f"{status}: {job.run.tag}{f': {reason}' if reason else ''}")
+
+    def _show_status(self, seconds: float, waiting: int) -> None:
+        terminal = sys.stderr.isatty()
+        if not self.jobs or time.monotonic() - self.shown < (1.0 if terminal else self.status_seconds):
+            return
+        self.shown = time.monotonic()
+        ends = [self.ledger.runs[run.tag]["status"] for run in self.runs]
+        line = (
+            f"[{datetime.timedelta(seconds=int(seconds))}] {ends.count('finished')} of {len(ends)} finished, "
+            f"{ends.count('failed')} failed, {waiting} waiting; "
+            + "; ".join(f"{job.run.tag} {job.progress()}" for job in self.jobs)
+        )
+        if terminal:
+            line = f"\r\033[K{line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]}"
+        print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+    def _say(self, text: str) -> None:
+        print(f"{_over_status_line()}{text}", file=sys.stderr, flush=True)
+
+    def _report(self) -> int:
+        """Print what was not finished; the exit status."""
+        entries = {run.tag: self.ledger.runs[run.tag] for run in self.runs}
+        left = {tag: entry for tag, entry in entries.items() if entry["status"] != "finished"}
+        self._say(f"{len(entries) - len(left)} of {len(entries)} runs finished")
+        for tag, entry in left.items():
+            reason = f": {entry['reason']}" if entry["reason"] else ""
+            log = f" (log {entry['log']})" if "log" in entry else ""
+            self._say(f"{entry['status']}: {tag}{reason}{log}")
+        if self.stops:
+            self._say("interrupted; start the same command again to go on")
+            return INTERRUPTED
+        return int(bool(left))
+
+
+def _outcome(job: Job) -> tuple[Stage, str]:
+    """What a run whose job has ended needs next, and why it failed; "" where it did not."""
+    if job.process.returncode != 0:
+        return job.stage, job.last_words()
+    try:
+        if job.stage is Stage.EVALUATE:
+            note_evaluation(job.run)
+        stage = next_stage(job.run)
+    except UserError as error:
+        return job.stage, str(error)
+    if stage in (Stage.START, Stage.RESUME) or stage is job.stage:
+        return stage, "the program ended well but did not finish its work"
+    return stage, ""
+
+
+def _over_status_line() -> str:
+    return "\r\033[K" if sys.stderr.isatty() else ""
+
+
+def print_plan(runs: Sequence[Run]) -> int:
+    """What would be done: a table, the first run's commands, and why runs cannot be done; 1 where some cannot."""
+    rows, problems = [["run", "next", "data"]], []
+    for run in runs:
+        try:
+            stage = next_stage(run).value
+        except UserError as error:
+            stage = "fails"
+            problems.append(f"fails: {run.tag}: {error}")
+        rows.append([run.tag, stage, str(run.data)])
+    commands = [shlex.join(command) for command in (runs[0].train, runs[0].evaluate) if command]
+    print("\n\n".join([align(rows), *commands, *problems]))
+    return int(bool(problems))
+
+
+def _slots(gpus: Sequence[str], jobs: int) -> deque[str | None]:
+    """One entry a job that may run at once: the GPUs it is given. Jobs share the GPUs in turn."""
+    if jobs < 0:
+        raise UserError(f"JOBS {jobs} must be 1 or more")
+    return deque(gpus[number % len(gpus)] if gpus else None for number in range(jobs or max(1, len(gpus))))
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Flags of the command."""
+    parser = argparse.ArgumentParser(prog="python -m tools.sweep", description="Run a sweep.", allow_abbrev=False)
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the sweep: its runs, sweep.json, summary")
+    parser.add_argument("--logs", type=Path, required=True, help="folder of the logs")
+    parser.add_argument("--gpus", default="", help="GPUs to use, e.g. '0 1', or '0,1 2,3' for two a run")
+    parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a GPU)")
+    parser.add_argument("--status_seconds", type=float, default=30, help="between status lines, off a terminal")
+    parser.add_argument("--summarize", action="store_true", help="run tools.summarize at the end")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    return parser.parse_args(argv)
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the plan from standard input and work through it."""
+    arguments = parse_arguments(argv)
+    slots = _slots(arguments.gpus.split(), arguments.jobs)
+    runs = parse_plan(sys.stdin.read().removesuffix("\0").split("\0"))
+    if arguments.dry_run:
+        return print_plan(runs)
+    with locked(arguments.folder) as lock:
+        arguments.logs.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(arguments.folder)
+        sweep = Sweep(runs, ledger, arguments.logs, slots, lock, arguments.status_seconds)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, sweep.stop)
+        status = sweep.work()
+    if arguments.summarize and not sweep.stops:
+        summary = subprocess.run([sys.executable, "-m", "tools.summarize", arguments.folder], cwd=ROOT, check=False)
+        status = status or int(summary.returncode != 0)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

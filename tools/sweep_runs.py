@@ -1,0 +1,229 @@
+"""Runs of a sweep: what each was asked to do, and how far its folder has come.
+
+A plan is a list of texts, NUL-separated on the way here. A run begins with "@run" and has four parts:
+
+    @run  name=value ...  @train  command ...  @evaluate  command ...        (the last part only where wanted)
+
+The names are tag (of the run, its folder and its log), folder, data, and the settings that tell runs apart. A run
+folder holds what the trainer writes, and run.json: settings, digest of the data, and the evaluation that was finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from swift.utils.errors import UserError
+from swift.utils.files import write_json
+from swift.utils.run_folder import newest_checkpoint, trainer_state
+
+TRAINER = "swift.cli.rlhf"
+# Flags that say where or how a run is watched, not what it computes.
+INDIFFERENT = {"resume_from_checkpoint", "overwrite_output_dir", "output_dir", "disable_tqdm", "report_to"}
+ENVIRONMENT = ("FREEZE_NON_VISION_PARAMS", "REXKG_EXTRACTOR", "KG_TEXT", "CHEX_RUN_CODE")
+
+
+class Stage(StrEnum):
+    """What a run needs next."""
+
+    START = "start"
+    RESUME = "resume"
+    EVALUATE = "evaluate"
+    NOTHING = "finished"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a plan. ``settings`` has tag, folder and data as well."""
+
+    settings: dict[str, str]
+    train: tuple[str, ...]
+    evaluate: tuple[str, ...] = ()
+
+    @property
+    def tag(self) -> str:
+        return self.settings["tag"]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.settings["folder"])
+
+    @property
+    def data(self) -> Path:
+        return Path(self.settings["data"])
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps asked for; None where the data decide."""
+        value = flags_of(self.train).get("max_steps", ("-1",))[0]
+        return int(value) if int(value) > 0 else None
+
+
+def parse_plan(words: Sequence[str]) -> list[Run]:
+    """The runs of a plan. Raises UserError for one that is cut, empty, or names a tag twice."""
+    runs: list[Run] = []
+    for chunk in _chunks(words, "@run"):
+        head, *rest = _parts(chunk)
+        settings = dict(word.partition("=")[::2] for word in head)
+        if not rest or not rest[0] or not {"tag", "folder", "data"} <= settings.keys():
+            raise UserError("the plan is cut: a run lacks its tag, folder, data or command; see tools/launch.sh")
+        runs.append(Run(settings, *map(tuple, rest)))
+    tags = [run.tag for run in runs]
+    if len(set(tags)) < len(tags):
+        twice = next(tag for tag in tags if tags.count(tag) > 1)
+        raise UserError(f"run {twice} comes twice in the plan; name each size, type, seed and setting once")
+    if not runs:
+        raise UserError("the plan holds no runs; give at least one size, type and seed")
+    return runs
+
+
+def flags_of(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Values by flag, the last of a flag's occurrences; a flag that stands bare has none."""
+    flags: dict[str, tuple[str, ...]] = {}
+    name = None
+    for word in command:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            flags[name] = (value,) if equals else ()
+        elif name is not None:
+            flags[name] += (word,)
+    return flags
+
+
+def next_stage(run: Run) -> Stage:
+    """What is left to do for a run. Raises UserError where its data are missing, or its folder holds another run."""
+    digest = data_digest(run)
+    if not run.folder.is_dir() or not any(run.folder.iterdir()):
+        return Stage.START
+    kept = read_object(run.folder / "run.json")
+    known = (kept or {}).get("data_sha256")
+    if known is not None and known != digest:
+        raise UserError(f"{run.data} is not what {run.folder} was trained on; sample it again, or remove the folder")
+    written = read_object(run.folder / "args.json")
+    checkpoint = newest_checkpoint(run.folder)
+    if written is None:
+        if checkpoint is not None or kept is None:
+            raise UserError(f"{run.folder} holds something else, without a readable args.json; remove it")
+        return Stage.START
+    _refuse_another(run, written)
+    if checkpoint is None or not _is_last(checkpoint):
+        return Stage.RESUME
+    return Stage.NOTHING if not run.evaluate or _is_evaluated(run, kept or {}, checkpoint) else Stage.EVALUATE
+
+
+def note_start(run: Run) -> None:
+    """Write run.json where there is none, before anything else happens to a run."""
+    if read_object(run.folder / "run.json") is None:
+        write_json(run.folder / "run.json", {**run.settings, "data_sha256": data_digest(run)})
+
+
+def note_evaluation(run: Run) -> None:
+    """Add to run.json which evaluation is finished."""
+    checkpoint = newest_checkpoint(run.folder)
+    files = sorted(path.name for path in (run.folder / "eval").glob("*_results.json"))
+    if not files:
+        raise UserError(f"the evaluation left no result file in {run.folder / 'eval'}")
+    evaluation = {"flags": _evaluation_flags(run), "checkpoint": checkpoint.name, "files": files}
+    write_json(run.folder / "run.json", (read_object(run.folder / "run.json") or {}) | {"evaluation": evaluation})
+
+
+def step_of(run: Run) -> int:
+    """The last optimizer step that completions.jsonl tells of; 0 before the first."""
+    try:
+        with open(run.folder / "completions.jsonl", "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 2**20))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return 0
+
+
+def data_digest(run: Run) -> str:
+    """SHA-256 of the run's data. Raises UserError where the file is missing."""
+    try:
+        return hashlib.sha256(run.data.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"data {run.data} is missing ({error.strerror}); sample it with tools.sample_data") from error
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A file's JSON object; None where there is no such file, or another thing in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _refuse_another(run: Run, written: Mapping[str, Any]) -> None:
+    """Raise where args.json tells of other flags, or of environment switches that change what is computed."""
+    then, now = (_settings(flags_of(words)) for words in (written.get("command", []), run.train))
+    then |= {name: (written.get("environment") or {}).get(name) for name in ENVIRONMENT}
+    now |= {name: os.environ.get(name) for name in ENVIRONMENT}
+    for name in sorted(then.keys() | now.keys()):
+        before, after = then.get(name), now.get(name)
+        if before != after:
+            raise UserError(
+                f"{run.folder} holds another run: {name} was {_shown(before)} and is now {_shown(after)}; "
+                "remove the folder, or name another sweep"
+            )
+
+
+def _settings(flags: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    return {name: values for name, values in flags.items() if name not in INDIFFERENT}
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(" ".join(value) if isinstance(value, tuple) else value)
+
+
+def _is_last(checkpoint: Path) -> bool:
+    state = trainer_state(checkpoint)
+    return state["global_step"] >= state["max_steps"] > 0
+
+
+def _is_evaluated(run: Run, kept: Mapping[str, Any], checkpoint: Path) -> bool:
+    done = kept.get("evaluation") or {}
+    return (
+        done.get("flags") == _evaluation_flags(run)
+        and done.get("checkpoint") == checkpoint.name
+        and all((run.folder / "eval" / name).is_file() for name in done["files"])
+    )
+
+
+def _evaluation_flags(run: Run) -> dict[str, list[str]]:
+    flags = flags_of(run.evaluate)
+    return {name: list(values) for name, values in flags.items() if name not in ("model_path", "output_dir")}
+
+
+def _chunks(words: Sequence[str], mark: str) -> list[list[str]]:
+    """The stretches of ``words`` that follow a ``mark``."""
+    chunks: list[list[str]] = []
+    for word in words:
+        if word == mark:
+            chunks.append([])
+        elif chunks:
+            chunks[-1].append(word)
+    return chunks
+
+
+def _parts(chunk: Sequence[str]) -> list[list[str]]:
+    parts: list[list[str]] = [[]]
+    for word in chunk:
+        if word in ("@train", "@evaluate"):
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts

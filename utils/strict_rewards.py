@@ -1,0 +1,37 @@
+"""Formulas of the rewards that are harder to game than the published ones; ``plugin.py`` registers them."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from ReXKG.graph import set_scores
+from utils.answers import has_think_answer_shape, think_span
+
+# Both of a pair cannot be true of one question, so naming both says nothing.
+CONTRADICTIONS = (frozenset({"yes", "no"}), frozenset({"m", "f"}), frozenset({"ap", "pa"}))
+
+
+def answers_f1(predicted: Set[str], reference: Set[str]) -> float:
+    """F1 of two sets of answers, 1.0 where both are empty; 0.0 for a prediction that contradicts itself.
+
+    By F1 alone "yes, no" would be worth 2/3 and pay more than a guess, which is right half the time.
+    """
+    if any(pair <= predicted for pair in CONTRADICTIONS):
+        return 0.0
+    return set_scores(set(predicted), set(reference)).f1
+
+
+def reasons_then_answers(text: str) -> bool:
+    """True where the text is one ``<think>`` span that says something, then one ``<answer>`` span, and nothing else.
+
+    The answer may be empty: to some questions that is the right one.
+    """
+    return has_think_answer_shape(text) and bool(think_span(text))
+
+
+def soft_length_penalty(tokens: int, longest: int, cache: int) -> float:
+    """0.0 up to ``longest - cache`` tokens, falling in a straight line to -1.0 at ``longest`` and beyond.
+
+    Soft overlong punishment of DAPO (arXiv 2503.14476, equation 13).
+    """
+    return max(-1.0, min(0.0, (longest - cache - tokens) / cache))
