@@ -3,6 +3,7 @@ ruler."""
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from swift.utils.errors import UserError
-from utils.metrics import question_metrics
+from utils.metrics import ACCURACY_RULES, TRAINING_RULE, judge, question_metrics, reference_answers
 
 FIELDS = ("question", "generated_text", "num_tokens")
+PATTERN = "*_results.json"  # what evaluate.py calls its files
 # What a result says of its question's kind, with the name that tables give it.
 GROUPINGS = {
     "dataset": "file",
@@ -28,7 +30,7 @@ GROUPINGS = {
 class Run:
     """One policy's answers, in the order of the first run's questions, and their metrics, each array [N]."""
 
-    name: str  # sft, grpo, blind
+    name: str
     documents: list[dict[str, Any]]  # what the files say beside their results
     results: list[dict[str, Any]]
     metrics: dict[str, np.ndarray]
@@ -52,8 +54,33 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
                 "only one of them; compare runs over the same annotation files and --max_samples"
             )
         results = [by_key[key] for key in keys]
-        runs[name] = Run(name, [_facts(document) for document in documents], results, question_metrics(results))
+        runs[name] = Run(name, [_facts(document) for document in documents], results, score(results))
     return runs
+
+
+def score(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """`utils.metrics.question_metrics`, and ``accuracy_RULE`` for each rule of accuracy beside the training one."""
+    metrics = question_metrics(results)
+    verdicts = [judge(result["generated_text"], reference_answers(result)) for result in results]
+    for rule in ACCURACY_RULES:
+        if rule != TRAINING_RULE:
+            metrics.setdefault(f"accuracy_{rule}", np.array([verdict[rule] for verdict in verdicts], dtype=np.float64))
+    return metrics
+
+
+def find_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Result files: of a folder those that evaluate.py left in it, of a pattern those that match. Raises UserError
+    where there are none."""
+    files: list[Path] = []
+    for path in map(str, paths):
+        if Path(path).is_dir():
+            found = sorted(Path(path).glob(PATTERN))
+        else:
+            found = [Path(path)] if Path(path).exists() else sorted(map(Path, glob.glob(path)))
+        if not found:
+            raise UserError(f"no result file at {path}; pass files that evaluate.py wrote, or a folder that holds them")
+        files += found
+    return files
 
 
 def group_rows(results: Sequence[Mapping[str, Any]], field: str) -> dict[str, list[int]]:

@@ -1,77 +1,86 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const runs = ["sft", "grpo", "blind"].filter((name) => name in data.summary);
-const runNames = { sft: "SFT", grpo: "GRPO", blind: "blind (images shuffled)", difference: "GRPO − SFT" };
-const metricNames = { accuracy: "Accuracy", kg_jaccard: "KG Jaccard", entity_f1: "Entity F1", length: "Length" };
-const outcomeNames = {
-  fixed: "GRPO fixed", broke: "GRPO broke", both_wrong: "Both wrong", both_right: "Both right",
-};
-const typeNames = {
-  disorder_present: "present", disorder_notpresent: "absent", devices_present: "device", devices_notpresent: "no device",
-};
-const byId = (id) => document.getElementById(id);
-
-function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "line", "circle", "text", "title"].includes(tag);
-  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
+const runs = data.runs.map((_, index) => index);
+const labelOf = (run) => data.runs[run].label;
+const colorOf = (run) => `run${run % 8}`;
+const isLength = (metric) => metric === "length";
+const plotted = data.metrics.filter(({ name }) => !isLength(name)
+  && data.runs.every((run) => { const value = run.metrics[name]; return value && value.mean >= 0 && value.mean <= 1; }));
 
 function number(metric, value, signed = false) {
-  const text = metric === "length" ? value.toFixed(1) : value.toFixed(3);
-  return (signed && value >= 0 ? "+" : "") + text.replace("-", "−");
+  return (signed && value >= 0 ? "+" : "") + minus(value.toFixed(isLength(metric) ? 1 : 3));
+}
+
+function comparison(run, baseline) {
+  return data.comparisons.find((one) => one.run === data.runs[run].name && one.baseline === data.runs[baseline].name);
 }
 
 /* Overview */
 
 function header() {
-  document.title = data.title;
+  document.querySelector(".top").append(themeButton());
   byId("title").textContent = data.title;
-  const checkpoints = runs.map((run) => `${runNames[run]}: ${data.checkpoints[run].join(", ")}`).join("; ");
-  byId("facts").textContent = `${data.questions.toLocaleString("en")} questions about ${data.patients} patients. ` +
-    `${checkpoints}. Facts read by ${data.extractor}. ${data.date}.`;
-  const change = data.summary.difference.accuracy;
-  const verdict = change.lo > 0 ? "GRPO answers more questions right than SFT"
-    : change.hi < 0 ? "GRPO answers fewer questions right than SFT"
-      : "GRPO and SFT do not differ in accuracy beyond chance";
-  byId("lead").textContent = `${verdict}: ${data.outcomes.fixed} questions went from wrong to right and ` +
-    `${data.outcomes.broke} from right to wrong; ${data.outcomes.both_right} were right both times, ` +
-    `${data.outcomes.both_wrong} wrong both times.`;
+  const sources = data.runs.map(({ label, checkpoints, controls, skipped }) => {
+    const images = controls.filter((control) => control !== "none").map((control) => `, images ${control}`).join("");
+    return `${label}: ${checkpoints.join(", ") || "checkpoint unknown"}${images}${skipped ? `, ${skipped} questions skipped` : ""}`;
+  });
+  const pictures = data.images.some((address) => !address.startsWith("data:"))
+    ? " Images are not in this file: they show where their paths can be reached." : "";
+  byId("facts").textContent = `${data.questions.toLocaleString("en")} questions about ${data.patients.toLocaleString("en")} ` +
+    `patients. ${sources.join("; ")}. Facts read by ${data.extractor}. ${data.date}.${pictures}`;
+  byId("lead").textContent = lead();
+}
+
+function lead() {
+  const other = runs.find((run) => run !== data.baseline);
+  const found = other === undefined ? undefined : comparison(other, data.baseline);
+  if (!found) {
+    const { mean, lo, hi } = data.runs[data.baseline].metrics.accuracy;
+    return `${number("", mean)} of the questions are answered right, 95% interval ${number("", lo)} to ${number("", hi)}.`;
+  }
+  const change = found.difference.accuracy, [name, base] = [labelOf(other), labelOf(data.baseline)];
+  const verdict = change.lo > 0 ? `${name} answers more questions right than ${base}`
+    : change.hi < 0 ? `${name} answers fewer questions right than ${base}`
+      : `${name} and ${base} do not differ in accuracy beyond chance`;
+  const test = Object.values(found.mcnemar)[data.rules.indexOf("answer_overlap")];
+  return `${verdict}: ${test.gained} questions went from wrong to right and ${test.lost} from right to wrong.`;
 }
 
 function summaryTable() {
-  const columns = [...runs, "difference"];
-  const head = make("tr", {}, make("td"), ...columns.map((name) => make("th", { scope: "col" },
-    name === "difference" ? null : make("span", { class: `dot ${name}` }), runNames[name])));
-  const rows = Object.keys(data.summary.sft).map((metric) => make("tr", {},
-    make("th", { scope: "row" }, metricNames[metric]),
-    ...columns.map((name) => summaryCell(metric, data.summary[name][metric], name === "difference"))));
-  byId("summary").append(make("thead", {}, head), make("tbody", {}, ...rows));
+  const others = runs.filter((run) => run !== data.baseline && comparison(run, data.baseline));
+  const heads = [
+    ...runs.map((run) => make("th", { scope: "col" }, make("span", { class: `dot ${colorOf(run)}` }), labelOf(run))),
+    ...others.map((run) => make("th", { scope: "col" }, `${labelOf(run)} − ${labelOf(data.baseline)}`))];
+  const rows = data.metrics.map(({ name, label, direction }) => make("tr", {},
+    make("th", { scope: "row" }, label),
+    runs.map((run) => cell(name, data.runs[run].metrics[name])),
+    others.map((run) => cell(name, comparison(run, data.baseline).difference[name], direction))));
+  byId("summary").append(make("thead", {}, make("tr", {}, make("td"), heads)), make("tbody", {}, rows));
 }
 
-function summaryCell(metric, { mean, lo, hi }, signed) {
-  const direction = signed && metric !== "length" ? (lo > 0 ? "up" : hi < 0 ? "down" : "") : "";
-  return make("td", { class: direction }, number(metric, mean, signed),
-    make("small", {}, `[${number(metric, lo, signed)}, ${number(metric, hi, signed)}]`));
+/* `direction` is given for differences: 1 where more is better, -1 where less is. */
+function cell(metric, value, direction) {
+  if (!value) return make("td", {}, "–");
+  const signed = direction !== undefined, gain = Math.sign(value.lo) === Math.sign(value.hi) ? Math.sign(value.mean) : 0;
+  const tone = signed && gain * direction > 0 ? "up" : signed && gain * direction < 0 ? "down" : null;
+  return make("td", { class: tone }, number(metric, value.mean, signed),
+    make("small", {}, `[${number(metric, value.lo, signed)}, ${number(metric, value.hi, signed)}]`));
 }
 
 /* Interval plots: one row per item, one line per run, all on the same axis from 0 to 1. */
 
 function plot(parent, rows) {
-  const keys = runs.map((run) => make("span", {}, make("span", { class: `dot ${run}` }), runNames[run]));
-  parent.replaceChildren(make("div", { class: "keys" }, ...keys), ...rows.map(plotRow), axis());
+  const keys = runs.map((run) => make("span", {}, make("span", { class: `dot ${colorOf(run)}` }), labelOf(run)));
+  parent.replaceChildren(make("div", { class: "keys" }, keys), ...rows.map(plotRow), axis());
 }
 
+/* `points`: per run [mean, low, high], or null. */
 function plotRow({ label, note, points }) {
   const height = 13 * runs.length + 14;
-  const marks = runs.flatMap((run, index) => interval(run, points[run], 13.5 + 13 * index));
-  const values = runs.map((run) => points[run].mean.toFixed(2)).join("  ·  ");
+  const values = points.map((point) => (point ? point[0].toFixed(2) : "–")).join("  ·  ");
+  const marks = runs.flatMap((run) => (points[run] ? interval(run, points[run], 13.5 + 13 * run) : []));
   return make("div", { class: "row" },
     make("div", { class: "label" }, label, " ", make("small", {}, note)),
     make("div", { class: "plotted" }, make("svg", { height, role: "img", "aria-label": `${label}: ${values}` },
-      ...grid(height), ...marks)),
+      grid(height), marks)),
     make("div", { class: "values" }, values));
 }
 
@@ -79,129 +88,415 @@ function grid(height) {
   return [0, 25, 50, 75, 100].map((x) => make("line", { class: "grid", x1: `${x}%`, x2: `${x}%`, y1: 0, y2: height }));
 }
 
-function interval(run, { mean, lo, hi }, y) {
-  const at = (value) => `${100 * value}%`;
-  const words = `${runNames[run]}: ${mean.toFixed(3)} [${lo.toFixed(3)}, ${hi.toFixed(3)}]`;
+function interval(run, [mean, lo, hi], y) {
+  const at = (value) => `${100 * Math.min(Math.max(value, 0), 1)}%`;
+  const words = `${labelOf(run)}: ${mean.toFixed(3)} [${lo.toFixed(3)}, ${hi.toFixed(3)}]`;
   return [
-    make("line", { class: `whisker ${run}`, x1: at(lo), x2: at(hi), y1: y, y2: y }),
-    make("circle", { class: run, cx: at(mean), cy: y, r: 5 }, make("title", {}, words)),
+    make("line", { class: `whisker ${colorOf(run)}`, x1: at(lo), x2: at(hi), y1: y, y2: y }),
+    make("circle", { class: colorOf(run), cx: at(mean), cy: y, r: 5 }, make("title", {}, words)),
   ];
 }
 
 function axis() {
-  const ticks = [0, 25, 50, 75, 100].map((x) => make("text", { x: `${x}%`, y: 13 }, (x / 100).toString()));
+  const marks = [0, 25, 50, 75, 100].map((x) => make("text", { class: "middle", x: `${x}%`, y: 13 }, (x / 100).toString()));
   return make("div", { class: "row", "aria-hidden": "true" }, make("div"),
-    make("div", { class: "plotted" }, make("svg", { height: 18 }, ...ticks)), make("div"));
+    make("div", { class: "plotted" }, make("svg", { height: 18 }, marks)), make("div"));
 }
 
 function metricPlot() {
-  const metrics = Object.keys(data.summary.sft).filter((metric) => metric !== "length");
-  plot(byId("metrics"), metrics.map((metric) => ({
-    label: metricNames[metric], note: "",
-    points: Object.fromEntries(runs.map((run) => [run, data.summary[run][metric]])),
+  plot(byId("metrics"), plotted.map(({ name, label }) => ({
+    label, note: "",
+    points: data.runs.map(({ metrics: { [name]: { mean, lo, hi } } }) => [mean, lo, hi]),
   })));
 }
 
-/* Buttons of which one is pressed. */
-
-function choice(parent, labels, onChoose) {
-  const buttons = Object.entries(labels).map(([value, label]) => {
-    const button = make("button", { type: "button", "data-value": value }, label);
-    button.addEventListener("click", () => press(value));
-    return button;
-  });
-  function press(value) {
-    for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.value === value);
-    onChoose(value);
-  }
-  parent.append(...buttons);
-  press(Object.keys(labels)[0]);
-}
-
 function breakdowns() {
-  const filled = Object.entries(data.breakdown).filter(([, rows]) => rows.length);
-  if (!filled.length) return void byId("by-type").parentElement.remove();
-  choice(byId("groupings"), Object.fromEntries(filled.map(([label]) => [label, `by ${label}`])), (label) =>
-    plot(byId("breakdown"), data.breakdown[label].map((row) => ({
-      label: row.name.replaceAll("_", " "), note: `n = ${row.count}`, points: row,
-    }))));
+  const fields = data.fields.filter(({ name }) => data.breakdown[name]);
+  if (!fields.length) return void byId("by-type").parentElement.remove();
+  let [field, metric] = [fields[0].name, plotted[0].name];
+  const draw = () => plot(byId("breakdown"), data.breakdown[field].map(({ name, count, runs: points }) => ({
+    label: name.replaceAll("_", " "), note: `n = ${count}`, points: points.map((point) => point[metric]),
+  })));
+  byId("groupings").append(
+    picker("group by", fields.map(({ name, label }) => [name, label]), field, (value) => { field = value; draw(); }),
+    picker("metric", plotted.map(({ name, label }) => [name, label]), metric, (value) => { metric = value; draw(); }));
+  draw();
 }
 
-/* Cases */
+/* Calibration: one reliability curve per run and file that has one. */
 
-function caseCard(item) {
-  const card = make("article", { class: "case" },
-    make("div", { class: "images" }, ...item.images.map((name, index) => picture(name, index, item.images.length))),
-    make("div", {},
-      make("h3", {}, item.question),
-      make("p", { class: "tags" }, make("span", { class: "outcome" }, outcomeNames[item.outcome]),
-        ["", item.dataset, item.id, ...item.types].join(" · ").replaceAll("_", " ")),
-      make("div", { class: "outputs" }, reference(item), completion("SFT", item.sft), completion("GRPO", item.grpo))));
-  return { card, outcome: item.outcome, text: card.textContent.toLowerCase() };
+function calibration() {
+  const entries = data.runs.flatMap(({ label, calibration: files }, run) =>
+    files.map((file) => ({ run, label, file, bins: (file.bins ?? file.reliability ?? file.curve ?? []).filter((bin) => bin.count) })));
+  if (!entries.length) return;
+  byId("calibration").hidden = false;
+  byId("calibration").querySelector(".charts").append(...entries.map(({ run, label, file, bins }) => {
+    const words = Object.entries(file).filter(([, value]) => typeof value === "number")
+      .map(([name, value]) => `${name.replaceAll("_", " ")} ${minus(String(Math.round(value * 1000) / 1000))}`);
+    const series = [{ label: "share right", color: run % 8, x: bins.map((bin) => bin.confidence), y: bins.map((bin) => bin.accuracy), dots: true }];
+    const figure = bins.length ? chart({ title: `${label}, ${file.dataset}`, xName: "confidence", series, range: [0, 1], diagonal: true, height: 260 })
+      : make("figure", { class: "chart" }, make("h3", {}, `${label}, ${file.dataset}`));
+    figure.append(make("figcaption", { class: "note" }, words.join(", ")));
+    return figure;
+  }));
 }
 
-function picture(name, index, count) {
-  const image = make("img", { src: data.images[name], alt: "X-ray: its file is not within reach", loading: "lazy", tabindex: 0 });
-  image.addEventListener("click", () => image.classList.toggle("large"));
-  image.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") image.classList.toggle("large");
-    if (event.key === "Escape") image.classList.remove("large");
-  });
-  const caption = count > 1 ? make("figcaption", {}, `image ${index + 1} of ${count}`) : null;
-  return make("figure", {}, image, caption);
+/* Questions: what is chosen, and which are shown */
+
+const chosen = {
+  run: data.baseline, other: runs.find((run) => run !== data.baseline) ?? null,
+  rule: Math.max(0, data.rules.indexOf("answer_overlap")), outcome: "all", query: "", kinds: data.fields.map(() => ""),
+  view: "facts", open: -1,
+};
+let shown = []; // positions in data.cases
+
+const isRight = (item, run) => ((item.runs[run].right >> chosen.rule) & 1) === 1;
+const hasTokens = data.cases.some((item) => item.runs.some((answer) => answer.tokens));
+
+function outcomeOf(item) {
+  const right = isRight(item, chosen.run);
+  if (chosen.other === null) return right ? "right" : "wrong";
+  if (isRight(item, chosen.other)) return right ? "both right" : "fixed";
+  return right ? "broken" : "both wrong";
 }
 
-function marked(pieces) {
-  return make("p", {}, ...pieces.map(([text, mark]) => (mark ? make("mark", { class: mark }, text) : text)));
+const haystacks = [];
+function haystack(position) {
+  return haystacks[position] ??= searchable(data.cases[position]);
+}
+function searchable({ id, question, answer, reference, kinds, runs: answers }) {
+  return [id, question, answer.join(", "), reference, ...kinds, ...answers.map(({ text }) => text)].join("\n").toLowerCase();
+}
+
+function matches(item, position) {
+  return chosen.kinds.every((kind, field) => !kind || item.kinds[field] === kind)
+    && (chosen.outcome === "all" || outcomeOf(item) === chosen.outcome
+      || (chosen.outcome === "differ" && ["fixed", "broken"].includes(outcomeOf(item))))
+    && (!chosen.query || haystack(position).includes(chosen.query));
+}
+
+function refresh() {
+  shown = [...data.cases.keys()].filter((position) => matches(data.cases[position], position));
+  byId("shown").textContent = `${shown.length.toLocaleString("en")} of ${data.cases.length.toLocaleString("en")} questions`;
+  byId("comparison").textContent = comparisonWords();
+  byId("rows").style.height = `${Math.max(shown.length, 1) * ROW}px`;
+  byId("list").scrollTop = 0;
+  drawn.clear();
+  byId("rows").replaceChildren(...(shown.length ? [] : [make("p", { class: "nothing" }, "No question is like that.")]));
+  drawRows();
+  if (!shown.includes(chosen.open)) select(shown[0] ?? -1, { quietly: true });
+  else drawCase();
+}
+
+function comparisonWords() {
+  if (chosen.other === null) return "";
+  const counts = { fixed: 0, broken: 0, "both right": 0, "both wrong": 0 };
+  for (const item of data.cases) counts[outcomeOf(item)]++;
+  const words = `${labelOf(chosen.other)} against ${labelOf(chosen.run)}, right by ${data.rules[chosen.rule]}: ${counts.fixed} fixed, ` +
+    `${counts.broken} broken, ${counts["both right"]} right and ${counts["both wrong"]} wrong both times.`;
+  const found = comparison(chosen.other, chosen.run), rule = data.rules[chosen.rule];
+  const change = found?.difference[rule === "answer_overlap" ? "accuracy" : `accuracy_${rule}`];
+  if (!change) return words;
+  const p = found.mcnemar[rule].p_value;
+  return `${words} Accuracy ${number("", change.mean, true)} [${number("", change.lo, true)}, ${number("", change.hi, true)}]; ` +
+    `McNemar's exact p ${p < 0.0001 ? "< 0.0001" : `= ${short(p)}`} (takes questions for independent).`;
+}
+
+/* The list draws only the rows in sight. */
+
+const ROW = 76;
+const drawn = new Map(); // position in `shown` -> element
+
+function drawRows() {
+  const list = byId("list");
+  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 6);
+  const last = Math.min(shown.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 6);
+  for (const [index, element] of drawn) {
+    if (index < first || index >= last) { element.remove(); drawn.delete(index); }
+  }
+  for (let index = first; index < last; index++) {
+    if (drawn.has(index)) continue;
+    const element = row(index);
+    drawn.set(index, element);
+    byId("rows").append(element);
+  }
+  markSelected();
+}
+
+function row(index) {
+  const position = shown[index], item = data.cases[position];
+  const marks = [chosen.run, chosen.other].filter((run) => run !== null).map((run) => verdict(item, run, true));
+  const [file, ...kinds] = item.kinds;
+  const meta = [item.answer.join(", ") || "(nothing)", kinds.findLast(Boolean), file].filter(Boolean).join(" · ").replaceAll("_", " ");
+  const element = make("div", { class: "item", role: "option", id: `row-${position}`, "aria-setsize": shown.length, "aria-posinset": index + 1 },
+    item.images.length ? picture(item.images[0], "thumb") : make("div", { class: "absent" }, "no image"),
+    make("div", {}, make("div", { class: "ask" }, item.question), make("div", { class: "meta" }, meta)),
+    make("div", { class: "marks" }, marks));
+  element.style.top = `${index * ROW}px`;
+  element.addEventListener("click", () => select(position, { reveal: true }));
+  return element;
+}
+
+function markSelected() {
+  for (const [index, element] of drawn) element.setAttribute("aria-selected", shown[index] === chosen.open);
+  if (chosen.open < 0) byId("list").removeAttribute("aria-activedescendant");
+  else byId("list").setAttribute("aria-activedescendant", `row-${chosen.open}`);
+}
+
+function picture(position, name = null, text = "") {
+  const image = make("img", { class: name, src: data.images[position], alt: text, decoding: "async" });
+  image.addEventListener("error", () => image.replaceWith(make("span", { class: "absent" }, "X-ray not within reach")));
+  return image;
+}
+
+function verdict(item, run, brief = false) {
+  const right = isRight(item, run), word = right ? "right" : "wrong";
+  return make("span", { class: `verdict ${right ? "up" : "down"}`, title: `${labelOf(run)}: ${word}` },
+    brief ? make("span", { class: `dot ${colorOf(run)}` }) : null, right ? "✓" : "✗", brief ? "" : ` ${word}`);
+}
+
+/* One question */
+
+function select(position, { quietly = false, reveal = false } = {}) {
+  chosen.open = position;
+  const index = shown.indexOf(position), list = byId("list");
+  if (index >= 0 && !quietly) {
+    const top = index * ROW;
+    if (top < list.scrollTop) list.scrollTop = top;
+    if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+    try { history.replaceState(null, "", `#question-${position}`); } catch { /* not allowed everywhere */ }
+  }
+  drawRows();
+  drawCase();
+  byId("case").scrollTop = 0;
+  if (reveal) byId("case").classList.add("open");
+  if (reveal && getComputedStyle(byId("close")).display !== "none") byId("close").focus();
+}
+
+function step(by) {
+  const index = shown.indexOf(chosen.open) + by;
+  if (shown.length) select(shown[Math.min(Math.max(index, 0), shown.length - 1)]);
+}
+
+function closeCase() {
+  if (!byId("case").classList.contains("open")) return false;
+  byId("case").classList.remove("open");
+  byId("list").focus();
+  return true;
+}
+
+function drawCase() {
+  const item = data.cases[chosen.open], panel = byId("case");
+  if (!item) return void panel.replaceChildren(make("p", { class: "nothing" }, "Choose a question."));
+  const focused = document.activeElement?.closest?.("#case") ? document.activeElement.id : null;
+  const columns = [chosen.run, chosen.other].filter((run) => run !== null);
+  const index = shown.indexOf(chosen.open);
+  const kinds = item.kinds.map((kind, field) => (kind === null ? null : `${data.fields[field].label}: ${kind}`)).filter(Boolean);
+  const tokens = columns.some((run) => item.runs[run].tokens);
+  panel.replaceChildren(
+    make("div", { class: "casehead" }, make("h3", {}, item.question),
+      button("← Back", closeCase, { id: "close" }),
+      button("↑", () => step(-1), { id: "previous", "aria-label": "Previous question", ...(index <= 0 ? { disabled: "" } : {}) }),
+      button("↓", () => step(1), { id: "next", "aria-label": "Next question", ...(index >= shown.length - 1 ? { disabled: "" } : {}) })),
+    make("p", { class: "tags" }, make("b", {}, outcomeOf(item)), ` · id ${item.id} · `, kinds.join(" · ").replaceAll("_", " ")),
+    tokens ? viewButtons() : "",
+    make("div", { class: "evidence" },
+      make("div", { class: "images" }, item.images.map((position, number) => figure(position, number, item.images.length))),
+      make("div", { class: "outputs" }, reference(item), columns.map((run) => answerColumn(item, run)))),
+    legend(tokens));
+  if (focused) byId(focused)?.focus();
+}
+
+function viewButtons() {
+  return make("div", { class: "buttons", role: "group", "aria-label": "Show texts with" },
+    [["facts", "Facts"], ["tokens", "Token probabilities"]].map(([view, label]) => button(label, () => {
+      chosen.view = view;
+      drawCase();
+    }, { id: `view-${view}`, "aria-pressed": chosen.view === view })));
+}
+
+function legend(tokens) {
+  const parts = chosen.view === "tokens" && tokens
+    ? ["Tokens: sure", make("span", { class: "scale" }), "unlikely (5% or less); dotted: below one half"]
+    : ["Facts:", make("mark", { class: "matched" }, "in the reference too"), make("mark", { class: "extra" }, "not in the reference"),
+      make("mark", { class: "extra claim" }, "hallucinated finding or device"), make("mark", { class: "missing" }, "missing")];
+  return make("p", { class: "note legend" }, parts);
+}
+
+function figure(position, number, count) {
+  const name = count > 1 ? `image ${number + 1} of ${count}` : "image";
+  const open = button("", () => enlarge(position), { "aria-label": `Enlarge ${name}` });
+  open.append(picture(position, null, `X-ray, ${name}`));
+  return make("figure", {}, open, count > 1 ? make("figcaption", {}, name) : null);
+}
+
+function enlarge(position) {
+  const dialog = make("dialog", { "aria-label": "X-ray" }, picture(position, null, "X-ray"));
+  dialog.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
 }
 
 function reference(item) {
-  const answer = item.answer.join(", ") || "(nothing)";
-  return make("div", { class: "output" }, make("h4", {}, "Reference"), marked(item.reference),
-    make("p", { class: "answer" }, answer));
+  const [entities] = item.facts;
+  const marks = new Map(pairs(entities).map(([word]) => [data.terms[word], "known"]));
+  return make("div", { class: "output" }, make("h4", {}, "Reference"), marked(thinkOf(item.reference), marks),
+    make("p", { class: "answer" }, item.answer.join(", ") || "(nothing)"));
 }
 
-function completion(title, { right, text, answer, entities, kg_jaccard: jaccard }) {
-  const verdict = make("span", { class: `verdict ${right ? "up" : "down"}` }, right ? "✓ right" : "✗ wrong");
-  const score = jaccard === null ? null : make("span", { class: "score" }, `KG Jaccard ${jaccard.toFixed(2)}`);
-  const missing = entities.missing.map(([name, type]) => make("mark", { class: "missing", title: type },
-    type in typeNames ? `${name} (${typeNames[type]})` : name));
-  return make("div", { class: "output" }, make("h4", {}, title, verdict, score), marked(text),
-    answer === null ? null : make("p", { class: "answer" }, answer || "(nothing)"),
-    missing.length ? make("p", { class: "facts" }, "missing: ", ...missing) : null);
+function answerColumn(item, run) {
+  const answer = item.runs[run], facts = compareFacts(answer.facts, item.facts);
+  const rules = data.rules.map((rule, bit) => `${rule} ${(answer.right >> bit) & 1 ? "✓" : "✗"}`).join(" · ");
+  const scores = data.case_metrics.flatMap((name, index) => (answer.metrics[index] === null ? []
+    : [make("dt", {}, name), make("dd", {}, String(answer.metrics[index]))]));
+  const text = chosen.view === "tokens" && answer.tokens
+    ? tokenView(tokenTexts(answer), answer.tokens) : marked(thinkOf(answer.text), facts.marks);
+  return make("div", { class: "output" },
+    make("h4", {}, make("span", {}, make("span", { class: `dot ${colorOf(run)}` }), labelOf(run)), verdict(item, run)),
+    text,
+    make("p", { class: "answer" }, answer.answer.join(", ") || "(nothing)", answer.tagged ? null : make("small", {}, " (first sentence: no <answer>)")),
+    make("div", { class: "facts" }, factList("Entities", facts.entities), factList("Relations", facts.relations)),
+    make("details", {}, make("summary", {}, "Scores"), make("p", { class: "rules" }, rules), make("dl", { class: "scores" }, scores)));
 }
 
-function cases() {
-  const cards = data.cases.map(caseCard);
-  let outcome = "all";
-  byId("list").append(...cards.map(({ card }) => card));
-  byId("sampling").textContent = `${cards.length} of ${data.questions.toLocaleString("en")} questions, drawn at random ` +
-    "and as evenly over the four outcomes as they allow.";
-  const show = () => {
-    const query = byId("query").value.trim().toLowerCase();
-    let count = 0;
-    for (const item of cards) {
-      const visible = (outcome === "all" || item.outcome === outcome) && item.text.includes(query);
-      item.card.hidden = !visible;
-      count += visible;
-    }
-    byId("shown").textContent = count === 1 ? "1 case" : `${count} cases`;
+function tokenTexts({ text, tokens }) {
+  if (tokens.texts) return tokens.texts;
+  let start = 0;
+  return tokens.lengths.map((length) => text.slice(start, start += length));
+}
+
+/* The inside of the first <think>...</think>, as the scores read it; the whole text where there is none. */
+function thinkOf(text) {
+  const start = text.indexOf("<think>"), end = text.indexOf("</think>", start);
+  return start < 0 || end < 0 ? text.trim() : text.slice(start + 7, end).trim();
+}
+
+/* Facts: entities are [word, type] pairs, relations [source, target, type] triples, of numbers */
+
+function pairs(flat, size = 2) {
+  return Array.from({ length: flat.length / size }, (_, index) => flat.slice(index * size, (index + 1) * size));
+}
+
+function compareFacts([entities, relations], [trueEntities, trueRelations]) {
+  const found = {
+    entities: split(pairs(entities), pairs(trueEntities), entityWords, ([, type]) => data.entity_types[type].claim),
+    relations: split(pairs(relations, 3), pairs(trueRelations, 3), relationWords, () => false),
   };
-  byId("query").addEventListener("input", show);
-  const shown = (name) => cards.filter((item) => item.outcome === name).length;
-  const labels = Object.entries(outcomeNames).map(([name, label]) => [name, `${label} (${shown(name)})`]);
-  choice(byId("outcomes"), { all: `All (${cards.length})`, ...Object.fromEntries(labels) }, (value) => {
-    outcome = value;
-    show();
+  const known = new Set(pairs(trueEntities).map(String));
+  found.marks = new Map(pairs(entities).map((pair) => [data.terms[pair[0]],
+    known.has(String(pair)) ? "matched" : data.entity_types[pair[1]].claim ? "extra claim" : "extra"]));
+  return found;
+}
+
+/* What was said and is in the reference, is not, or is missing: [words, class] each. */
+function split(mine, truth, words, isClaim) {
+  const [said, known] = [new Set(mine.map(String)), new Set(truth.map(String))];
+  return [
+    ...mine.filter((fact) => known.has(String(fact))).map((fact) => [words(fact), "matched"]),
+    ...mine.filter((fact) => !known.has(String(fact))).map((fact) => [words(fact), isClaim(fact) ? "extra claim" : "extra"]),
+    ...truth.filter((fact) => !said.has(String(fact))).map((fact) => [words(fact), "missing"]),
+  ];
+}
+
+function entityWords([word, type]) {
+  const { kind } = data.entity_types[type];
+  return kind ? `${data.terms[word]} (${kind})` : data.terms[word];
+}
+
+function relationWords([source, target, type]) {
+  return `${data.terms[source]} ${data.relation_types[type].replaceAll("_", " ")} ${data.terms[target]}`;
+}
+
+const factNames = { matched: "in the reference", extra: "not in the reference", "extra claim": "hallucinated", missing: "missing" };
+
+function factList(title, facts) {
+  if (!facts.length) return null;
+  const items = facts.map(([words, name]) => make("li", {}, make("mark", { class: name, title: factNames[name], "aria-label": `${words}: ${factNames[name]}` }, words)));
+  return [make("h5", {}, title), make("ul", { class: "factlist" }, items)];
+}
+
+/* A paragraph in which whole-word occurrences of the keys of `marks`, in any case, carry their class; longer keys win. */
+function marked(text, marks) {
+  const words = [...marks.keys()].sort((a, b) => b.length - a.length).map((word) => word.replace(/[.*+?^${}()|[\]\\\/-]/g, "\\$&"));
+  if (!words.length) return make("p", {}, text);
+  const pieces = text.split(new RegExp(`(?<![\\p{L}\\p{N}_])(${words.join("|")})(?![\\p{L}\\p{N}_])`, "iu"));
+  return make("p", {}, pieces.map((piece, index) =>
+    (index % 2 ? make("mark", { class: marks.get(piece.toLowerCase()) ?? "known" }, piece) : piece)));
+}
+
+/* Filters and keys */
+
+function filters() {
+  const bar = byId("filters"), outcomes = make("span", {});
+  const names = runs.map((run) => [run, labelOf(run)]);
+  const drawOutcomes = () => {
+    chosen.outcome = "all";
+    const options = chosen.other === null ? ["all", "right", "wrong"]
+      : ["all", "differ", "fixed", "broken", "both right", "both wrong"];
+    outcomes.replaceChildren(picker("outcome", options.map((name) => [name, name]), "all", (value) => { chosen.outcome = value; refresh(); }));
+  };
+  const others = make("span", {});
+  const drawOthers = () => others.replaceChildren(picker("compared with", [["", "no other"], ...names.filter(([run]) => run !== chosen.run)],
+    chosen.other ?? "", (value) => { chosen.other = value === "" ? null : Number(value); drawOutcomes(); refresh(); }));
+  drawOutcomes();
+  if (runs.length > 1) {
+    bar.append(picker("run", names, chosen.run, (value) => {
+      if (chosen.other === Number(value)) chosen.other = chosen.run;
+      chosen.run = Number(value);
+      drawOthers();
+      drawOutcomes();
+      refresh();
+    }), others);
+    drawOthers();
+  }
+  bar.append(outcomes, picker("right by", data.rules.map((rule, index) => [index, rule]), chosen.rule, (value) => {
+    chosen.rule = Number(value);
+    refresh();
+  }));
+  data.fields.forEach(({ label }, field) => {
+    const counts = new Map();
+    for (const { kinds } of data.cases) if (kinds[field] !== null) counts.set(kinds[field], (counts.get(kinds[field]) ?? 0) + 1);
+    if (counts.size < 2) return;
+    const options = [...counts].sort((a, b) => b[1] - a[1]).map(([kind, count]) => [kind, `${kind.replaceAll("_", " ")} (${count})`]);
+    bar.append(picker(label, [["", "all"], ...options], "", (value) => { chosen.kinds[field] = value; refresh(); }));
   });
+  byId("query").addEventListener("input", () => { chosen.query = byId("query").value.trim().toLowerCase(); refresh(); });
+}
+
+function keys(event) {
+  const typing = event.target.closest("input, select, textarea"), inList = event.target === byId("list");
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const page = Math.max(1, Math.floor(byId("list").clientHeight / ROW) - 1);
+  const moves = { ...(typing ? {} : { j: 1, k: -1 }),
+    ...(inList ? { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -shown.length, End: shown.length } : {}) };
+  if (event.key in moves) step(moves[event.key]);
+  else if (event.key === "/" && !typing) byId("query").focus();
+  else if (event.key === "Enter" && inList) { select(chosen.open, { reveal: true }); byId("case").focus(); }
+  else if (event.key === "Escape" && !closeCase() && event.target === byId("query")) {
+    byId("query").value = "";
+    byId("query").dispatchEvent(new Event("input"));
+    byId("list").focus();
+  } else if (event.key === "Escape" && event.target.closest("#case")) byId("list").focus({ preventScroll: true });
+  else return;
+  event.preventDefault();
 }
 
 header();
 summaryTable();
 metricPlot();
 breakdowns();
-cases();
+calibration();
 if (data.curves) {
   byId("training").hidden = false;
   byId("training").querySelector("img").src = data.curves;
 }
+filters();
+const wanted = Number(/^#question-(\d+)$/.exec(location.hash)?.[1] ?? -1);
+if (wanted < data.cases.length) chosen.open = wanted;
+byId("list").addEventListener("scroll", drawRows, { passive: true });
+new ResizeObserver(drawRows).observe(byId("list"));
+refresh();
+if (wanted >= 0) select(chosen.open);
+document.addEventListener("keydown", keys);
+document.documentElement.dataset.ready = Math.round(performance.now());
