@@ -15,14 +15,12 @@ from utils.get_knowledge_graph import extractor_name
 from utils.metrics import ACCURACY_RULES, TRAINING_RULE
 from utils.statistics import LEVEL, RESAMPLES, Interval, McNemar, mcnemar_exact, patients, ratio_intervals
 
-RULE_METRICS = {rule: "accuracy" if rule == TRAINING_RULE else f"accuracy_{rule}" for rule in ACCURACY_RULES}
+RULE_METRICS = {rule: "accuracy" if rule == TRAINING_RULE else rule for rule in ACCURACY_RULES}
 LABELS = {
     "accuracy": "accuracy",
     "length": "length (tokens)",
     "format": "format kept",
     "kg_jaccard": "KG Jaccard",
-    "entity_f1": "entity F1",
-    "answer_f1": "answer F1",
     **{name: f"accuracy, {rule}" for rule, name in RULE_METRICS.items() if rule != TRAINING_RULE},
 }
 _FIRST = ("accuracy", "kg_jaccard", "entity_f1", "length")  # what summary.json holds stands first
@@ -63,7 +61,7 @@ class Numbers:
 
 def label(metric: str) -> str:
     """A metric's name in tables."""
-    return LABELS.get(metric, metric.replace("_", " ").replace("kg ", "KG ").replace("kg_", "KG "))
+    return LABELS.get(metric, metric.replace("_", " ").replace(" f1", " F1"))
 
 
 def number(metric: str, value: Interval | float, sign: str = "") -> str:
@@ -178,8 +176,9 @@ def _columns(numbers: Numbers, labels: Mapping[str, str]) -> dict[str, tuple[str
 
 
 def _shared_metrics(runs: Mapping[str, Run]) -> list[str]:
-    """Metrics that all runs have, those of summary.json first."""
-    shared = [name for name in next(iter(runs.values())).metrics if all(name in run.metrics for run in runs.values())]
+    """Metrics that all runs have, those of summary.json first; the training rule goes by the name of accuracy."""
+    everywhere = set.intersection(*(set(run.metrics) for run in runs.values())) - {TRAINING_RULE}
+    shared = [name for name in next(iter(runs.values())).metrics if name in everywhere]
     return [*(name for name in _FIRST if name in shared), *(name for name in shared if name not in _FIRST)]
 
 

@@ -18,13 +18,13 @@ from tools.page import data_uri, encode, render_page
 from tools.report_numbers import RULE_METRICS, Numbers, direction, label, metrics_document
 from tools.result_files import GROUPINGS, Run
 from tools.thumbnails import image_addresses
+from tools.token_columns import token_columns
 from utils.answers import answer_span, parse_answers
 from utils.metrics import reasoning_graphs, reference_answers
 
 PAGE_BYTES = 28_000_000
 LEAST_IMAGE_BYTES = 4_000_000
 ALTERNATIVES_BYTES = 8_000_000
-UNSURE = math.log(0.9)  # a token likelier than this is shown without its alternatives
 KINDS = {  # the words of an entity's type on the page; other types go without
     "disorder_present": "present",
     "disorder_notpresent": "absent",
@@ -82,7 +82,7 @@ def _numbers(runs: Mapping[str, Run], numbers: Numbers, labels: Mapping[str, str
                 "metrics": document["runs"][name]["metrics"],
                 "checkpoints": sorted({str(facts.get("checkpoint", "")) for facts in run.documents}),
                 "controls": sorted({str(facts["control"]) for facts in run.documents if facts.get("control")}),
-                "skipped": sum(_skipped(facts) for facts in run.documents),
+                "skipped": sum(int(facts.get("num_skipped", 0)) for facts in run.documents),
                 "calibration": [
                     {"dataset": str(facts.get("dataset", "")), **facts["calibration"]}
                     for facts in run.documents
@@ -112,12 +112,6 @@ def _points(metrics: Mapping[str, Any]) -> dict[str, Any]:
         name: value and [round(part, 4) for part in (value.mean, value.lo, value.hi)]
         for name, value in metrics.items()
     }  # fmt: skip
-
-
-def _skipped(facts: Mapping[str, Any]) -> int:
-    """Questions that the run left out, where a result file says so."""
-    skipped = facts.get("skipped", 0)
-    return len(skipped) if isinstance(skipped, list) else int(skipped)
 
 
 def _questions(runs: Mapping[str, Run], numbers: Numbers, terms: _Terms) -> list[dict[str, Any]]:
@@ -154,7 +148,7 @@ def _answers(run: Run, shown: Sequence[str], terms: _Terms) -> list[dict[str, An
     room = ALTERNATIVES_BYTES
     answers = []
     for position, (text, graph) in enumerate(zip(texts, reasoning_graphs(texts), strict=True)):
-        tokens = token_columns(run.results[position])
+        tokens = _tokens(run.results[position])
         room -= len(encode(tokens.get("others", {}))) if tokens else 0
         if tokens and room < 0:
             tokens.pop("others", None)
@@ -172,50 +166,10 @@ def _answers(run: Run, shown: Sequence[str], terms: _Terms) -> list[dict[str, An
     return answers
 
 
-def token_columns(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A result's tokens and their probabilities, each column as long as the tokens; None where it has none.
-
-    ``lengths`` are those of the tokens' texts in UTF-16 units, as scripts count, where the tokens join to the text,
-    else ``texts`` are there; ``nats`` is minus the log-probability and ``entropies`` the entropy, in hundredths of
-    nats, null where a value is not finite; ``ranks`` {position: rank} where it is not 1; ``others`` {position: [[text,
-    hundredths], ...]} the alternatives of tokens that were not nearly certain.
-    """
-    tokens, logps = result.get("generated_tokens"), result.get("token_logprobs")
-    if not tokens or not logps or len(tokens) != len(logps):
-        return None
-    texts = [str(token) for token in tokens]
-    columns: dict[str, Any] = {"nats": [_hundredths(logp, -1) for logp in logps]}
-    if "".join(texts) == result["generated_text"]:
-        columns["lengths"] = [len(text.encode("utf-16-le", "surrogatepass")) // 2 for text in texts]
-    else:
-        columns["texts"] = texts
-    entropies, ranks, others = (result.get(f"token_{name}") or [] for name in ("entropies", "ranks", "alternatives"))
-    if len(entropies) == len(tokens):
-        columns["entropies"] = [_hundredths(entropy) for entropy in entropies]
-    if len(ranks) == len(tokens):
-        columns["ranks"] = {position: rank for position, rank in enumerate(ranks) if rank != 1}
-    if len(others) == len(tokens):
-        columns["others"] = {
-            position: [list(pair) for pair in map(_alternative, others[position]) if pair]
-            for position, logp in enumerate(logps)
-            if isinstance(logp, int | float) and logp < UNSURE
-        }
-    return columns
-
-
-def _alternative(value: Any) -> tuple[str, int | None] | None:
-    """(text, hundredths of nats) of ``{"token", "logprob"}`` or of a (token, logprob) pair; None of anything else."""
-    if isinstance(value, Mapping):
-        value = value.get("token", value.get("text")), value.get("logprob")
-    if not isinstance(value, list | tuple) or len(value) < 2:
-        return None
-    return str(value[0]), _hundredths(value[1], -1)
-
-
-def _hundredths(value: Any, sign: int = 1) -> int | None:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return round(100 * sign * value)
+def _tokens(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A result's tokens and their probabilities, where evaluate_token_prob.py wrote them."""
+    columns = (result.get(f"token_{name}") for name in ("logprobs", "entropies", "ranks", "alternatives"))
+    return token_columns(result["generated_text"], result.get("generated_tokens"), *columns)
 
 
 def _short(value: float) -> float | None:

@@ -54,17 +54,21 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
                 "only one of them; compare runs over the same annotation files and --max_samples"
             )
         results = [by_key[key] for key in keys]
-        runs[name] = Run(name, [_facts(document) for document in documents], results, score(results))
+        try:
+            metrics = score(results)
+        except ValueError as error:
+            raise UserError(f"result files of {name} cannot be scored: {error}") from error
+        runs[name] = Run(name, [_facts(document) for document in documents], results, metrics)
     return runs
 
 
 def score(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """`utils.metrics.question_metrics`, and ``accuracy_RULE`` for each rule of accuracy beside the training one."""
+    """`utils.metrics.question_metrics`, and each rule of accuracy beside the training one under its name."""
     metrics = question_metrics(results)
     verdicts = [judge(result["generated_text"], reference_answers(result)) for result in results]
     for rule in ACCURACY_RULES:
         if rule != TRAINING_RULE:
-            metrics.setdefault(f"accuracy_{rule}", np.array([verdict[rule] for verdict in verdicts], dtype=np.float64))
+            metrics.setdefault(rule, np.array([verdict[rule] for verdict in verdicts], dtype=np.float64))
     return metrics
 
 

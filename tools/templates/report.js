@@ -40,7 +40,7 @@ function lead() {
   const verdict = change.lo > 0 ? `${name} answers more questions right than ${base}`
     : change.hi < 0 ? `${name} answers fewer questions right than ${base}`
       : `${name} and ${base} do not differ in accuracy beyond chance`;
-  const test = Object.values(found.mcnemar)[data.rules.indexOf("answer_overlap")];
+  const test = found.mcnemar.answer_overlap;
   return `${verdict}: ${test.gained} questions went from wrong to right and ${test.lost} from right to wrong.`;
 }
 
@@ -127,16 +127,16 @@ function breakdowns() {
 
 function calibration() {
   const entries = data.runs.flatMap(({ label, calibration: files }, run) =>
-    files.map((file) => ({ run, label, file, bins: (file.bins ?? file.reliability ?? file.curve ?? []).filter((bin) => bin.count) })));
+    files.map((file) => ({ run, label, file, bins: file.bins ?? [] })));
   if (!entries.length) return;
   byId("calibration").hidden = false;
   byId("calibration").querySelector(".charts").append(...entries.map(({ run, label, file, bins }) => {
-    const words = Object.entries(file).filter(([, value]) => typeof value === "number")
-      .map(([name, value]) => `${name.replaceAll("_", " ")} ${minus(String(Math.round(value * 1000) / 1000))}`);
+    const words = Object.entries(file).filter(([, value]) => typeof value?.mean === "number")
+      .map(([name, { mean, lo, hi }]) => `${name} ${number("", mean)} [${number("", lo)}, ${number("", hi)}]`);
     const series = [{ label: "share right", color: run % 8, x: bins.map((bin) => bin.confidence), y: bins.map((bin) => bin.accuracy), dots: true }];
     const figure = bins.length ? chart({ title: `${label}, ${file.dataset}`, xName: "confidence", series, range: [0, 1], diagonal: true, height: 260 })
       : make("figure", { class: "chart" }, make("h3", {}, `${label}, ${file.dataset}`));
-    figure.append(make("figcaption", { class: "note" }, words.join(", ")));
+    figure.append(make("figcaption", { class: "note" }, [file.right_by ? `right by ${file.right_by}` : "", ...words].filter(Boolean).join(", ")));
     return figure;
   }));
 }
@@ -195,7 +195,7 @@ function comparisonWords() {
   const words = `${labelOf(chosen.other)} against ${labelOf(chosen.run)}, right by ${data.rules[chosen.rule]}: ${counts.fixed} fixed, ` +
     `${counts.broken} broken, ${counts["both right"]} right and ${counts["both wrong"]} wrong both times.`;
   const found = comparison(chosen.other, chosen.run), rule = data.rules[chosen.rule];
-  const change = found?.difference[rule === "answer_overlap" ? "accuracy" : `accuracy_${rule}`];
+  const change = found?.difference[rule === "answer_overlap" ? "accuracy" : rule];
   if (!change) return words;
   const p = found.mcnemar[rule].p_value;
   return `${words} Accuracy ${number("", change.mean, true)} [${number("", change.lo, true)}, ${number("", change.hi, true)}]; ` +
@@ -351,19 +351,13 @@ function answerColumn(item, run) {
   const scores = data.case_metrics.flatMap((name, index) => (answer.metrics[index] === null ? []
     : [make("dt", {}, name), make("dd", {}, String(answer.metrics[index]))]));
   const text = chosen.view === "tokens" && answer.tokens
-    ? tokenView(tokenTexts(answer), answer.tokens) : marked(thinkOf(answer.text), facts.marks);
+    ? tokenView(answer) : marked(thinkOf(answer.text), facts.marks);
   return make("div", { class: "output" },
     make("h4", {}, make("span", {}, make("span", { class: `dot ${colorOf(run)}` }), labelOf(run)), verdict(item, run)),
     text,
     make("p", { class: "answer" }, answer.answer.join(", ") || "(nothing)", answer.tagged ? null : make("small", {}, " (first sentence: no <answer>)")),
     make("div", { class: "facts" }, factList("Entities", facts.entities), factList("Relations", facts.relations)),
     make("details", {}, make("summary", {}, "Scores"), make("p", { class: "rules" }, rules), make("dl", { class: "scores" }, scores)));
-}
-
-function tokenTexts({ text, tokens }) {
-  if (tokens.texts) return tokens.texts;
-  let start = 0;
-  return tokens.lengths.map((length) => text.slice(start, start += length));
 }
 
 /* The inside of the first <think>...</think>, as the scores read it; the whole text where there is none. */

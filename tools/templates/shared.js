@@ -136,17 +136,24 @@ function smoothed(values, weight = 0.9) {
 }
 
 /* Tokens shaded by how unlikely they were; one is read by pointing at it or with the arrow keys.
-   `column`: {nats, entropies?, ranks?, others?} in hundredths of nats, as tools/report_page.py writes them. */
+   `tokens`: {nats, lengths or texts, entropies?, ranks?, others?} as tools/token_columns.py writes them. */
 
-function tokenView(texts, column) {
+function tokenTexts({ text, tokens }) {
+  if (tokens.texts) return tokens.texts;
+  let start = 0;
+  return tokens.lengths.map((length) => text.slice(start, start += length));
+}
+
+function tokenView({ text: whole, tokens }) {
+  const texts = tokenTexts({ text: whole, tokens });
   const info = make("p", { class: "tokeninfo", "aria-live": "polite" }, "Point at a token, or use Tab and the arrow keys, to read its probability.");
   const spans = texts.map((text, index) => {
-    const nats = column.nats[index];
+    const nats = tokens.nats[index];
     const span = make("span", { class: "token", tabindex: index ? -1 : 0 }, text || "end");
     span.classList.toggle("end", !text);
     span.classList.toggle("unlikely", nats !== null && nats > 69);
     span.style.setProperty("--doubt", nats === null ? 1 : Math.min(1, nats / 300));
-    const tell = () => { info.textContent = tokenWords(text, column, index); };
+    const tell = () => { info.textContent = tokenWords(text, tokens, index); };
     span.addEventListener("pointerenter", tell);
     span.addEventListener("focus", tell);
     span.addEventListener("click", () => span.focus());
