@@ -22,7 +22,7 @@ from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
 from tools.evaluation_report import add_report_flags, check_report_flags, count_line, write_report
 from tools.report_numbers import Comparison, Numbers, compute_numbers, number
-from tools.result_files import find_files, load_runs
+from tools.result_files import find_files, load_runs, writable
 from tools.text_table import align
 from utils.get_knowledge_graph import extractor_name
 from utils.metrics import TRAINING_RULE
@@ -78,7 +78,7 @@ def named_files(arguments: argparse.Namespace) -> dict[str, list[Path]]:
         name, equals, path = first.partition("=")
         if not (equals and name):
             raise UserError(f"--run {first} has no name; write --run NAME={first}")
-        given.append((name, [*([path] if path else []), *others]))
+        given.append((writable(name), [*([path] if path else []), *others]))
     found: dict[str, list[Path]] = {}
     for name, files in given:
         if name in found or name in RESERVED:

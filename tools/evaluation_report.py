@@ -18,7 +18,7 @@ from swift.utils.files import write_json, write_text
 from swift.utils.logger import get_logger
 from tools.report_numbers import Numbers, compute_numbers, main_table, metrics_document, number_table
 from tools.report_page import render_report
-from tools.result_files import Run, find_files, load_runs
+from tools.result_files import Run, find_files, load_runs, writable
 from tools.table_export import to_csv, to_latex, to_markdown
 from tools.text_table import align
 from utils.statistics import patients
@@ -30,7 +30,7 @@ def add_report_flags(parser: argparse.ArgumentParser, title: str) -> None:
     """Flags that every report has."""
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, required=True, help="folder for report.html, the tables and the JSON")
-    output.add_argument("--title", default=title, help="heading of the report")
+    output.add_argument("--title", type=writable, default=title, help="heading of the report")
     output.add_argument("--curves", type=Path, metavar="PNG", help="picture of the training curves for the report")
     output.add_argument("--embed_images", action="store_true",
                         help="put radiographs into the report even if they are not drawn ones")  # fmt: skip
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m tools.evaluation_report", description="Report of one evaluated run.", allow_abbrev=False
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="result files of evaluate.py, or folders of them")
-    parser.add_argument("--name", default="run", help="what the run is called (default: run)")
+    parser.add_argument("--name", type=writable, default="run", help="what the run is called (default: run)")
     add_report_flags(parser, "Evaluation")
     arguments = parser.parse_args(argv)
     check_report_flags(arguments)

@@ -105,7 +105,10 @@ def question_name(result: Mapping[str, Any], position: int) -> str:
 def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, Any]:
     """The document of a result file whose results all have ``fields``. Raises UserError for any other file."""
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        document = json.loads(text)
+        if "\\ud" in text.lower():  # perhaps half a surrogate pair, which can be escaped but not written
+            document = json.loads(writable(json.dumps(document, ensure_ascii=False)))
     except (OSError, ValueError) as error:
         raise UserError(f"result file {path} cannot be read ({error}); pass a file that evaluate.py wrote") from error
     results = document.get("results") if isinstance(document, dict) else None
@@ -116,6 +119,11 @@ def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, 
         if missing:
             raise UserError(f"result file {path} result {position}: field '{missing[0]}' is missing; evaluate again")
     return document
+
+
+def writable(text: str) -> str:
+    """``text`` with "?" for each half of a surrogate pair, which no UTF-8 file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _by_question(documents: Sequence[dict], paths: Sequence[str | Path]) -> dict[Hashable, dict[str, Any]]:

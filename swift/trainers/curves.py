@@ -15,9 +15,8 @@ from swift.utils.files import replacing
 PANELS = (
     ("Reward", ("reward", "rewards/")),
     ("Spread of rewards within groups", ("reward_std",)),
-    ("Share of groups or completions", ("zero_spread_groups", "dropped_groups", "truncated")),
+    ("Shares", ("zero_spread_groups", "dropped_groups", "truncated", "clip_ratio")),
     ("KL to the reference (nats a token)", ("kl",)),
-    ("Clipped share of tokens", ("clip_ratio",)),
     ("Entropy (nats a token)", ("entropy",)),
     ("Completion length (tokens)", ("completion_length", "completion_length_min", "completion_length_max")),
     ("Loss", ("loss", "eval_loss")),

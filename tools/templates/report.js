@@ -160,19 +160,22 @@ function outcomeOf(item) {
   return right ? "broken" : "both wrong";
 }
 
-const haystacks = [];
-function haystack(position) {
-  return haystacks[position] ??= searchable(data.cases[position]);
+/* What a search looks through: the question, and the texts of the runs that are shown. */
+const lowered = new Map();
+function mentions(position, run, query) {
+  const key = `${position} ${run}`;
+  if (!lowered.has(key)) lowered.set(key, searchable(data.cases[position], run).toLowerCase());
+  return lowered.get(key).includes(query);
 }
-function searchable({ id, question, answer, reference, kinds, runs: answers }) {
-  return [id, question, answer.join(", "), reference, ...kinds, ...answers.map(({ text }) => text)].join("\n").toLowerCase();
+function searchable({ id, question, answer, reference, kinds, runs: answers }, run) {
+  return run === null ? [id, question, answer.join(", "), reference, ...kinds].join("\n") : answers[run].text;
 }
 
 function matches(item, position) {
   return chosen.kinds.every((kind, field) => !kind || item.kinds[field] === kind)
     && (chosen.outcome === "all" || outcomeOf(item) === chosen.outcome
       || (chosen.outcome === "differ" && ["fixed", "broken"].includes(outcomeOf(item))))
-    && (!chosen.query || haystack(position).includes(chosen.query));
+    && (!chosen.query || [...new Set([null, chosen.run, chosen.other])].some((run) => mentions(position, run, chosen.query)));
 }
 
 function refresh() {
@@ -489,7 +492,7 @@ filters();
 const wanted = Number(/^#question-(\d+)$/.exec(location.hash)?.[1] ?? -1);
 if (wanted < data.cases.length) chosen.open = wanted;
 byId("list").addEventListener("scroll", drawRows, { passive: true });
-new ResizeObserver(drawRows).observe(byId("list"));
+onResize(byId("list"), drawRows);
 refresh();
 if (wanted >= 0) select(chosen.open);
 document.addEventListener("keydown", keys);

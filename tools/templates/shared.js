@@ -52,6 +52,11 @@ function themeButton() {
 const minus = (text) => text.replace("-", "−");
 const short = (value) => minus(Number(value.toPrecision(3)).toString());
 
+/* A moment later: what `action` draws may change sizes again, which the observer calls an error within its own. */
+function onResize(element, action) {
+  new ResizeObserver(() => setTimeout(action)).observe(element);
+}
+
 /* Line charts: drawn to the width there is, read with pointer or arrow keys. */
 
 function ticks(low, high, wanted) {
@@ -78,7 +83,7 @@ function chart({ title, xName, series, range, diagonal = false, height = 190 }) 
   const svg = make("svg", { role: "img", tabindex: 0, "aria-label": `${title}: ${words}. Arrow keys read values.` });
   const figure = make("figure", { class: "chart" }, make("h3", {}, title), keys, svg);
   const points = [...new Set(series.flatMap((one) => one.x))].sort((a, b) => a - b);
-  const margin = { left: 44, right: 10, top: 8, bottom: 34 };
+  const margin = { left: 44, right: 16, top: 8, bottom: 34 };
   let width = 0, cursor = null;
   const atX = (x) => margin.left + ((x - xs[0]) / (xs[1] - xs[0])) * (width - margin.left - margin.right);
   const atY = (y) => margin.top + (1 - (y - ys[0]) / (ys[1] - ys[0])) * (height - margin.top - margin.bottom);
@@ -122,10 +127,10 @@ function chart({ title, xName, series, range, diagonal = false, height = 190 }) 
     point(points[Math.min(Math.max(index, 0), points.length - 1)]);
     event.preventDefault();
   });
-  new ResizeObserver(() => {
+  onResize(figure, () => {
     const room = Math.max(200, Math.round(figure.clientWidth));
     if (room !== width) { width = room; draw(); }
-  }).observe(figure);
+  });
   return figure;
 }
 

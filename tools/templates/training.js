@@ -52,7 +52,7 @@ function draw() {
 
 /* A prompt without the marks of the chat format. */
 function promptWords(prompt) {
-  return prompt.replace(/<\|(user|end|assistant|system)\|>/g, " ").trim();
+  return prompt.replace(/<\|image_(\d+)\|>/g, "[image $1] ").replace(/<\|(user|end|assistant|system)\|>/g, " ").trim();
 }
 
 function completion(one, highest) {
