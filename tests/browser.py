@@ -31,7 +31,8 @@ _ACT = """
   const press = (key, target = document.activeElement) =>
     target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const pick = (label, value) => {
-    const select = all("label").find((element) => element.firstChild.textContent.trim() === label).querySelector("select");
+    const own = all("label").find((element) => element.firstChild.textContent.trim() === label);
+    const select = own.querySelector("select");
     select.value = value;
     select.dispatchEvent(new Event("change"));
   };
@@ -83,7 +84,9 @@ def visit(page: Path, folder: Path, steps: str = "", *, size: str = "1300,1000",
 def _addresses(log: Path) -> set[str]:
     """Addresses of the network that were asked for, but for the browser's own makers'."""
     found = set(re.findall(r'"url":"((?:https?|wss?|ftp)://[^"]+)"', log.read_text(encoding="utf-8")))
-    return {address for address in found if not re.match(r"https?://[\w.-]*\.(google|googleapis|gstatic)\.com/", address)}
+    return {
+        address for address in found if not re.match(r"https?://[\w.-]*\.(google|googleapis|gstatic)\.com/", address)
+    }
 
 
 def _digest(text: str) -> str:

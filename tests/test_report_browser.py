@@ -14,7 +14,7 @@ pytestmark = needs_chromium
 
 TRUTH = "<think>There is a small left pleural effusion.</think><answer>yes</answer>"
 WRONG = "<think>There is a large right nodule.</think><answer>no</answer>"
-HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>bold</b> & \"quoted\" \u2028 🫁 \ud800"
+HOSTILE = '</script><img src=x onerror="document.title=\'owned\'"><b>bold</b> & "quoted" \u2028 🫁 \ud800'
 RIGHT = {"base": {0, 1, 2}, "tuned": {0, 1, 3, 4, 5}, "other": set()}
 
 
@@ -101,7 +101,7 @@ def desk(report, tmp_path_factory):
     outcome.broken = rows();
     outcome.verdicts = all("#case .verdict").map((mark) => mark.textContent.trim());
     outcome.marks = all("#case .outputs .output:last-child > p mark").map((mark) => [mark.textContent, mark.className]);
-    outcome.facts = all("#case .outputs .output:last-child .factlist mark").map((mark) => [mark.textContent, mark.className]);
+    outcome.facts = all("#case .output:last-child .factlist mark").map((mark) => [mark.textContent, mark.className]);
     pick("outcome", "all");
     pick("semantic type", "verify");
     outcome.verify = rows();
@@ -138,8 +138,9 @@ def desk(report, tmp_path_factory):
     outcome.searching = document.activeElement.id;
 
     one("#view-tokens").click();
-    outcome.tokens = all("#case .output:nth-child(2) .token").map((token) => [token.textContent, token.style.getPropertyValue("--doubt")]);
-    one("#case .output:nth-child(2) .token").focus();
+    const tokens = all("#case .output:nth-child(2) .token");
+    outcome.tokens = tokens.map((token) => [token.textContent, token.style.getPropertyValue("--doubt")]);
+    tokens[0].focus();
     press("ArrowRight");
     outcome.told = one("#case .output:nth-child(2) .tokeninfo").textContent;
     outcome.toldBold = all(".tokeninfo b").length;

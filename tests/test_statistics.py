@@ -141,7 +141,7 @@ def test_mcnemar_is_the_binomial_test_of_the_questions_that_differ():
 def test_mcnemar_of_thousands_of_differences_is_still_exact(gained, lost):
     result = mcnemar_exact([False] * gained + [True] * lost, [True] * gained + [False] * lost)
     assert (result.gained, result.lost) == (gained, lost)
-    assert result.p_value == pytest.approx(binomtest(gained, gained + lost).pvalue, rel=1e-6, abs=1e-320)
+    assert result.p_value == pytest.approx(binomtest(gained, gained + lost).pvalue, rel=1e-6)
 
 
 def test_mcnemar_by_hand():

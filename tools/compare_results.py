@@ -2,11 +2,11 @@
 
     python -m tools.compare_results --run base=result/base --run tuned=result/tuned --output result/report
     python -m tools.compare_results --run A=FILE FILE --run B=FILE FILE --run C=FILE FILE --baseline B --output DIR
-    python -m tools.compare_results --sft output/demo/eval/sft/*_results.json --grpo ... --blind ... --output output/demo
+    python -m tools.compare_results --sft A/*_results.json --grpo B/*_results.json --blind C/*_results.json --output DIR
 
 Every number is a mean over questions with a 95% bootstrap interval that draws whole patients; differences are paired
-question by question, and McNemar's exact test says whether two runs are right equally often. Accuracy is by the training
-rule, the other rules stand beside it (`utils.metrics`); graphs are read by one extractor for all runs.
+question by question, and McNemar's exact test says whether two runs are right equally often. Accuracy is by the
+training rule, with the other rules beside it (`utils.metrics`); graphs are read by one extractor for all runs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def table(summary: Mapping[str, Mapping[str, Interval]], labels: Mapping[str, st
     """The summary as text, a metric a line: mean [low, high]."""
     rows = [["", *(labels[column] for column in summary)]]
     for metric in next(iter(summary.values())):
-        cells = [number(metric, values[metric], "+" if name == "difference" else "") for name, values in summary.items()]
+        cells = [
+            number(metric, values[metric], "+" if name == "difference" else "") for name, values in summary.items()
+        ]
         rows.append([metric, *cells])
     return align(rows)
 

@@ -1,6 +1,6 @@
 """Pages that are one file: frame, style, script and data together, and a policy that lets no request leave it.
 
-`templates/frame.html` is around every page; a page NAME adds `NAME.html` (its body), `NAME.css` and `NAME.js` to what
+`templates/frame.html` is around every page; a page NAME adds `NAME.html` (its body), `NAME.css` and its scripts to what
 all share. Data comes as JSON, and the scripts put it on the page as text only.
 """
 
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = {"report": ("shared", "report", "questions"), "training": ("shared", "training")}
 
 
 def render_page(name: str, title: str, data: Mapping[str, Any], *, image_files: bool = False) -> str:
     """The page ``name`` with its data. ``image_files``: images may also be loaded from files beside data URIs; nothing
     else may be loaded at all, and no script or style runs but those written here."""
     style = _read("shared.css") + _read(f"{name}.css")
-    script = '"use strict";\n' + _read("shared.js") + _read(f"{name}.js")
+    script = '"use strict";\n' + "".join(_read(f"{part}.js") for part in SCRIPTS[name])
     policy = (
         f"default-src 'none'; img-src data:{' file:' if image_files else ''}; style-src '{_digest(style)}'; "
         f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"

@@ -57,11 +57,13 @@ def render_report(
         "case_metrics": [label(name) for name in _case_metrics(numbers)],
         "fields": [{"name": name, "label": text} for name, text in GROUPINGS.items()],
         "terms": terms.words,
-        "entity_types": [{"name": name, "kind": KINDS.get(name), "claim": name in ASSERTED_TYPES} for name in ENTITY_TYPES],
+        "entity_types": [
+            {"name": name, "kind": KINDS.get(name), "claim": name in ASSERTED_TYPES} for name in ENTITY_TYPES
+        ],
         "relation_types": RELATION_TYPES,
         "cases": questions,
         "curves": data_uri(curves.read_bytes(), "png") if curves else None,
-    }  # fmt: skip
+    }
     room = max(LEAST_IMAGE_BYTES, PAGE_BYTES - len(encode(data).encode("utf-8")))
     data["images"] = image_addresses(paths, embed=embed_images, limit=room)
     files = any(not address.startswith("data:") for address in data["images"])
@@ -109,9 +111,8 @@ def _numbers(runs: Mapping[str, Run], numbers: Numbers, labels: Mapping[str, str
 def _points(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Intervals as [mean, low, high], which is shorter than naming the three."""
     return {
-        name: value and [round(part, 4) for part in (value.mean, value.lo, value.hi)]
-        for name, value in metrics.items()
-    }  # fmt: skip
+        name: value and [round(part, 4) for part in (value.mean, value.lo, value.hi)] for name, value in metrics.items()
+    }
 
 
 def _questions(runs: Mapping[str, Run], numbers: Numbers, terms: _Terms) -> list[dict[str, Any]]:

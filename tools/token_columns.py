@@ -1,4 +1,4 @@
-"""Tokens with their probabilities, as pages hold them: columns of whole numbers, short enough for thousands of texts."""
+"""Tokens with their probabilities as pages hold them: columns of whole numbers, short enough for thousands of texts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def token_columns(
                    to ``text``
     ``entropies``  in hundredths of nats
     ``ranks``      {position: rank} where it is not 1
-    ``others``     {position: [[text, hundredths], ...]}, of ``alternatives`` {"token", "logprob"} to tokens that were not
-                   nearly certain
+    ``others``     {position: [[text, hundredths], ...]}, of the ``alternatives`` {"token", "logprob"} to tokens that
+                   were not nearly certain
     """
     if not tokens or not logps or len(tokens) != len(logps):
         return None

@@ -3,7 +3,6 @@ about one patient share images and stand or fall together; and McNemar's test fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -132,12 +131,11 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     gained, lost = int((~first & second).sum()), int((first & ~second).sum())
     differing = gained + lost
-    # Whole numbers up to the last division: a float would be 0 where 2 ** differing is beyond its range.
     tail, term = 0, 1
     for count in range(min(gained, lost) + 1):
         tail += term
         term = term * (differing - count) // (count + 1)
-    return McNemar(gained, lost, min(1.0, math.exp(math.log(2 * tail) - differing * math.log(2))))
+    return McNemar(gained, lost, min(1.0, 2 * tail / 2**differing))  # of whole numbers, however large
 
 
 def _resampled_sums(sums: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
