@@ -177,7 +177,7 @@ function viewButtons() {
 
 function legend(tokens) {
   const parts = chosen.view === "tokens" && tokens
-    ? ["Tokens: sure", make("span", { class: "scale" }), "unlikely (5% or less); dotted: below one half"]
+    ? make("span", {}, tokenHint())
     : ["Facts:", make("mark", { class: "matched" }, "in the reference too"), make("mark", { class: "extra" }, "not in the reference"),
       make("mark", { class: "extra claim" }, "hallucinated finding or device"), make("mark", { class: "missing" }, "missing")];
   return make("p", { class: "note legend" }, parts);

@@ -140,6 +140,9 @@ function smoothed(values, weight = 0.9) {
   return values.map((value, index) => (total = weight * total + (1 - weight) * value) / (1 - weight ** (index + 1)));
 }
 
+const tokenHint = () => ["Tokens: sure ", make("span", { class: "scale" }),
+  " unlikely (5% or less); dotted: below one half. Point at one, or use Tab and the arrow keys, to read it."];
+
 /* Tokens shaded by how unlikely they were; one is read by pointing at it or with the arrow keys.
    `tokens`: {nats, lengths or texts, entropies?, ranks?, others?} as tools/token_columns.py writes them. */
 
@@ -151,7 +154,7 @@ function tokenTexts({ text, tokens }) {
 
 function tokenView({ text: whole, tokens }) {
   const texts = tokenTexts({ text: whole, tokens });
-  const info = make("p", { class: "tokeninfo", "aria-live": "polite" }, "Point at a token, or use Tab and the arrow keys, to read its probability.");
+  const info = make("p", { class: "tokeninfo", "aria-live": "polite" });
   const spans = texts.map((text, index) => {
     const nats = tokens.nats[index];
     const span = make("span", { class: "token", tabindex: index ? -1 : 0 }, text || "end");

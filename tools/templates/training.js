@@ -47,6 +47,7 @@ function draw() {
     make("p", { class: "note" }, group.flat
       ? [make("span", { class: "flat" }, "no spread"), " all completions earned the same, so the group teaches nothing"]
       : `spread of rewards ${short(group.spread)}`),
+    chosen.tokens ? make("p", { class: "note" }, tokenHint()) : "",
     ...best.map((one) => completion(one, highest)));
 }
 
