@@ -159,7 +159,7 @@ def test_many_runs_are_compared_with_the_baseline_only():
 def test_questions_without_a_value_do_not_count_for_its_mean():
     results = [{"subject_id": n} for n in range(4)]
     nan = float("nan")
-    columns = {"a": np.array([nan, 0.5, 1.0, nan]), "b": np.array([1.0, 1.0, nan, nan])}
+    columns = {"a": np.array([nan, 0.5, 1.0, -np.inf]), "b": np.array([1.0, 1.0, nan, -np.inf])}
     runs = {name: Run(name, [], results, {"accuracy": np.ones(4), "share": column}) for name, column in columns.items()}
     numbers = compute_numbers(runs)
     assert numbers.summary["a"]["share"].mean == 0.75
@@ -195,11 +195,11 @@ def test_one_run_has_a_report_of_its_own(files, tmp_path, capsys):
 
 
 def test_a_folder_or_a_pattern_stands_for_its_result_files(tmp_path):
-    names = ["a_results.json", "b_results.json"]
-    for name in [*names, "other.json"]:
+    for name in ("a_results.json", "b_results.json", "b_token_prob.json", "b_token_prob.run.json", "other.json"):
         (tmp_path / name).write_text("{}")
-    assert [path.name for path in find_files([tmp_path])] == names
-    assert [path.name for path in find_files([tmp_path / "*_results.json"])] == names
+    # b with token probabilities has all that b without them has
+    assert [path.name for path in find_files([tmp_path])] == ["a_results.json", "b_token_prob.json"]
+    assert [path.name for path in find_files([tmp_path / "*_results.json"])] == ["a_results.json", "b_results.json"]
 
 
 @pytest.mark.parametrize(

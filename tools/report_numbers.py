@@ -183,7 +183,8 @@ def _shared_metrics(runs: Mapping[str, Run]) -> list[str]:
 
 
 def _compare(run: Run, baseline: Run, metrics: Sequence[str], clusters: Sequence[str]) -> Comparison:
-    differences = {metric: run.metrics[metric] - baseline.metrics[metric] for metric in metrics}
+    with np.errstate(invalid="ignore"):  # two infinities have no difference
+        differences = {metric: run.metrics[metric] - baseline.metrics[metric] for metric in metrics}
     tests = {
         rule: mcnemar_exact(baseline.metrics[metric] > 0, run.metrics[metric] > 0)
         for rule, metric in RULE_METRICS.items()
@@ -193,9 +194,9 @@ def _compare(run: Run, baseline: Run, metrics: Sequence[str], clusters: Sequence
 
 
 def _intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, Interval | None]:
-    """The mean of each metric with its interval; a question where a metric is NaN does not count for it."""
+    """The mean of each metric with its interval; a question where a metric is not finite does not count for it."""
     table = np.stack(list(values.values()), axis=1)  # [N, M]
-    there = ~np.isnan(table)
+    there = np.isfinite(table)
     return dict(zip(values, ratio_intervals(np.where(there, table, 0), there, clusters), strict=True))
 
 

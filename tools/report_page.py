@@ -174,7 +174,7 @@ def _tokens(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _short(value: float) -> float | None:
-    return None if math.isnan(value) else round(float(value), 3)
+    return round(float(value), 3) if math.isfinite(value) else None
 
 
 class _Terms:

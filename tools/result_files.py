@@ -16,7 +16,8 @@ from swift.utils.errors import UserError
 from utils.metrics import ACCURACY_RULES, TRAINING_RULE, judge, question_metrics, reference_answers
 
 FIELDS = ("question", "generated_text", "num_tokens")
-PATTERN = "*_results.json"  # what evaluate.py calls its files
+# What evaluate.py and evaluate_token_prob.py call their files.
+ENDINGS = ("_results.json", "_token_prob.json")
 # What a result says of its question's kind, with the name that tables give it.
 GROUPINGS = {
     "dataset": "file",
@@ -73,12 +74,12 @@ def score(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Result files: of a folder those that evaluate.py left in it, of a pattern those that match. Raises UserError
-    where there are none."""
+    """Result files: of a folder those that the evaluation scripts left in it, of a pattern those that match. Raises
+    UserError where there are none."""
     files: list[Path] = []
     for path in map(str, paths):
         if Path(path).is_dir():
-            found = sorted(Path(path).glob(PATTERN))
+            found = _files_of(Path(path))
         else:
             found = [Path(path)] if Path(path).exists() else sorted(map(Path, glob.glob(path)))
         if not found:
@@ -95,6 +96,15 @@ def group_rows(results: Sequence[Mapping[str, Any]], field: str) -> dict[str, li
         if result.get(field) is not None:
             members.setdefault(str(result[field]), []).append(position)
     return dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The result files of a folder; of two over the same questions the one with token probabilities, which has all that
+    the other has."""
+    chosen = {}
+    for ending in ENDINGS:
+        chosen |= {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
+    return [chosen[name] for name in sorted(chosen)]
 
 
 def question_name(result: Mapping[str, Any], position: int) -> str:
