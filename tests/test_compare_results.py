@@ -195,7 +195,8 @@ def test_one_run_has_a_report_of_its_own(files, tmp_path, capsys):
 
 
 def test_a_folder_or_a_pattern_stands_for_its_result_files(tmp_path):
-    for name in ("a_results.json", "b_results.json", "b_token_prob.json", "b_token_prob.run.json", "other.json"):
+    names = ["a_results.json", "b_results.json", "b_token_prob.json", "b_token_prob.run.json", "other.json"]
+    for name in [*names, "b_given_answer_token_prob.json"]:
         (tmp_path / name).write_text("{}")
     # b with token probabilities has all that b without them has
     assert [path.name for path in find_files([tmp_path])] == ["a_results.json", "b_token_prob.json"]

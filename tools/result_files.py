@@ -99,12 +99,12 @@ def group_rows(results: Sequence[Mapping[str, Any]], field: str) -> dict[str, li
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The result files of a folder; of two over the same questions the one with token probabilities, which has all that
-    the other has."""
+    """The result files of a folder, but for scores of given texts; of two over the same questions the one with token
+    probabilities, which has all that the other has."""
     chosen = {}
     for ending in ENDINGS:
-        chosen |= {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
-    return [chosen[name] for name in sorted(chosen)]
+        chosen |= {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
+    return [chosen[name] for name in sorted(chosen) if "_given_" not in name]
 
 
 def question_name(result: Mapping[str, Any], position: int) -> str:
