@@ -61,7 +61,7 @@ class Numbers:
 
 def label(metric: str) -> str:
     """A metric's name in tables."""
-    return LABELS.get(metric, metric.replace("_", " ").replace(" f1", " F1"))
+    return LABELS.get(metric, metric.replace("_", " ").replace(" f1", " F1").replace("jaccard", "Jaccard"))
 
 
 def number(metric: str, value: Interval | float, sign: str = "") -> str:
@@ -71,7 +71,7 @@ def number(metric: str, value: Interval | float, sign: str = "") -> str:
 
 def direction(metric: str) -> int:
     """1 where more is better, -1 where less is, 0 where neither is said."""
-    if metric == "length":
+    if metric in ("length", "confidence", "token_logprob"):
         return 0
     return -1 if "hallucination" in metric or "omission" in metric else 1
 
