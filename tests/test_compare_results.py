@@ -1,69 +1,22 @@
-"""The table, summary.json and report.html of three small runs."""
+"""The table, summary.json, metrics.json and exports of small runs."""
 
+import csv
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
-from PIL import Image
+from scipy.stats import binomtest
 
-from ReXKG.graph import Graph
-from tools import compare_results
-from tools.evaluation_report import (
-    breakdown,
-    choose_cases,
-    compare_entities,
-    fill_template,
-    is_drawn,
-    mark_entities,
-)
-from tools.result_files import Run, load_runs
+from tests.report_runs import TRUTH, WRONG, compare, result, write, write_runs
+from tools import compare_results, evaluation_report
+from tools.report_numbers import breakdown, compute_numbers, main_table
+from tools.result_files import Run, find_files, load_runs
 from utils.get_knowledge_graph import extractor_name
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TRUTH = "<think>There is a small left pleural effusion.</think><answer>yes</answer>"
-WRONG = "<think>There is no pleural effusion. The heart is large.</think><answer>no</answer>"
-
-
-def result(number, text, image, **fields):
-    return {
-        "id": number,
-        "idx": number,
-        "subject_id": f"p{number // 2}",
-        "question": "Is there an effusion?",
-        "answer": ["yes"],
-        "explanation": TRUTH,
-        "semantic_type": "verify",
-        "generated_text": text,
-        "num_tokens": 10 + number,
-        "image_paths": [str(image)],
-        **fields,
-    }
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Result files of three runs over 6 questions about 3 patients: SFT has 3 right, GRPO 5, blind 2."""
-    picture = tmp_path / "world" / "images" / "demo-1.png"
-    picture.parent.mkdir(parents=True)
-    Image.new("L", (640, 480), 90).save(picture)
-    right = {"sft": {0, 1, 2}, "grpo": {0, 1, 3, 4, 5}, "blind": {4, 5}}
-    paths = {}
-    for run, numbers in right.items():
-        results = [result(n, TRUTH if n in numbers else WRONG, picture) for n in range(6)]
-        paths[run] = write(tmp_path / f"{run}.json", results)
-    return paths
-
-
-def write(path, results, dataset="test_basic_vqa"):
-    path.write_text(json.dumps({"dataset": dataset, "checkpoint": path.stem, "results": results}), encoding="utf-8")
-    return path
-
-
-def compare(files, output, *flags):
-    runs = [word for name, path in files.items() for word in (f"--{name}", str(path))]
-    return compare_results.main([*runs, "--output", str(output), *flags])
+    return write_runs(tmp_path)
 
 
 def read_summary(folder):
@@ -108,12 +61,14 @@ def test_the_same_number_in_two_files_is_two_questions(files, tmp_path):
 
 def test_table_has_a_line_a_metric_and_a_column_a_run(files, tmp_path, capsys):
     compare(files, tmp_path / "out")
-    head, columns, *rows = capsys.readouterr().out.splitlines()
+    head, columns, *rows, grpo, blind = capsys.readouterr().out.splitlines()
     assert head == "6 questions about 3 patients; mean [95% interval]"
     assert columns.split("   ")[-1] == "GRPO - SFT"
     assert [row.split()[0] for row in rows] == ["accuracy", "kg_jaccard", "entity_f1", "length"]
     assert rows[0].split()[1] == "0.500"
     assert "+0.333 [" in rows[0]
+    assert grpo.startswith("GRPO against SFT: accuracy +0.333 [")
+    assert blind.startswith("blind against SFT: accuracy -0.167 [")
 
 
 def test_without_a_blind_run_it_is_left_out(files, tmp_path):
@@ -142,6 +97,10 @@ def test_metrics_that_cannot_be_computed_are_left_out(files, tmp_path):
         ('{"results": [3]}', ["result 0", "'question'"]),
         (json.dumps({"results": [result(0, TRUTH, "x.png")] * 2}), ["question 0", "comes twice"]),
         (json.dumps({"results": [result(9, TRUTH, "x.png")]}), ["different questions"]),
+        (
+            json.dumps({"dataset": "test_basic_vqa", "results": [result(n, TRUTH, "x", answer=3) for n in range(6)]}),
+            ["grpo cannot be scored", "'answer'"],
+        ),
     ],
 )
 def test_files_that_cannot_be_compared_are_one_line_and_status_2(files, tmp_path, capsys, content, words):
@@ -154,120 +113,123 @@ def test_files_that_cannot_be_compared_are_one_line_and_status_2(files, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def page_data(folder):
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    return json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
-def test_report_asks_nothing_of_the_network(files, tmp_path):
+def test_any_number_of_named_runs_is_compared_with_any_baseline(files, tmp_path, capsys):
+    runs = [word for name in ("sft", "grpo", "blind") for word in ("--run", f"{name} run={files[name]}")]
+    assert compare_results.main([*runs, "--baseline", "grpo run", "--output", str(tmp_path / "out")]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    # right of 6: sft 0 1 2, grpo 0 1 3 4 5, blind 4 5. Against grpo: sft gains 2 and loses 3 4 5, blind loses 0 1 3
+    assert first.startswith("sft run against grpo run: accuracy -0.333 [")
+    assert first.endswith("1 questions gained, 3 lost, McNemar's exact p = 0.62")
+    assert "blind run against grpo run: accuracy -0.500" in second
+    assert f"0 questions gained, 3 lost, McNemar's exact p = {binomtest(0, 3).pvalue:.2g}" in second
+    summary = read_summary(tmp_path / "out")
+    assert set(summary) == {"sft run", "grpo run", "blind run", "difference", "seconds", "extractor"}
+    assert summary["difference"]["accuracy"]["mean"] == pytest.approx(-2 / 6)
+
+
+def test_metrics_json_has_every_metric_of_every_run_and_kind(files, tmp_path):
     compare(files, tmp_path / "out")
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "/* report." not in page
-    assert "https://" not in page
-    assert page.replace("http://www.w3.org/2000/svg", "").count("http://") == 0
-    assert "default-src 'none'" in page
+    document = metrics(tmp_path / "out")
+    assert (document["questions"], document["patients"], document["baseline"]) == (6, 3, "sft")
+    grpo = document["runs"]["grpo"]
+    assert {"accuracy", "substring", "exact_set", "kg_jaccard", "entity_f1", "length", "format"} <= grpo[
+        "metrics"
+    ].keys()
+    assert grpo["by"]["semantic_type"]["verify"]["count"] == 6
+    assert grpo["by"]["semantic_type"]["verify"]["accuracy"] == grpo["metrics"]["accuracy"]
+    assert grpo["files"] == [{"dataset": "test_basic_vqa", "checkpoint": "grpo"}]
+    pairs = {(comparison["run"], comparison["baseline"]): comparison for comparison in document["comparisons"]}
+    assert len(pairs) == 6
+    there, back = pairs["grpo", "sft"], pairs["sft", "grpo"]
+    assert there["mcnemar"]["answer_overlap"] == {"gained": 3, "lost": 1, "p_value": pytest.approx(0.625)}
+    assert there["difference"]["accuracy"]["lo"] == pytest.approx(-back["difference"]["accuracy"]["hi"])
 
 
-def test_cases_hold_both_outputs_and_what_became_of_the_question(files, tmp_path):
+def test_many_runs_are_compared_with_the_baseline_only():
+    results = [{"subject_id": n} for n in range(4)]
+    runs = {name: Run(name, [], results, {"accuracy": np.array([1.0, 0, 1, 0])}) for name in "abcdef"}
+    pairs = [(comparison.run, comparison.baseline) for comparison in compute_numbers(runs, "c").comparisons]
+    assert pairs == [("a", "c"), ("b", "c"), ("d", "c"), ("e", "c"), ("f", "c")]
+
+
+def test_questions_without_a_value_do_not_count_for_its_mean():
+    results = [{"subject_id": n} for n in range(4)]
+    nan = float("nan")
+    columns = {"a": np.array([nan, 0.5, 1.0, -np.inf]), "b": np.array([1.0, 1.0, nan, -np.inf])}
+    runs = {name: Run(name, [], results, {"accuracy": np.ones(4), "share": column}) for name, column in columns.items()}
+    numbers = compute_numbers(runs)
+    assert numbers.summary["a"]["share"].mean == 0.75
+    assert numbers.against("b", "a").difference["share"].mean == 0.5  # of the one question that both have
+    nothing = compute_numbers({"a": Run("a", [], results, {"accuracy": np.ones(4), "share": np.full(4, nan)})})
+    assert nothing.summary["a"]["share"] is None
+    assert main_table(nothing, {"a": "A"})[2] == ["share", ""]
+
+
+def test_tables_are_written_as_csv_latex_and_markdown(files, tmp_path):
     compare(files, tmp_path / "out")
-    data = page_data(tmp_path / "out")
-    # right in SFT: 0 1 2, in GRPO: 0 1 3 4 5
-    assert [case["outcome"] for case in data["cases"]] == ["both_right"] * 2 + ["broke"] + ["fixed"] * 3
-    assert data["outcomes"] == {"fixed": 3, "broke": 1, "both_wrong": 0, "both_right": 2}
-    broke = data["cases"][2]
-    assert (broke["sft"]["right"], broke["grpo"]["right"]) == (True, False)
-    assert broke["grpo"]["answer"] == "no"
-    assert ["effusion", "disorder_present"] in broke["grpo"]["entities"]["missing"]
-    assert ["large", "extra"] in broke["grpo"]["text"]
-    assert "".join(piece for piece, _ in broke["grpo"]["text"]) == "There is no pleural effusion. The heart is large."
+    with (tmp_path / "out" / "table.csv").open(newline="") as stream:
+        rows = {row["metric"]: row for row in csv.DictReader(stream)}
+    assert float(rows["accuracy"]["SFT"]) == 0.5
+    assert float(rows["accuracy"]["GRPO - SFT"]) == pytest.approx(1 / 3, abs=1e-5)
+    interval = read_summary(tmp_path / "out")["grpo"]["accuracy"]
+    assert float(rows["accuracy"]["GRPO, low"]) == pytest.approx(interval["lo"], abs=1e-5)
+    latex = (tmp_path / "out" / "table.tex").read_text()
+    assert r"metric & SFT & GRPO & blind & GRPO - SFT & blind - SFT \\" in latex
+    assert "accuracy & 0.500 [" in latex
+    assert "| KG Jaccard |" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_radiographs_are_embedded_only_when_drawn_or_asked_for(files, tmp_path):
-    def source(*flags):
-        compare(files, tmp_path / "out", *flags)
-        (uri,) = page_data(tmp_path / "out")["images"].values()  # one image, though six cases show it
-        return uri
-
-    picture = tmp_path / "world" / "images" / "demo-1.png"
-    assert source() == picture.as_uri()
-    assert source("--embed_images").startswith("data:image/jpeg;base64,")
-    (tmp_path / "world" / "manifest.json").write_text('{"arguments": {}, "counts": {}, "sha256": "0"}')
-    assert is_drawn(picture)
-    assert source().startswith("data:image/jpeg;base64,")
-    assert not is_drawn(picture.with_name("p10.png"))
+def test_one_run_has_a_report_of_its_own(files, tmp_path, capsys):
+    assert evaluation_report.main([str(files["grpo"]), "--name", "tuned", "--output", str(tmp_path / "out")]) == 0
+    document = metrics(tmp_path / "out")
+    assert document["runs"]["tuned"]["metrics"]["accuracy"]["mean"] == pytest.approx(5 / 6)
+    assert document["comparisons"] == []
+    assert "accuracy" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "report.html", "table.csv", "table.tex", "table.md", "metrics.json",
+    }  # fmt: skip
 
 
-def test_a_missing_image_is_an_error_only_where_it_must_be_embedded(files, tmp_path, capsys):
-    (tmp_path / "world" / "images" / "demo-1.png").unlink()
-    assert compare(files, tmp_path / "out") == 0
-    assert compare(files, tmp_path / "out", "--embed_images") == 2
-    assert "demo-1.png is missing" in capsys.readouterr().err
-
-
-def test_text_cannot_leave_its_element():
-    page = fill_template({"title": "</script><script>alert(1)</script><!--"})
-    assert page.count("</script>") == 2
-    assert "<!--" not in page.partition('id="data">')[2]
+def test_a_folder_or_a_pattern_stands_for_its_result_files(tmp_path):
+    names = ["a_results.json", "b_results.json", "b_token_prob.json", "b_token_prob.run.json", "other.json"]
+    for name in [*names, "b_given_answer_token_prob.json"]:
+        (tmp_path / name).write_text("{}")
+    # b with token probabilities has all that b without them has
+    assert [path.name for path in find_files([tmp_path])] == ["a_results.json", "b_token_prob.json"]
+    assert [path.name for path in find_files([tmp_path / "*_results.json"])] == ["a_results.json", "b_results.json"]
 
 
 @pytest.mark.parametrize(
-    ("text", "marks", "pieces"),
+    ("flags", "words"),
     [
-        ("", {}, []),
-        ("A nodule.", {}, [["A nodule.", None]]),
-        ("A Nodule.", {"nodule": "matched"}, [["A ", None], ["Nodule", "matched"], [".", None]]),
-        ("nodules", {"nodule": "matched"}, [["nodules", None]]),
-        (
-            "left upper lobe",
-            {"left": "extra", "left upper": "matched"},
-            [["left upper", "matched"], [" lobe", None]],
-        ),
-        ("a+b a", {"a+b": "extra"}, [["a+b", "extra"], [" a", None]]),
+        (["--run", "{sft}"], "has no name; write --run NAME="),
+        (["--run", "a={sft}", "--run", "a={grpo}"], "--run a is there twice"),
+        (["--run", "seconds={sft}"], "summary.json needs itself"),
+        (["--run", "a="], "--run a= has no files"),
+        (["--run", "a=nowhere.json"], "no result file at nowhere.json"),
+        (["--run", "a={sft}", "--baseline", "b"], "--baseline b is not among the runs (a)"),
+        (["--run", "a={sft}", "--curves", "no.png"], "--curves no.png does not exist"),
+        ([], "no run to report"),
     ],
 )
-def test_entities_are_marked_as_whole_words(text, marks, pieces):
-    assert mark_entities(text, marks) == pieces
-
-
-def graph(**entities) -> Graph:
-    return {"sentences": "", "entities": entities, "relations": [], "doc_key": "0"}
-
-
-def test_an_entity_of_another_type_is_both_missing_and_extra():
-    lists = compare_entities(
-        graph(effusion="disorder_notpresent", lung="anatomy"), graph(effusion="disorder_present", lung="anatomy")
-    )
-    assert lists == {
-        "matched": [["lung", "anatomy"]],
-        "missing": [["effusion", "disorder_present"]],
-        "extra": [["effusion", "disorder_notpresent"]],
-    }
-
-
-def test_cases_are_spread_evenly_over_outcomes_and_small_ones_give_way():
-    outcomes = ["both_right"] * 50 + ["fixed"] * 20 + ["broke"] * 2
-    chosen = choose_cases(outcomes, 20)
-    counts = {name: sum(outcomes[position] == name for position in chosen) for name in set(outcomes)}
-    assert counts == {"both_right": 9, "fixed": 9, "broke": 2}
-    assert chosen == sorted(set(chosen))
-    assert choose_cases(outcomes, 100) == list(range(72))
+def test_flags_that_cannot_be_met_are_one_line_and_status_2(files, tmp_path, capsys, flags, words):
+    flags = [flag.format(**files) for flag in flags]
+    assert compare_results.main([*flags, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert words in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_breakdown_is_by_value_the_most_frequent_first():
     results = [{"content_type": kind, "subject_id": n} for n, kind in enumerate(["view", "size", "size", None])]
     run = Run("sft", [], results, {"accuracy": np.array([1.0, 1.0, 0.0, 1.0])})
-    rows = breakdown({"sft": run}, "content_type")
-    assert [(row["name"], row["count"], row["sft"]["mean"]) for row in rows] == [("size", 2, 0.5), ("view", 1, 1.0)]
-    assert breakdown({"sft": run}, "semantic_type") == []
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the report with")
-def test_the_page_draws_itself_in_a_browser(files, tmp_path):
-    compare(files, tmp_path / "out", "--embed_images")
-    page = (tmp_path / "out" / "report.html").as_uri()
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    dom = subprocess.run([CHROMIUM, *flags, page], capture_output=True, text=True, timeout=60, check=True).stdout
-    assert dom.count('<article class="case">') == 6
-    assert "GRPO fixed (3)" in dom
-    assert '<mark class="extra">large</mark>' in dom
-    assert "6 cases" in dom
+    rows = breakdown({"sft": run}, "content_type", ["accuracy"])
+    means = [(row["name"], row["count"], row["runs"]["sft"]["accuracy"].mean) for row in rows]
+    assert means == [("size", 2, 0.5), ("view", 1, 1.0)]
+    assert breakdown({"sft": run}, "semantic_type", ["accuracy"]) == []

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from utils.statistics import Interval, difference_interval, mean_interval, patients, ratio_intervals
+from utils.statistics import Interval, difference_interval, mcnemar_exact, mean_interval, patients, ratio_intervals
 
 
 def one_by_one(values, clusters, resamples, seed):
@@ -28,7 +29,8 @@ def test_drawing_in_pieces_changes_nothing(monkeypatch):
     values, clusters = np.random.default_rng(0).random(40), list(range(40))
     whole = mean_interval(values, clusters, resamples=50)
     monkeypatch.setattr("utils.statistics._DRAWS_AT_ONCE", 130)  # three resamples at a time
-    assert mean_interval(values, clusters, resamples=50) == whole
+    in_pieces = mean_interval(values, clusters, resamples=50)
+    np.testing.assert_allclose(list(in_pieces.as_dict().values()), list(whole.as_dict().values()), rtol=1e-12)
 
 
 def test_shares_are_those_of_drawing_patients_one_by_one_and_dividing_sums():
@@ -121,3 +123,31 @@ def test_values_and_clusters_that_do_not_fit_are_an_error(values, clusters):
 def test_unequal_runs_do_not_pair():
     with pytest.raises(ValueError, match="pair"):
         difference_interval([1.0], [1.0, 0.0], ["a"])
+
+
+def test_mcnemar_is_the_binomial_test_of_the_questions_that_differ():
+    rng = np.random.default_rng(2)
+    for count in (1, 2, 7, 40, 333):
+        first, second = rng.random(count) < 0.5, rng.random(count) < rng.random()
+        result = mcnemar_exact(first, second)
+        assert result.gained == sum(not a and b for a, b in zip(first, second, strict=True))
+        assert result.lost == sum(a and not b for a, b in zip(first, second, strict=True))
+        if differing := result.gained + result.lost:
+            expected = binomtest(result.gained, differing).pvalue
+            assert result.p_value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(4000, 3700), (3000, 0)])
+def test_mcnemar_of_thousands_of_differences_is_still_exact(gained, lost):
+    result = mcnemar_exact([False] * gained + [True] * lost, [True] * gained + [False] * lost)
+    assert (result.gained, result.lost) == (gained, lost)
+    assert result.p_value == pytest.approx(binomtest(gained, gained + lost).pvalue, rel=1e-6)
+
+
+def test_mcnemar_by_hand():
+    # 1 of 5 differences: 2 * (1 + 5) / 32; 2 of 4 is the middle: at most 1; none at all says nothing.
+    assert mcnemar_exact([0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 0, 1]).p_value == pytest.approx(0.375)
+    assert mcnemar_exact([1, 1, 0, 0], [0, 0, 1, 1]).p_value == 1
+    assert mcnemar_exact([1, 0], [1, 0]).p_value == 1
+    with pytest.raises(ValueError, match="pair"):
+        mcnemar_exact([1], [1, 0])

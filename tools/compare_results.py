@@ -1,9 +1,12 @@
-"""Compare evaluated runs: one table, summary.json and report.html.
+"""Compare evaluated runs: one table, summary.json, metrics.json and report.html.
 
-    python -m tools.compare_results --sft output/demo/eval/sft*_results.json --grpo ... --blind ... --output output/demo
+    python -m tools.compare_results --run base=result/base --run tuned=result/tuned --output result/report
+    python -m tools.compare_results --run A=FILE FILE --run B=FILE FILE --run C=FILE FILE --baseline B --output DIR
+    python -m tools.compare_results --sft A/*_results.json --grpo B/*_results.json --blind C/*_results.json --output DIR
 
-Every number is a mean over questions with a 95% bootstrap interval that draws whole patients; the difference is paired
-question by question. Accuracy is by the training rule (`utils.metrics`); graphs are read by one extractor for all runs.
+Every number is a mean over questions with a 95% bootstrap interval that draws whole patients; differences are paired
+question by question, and McNemar's exact test says whether two runs are right equally often. Accuracy is by the
+training rule, with the other rules beside it (`utils.metrics`); graphs are read by one extractor for all runs.
 """
 
 from __future__ import annotations
@@ -11,53 +14,84 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from swift.utils.errors import UserError, reports_user_errors
-from swift.utils.files import write_json, write_text
-from swift.utils.logger import get_logger
-from tools.evaluation_report import render_report
-from tools.result_files import Run, load_runs
+from swift.utils.files import write_json
+from tools.evaluation_report import add_report_flags, check_report_flags, count_line, write_report
+from tools.report_numbers import Comparison, Numbers, compute_numbers, number
+from tools.result_files import find_files, load_runs, writable
 from tools.text_table import align
 from utils.get_knowledge_graph import extractor_name
-from utils.statistics import Interval, difference_interval, mean_interval, patients
+from utils.metrics import TRAINING_RULE
+from utils.statistics import Interval
 
-METRICS = ("accuracy", "kg_jaccard", "entity_f1", "length")
-LABELS = {"sft": "SFT", "grpo": "GRPO", "blind": "blind", "difference": "GRPO - SFT"}
-
-logger = get_logger()
-
-
-def summarise(runs: dict[str, Run]) -> dict[str, dict[str, Interval]]:
-    """Each run's metrics, and those of ``difference``: GRPO minus SFT, paired. Metrics not computed are left out."""
-    clusters = patients(runs["sft"].results)
-    names = [name for name in METRICS if all(name in run.metrics for run in runs.values())]
-    summary = {run.name: {name: mean_interval(run.metrics[name], clusters) for name in names} for run in runs.values()}
-    sft, grpo = runs["sft"].metrics, runs["grpo"].metrics
-    summary["difference"] = {name: difference_interval(sft[name], grpo[name], clusters) for name in names}
-    return summary
+SUMMARY_METRICS = ("accuracy", "kg_jaccard", "entity_f1", "length")
+STAGES = {"sft": "SFT", "grpo": "GRPO", "blind": "blind"}  # runs with flags of their own, and what readers call them
+RESERVED = ("difference", "seconds", "extractor")  # keys of summary.json beside the runs
 
 
-def table(summary: dict[str, dict[str, Interval]]) -> str:
+def summarise(numbers: Numbers) -> dict[str, dict[str, Interval]]:
+    """Each run's first metrics, and those of ``difference``: the first run after the baseline minus it, paired.
+    Metrics that were not computed are left out."""
+    summary = dict(numbers.summary)
+    if comparisons := _with_baseline(numbers):
+        summary["difference"] = comparisons[0].difference
+    return {
+        column: {metric: values[metric] for metric in SUMMARY_METRICS if metric in values}
+        for column, values in summary.items()
+    }
+
+
+def table(summary: Mapping[str, Mapping[str, Interval]], labels: Mapping[str, str]) -> str:
     """The summary as text, a metric a line: mean [low, high]."""
-    columns = list(summary)
-    rows = [["", *(LABELS[column] for column in columns)]]
-    for metric in summary["sft"]:
-        rows.append([metric, *(_cell(metric, summary[column][metric], column) for column in columns)])
+    rows = [["", *(labels[column] for column in summary)]]
+    for metric in next(iter(summary.values())):
+        cells = [
+            number(metric, values[metric], "+" if name == "difference" else "") for name, values in summary.items()
+        ]
+        rows.append([metric, *cells])
     return align(rows)
 
 
-def _cell(metric: str, value: Interval, column: str) -> str:
-    sign = "+" if column == "difference" else ""
-    return f"{value:{sign}.{1 if metric == 'length' else 3}f}"
+def significance_line(comparison: Comparison, labels: Mapping[str, str]) -> str:
+    """What McNemar's test says of a run and its baseline."""
+    test, difference = comparison.mcnemar[TRAINING_RULE], comparison.difference["accuracy"]
+    return (
+        f"{labels[comparison.run]} against {labels[comparison.baseline]}: accuracy {difference:+.3f}, {test.gained} "
+        f"questions gained, {test.lost} lost, McNemar's exact p = {test.p_value:.2g}"
+    )
 
 
-def summary_document(summary: dict[str, dict[str, Interval]], seconds: float | None) -> dict[str, Any]:
+def summary_document(numbers: Numbers, seconds: float | None) -> dict[str, Any]:
     """What summary.json holds."""
-    numbers = {name: {metric: value.as_dict() for metric, value in values.items()} for name, values in summary.items()}
-    return numbers | {"seconds": seconds, "extractor": extractor_name()}
+    summary = summarise(numbers)
+    intervals = {name: {metric: value.as_dict() for metric, value in row.items()} for name, row in summary.items()}
+    return intervals | {"seconds": seconds, "extractor": extractor_name()}
+
+
+def named_files(arguments: argparse.Namespace) -> dict[str, list[Path]]:
+    """The result files of each run, in the order of the table. Raises UserError for a run without a name or files, or
+    a name twice."""
+    given = [(name, files) for name in STAGES if (files := getattr(arguments, name))]
+    for first, *others in arguments.run:
+        name, equals, path = first.partition("=")
+        if not (equals and name):
+            raise UserError(f"--run {first} has no name; write --run NAME={first}")
+        given.append((writable(name), [*([path] if path else []), *others]))
+    found: dict[str, list[Path]] = {}
+    for name, files in given:
+        if name in found or name in RESERVED:
+            reason = "is there twice" if name in found else "is a name that summary.json needs itself"
+            raise UserError(f"--run {name} {reason}; give the run another name")
+        if not files:
+            raise UserError(f"--run {name}= has no files; name its result files or their folder")
+        found[name] = find_files(files)
+    if not found:
+        raise UserError("no run to report; give --run NAME=FILE for each")
+    return found
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,17 +99,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.compare_results", description="Compare evaluated runs.", allow_abbrev=False
     )
-    runs = parser.add_argument_group("runs: result files of evaluate.py, the same questions in each")
-    runs.add_argument("--sft", nargs="+", required=True, metavar="FILE", help="the policy before GRPO")
-    runs.add_argument("--grpo", nargs="+", required=True, metavar="FILE", help="the policy after GRPO")
-    runs.add_argument("--blind", nargs="+", metavar="FILE", help="the policy with shuffled images")
-    output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, required=True, help="folder for summary.json and report.html")
-    output.add_argument("--title", default="SFT and GRPO on held-out questions", help="heading of the report")
-    output.add_argument("--curves", type=Path, metavar="PNG", help="picture of the training curves for the report")
-    output.add_argument("--cases", type=int, default=60, help="questions the report shows (default: 60)")
-    output.add_argument("--embed_images", action="store_true",
-                        help="put radiographs into the report even if they are not drawn ones")  # fmt: skip
+    runs = parser.add_argument_group("runs: result files of evaluate.py or folders of them, the same questions in each")
+    runs.add_argument("--run", nargs="+", action="append", default=[], metavar=("NAME=FILE", "FILE"),
+                      help="a run and its files; give it once for each run")  # fmt: skip
+    runs.add_argument("--sft", nargs="+", metavar="FILE", help="a run named sft: the policy before GRPO")
+    runs.add_argument("--grpo", nargs="+", metavar="FILE", help="a run named grpo: the policy after GRPO")
+    runs.add_argument("--blind", nargs="+", metavar="FILE", help="a run named blind: the policy with shuffled images")
+    runs.add_argument("--baseline", metavar="NAME", help="the run that others are compared with (default: the first)")
+    add_report_flags(parser, "Evaluated runs compared")
     clock = parser.add_mutually_exclusive_group()
     clock.add_argument("--seconds", type=float, help="how long the runs took, for summary.json")
     clock.add_argument("--started", type=float, metavar="EPOCH", help="when they began; the seconds run until now")
@@ -86,22 +117,26 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     arguments = parse_arguments(argv)
-    if arguments.curves and not arguments.curves.is_file():
-        raise UserError(f"--curves {arguments.curves} does not exist; leave it out or correct the path")
-    files = {name: paths for name in ("sft", "grpo", "blind") if (paths := getattr(arguments, name))}
-    runs = load_runs(files)
-    summary = summarise(runs)
-    report = render_report(
-        runs, summary, arguments.title, extractor_name(), arguments.curves, arguments.cases, arguments.embed_images
-    )
-    write_text(arguments.output / "report.html", report)
+    check_report_flags(arguments)
+    runs = load_runs(named_files(arguments))
+    numbers = compute_numbers(runs, arguments.baseline)
+    labels = {name: STAGES.get(name, name) for name in runs}
+    write_report(runs, numbers, labels, arguments)
     seconds = round(time.time() - arguments.started, 1) if arguments.started else arguments.seconds
-    write_json(arguments.output / "summary.json", summary_document(summary, seconds))
-    results = runs["sft"].results
-    print(f"{len(results)} questions about {len(set(patients(results)))} patients; mean [95% interval]")
-    print(table(summary))
-    logger.info("wrote summary.json and report.html to %s", arguments.output)
+    write_json(arguments.output / "summary.json", summary_document(numbers, seconds))
+    print(count_line(runs[numbers.baseline]))
+    comparisons = _with_baseline(numbers)
+    if comparisons:
+        labels |= {"difference": f"{labels[comparisons[0].run]} - {labels[numbers.baseline]}"}
+    print(table(summarise(numbers), labels))
+    for comparison in comparisons:
+        print(significance_line(comparison, labels))
     return 0
+
+
+def _with_baseline(numbers: Numbers) -> list[Comparison]:
+    """Every other run against the baseline, in the order of the runs."""
+    return [comparison for comparison in numbers.comparisons if comparison.baseline == numbers.baseline]
 
 
 if __name__ == "__main__":

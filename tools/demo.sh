@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole path on the demo world, on a machine with nothing but Python:
-# drawn X-rays -> policy -> SFT -> GRPO -> evaluation -> one table, summary.json and report.html.
+# drawn X-rays -> policy -> SFT -> GRPO -> evaluation -> one table, summary.json, report.html and training.html.
 #
 #   make demo               everything, afresh
 #   tools/demo.sh start     only what GRPO starts from: the world, and the policy after SFT (kept if there)
@@ -41,7 +41,9 @@ evaluate() { # model, result folder, further flags
 
 report() {
   "$PYTHON" -m tools.compare_results --sft "$OUT"/eval/sft/*_results.json --grpo "$OUT"/eval/grpo/*_results.json \
-    --blind "$OUT"/eval/blind/*_results.json --output "$OUT" --curves "$OUT/grpo/curves.png" --started "$1"
+    --blind "$OUT"/eval/blind/*_results.json --output "$OUT" --curves "$OUT/grpo/curves.png" --started "$1" \
+    --title "SFT and GRPO on held-out questions"
+  "$PYTHON" -m tools.training_report "$OUT/grpo" --output "$OUT/grpo" --title "GRPO on the demo world"
 }
 
 started="$(date +%s)"

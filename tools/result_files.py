@@ -3,6 +3,7 @@ ruler."""
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from swift.utils.errors import UserError
-from utils.metrics import question_metrics
+from utils.metrics import ACCURACY_RULES, TRAINING_RULE, judge, question_metrics, reference_answers
 
 FIELDS = ("question", "generated_text", "num_tokens")
+# What evaluate.py and evaluate_token_prob.py call their files.
+ENDINGS = ("_results.json", "_token_prob.json")
 # What a result says of its question's kind, with the name that tables give it.
 GROUPINGS = {
     "dataset": "file",
@@ -28,7 +31,7 @@ GROUPINGS = {
 class Run:
     """One policy's answers, in the order of the first run's questions, and their metrics, each array [N]."""
 
-    name: str  # sft, grpo, blind
+    name: str
     documents: list[dict[str, Any]]  # what the files say beside their results
     results: list[dict[str, Any]]
     metrics: dict[str, np.ndarray]
@@ -52,8 +55,37 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
                 "only one of them; compare runs over the same annotation files and --max_samples"
             )
         results = [by_key[key] for key in keys]
-        runs[name] = Run(name, [_facts(document) for document in documents], results, question_metrics(results))
+        try:
+            metrics = score(results)
+        except ValueError as error:
+            raise UserError(f"result files of {name} cannot be scored: {error}") from error
+        runs[name] = Run(name, [_facts(document) for document in documents], results, metrics)
     return runs
+
+
+def score(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """`utils.metrics.question_metrics`, and each rule of accuracy beside the training one under its name."""
+    metrics = question_metrics(results)
+    verdicts = [judge(result["generated_text"], reference_answers(result)) for result in results]
+    for rule in ACCURACY_RULES:
+        if rule != TRAINING_RULE:
+            metrics.setdefault(rule, np.array([verdict[rule] for verdict in verdicts], dtype=np.float64))
+    return metrics
+
+
+def find_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Result files: of a folder those that the evaluation scripts left in it, of a pattern those that match. Raises
+    UserError where there are none."""
+    files: list[Path] = []
+    for path in map(str, paths):
+        if Path(path).is_dir():
+            found = _files_of(Path(path))
+        else:
+            found = [Path(path)] if Path(path).exists() else sorted(map(Path, glob.glob(path)))
+        if not found:
+            raise UserError(f"no result file at {path}; pass files that evaluate.py wrote, or a folder that holds them")
+        files += found
+    return files
 
 
 def group_rows(results: Sequence[Mapping[str, Any]], field: str) -> dict[str, list[int]]:
@@ -66,6 +98,15 @@ def group_rows(results: Sequence[Mapping[str, Any]], field: str) -> dict[str, li
     return dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
+def _files_of(folder: Path) -> list[Path]:
+    """The result files of a folder, but for scores of given texts; of two over the same questions the one with token
+    probabilities, which has all that the other has."""
+    chosen = {}
+    for ending in ENDINGS:
+        chosen |= {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
+    return [chosen[name] for name in sorted(chosen) if "_given_" not in name]
+
+
 def question_name(result: Mapping[str, Any], position: int) -> str:
     """What a question is called within its file: its ``idx``, else its ``id``, else its position."""
     return str(result.get("idx", result.get("id", position)))
@@ -74,7 +115,10 @@ def question_name(result: Mapping[str, Any], position: int) -> str:
 def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, Any]:
     """The document of a result file whose results all have ``fields``. Raises UserError for any other file."""
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        document = json.loads(text)
+        if "\\ud" in text.lower():  # perhaps half a surrogate pair, which can be escaped but not written
+            document = json.loads(writable(json.dumps(document, ensure_ascii=False)))
     except (OSError, ValueError) as error:
         raise UserError(f"result file {path} cannot be read ({error}); pass a file that evaluate.py wrote") from error
     results = document.get("results") if isinstance(document, dict) else None
@@ -85,6 +129,11 @@ def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, 
         if missing:
             raise UserError(f"result file {path} result {position}: field '{missing[0]}' is missing; evaluate again")
     return document
+
+
+def writable(text: str) -> str:
+    """``text`` with "?" for each half of a surrogate pair, which no UTF-8 file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _by_question(documents: Sequence[dict], paths: Sequence[str | Path]) -> dict[Hashable, dict[str, Any]]:

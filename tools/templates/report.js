@@ -1,77 +1,88 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const runs = ["sft", "grpo", "blind"].filter((name) => name in data.summary);
-const runNames = { sft: "SFT", grpo: "GRPO", blind: "blind (images shuffled)", difference: "GRPO − SFT" };
-const metricNames = { accuracy: "Accuracy", kg_jaccard: "KG Jaccard", entity_f1: "Entity F1", length: "Length" };
-const outcomeNames = {
-  fixed: "GRPO fixed", broke: "GRPO broke", both_wrong: "Both wrong", both_right: "Both right",
-};
-const typeNames = {
-  disorder_present: "present", disorder_notpresent: "absent", devices_present: "device", devices_notpresent: "no device",
-};
-const byId = (id) => document.getElementById(id);
+/* The numbers: overview, kinds of question, calibration, training curves. */
 
-function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "line", "circle", "text", "title"].includes(tag);
-  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
+const runs = data.runs.map((_, index) => index);
+const labelOf = (run) => data.runs[run].label;
+const colorOf = (run) => `run${run % 8}`;
+const isLength = (metric) => metric === "length";
+const plotted = data.metrics.filter(({ name }) => !isLength(name)
+  && data.runs.every((run) => { const value = run.metrics[name]; return value && value.mean >= 0 && value.mean <= 1; }));
 
 function number(metric, value, signed = false) {
-  const text = metric === "length" ? value.toFixed(1) : value.toFixed(3);
-  return (signed && value >= 0 ? "+" : "") + text.replace("-", "−");
+  return (signed && value >= 0 ? "+" : "") + minus(value.toFixed(isLength(metric) ? 1 : 3));
+}
+
+function comparison(run, baseline) {
+  return data.comparisons.find((one) => one.run === data.runs[run].name && one.baseline === data.runs[baseline].name);
 }
 
 /* Overview */
 
 function header() {
-  document.title = data.title;
+  document.querySelector(".top").append(themeButton());
   byId("title").textContent = data.title;
-  const checkpoints = runs.map((run) => `${runNames[run]}: ${data.checkpoints[run].join(", ")}`).join("; ");
-  byId("facts").textContent = `${data.questions.toLocaleString("en")} questions about ${data.patients} patients. ` +
-    `${checkpoints}. Facts read by ${data.extractor}. ${data.date}.`;
-  const change = data.summary.difference.accuracy;
-  const verdict = change.lo > 0 ? "GRPO answers more questions right than SFT"
-    : change.hi < 0 ? "GRPO answers fewer questions right than SFT"
-      : "GRPO and SFT do not differ in accuracy beyond chance";
-  byId("lead").textContent = `${verdict}: ${data.outcomes.fixed} questions went from wrong to right and ` +
-    `${data.outcomes.broke} from right to wrong; ${data.outcomes.both_right} were right both times, ` +
-    `${data.outcomes.both_wrong} wrong both times.`;
+  const sources = data.runs.map(({ label, checkpoints, controls, skipped }) => {
+    const images = controls.filter((control) => control !== "none").map((control) => `, images ${control}`).join("");
+    return `${label}: ${checkpoints.join(", ") || "checkpoint unknown"}${images}${skipped ? `, ${skipped} questions skipped` : ""}`;
+  });
+  const pictures = data.images.some((address) => !address.startsWith("data:"))
+    ? " Images are not in this file: they show where their paths can be reached." : "";
+  byId("facts").textContent = `${data.questions.toLocaleString("en")} questions about ${data.patients.toLocaleString("en")} ` +
+    `patients. ${sources.join("; ")}. Facts read by ${data.extractor}. ${data.date}.${pictures}`;
+  byId("lead").textContent = lead();
+}
+
+function lead() {
+  const other = runs.find((run) => run !== data.baseline);
+  const found = other === undefined ? undefined : comparison(other, data.baseline);
+  if (!found) {
+    const { mean, lo, hi } = data.runs[data.baseline].metrics.accuracy;
+    return `${number("", mean)} of the questions are answered right, 95% interval ${number("", lo)} to ${number("", hi)}.`;
+  }
+  const change = found.difference.accuracy, [name, base] = [labelOf(other), labelOf(data.baseline)];
+  const verdict = change.lo > 0 ? `${name} answers more questions right than ${base}`
+    : change.hi < 0 ? `${name} answers fewer questions right than ${base}`
+      : `${name} and ${base} do not differ in accuracy beyond chance`;
+  const test = found.mcnemar.answer_overlap;
+  return `${verdict}: ${test.gained} questions went from wrong to right and ${test.lost} from right to wrong.`;
 }
 
 function summaryTable() {
-  const columns = [...runs, "difference"];
-  const head = make("tr", {}, make("td"), ...columns.map((name) => make("th", { scope: "col" },
-    name === "difference" ? null : make("span", { class: `dot ${name}` }), runNames[name])));
-  const rows = Object.keys(data.summary.sft).map((metric) => make("tr", {},
-    make("th", { scope: "row" }, metricNames[metric]),
-    ...columns.map((name) => summaryCell(metric, data.summary[name][metric], name === "difference"))));
-  byId("summary").append(make("thead", {}, head), make("tbody", {}, ...rows));
+  const others = runs.filter((run) => run !== data.baseline && comparison(run, data.baseline));
+  const heads = [
+    ...runs.map((run) => make("th", { scope: "col" }, make("span", { class: `dot ${colorOf(run)}` }), labelOf(run))),
+    ...others.map((run) => make("th", { scope: "col" }, `${labelOf(run)} − ${labelOf(data.baseline)}`))];
+  const rows = data.metrics.map(({ name, label, direction }) => make("tr", {},
+    make("th", { scope: "row" }, label),
+    runs.map((run) => cell(name, data.runs[run].metrics[name])),
+    others.map((run) => cell(name, comparison(run, data.baseline).difference[name], direction))));
+  byId("summary").append(make("thead", {}, make("tr", {}, make("td"), heads)), make("tbody", {}, rows));
 }
 
-function summaryCell(metric, { mean, lo, hi }, signed) {
-  const direction = signed && metric !== "length" ? (lo > 0 ? "up" : hi < 0 ? "down" : "") : "";
-  return make("td", { class: direction }, number(metric, mean, signed),
-    make("small", {}, `[${number(metric, lo, signed)}, ${number(metric, hi, signed)}]`));
+/* `direction` is given for differences: 1 where more is better, -1 where less is. */
+function cell(metric, value, direction) {
+  if (!value) return make("td", {}, "–");
+  const signed = direction !== undefined, gain = Math.sign(value.lo) === Math.sign(value.hi) ? Math.sign(value.mean) : 0;
+  const tone = signed && gain * direction > 0 ? "up" : signed && gain * direction < 0 ? "down" : null;
+  return make("td", { class: tone }, number(metric, value.mean, signed),
+    make("small", {}, `[${number(metric, value.lo, signed)}, ${number(metric, value.hi, signed)}]`));
 }
 
 /* Interval plots: one row per item, one line per run, all on the same axis from 0 to 1. */
 
 function plot(parent, rows) {
-  const keys = runs.map((run) => make("span", {}, make("span", { class: `dot ${run}` }), runNames[run]));
-  parent.replaceChildren(make("div", { class: "keys" }, ...keys), ...rows.map(plotRow), axis());
+  const keys = runs.map((run) => make("span", {}, make("span", { class: `dot ${colorOf(run)}` }), labelOf(run)));
+  parent.replaceChildren(make("div", { class: "keys" }, keys), ...rows.map(plotRow), axis());
 }
 
+/* `points`: per run [mean, low, high], or null. */
 function plotRow({ label, note, points }) {
   const height = 13 * runs.length + 14;
-  const marks = runs.flatMap((run, index) => interval(run, points[run], 13.5 + 13 * index));
-  const values = runs.map((run) => points[run].mean.toFixed(2)).join("  ·  ");
+  const values = points.map((point) => (point ? point[0].toFixed(2) : "–")).join("  ·  ");
+  const marks = runs.flatMap((run) => (points[run] ? interval(run, points[run], 13.5 + 13 * run) : []));
   return make("div", { class: "row" },
     make("div", { class: "label" }, label, " ", make("small", {}, note)),
     make("div", { class: "plotted" }, make("svg", { height, role: "img", "aria-label": `${label}: ${values}` },
-      ...grid(height), ...marks)),
+      grid(height), marks)),
     make("div", { class: "values" }, values));
 }
 
@@ -79,128 +90,64 @@ function grid(height) {
   return [0, 25, 50, 75, 100].map((x) => make("line", { class: "grid", x1: `${x}%`, x2: `${x}%`, y1: 0, y2: height }));
 }
 
-function interval(run, { mean, lo, hi }, y) {
-  const at = (value) => `${100 * value}%`;
-  const words = `${runNames[run]}: ${mean.toFixed(3)} [${lo.toFixed(3)}, ${hi.toFixed(3)}]`;
+function interval(run, [mean, lo, hi], y) {
+  const at = (value) => `${100 * Math.min(Math.max(value, 0), 1)}%`;
+  const words = `${labelOf(run)}: ${mean.toFixed(3)} [${lo.toFixed(3)}, ${hi.toFixed(3)}]`;
   return [
-    make("line", { class: `whisker ${run}`, x1: at(lo), x2: at(hi), y1: y, y2: y }),
-    make("circle", { class: run, cx: at(mean), cy: y, r: 5 }, make("title", {}, words)),
+    make("line", { class: `whisker ${colorOf(run)}`, x1: at(lo), x2: at(hi), y1: y, y2: y }),
+    make("circle", { class: colorOf(run), cx: at(mean), cy: y, r: 5 }, make("title", {}, words)),
   ];
 }
 
 function axis() {
-  const ticks = [0, 25, 50, 75, 100].map((x) => make("text", { x: `${x}%`, y: 13 }, (x / 100).toString()));
+  const marks = [0, 25, 50, 75, 100].map((x) => make("text", { class: "middle", x: `${x}%`, y: 13 }, (x / 100).toString()));
   return make("div", { class: "row", "aria-hidden": "true" }, make("div"),
-    make("div", { class: "plotted" }, make("svg", { height: 18 }, ...ticks)), make("div"));
+    make("div", { class: "plotted" }, make("svg", { height: 18 }, marks)), make("div"));
 }
 
 function metricPlot() {
-  const metrics = Object.keys(data.summary.sft).filter((metric) => metric !== "length");
-  plot(byId("metrics"), metrics.map((metric) => ({
-    label: metricNames[metric], note: "",
-    points: Object.fromEntries(runs.map((run) => [run, data.summary[run][metric]])),
+  plot(byId("metrics"), plotted.map(({ name, label }) => ({
+    label, note: "",
+    points: data.runs.map(({ metrics: { [name]: { mean, lo, hi } } }) => [mean, lo, hi]),
   })));
 }
 
-/* Buttons of which one is pressed. */
-
-function choice(parent, labels, onChoose) {
-  const buttons = Object.entries(labels).map(([value, label]) => {
-    const button = make("button", { type: "button", "data-value": value }, label);
-    button.addEventListener("click", () => press(value));
-    return button;
-  });
-  function press(value) {
-    for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.value === value);
-    onChoose(value);
-  }
-  parent.append(...buttons);
-  press(Object.keys(labels)[0]);
-}
-
 function breakdowns() {
-  const filled = Object.entries(data.breakdown).filter(([, rows]) => rows.length);
-  if (!filled.length) return void byId("by-type").parentElement.remove();
-  choice(byId("groupings"), Object.fromEntries(filled.map(([label]) => [label, `by ${label}`])), (label) =>
-    plot(byId("breakdown"), data.breakdown[label].map((row) => ({
-      label: row.name.replaceAll("_", " "), note: `n = ${row.count}`, points: row,
-    }))));
+  const fields = data.fields.filter(({ name }) => data.breakdown[name]);
+  if (!fields.length) return void byId("by-type").parentElement.remove();
+  let [field, metric] = [fields[0].name, plotted[0].name];
+  const draw = () => plot(byId("breakdown"), data.breakdown[field].map(({ name, count, runs: points }) => ({
+    label: name.replaceAll("_", " "), note: `n = ${count}`, points: points.map((point) => point[metric]),
+  })));
+  byId("groupings").append(
+    picker("group by", fields.map(({ name, label }) => [name, label]), field, (value) => { field = value; draw(); }),
+    picker("metric", plotted.map(({ name, label }) => [name, label]), metric, (value) => { metric = value; draw(); }));
+  draw();
 }
 
-/* Cases */
+/* Calibration: one reliability curve per run and file that has one. */
 
-function caseCard(item) {
-  const card = make("article", { class: "case" },
-    make("div", { class: "images" }, ...item.images.map((name, index) => picture(name, index, item.images.length))),
-    make("div", {},
-      make("h3", {}, item.question),
-      make("p", { class: "tags" }, make("span", { class: "outcome" }, outcomeNames[item.outcome]),
-        ["", item.dataset, item.id, ...item.types].join(" · ").replaceAll("_", " ")),
-      make("div", { class: "outputs" }, reference(item), completion("SFT", item.sft), completion("GRPO", item.grpo))));
-  return { card, outcome: item.outcome, text: card.textContent.toLowerCase() };
-}
-
-function picture(name, index, count) {
-  const image = make("img", { src: data.images[name], alt: "X-ray: its file is not within reach", loading: "lazy", tabindex: 0 });
-  image.addEventListener("click", () => image.classList.toggle("large"));
-  image.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") image.classList.toggle("large");
-    if (event.key === "Escape") image.classList.remove("large");
-  });
-  const caption = count > 1 ? make("figcaption", {}, `image ${index + 1} of ${count}`) : null;
-  return make("figure", {}, image, caption);
-}
-
-function marked(pieces) {
-  return make("p", {}, ...pieces.map(([text, mark]) => (mark ? make("mark", { class: mark }, text) : text)));
-}
-
-function reference(item) {
-  const answer = item.answer.join(", ") || "(nothing)";
-  return make("div", { class: "output" }, make("h4", {}, "Reference"), marked(item.reference),
-    make("p", { class: "answer" }, answer));
-}
-
-function completion(title, { right, text, answer, entities, kg_jaccard: jaccard }) {
-  const verdict = make("span", { class: `verdict ${right ? "up" : "down"}` }, right ? "✓ right" : "✗ wrong");
-  const score = jaccard === null ? null : make("span", { class: "score" }, `KG Jaccard ${jaccard.toFixed(2)}`);
-  const missing = entities.missing.map(([name, type]) => make("mark", { class: "missing", title: type },
-    type in typeNames ? `${name} (${typeNames[type]})` : name));
-  return make("div", { class: "output" }, make("h4", {}, title, verdict, score), marked(text),
-    answer === null ? null : make("p", { class: "answer" }, answer || "(nothing)"),
-    missing.length ? make("p", { class: "facts" }, "missing: ", ...missing) : null);
-}
-
-function cases() {
-  const cards = data.cases.map(caseCard);
-  let outcome = "all";
-  byId("list").append(...cards.map(({ card }) => card));
-  byId("sampling").textContent = `${cards.length} of ${data.questions.toLocaleString("en")} questions, drawn at random ` +
-    "and as evenly over the four outcomes as they allow.";
-  const show = () => {
-    const query = byId("query").value.trim().toLowerCase();
-    let count = 0;
-    for (const item of cards) {
-      const visible = (outcome === "all" || item.outcome === outcome) && item.text.includes(query);
-      item.card.hidden = !visible;
-      count += visible;
-    }
-    byId("shown").textContent = count === 1 ? "1 case" : `${count} cases`;
-  };
-  byId("query").addEventListener("input", show);
-  const shown = (name) => cards.filter((item) => item.outcome === name).length;
-  const labels = Object.entries(outcomeNames).map(([name, label]) => [name, `${label} (${shown(name)})`]);
-  choice(byId("outcomes"), { all: `All (${cards.length})`, ...Object.fromEntries(labels) }, (value) => {
-    outcome = value;
-    show();
-  });
+function calibration() {
+  const entries = data.runs.flatMap(({ label, calibration: files }, run) =>
+    files.map((file) => ({ run, label, file, bins: file.bins ?? [] })));
+  if (!entries.length) return;
+  byId("calibration").hidden = false;
+  byId("calibration").querySelector(".charts").append(...entries.map(({ run, label, file, bins }) => {
+    const words = Object.entries(file).filter(([, value]) => typeof value?.mean === "number")
+      .map(([name, { mean, lo, hi }]) => `${name} ${number("", mean)} [${number("", lo)}, ${number("", hi)}]`);
+    const series = [{ label: "share right", color: run % 8, x: bins.map((bin) => bin.confidence), y: bins.map((bin) => bin.accuracy), dots: true }];
+    const figure = bins.length ? chart({ title: `${label}, ${file.dataset}`, xName: "confidence", series, range: [0, 1], diagonal: true, height: 260 })
+      : make("figure", { class: "chart" }, make("h3", {}, `${label}, ${file.dataset}`));
+    figure.append(make("figcaption", { class: "note" }, [file.right_by ? `right by ${file.right_by}` : "", ...words].filter(Boolean).join(", ")));
+    return figure;
+  }));
 }
 
 header();
 summaryTable();
 metricPlot();
 breakdowns();
-cases();
+calibration();
 if (data.curves) {
   byId("training").hidden = false;
   byId("training").querySelector("img").src = data.curves;

@@ -1,0 +1,60 @@
+"""Pages that are one file: frame, style, script and data together, and a policy that lets no request leave it.
+
+`templates/frame.html` is around every page; a page NAME adds `NAME.html` (its body), `NAME.css` and its scripts to what
+all share. Data comes as JSON, and the scripts put it on the page as text only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = {"report": ("shared", "report", "questions"), "training": ("shared", "training")}
+
+
+def render_page(name: str, title: str, data: Mapping[str, Any], *, image_files: bool = False) -> str:
+    """The page ``name`` with its data. ``image_files``: images may also be loaded from files beside data URIs; nothing
+    else may be loaded at all, and no script or style runs but those written here."""
+    style = _read("shared.css") + _read(f"{name}.css")
+    script = '"use strict";\n' + "".join(_read(f"{part}.js") for part in SCRIPTS[name])
+    policy = (
+        f"default-src 'none'; img-src data:{' file:' if image_files else ''}; style-src '{_digest(style)}'; "
+        f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    parts = {
+        "policy": policy,
+        "title": html.escape(title),
+        "style": style,
+        "body": _read(f"{name}.html"),
+        "data": encode(data),
+        "script": script,
+    }
+    # Cut at the slots of the frame alone: what is filled in may say "[[data]]" and mean it.
+    pieces = re.split(r"\[\[(\w+)\]\]", _read("frame.html"))
+    return "".join(parts[piece] if position % 2 else piece for position, piece in enumerate(pieces))
+
+
+def encode(data: Any) -> str:
+    """JSON that cannot close the element it stands in; half a surrogate pair becomes "?"."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").encode("utf-8", "replace").decode("utf-8")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """An image as the address that holds it; ``kind`` is jpeg or png."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")

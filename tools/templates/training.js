@@ -1,0 +1,119 @@
+/* Curves, and the groups of completions one by one. */
+
+const chosen = { kind: "all", query: "", tokens: false };
+let shown = data.groups;
+
+function header() {
+  document.querySelector(".top").append(themeButton());
+  byId("title").textContent = data.title;
+  byId("facts").textContent = `${data.steps.toLocaleString("en")} steps.`;
+  byId("charts").append(...data.panels.map(({ title, series }) => chart({
+    title, xName: "step", series: series.map((one, index) => ({ ...one, color: (index + 1) % 8, smooth: true })),
+  })));
+  if (!data.panels.length) byId("curves").parentElement.remove();
+  byId("settings").append(make("tbody", {}, data.facts.map(([name, value]) =>
+    make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)))));
+  if (!data.facts.length) byId("arguments").parentElement.remove();
+}
+
+function matches(group) {
+  const kinds = {
+    all: true, flat: group.flat, spread: !group.flat,
+    truncated: group.completions.some((one) => !one.finished), "not in loss": group.completions.some((one) => !one.in_loss),
+  };
+  const text = () => [group.prompt, group.solution, group.idx, ...group.completions.map((one) => one.text)].join("\n").toLowerCase();
+  return kinds[chosen.kind] && (!chosen.query || text().includes(chosen.query));
+}
+
+function refresh() {
+  shown = data.groups.filter(matches);
+  byId("position").max = Math.max(0, shown.length - 1);
+  byId("position").value = 0;
+  draw();
+}
+
+function draw() {
+  const index = Number(byId("position").value), group = shown[index];
+  byId("position").setAttribute("aria-valuetext", group ? `step ${group.step}` : "none");
+  byId("where").textContent = group ? `Step ${group.step}, group ${index + 1} of ${shown.length} shown` : "No group is like that.";
+  byId("previous").disabled = index <= 0;
+  byId("next").disabled = index >= shown.length - 1;
+  if (!group) return void byId("group").replaceChildren();
+  const highest = Math.max(...group.completions.map((one) => Math.abs(one.advantage ?? 0)), 1e-9);
+  const best = [...group.completions].sort((a, b) => b.reward - a.reward);
+  byId("group").replaceChildren(
+    make("h3", {}, promptWords(group.prompt)),
+    make("p", { class: "solution" }, `Reference: ${group.solution || "(none)"}`),
+    make("p", { class: "note" }, group.flat
+      ? [make("span", { class: "flat" }, "no spread"), " all completions earned the same, so the group teaches nothing"]
+      : `spread of rewards ${short(group.spread)}`),
+    chosen.tokens ? make("p", { class: "note" }, tokenHint()) : "",
+    ...best.map((one) => completion(one, highest)));
+}
+
+/* A prompt without the marks of the chat format. */
+function promptWords(prompt) {
+  return prompt.replace(/<\|image_(\d+)\|>/g, "[image $1] ").replace(/<\|(user|end|assistant|system)\|>/g, " ").trim();
+}
+
+function completion(one, highest) {
+  const signed = (value) => (value >= 0 ? "+" : "") + minus(value.toFixed(2));
+  const rewards = Object.entries(one.rewards).map(([name, value]) =>
+    make("div", {}, name.replace("external_", ""), make("span", {}, value === null ? "–" : short(value))));
+  const notes = [one.finished ? null : "truncated", one.in_loss ? null : "not in loss"].filter(Boolean).join(", ");
+  const marks = make("div", { class: "marks" }, make("div", {}, "reward", make("b", {}, short(one.reward))), rewards);
+  if (one.advantage !== null) {
+    const part = make("i", { class: one.advantage >= 0 ? "up" : "down" });
+    part.style.setProperty("--part", Math.abs(one.advantage) / highest);
+    marks.append(make("div", {}, "advantage", make("b", {}, signed(one.advantage))), make("div", { class: "bar" }, part));
+  }
+  if (notes) marks.append(make("span", { class: "flat" }, notes));
+  return make("div", { class: "completion" }, marks,
+    chosen.tokens && one.tokens ? tokenView(one) : make("p", {}, one.text || "(nothing)"));
+}
+
+function move(by) {
+  byId("position").value = Number(byId("position").value) + by;
+  draw();
+}
+
+function filters() {
+  const kinds = [["all", "all groups"], ["flat", "without spread"], ["spread", "with spread"], ["truncated", "with a truncated one"],
+    ["not in loss", "left out of the loss"]];
+  byId("filters").append(picker("groups", kinds, "all", (value) => { chosen.kind = value; refresh(); }));
+  if (data.groups.some((group) => group.completions.some((one) => one.tokens))) {
+    const toggle = button("Token probabilities", () => {
+      chosen.tokens = !chosen.tokens;
+      toggle.setAttribute("aria-pressed", chosen.tokens);
+      draw();
+    }, { id: "tokens", "aria-pressed": false });
+    byId("filters").append(toggle);
+  }
+  const walk = document.querySelector(".walk");
+  walk.prepend(button("←", () => move(-1), { id: "previous", "aria-label": "Previous group" }));
+  walk.append(button("→", () => move(1), { id: "next", "aria-label": "Next group" }));
+  byId("position").addEventListener("input", draw);
+  byId("query").addEventListener("input", () => { chosen.query = byId("query").value.trim().toLowerCase(); refresh(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const typing = event.target.closest("input[type=search], select, textarea");
+    if (typing && event.key !== "Escape") return;
+    if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
+    else if (event.key === "/") byId("query").focus();
+    else if (event.key === "Escape" && typing) event.target.blur();
+    else return;
+    event.preventDefault();
+  });
+}
+
+header();
+if (data.groups.length) {
+  const share = (100 * data.flat / data.sampled).toFixed(0);
+  byId("counts").textContent = `${data.groups.length.toLocaleString("en")} of ${data.sampled.toLocaleString("en")} groups, evenly over the ` +
+    `run. ${data.flat.toLocaleString("en")} of all groups (${share}%) had no spread. Keys: j and k next and previous, / search.`;
+  filters();
+  refresh();
+} else {
+  byId("samples").remove();
+}
+document.documentElement.dataset.ready = Math.round(performance.now());
