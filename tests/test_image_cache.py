@@ -21,7 +21,7 @@ from swift.llm.image_processor import DynamicHDImageProcessor, ProcessedImage
 from swift.llm.images import ImageSource
 from swift.utils.errors import UserError
 
-ONE = 2 * 3 * 28 * 28 * 4  # bytes of an image of one crop: two views
+ONE = 2 * (3 * 28 * 28 * 4 + 2 * 2)  # bytes of an image of one crop: two views and their masks
 SECONDS = 20.0  # how long a test waits for what should happen at once
 
 
