@@ -81,8 +81,8 @@ def attention_masks(layers: Layers, visible: Tensor, order: Tensor, image_tokens
         begins = image_tokens & ~nn.functional.pad(image_tokens, (1, 0))[:, :-1]
         block = torch.where(image_tokens, begins.cumsum(dim=1), 0)
         visible = visible | ((block[:, :, None] == block[:, None, :]) & (block[:, :, None] > 0))
-    masks = {FULL: visible[:, None]}
-    if SLIDING in layers.kinds:
+    masks = dict.fromkeys((FULL, SLIDING), visible[:, None])
+    if SLIDING in layers.kinds and layers.window < order.shape[1]:
         near = order[:, None, :] > order[:, :, None] - layers.window
         own = torch.eye(order.shape[1], dtype=torch.bool, device=order.device)
         masks[SLIDING] = ((visible & near) | own)[:, None]

@@ -85,11 +85,9 @@ def _attention_mask(model: nn.Module, prompts: PromptBatch, plan: Layout) -> Ten
     masks = attention_masks(layers, plan.visible, plan.order, image_tokens)
     if model.config._attn_implementation != "eager":
         return masks
-    return (
-        {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
-        if isinstance(masks, dict)
-        else (_additive(masks, model.dtype))
-    )
+    if isinstance(masks, dict):
+        return {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
+    return _additive(masks, model.dtype)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
