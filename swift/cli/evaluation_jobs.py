@@ -267,12 +267,14 @@ def weight_digests(checkpoint: Path, base: str | None) -> list[str]:
 
 def result_path(checkpoint: Path, questions: QuestionFile, arguments: EvaluationArguments) -> Path:
     """``<output_dir>/<checkpoint>_<dataset>_<processor source>_results.json``, the source being the checkpoint itself
-    or the base below it; a control's name stands before ``results``. Files with token probabilities end in
-    ``token_prob``, and before it what was given."""
+    or the base below it; a control's name stands before ``results``, and ``sampled`` where answers are not greedy.
+    Files with token probabilities end in ``token_prob``, and before it what was given."""
     own = (checkpoint / "tokenizer_config.json").exists()
     parts = [checkpoint_name(checkpoint), questions.name, "checkpoint" if own else "base"]
     if arguments.control != "none":
         parts.append(arguments.control)
+    if arguments.temperature > 0:
+        parts.append("sampled")
     if not isinstance(arguments, TokenArguments):
         parts.append("results")
     else:
