@@ -68,6 +68,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
         elif job.finished():
             _remove_partials(job)
             print(f"{job.result}: there already, of the same settings")
+            _list(job, arguments)
             continue
         waiting.append(job)
     for checkpoint in dict.fromkeys(job.checkpoint for job in waiting):
@@ -77,6 +78,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
                 evaluator.run(job)
                 if document := finish(job, given=getattr(arguments, "given", None) is not None):
                     _report(job, document)
+                    _list(job, arguments)
         del evaluator  # the next checkpoint needs the memory
     return 0
 
@@ -210,6 +212,12 @@ def finish(job: Job, given: bool) -> dict[str, Any] | None:
 def _remove_partials(job: Job) -> None:
     for path in partial_paths(job.result):
         path.unlink(missing_ok=True)
+
+
+def _list(job: Job, arguments: EvaluationArguments) -> None:
+    if arguments.list_results is not None:
+        with Path(arguments.list_results).open("a", encoding="utf-8") as file:
+            file.write(f"{job.result}\n")
 
 
 def _report(job: Job, document: dict[str, Any]) -> None:

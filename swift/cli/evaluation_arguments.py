@@ -23,6 +23,7 @@ FREE = (
     "num_workers",
     "resume",
     "shard",
+    "list_results",
     "no_tqdm",
 )
 
@@ -58,10 +59,11 @@ class EvaluationArguments:
     num_samples: int = _flag("answers drawn for each question, for pass@k and the majority vote", 1)
     temperature: float = _flag("temperature of sampling; 0 is greedy", 0.0)
     max_new_tokens: int = _flag("most tokens of an answer", 256)
-    batch_size: str = _flag("questions decoded together; auto: as many as fit into memory, at most 64", "auto")
+    batch_size: str = _flag("questions decoded together; auto: as many as fit into memory, at most 128", "auto")
     num_workers: int = _flag("threads that read images ahead; 0 reads them in turn", 4)
     resume: bool = _flag("go on from the answers of a killed run, and keep finished files; false starts over", True)
     shard: str | None = _flag("i/n: answer the i-th of n parts; the last part to finish writes the result file")
+    list_results: str | None = _flag("append the paths of the finished result files to this file")
     dynamic_hd: int | None = _flag("most crops an image may take; default: the checkpoint's, else 4")
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
         "type of the weights; auto: as saved", "auto"

@@ -98,7 +98,8 @@ def image_size(source: ImageSource) -> tuple[int, int]:
     """Upright (width, height) in pixels, read from the header alone. Raises UserError as :func:`open_image` does."""
     with _reading(source) as stream:
         image = _open(stream)
-        turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+        # not image.getexif(), with which a PNG decodes itself to look for the tag behind its pixels
+        turned = Image.Image.getexif(image).get(EXIF_ORIENTATION) in QUARTER_TURNS
     width, height = image.size
     return (height, width) if turned else (width, height)
 
