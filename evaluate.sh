@@ -97,11 +97,17 @@ fi
 
 # One file for each set of questions; a later one with tokens takes the place of the one without.
 declare -A chosen=()
+names=()
 while IFS= read -r file; do
   name="${file%_results.json}"
-  chosen["${name%_token_prob.json}"]="$file"
+  name="${name%_token_prob.json}"
+  [[ -n "${chosen[$name]:-}" ]] || names+=("$name")
+  chosen["$name"]="$file"
 done <"$written"
-files=("${chosen[@]}")
+files=()
+for name in "${names[@]}"; do
+  files+=("${chosen[$name]}")
+done
 if ! wants sweep && ! wants single && ! wants tokens; then
   shopt -s nullglob
   files=("$OUTPUT_DIR"/*_results.json)

@@ -241,9 +241,9 @@ def test_batches_hold_no_more_questions_and_tokens_than_they_may(world, template
     assert make_batches(words, records, [1, 4], Batching(64), 10) == [[index for index in order if index in (1, 4)]]
 
 
-def test_an_automatic_batch_is_at_most_128_questions(template):
+def test_an_automatic_batch_is_at_most_64_questions(template):
     batching = automatic_batching(template[0].model)
-    assert batching.questions == 128
+    assert batching.questions == 64
     assert batching.tokens > 10_000  # a model of a few million parameters
 
 

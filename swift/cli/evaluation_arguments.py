@@ -59,7 +59,7 @@ class EvaluationArguments:
     num_samples: int = _flag("answers drawn for each question, for pass@k and the majority vote", 1)
     temperature: float = _flag("temperature of sampling; 0 is greedy", 0.0)
     max_new_tokens: int = _flag("most tokens of an answer", 256)
-    batch_size: str = _flag("questions decoded together; auto: as many as fit into memory, at most 128", "auto")
+    batch_size: str = _flag("questions decoded together; auto: as many as fit into memory, at most 64", "auto")
     num_workers: int = _flag("threads that read images ahead; 0 reads them in turn", 4)
     resume: bool = _flag("go on from the answers of a killed run, and keep finished files; false starts over", True)
     shard: str | None = _flag("i/n: answer the i-th of n parts; the last part to finish writes the result file")

@@ -27,7 +27,7 @@ from swift.trainers.rlhf_trainer.scoring import can_pack, score
 from swift.trainers.token_scores import TokenScores, token_scores
 from swift.utils.errors import UserError
 
-MOST_QUESTIONS = 128  # of an automatic batch: one more costs a step of the loop little, but all wait for the longest
+MOST_QUESTIONS = 64  # of an automatic batch: more gain little, and all wait for the longest answer
 MEMORY_SHARE = 0.8  # of the device, for weights and automatic batches
 BYTES_PER_CACHED_BYTE = 4  # what a token takes at the peak for each byte of its keys and values: copies, activations
 BATCHES_AHEAD = 1  # read while another is decoded: each holds the pixels of its images
@@ -88,7 +88,7 @@ def drawn(template: Phi4Template, max_new_tokens: int, temperature: float) -> Sa
 
 
 def automatic_batching(model: nn.Module) -> Batching:
-    """As many questions as fit, up to 128: the tokens whose keys, values and activations fill what the weights leave of
+    """As many questions as fit, up to 64: the tokens whose keys, values and activations fill what the weights leave of
     four fifths of the device's memory, or of a quarter of the machine's where the policy runs on the CPU.
 
     Counted from the memory that is there, not from what is free just now, so that a run that goes on elsewhere on the
