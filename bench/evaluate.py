@@ -29,7 +29,7 @@ from swift.llm.policy import Policy
 from swift.llm.template import Phi4Template
 from swift.trainers.inference import Batching, Task, answer_batches, automatic_batching, greedy, make_batches
 from swift.trainers.rlhf_trainer.batch import collate_prompts
-from swift.trainers.rlhf_trainer.rollout import generate_plain
+from swift.trainers.rlhf_trainer.rollout import generate
 from swift.utils.errors import reports_user_errors
 
 
@@ -58,7 +58,7 @@ def one_at_a_time(policy: Policy, records: Sequence[Record], new_tokens: int) ->
     texts = []
     for record in records:
         prompts = collate_prompts([template.encode_prompt(record)], template.pad_token_id, policy.model.device)
-        completions = generate_plain(policy.model, prompts, 1, sampling)
+        completions = generate(policy.model, prompts, 1, sampling)
         texts.append(template.decode(completions.token_lists()[0]))
     return texts, processor.tiled
 

@@ -22,8 +22,9 @@ from swift.llm.images import image_size
 from swift.llm.policy import Policy
 from swift.llm.template import EncodedPrompt, Phi4Template
 from swift.trainers.rlhf_trainer.batch import Completions, collate_completions, collate_prompts
-from swift.trainers.rlhf_trainer.rollout import Sampling, generate, prompt_uniforms
+from swift.trainers.rlhf_trainer.rollout import Sampling, prompt_uniforms
 from swift.trainers.rlhf_trainer.scoring import can_pack, score
+from swift.trainers.shrinking import generate_shrinking
 from swift.trainers.token_scores import TokenScores, token_scores
 from swift.utils.errors import UserError
 
@@ -244,7 +245,8 @@ def _answer(
         texts = [template.encode_completion(task.given(records[index])) for index, _ in read]
         completions = collate_completions(texts, template.pad_token_id, device)
     else:
-        completions = generate(policy.model, prompts, task.num_samples, task.sampling, _uniforms(read, task))
+        uniforms = _uniforms(read, task)
+        completions = generate_shrinking(policy.model, prompts, task.num_samples, task.sampling, uniforms)
     scores: Sequence[TokenScores | None] = [None] * len(completions)
     if task.alternatives is not None:
         packed = task.num_samples > 1 and can_pack(policy.model)
