@@ -1,11 +1,15 @@
-"""Let a policy answer the evaluation questions, and score the answers.
+"""Let policies answer the evaluation questions, and score the answers.
 
     python evaluate.py --model_path output/grpo                        the sweep: basic, compare and region questions
     python evaluate.py --model_path DIR --annotation_file FILE --img_root DIR        one file
-    python evaluate.py --model_path DIR --control shuffled             the blind baseline: other patients' images
+    python evaluate.py --model_path A B C --control blank              three checkpoints, evenly grey images
+    python evaluate.py --model_path DIR --num_samples 8 --temperature 0.7            pass@k and the majority vote
+    torchrun --nproc_per_node 4 evaluate.py --model_path DIR           a part of the questions on each GPU
+    python evaluate.py --model_path DIR --shard 2/4                    one of four parts, on any machine with the folder
 
-Decoding is greedy. Each annotation file leaves one JSON file in --output_dir; `tools.compare_results` turns several
-into a table and a report. `accuracy` follows the published rule; `accuracies` has stricter ones (utils/metrics.py).
+Decoding is greedy unless there is a temperature. Each annotation file leaves one JSON file in --output_dir, and a
+.run.json beside it about the processes that wrote it. `accuracy` follows the published rule; `accuracies` has stricter
+ones (utils/metrics.py). Killed, it goes on where it was when started again: answers are kept in a .partial.jsonl.
 """
 
 from __future__ import annotations
@@ -13,28 +17,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from swift.cli.evaluation import EvaluationArguments, Evaluator, read_questions
-from swift.llm.checkpoint import resolve_checkpoint
+from swift.cli.evaluation import run_evaluation
+from swift.cli.evaluation_arguments import EvaluationArguments
 from swift.utils.cli import FlagParser
 from swift.utils.errors import reports_user_errors
-from utils.get_knowledge_graph import extractor_name
 
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read flags and questions, so that the cheap mistakes are found first; then load the policy and let it answer."""
+    """Entry point."""
     parser = FlagParser((EvaluationArguments,), prog="python evaluate.py", description="Answer and score questions.")
-    (arguments,) = parser.parse(argv)
-    resolve_checkpoint(arguments.model_path)
-    files = read_questions(arguments)
-    extractor_name()
-    evaluator = Evaluator(arguments)
-    for questions in files:
-        document = evaluator.evaluate(questions)
-        path = evaluator.write(questions, document)
-        scores = ", ".join(f"{rule} {value:.3f}" for rule, value in document["accuracies"].items())
-        print(f"{path}: {document['num_samples']} questions, accuracy by rule: {scores}")
-    return 0
+    return run_evaluation(*parser.parse(argv))
 
 
 if __name__ == "__main__":

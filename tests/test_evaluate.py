@@ -9,13 +9,22 @@ import pytest
 from PIL import Image
 
 import evaluate
-from swift.cli.evaluation import EvaluationArguments, Evaluator, checkpoint_name, read_questions
-from swift.llm.controls import shuffle_images
+from swift.cli.evaluation_jobs import checkpoint_name
+from swift.llm.controls import blank_images, shuffle_images
 from swift.llm.dataset import Record, load_records
-from swift.llm.images import ImageSource
+from swift.llm.images import ImageSource, open_image
 from swift.llm.model import load_policy
 from swift.llm.template import Phi4Template
-from swift.trainers.inference import answer_records, decoding_order, greedy
+from swift.trainers.inference import (
+    Batching,
+    Task,
+    answer_batches,
+    automatic_batching,
+    decoding_order,
+    drawn,
+    make_batches,
+    read_ahead,
+)
 from swift.utils.errors import UserError
 from tests.builders import random_image
 from tools.demo_world.policy import write_policy
@@ -119,20 +128,41 @@ def test_documents_say_how_they_came_about(sweep):
     assert document["dataset"] == "test_region_vqa"
     assert document["checkpoint"] == "policy"
     assert document["accuracy_rule"] == "substring"
-    assert document["arguments"]["max_new_tokens"] == 6
+    assert document["settings"]["max_new_tokens"] == 6
     assert document["extractor"].startswith("lexicon-")
-    assert {"torch", "transformers"} <= document["versions"].keys()
     assert document["dynamic_hd"] == 4
     assert document["control"] == "none"
     assert document["prompt_example"] == "<|user|><|image_1|>Is there an effusion?<|end|><|assistant|>"
+
+
+def test_what_differs_from_run_to_run_stands_in_a_file_of_its_own(sweep, world):
+    assert not {"started", "seconds", "versions", "git", "arguments", "device"} & sweep["basic"].keys()
+    run = json.loads((world / "result" / "policy_test_basic_vqa_checkpoint_results.run.json").read_text())["runs"][0]
+    assert run["arguments"]["batch_size"] == "2"
+    assert {"torch", "transformers"} <= run["versions"].keys()
+    assert (run["questions"], run["part"], run["device"]) == (3, "1/1", "cpu")
+    assert run["seconds"] > 0
+
+
+def test_metrics_have_intervals_and_kinds_of_questions_are_told_apart(sweep):
+    document = sweep["basic"]
+    for name in ("accuracy", "answer_f1", "entity_precision", "relation_recall", "kg_jaccard", "hallucination"):
+        value = document["metrics"][name]
+        assert value["lo"] <= value["mean"] <= value["hi"], name
+    for rule, accuracy in document["accuracies"].items():
+        assert document["metrics"][rule]["mean"] == pytest.approx(accuracy)
+        assert rule in document["rules"]
+    assert document["by_type"]["semantic_type"]["verify"]["questions"] == 3
+    assert document["by_type"]["content_type"]["presence"]["metrics"]["substring"] == document["metrics"]["substring"]
 
 
 def test_single_file_mode_writes_one_file_and_heeds_max_samples(world, tmp_path):
     file = world / "annotations" / "eval" / "test_basic_vqa.json"
     flags = ["--annotation_file", str(file), "--img_root", str(world / "images"), "--max_samples", "1"]
     assert run(world, *flags, "--output_dir", str(tmp_path), "--max_new_tokens", "2", "--no_tqdm") == 0
-    (written,) = tmp_path.iterdir()
-    assert written.name == "policy_test_basic_vqa_checkpoint_results.json"
+    names = {path.name for path in tmp_path.iterdir()}
+    written = tmp_path / "policy_test_basic_vqa_checkpoint_results.json"
+    assert names == {written.name, "policy_test_basic_vqa_checkpoint_results.run.json"}
     assert len(json.loads(written.read_text(encoding="utf-8"))["results"]) == 1
 
 
@@ -146,27 +176,79 @@ def test_the_control_has_a_file_of_its_own_and_shows_other_images(world, tmp_pat
     assert [row["image_ids"] for row in document["results"]] == [["small"], ["tall"]]
 
 
-def test_batches_answer_as_one_question_at_a_time_does(world, template):
+def all_records(world):
+    return load_records([world / "annotations" / "eval" / f"test_{group}_vqa.json" for group in GROUPS])
+
+
+def answered(policy, words, records, task, batches, workers=1):
+    """Token ids of each sample by position."""
+    found = [one for batch in answer_batches(policy, words, records, batches, task, workers) for one in batch]
+    return {one.index: [answer.token_ids for answer in one.answers] for one in found}
+
+
+@pytest.mark.parametrize(("samples", "temperature"), [(1, 0.0), (3, 0.9)], ids=["greedy", "sampled"])
+def test_batches_answer_as_one_question_at_a_time_does(world, template, samples, temperature):
     policy, words = template
-    records = load_records([world / "annotations" / "eval" / f"test_{group}_vqa.json" for group in GROUPS])
-    sampling = greedy(words, 8)
-    together = {answer.index: answer for answer in answer_records(policy, words, records, sampling, batch_size=7)}
-    alone = {answer.index: answer for answer in answer_records(policy, words, records, sampling, batch_size=1)}
+    records = all_records(world)
+    task = Task(drawn(words, 8, temperature), samples, seed=1)
+    together = answered(policy, words, records, task, [decoding_order(words, records)])
+    alone = answered(policy, words, records, task, [[index] for index in range(len(records))], workers=0)
     assert together == alone
     assert sorted(together) == list(range(len(records)))
-    assert len({answer.token_ids for answer in alone.values()}) >= 5
+    assert len({ids for rows in alone.values() for ids in rows}) >= 5
 
 
-def test_answers_come_back_in_the_order_of_the_questions(world):
-    arguments = EvaluationArguments(str(world / "policy"), dataset_folder=str(world), max_new_tokens=1, no_tqdm=True)
-    evaluator = Evaluator(arguments)
-    for questions in read_questions(arguments):
-        assert [answer.index for answer in evaluator.answer(questions)] == list(range(len(questions.records)))
+def test_samples_are_a_function_of_the_seed_and_differ(world, template):
+    policy, words = template
+    records = all_records(world)
+
+    def draw(seed):
+        return answered(policy, words, records, Task(drawn(words, 8, 1.0), 4, seed), [[0, 1, 2]])
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    assert len(set(draw(1)[0])) > 1
+
+
+def test_prompts_read_ahead_come_in_order_and_errors_in_their_place(world, template):
+    records = all_records(world)
+    records[2] = replace(records[2], images=(ImageSource.from_path(world / "images" / "gone.png"),))
+    batches = [[4, 0], [2, 1], [5, 6, 3]]
+    seen = list(read_ahead(template[1], records, batches))
+    assert [list(indexes) for indexes, _ in seen] == batches
+    for indexes, prompts in seen:
+        for index, prompt in zip(indexes, prompts, strict=True):
+            if index == 2:
+                assert "gone.png is missing" in str(prompt)
+            else:
+                assert prompt.input_ids.tolist() == template[1].encode_prompt(records[index]).input_ids.tolist()
+
+
+def test_batches_hold_no_more_questions_and_tokens_than_they_may(world, template):
+    records, words = all_records(world), template[1]
+    order = decoding_order(words, records)
+    lengths = [len(words.encode_prompt(record).input_ids) for record in records]
+    by_count = make_batches(words, records, range(7), Batching(3), 10)
+    assert by_count == [order[:3], order[3:6], order[6:]]
+    limit = 2 * (max(lengths) + 100)
+    by_tokens = make_batches(words, records, range(7), Batching(64, limit), 10)
+    assert [index for batch in by_tokens for index in batch] == order
+    assert 1 < len(by_tokens) < 7
+    for batch in by_tokens:
+        assert len(batch) * (max(lengths[index] for index in batch) + 10) <= limit
+    assert make_batches(words, records, range(7), Batching(64, 1), 10) == [[index] for index in order]
+    assert make_batches(words, records, [1, 4], Batching(64), 10) == [[index for index in order if index in (1, 4)]]
+
+
+def test_an_automatic_batch_is_at_most_64_questions(template):
+    batching = automatic_batching(template[0].model)
+    assert batching.questions == 64
+    assert batching.tokens > 10_000  # a model of a few million parameters
 
 
 def test_decoding_starts_with_the_most_image_tokens_and_keeps_images_together(world, template):
-    records = load_records([world / "annotations" / "eval" / f"test_{group}_vqa.json" for group in GROUPS])
-    order = decoding_order(records, template[1])
+    records = all_records(world)
+    order = decoding_order(template[1], records)
     names = [" ".join(source.path.stem for source in records[index].images) for index in order]
     # grids of 56-pixel crops: wide 3 x 1, tall 1 x 2, small 1 x 1
     assert names == ["wide small", "tall small", "wide", "wide", "tall", "tall", "small"]
@@ -209,6 +291,37 @@ def test_without_a_subject_the_images_tell_patients_apart():
     assert shown(shuffled) == [("b.png",), ("b.png",), ("a.png",), ("a.png",)]
 
 
+def test_blank_images_are_evenly_grey_and_as_large(world):
+    records = all_records(world)
+    blank = blank_images(records)
+    for before, after in zip(records, blank, strict=True):
+        assert [open_image(one).size for one in after.images] == [open_image(one).size for one in before.images]
+        assert replace(after, images=before.images) == before
+        for source in after.images:
+            assert open_image(source).getextrema() == ((128, 128),) * 3
+    assert blank[0].images[0].key == blank[2].images[0].key  # of one size: decoded once
+
+
+def test_the_blank_control_says_so(world, tmp_path):
+    flags = ["--annotation_file", str(world / "annotations" / "eval" / "test_region_vqa.json"), "--control", "blank"]
+    assert run(world, *flags, "--output_dir", str(tmp_path), "--max_new_tokens", "2", "--no_tqdm") == 0
+    document = json.loads((tmp_path / "policy_test_region_vqa_checkpoint_blank_results.json").read_text())
+    assert document["control"] == "blank"
+    assert [row["image_paths"] for row in document["results"]] == [["blank 50 x 50"], ["blank 56 x 112"]]
+
+
+def test_samples_are_listed_and_scored_together(world, tmp_path):
+    flags = ["--annotation_file", str(world / "annotations" / "eval" / "test_basic_vqa.json"), "--num_samples", "3"]
+    flags += ["--temperature", "1", "--output_dir", str(tmp_path), "--max_new_tokens", "4", "--no_tqdm"]
+    assert run(world, *flags) == 0
+    document = json.loads((tmp_path / "policy_test_basic_vqa_checkpoint_sampled_results.json").read_text())
+    for row in document["results"]:
+        assert len(row["samples"]) == 3
+        assert row["samples"][0]["generated_text"] == row["generated_text"]
+        assert isinstance(row["majority_answer"], list)
+    assert {"pass@1", "pass@2", "pass@3", "majority_vote", "pass@3_exact_set"} <= document["metrics"].keys()
+
+
 def test_questions_without_images_stay_as_they_are():
     records = [record("a"), record("a")]
     assert shuffle_images(records, 0) == records
@@ -231,7 +344,7 @@ def test_a_checkpoint_of_a_run_is_named_after_both(path, name):
     [
         (["--batch_sise", "2"], ["--batch_sise", "--batch_size"]),
         (["--batch_size", "0"], ["--batch_size 0", "1 or more"]),
-        (["--control", "blank"], ["--control", "shuffled"]),
+        (["--control", "white"], ["--control", "shuffled"]),
         (["--model_path", "nowhere"], ["nowhere", "does not exist"]),
         (["--dataset_folder", "nowhere"], ["test_basic_vqa.json", "--annotation_file"]),
         (["--annotation_file", "nowhere.json"], ["nowhere.json", "does not exist"]),

@@ -1,24 +1,38 @@
 """Scores of evaluated questions. A *result* is one object of the ``results`` list of an evaluation file; what is read
-of it here: ``answer``, ``explanation``, ``generated_text``, ``num_tokens``.
+of it here: ``answer``, ``explanation``, ``generated_text``, ``num_tokens``, and where there are any ``samples``,
+``generated_tokens`` and ``token_logprobs``.
 
-Three rules say whether an answer is right, from lenient to strict:
+Four rules say whether an answer is right, and a fifth number how much of it is (``RULES`` says each in a sentence):
 
     substring       any reference answer is a substring of the lower-cased output. The published rule: it finds "no"
                     in "abnormal", and an empty reference is never right.
     answer_overlap  the parsed answers share one with the reference, as in the training reward (``utils.answers``).
+    answer_span     the same, but only what stands inside ``<answer>`` counts; without the tag nothing is right.
     exact_set       the parsed answers are the reference, no more and no less.
+    answer_f1       2 |p & r| / (|p| + |r|) of the parsed answers p and the reference r; 1 where both are empty.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ReXKG.graph import Graph, entity_scores, graph_jaccard
-from utils.answers import answers_agree, has_think_answer_shape, normalise_answers, parse_answers, think_text
+from ReXKG.graph import Graph, set_scores
+from ReXKG.scores import score_question
+from utils.answers import (
+    answer_span,
+    answers_agree,
+    has_think_answer_shape,
+    normalise_answers,
+    parse_answers,
+    think_text,
+)
+from utils.calibration import answer_confidence
 from utils.get_knowledge_graph import extract_knowledge_graph
+from utils.self_consistency import majority_answers, pass_at_k, pass_sizes
 
 Result = Mapping[str, Any]
 
@@ -31,7 +45,17 @@ def contains_answer(text: str, reference: frozenset[str]) -> bool:
 ACCURACY_RULES: dict[str, Callable[[str, frozenset[str]], bool]] = {
     "substring": contains_answer,
     "answer_overlap": lambda text, reference: answers_agree(parse_answers(text), reference),
+    "answer_span": lambda text, reference: (
+        answer_span(text) is not None and answers_agree(parse_answers(text), reference)
+    ),
     "exact_set": lambda text, reference: parse_answers(text) == reference,
+}
+RULES = {
+    "substring": "published rule: a reference answer occurs anywhere in the lower-cased text",
+    "answer_overlap": "training reward: the parsed answers share one with the reference",
+    "answer_span": "as answer_overlap, but only inside <answer>; without the tag wrong",
+    "exact_set": "the parsed answers are the reference, no more and no less",
+    "answer_f1": "F1 of the parsed answers and the reference, mean over questions",
 }
 PUBLISHED_RULE = "substring"
 TRAINING_RULE = "answer_overlap"
@@ -65,25 +89,75 @@ def reasoning_graphs(texts: Sequence[str]) -> list[Graph]:
 def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     """One value per question, each array [N] float64.
 
-    accuracy    0 or 1 by the training rule, ``answer_overlap``
-    kg_jaccard  mean of entity and relation Jaccard of the two reasonings' graphs, as in the reward
-    entity_f1   F1 of the (text, type) pairs of the two graphs
-    length      tokens generated, the end token counted
-    format      1 for one <think> span, then one <answer> span, and nothing else
-
-    The graph metrics are left out unless every question has an ``explanation`` to compare with.
+    accuracy            0 or 1 by the training rule, ``answer_overlap``
+    substring ... answer_f1   by each of the rules above
+    length, format      tokens generated, the end token counted; 1 for one <think> span, then one <answer> span, and
+                        nothing else
+    entity_*, relation_*, kg_jaccard, hallucination, omission   of the two reasonings' graphs (``ReXKG.scores``); left
+                        out unless every question has an ``explanation`` to compare with
+    pass@k, majority_vote     by the training rule, and ``_exact_set``; where there are several samples
+    confidence, token_logprob the answer's confidence (``utils.calibration``) and the mean over the text's tokens; where
+                        there are log-probabilities of tokens
     """
     texts = [result["generated_text"] for result in results]
-    right = [judge(text, reference_answers(result))[TRAINING_RULE] for text, result in zip(texts, results, strict=True)]
-    metrics = {
-        "accuracy": right,
+    references = [reference_answers(result) for result in results]
+    pairs = list(zip(texts, references, strict=True))
+    right = {name: [rule(*pair) for pair in pairs] for name, rule in ACCURACY_RULES.items()}
+    metrics: dict[str, Sequence[float]] = {
+        "accuracy": right[TRAINING_RULE],
+        **right,
+        "answer_f1": [set_scores(parse_answers(text), reference).f1 for text, reference in pairs],
         "length": [result["num_tokens"] for result in results],
         "format": [has_think_answer_shape(text) for text in texts],
     }
     if all(result.get("explanation") for result in results):
-        predicted = reasoning_graphs(texts)
-        references = reasoning_graphs([result["explanation"] for result in results])
-        pairs = list(zip(predicted, references, strict=True))
-        metrics["kg_jaccard"] = [graph_jaccard(*pair) for pair in pairs]
-        metrics["entity_f1"] = [entity_scores(*pair).f1 for pair in pairs]
+        metrics |= _graph_metrics(texts, [result["explanation"] for result in results])
+    if all(result.get("samples") for result in results):
+        metrics |= _sample_metrics([[one["generated_text"] for one in row["samples"]] for row in results], references)
+    if all(result.get("token_logprobs") for result in results):
+        metrics["confidence"] = [answer_confidence(row["generated_tokens"], row["token_logprobs"]) for row in results]
+        metrics["token_logprob"] = [float(np.mean(row["token_logprobs"])) for row in results]
     return {name: np.asarray(values, dtype=np.float64) for name, values in metrics.items()}
+
+
+def _graph_metrics(texts: Sequence[str], explanations: Sequence[str]) -> dict[str, list[float]]:
+    graphs = zip(reasoning_graphs(texts), reasoning_graphs(explanations), strict=True)
+    rows = [score_question(predicted, reference) for predicted, reference in graphs]
+    return {name: [row[name].value for row in rows] for name in rows[0]}
+
+
+def _sample_metrics(samples: Sequence[Sequence[str]], references: Sequence[frozenset[str]]) -> dict[str, list[float]]:
+    """``samples``: the texts that were drawn for each question, equally many."""
+    count = len(samples[0])
+    votes = [majority_answers(texts) for texts in samples]
+    metrics = {
+        "majority_vote": [float(answers_agree(*pair)) for pair in zip(votes, references, strict=True)],
+        "majority_vote_exact_set": [float(vote == truth) for vote, truth in zip(votes, references, strict=True)],
+    }
+    for name, suffix in ((TRAINING_RULE, ""), ("exact_set", "_exact_set")):
+        rule = ACCURACY_RULES[name]
+        right = [sum(rule(text, truth) for text in texts) for texts, truth in zip(samples, references, strict=True)]
+        for k in pass_sizes(count):
+            metrics[f"pass@{k}{suffix}"] = [pass_at_k(count, good, k) for good in right]
+    return metrics
+
+
+def answer_scores(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of each answer that a reference holds, over all questions, the most frequent first:
+    ``{answer: {"precision", "recall", "f1", "support", "predicted"}}``; what was never predicted has precision 0."""
+    predicted, support, hits = Counter(), Counter(), Counter()
+    for result in results:
+        mine, truth = parse_answers(result["generated_text"]), reference_answers(result)
+        predicted.update(mine)
+        support.update(truth)
+        hits.update(mine & truth)
+    return {
+        answer: {
+            "precision": hits[answer] / predicted[answer] if predicted[answer] else 0.0,
+            "recall": hits[answer] / count,
+            "f1": 2 * hits[answer] / (predicted[answer] + count),
+            "support": count,
+            "predicted": predicted[answer],
+        }
+        for answer, count in sorted(support.items(), key=lambda item: (-item[1], item[0]))
+    }

@@ -1,188 +1,232 @@
-"""What the evaluation scripts share: which questions, which policy, and the result files they leave."""
+"""What the evaluation scripts share: put files of questions to policies, and leave a result file for each."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import platform
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from swift.cli.evaluation_arguments import EvaluationArguments, TokenArguments
+from swift.cli.evaluation_jobs import (
+    Job,
+    check_or_skip,
+    checkpoint_name,
+    given_text,
+    make_jobs,
+    read_questions,
+)
+from swift.cli.evaluation_results import build_document, screen_lines, stored
+from swift.cli.partial_results import PartialWriter, partial_path, partial_paths
 from swift.llm.checkpoint import resolve_checkpoint
-from swift.llm.controls import shuffle_images
-from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.model import load_policy
 from swift.llm.policy import Policy
 from swift.llm.template import IMAGE_SEPARATOR
 from swift.llm.templates import template_for
-from swift.trainers.inference import Answer, answer_records, greedy
+from swift.trainers.inference import (
+    Answered,
+    Batching,
+    Task,
+    answer_batches,
+    automatic_batching,
+    drawn,
+    make_batches,
+)
+from swift.utils.distributed import get_dist_setting, is_master
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
+from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, package_versions
 from utils.get_knowledge_graph import extractor_name
-from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, judge, question_metrics, reference_answers
+from utils.statistics import patients
 
-SWEEP = tuple(f"test_{group}_vqa.json" for group in ("basic", "compare", "region"))
-
-
-def _flag(help: str, default: Any = None, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help, **more})
+logger = get_logger()
 
 
-@dataclass
-class EvaluationArguments:
-    """Which policy answers which questions, and how."""
-
-    model_path: str = field(metadata={"help": "folder of a checkpoint, an adapter, or a run (its newest checkpoint)"})
-    base_model_path: str | None = _flag("full checkpoint below an adapter folder; default: the one the adapter names")
-    dataset_folder: str = _flag(
-        "the sweep: annotations/eval/test_{basic,compare,region}_vqa.json in this folder", "data/MIMIC-VQA-CoT"
-    )
-    annotation_file: str | None = _flag("evaluate this one file instead of the sweep")
-    img_root: str | None = _flag(
-        "image folder; default: the images folder nearest above a file", aliases=["--image_root"]
-    )
-    output_dir: str = _flag("folder of the result files", "result")
-    max_samples: int | None = _flag("take only the first questions of each file")
-    control: Literal["none", "shuffled"] = _flag("shuffled: each question gets another patient's images", "none")
-    seed: int = _flag("seed of the control's shuffling", 0)
-    batch_size: int = _flag("questions decoded together", 16)
-    max_new_tokens: int = _flag("most tokens of an answer", 256)
-    dynamic_hd: int | None = _flag("most crops an image may take; default: the checkpoint's, else 4")
-    torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
-        "type of the weights; auto: as saved", "auto"
-    )
-    use_flash_attention: bool = _flag("attend with flash-attn where it is installed", False)
-    no_tqdm: bool = _flag("no progress bar", False)
-
-    _argument_group_name = "evaluation"
-
-    def __post_init__(self):
-        for name in ("max_samples", "batch_size", "max_new_tokens", "dynamic_hd"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} must be 1 or more")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed} must be 0 or more")
-
-
-@dataclass(frozen=True)
-class QuestionFile:
-    """The questions of one annotation file; under a control they already show the images it gave them."""
-
-    path: Path
-    records: list[Record]
-
-    @property
-    def name(self) -> str:
-        """The dataset's name in result files."""
-        return self.path.stem
-
-
-def read_questions(arguments: EvaluationArguments) -> list[QuestionFile]:
-    """The questions of the single file or the sweep, each checked to be whole and answerable. Raises UserError."""
-    files = []
-    for path in _annotation_files(arguments):
-        records = load_records([path], arguments.img_root, max_samples=arguments.max_samples)
-        _check_answers(records)
-        check_records(records, decode=False)
-        if arguments.control == "shuffled":
-            records = shuffle_images(records, arguments.seed)
-        files.append(QuestionFile(path, records))
-    return files
-
-
-def _annotation_files(arguments: EvaluationArguments) -> list[Path]:
-    if arguments.annotation_file is not None:
-        return [Path(arguments.annotation_file)]
-    folder = Path(arguments.dataset_folder) / "annotations" / "eval"
-    missing = [name for name in SWEEP if not (folder / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{folder} lacks {', '.join(missing)}; put the files there, name another --dataset_folder, "
-            "or evaluate one file with --annotation_file"
-        )
-    return [folder / name for name in SWEEP]
-
-
-def _check_answers(records: Sequence[Record]) -> None:
-    problems = []
-    for record in records:
-        try:
-            reference_answers(_with_explanation(record))
-        except ValueError as error:
-            problems.append(f"{record.source}: {error}")
-    raise_problems(problems)
+def run_evaluation(arguments: EvaluationArguments) -> int:
+    """Every file put to every checkpoint, what is done already excepted. The cheap mistakes are found before a policy
+    is loaded. Raises UserError."""
+    checkpoints = [resolve_checkpoint(path) for path in arguments.model_path]
+    files = read_questions(arguments)
+    try:
+        extractor_name()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    jobs = make_jobs(arguments, checkpoints, files)
+    waiting = []
+    for job in jobs:
+        if not arguments.resume:
+            job.clear(arguments.part)
+        elif job.finished():
+            _remove_partials(job)
+            print(f"{job.result}: there already, of the same settings")
+            _list(job, arguments)
+            continue
+        waiting.append(job)
+    for checkpoint in dict.fromkeys(job.checkpoint for job in waiting):
+        evaluator = Evaluator(arguments, checkpoint)
+        for job in waiting:
+            if job.checkpoint == checkpoint:
+                evaluator.run(job)
+                if document := finish(job, given=getattr(arguments, "given", None) is not None):
+                    _report(job, document)
+                    _list(job, arguments)
+        del evaluator  # the next checkpoint needs the memory
+    return 0
 
 
 class Evaluator:
     """A policy, loaded once, that answers files of questions."""
 
-    def __init__(self, arguments: EvaluationArguments):
+    def __init__(self, arguments: EvaluationArguments, checkpoint: Path):
         self.arguments = arguments
-        self.checkpoint = resolve_checkpoint(arguments.model_path)
-        self.policy = _load(self.checkpoint, arguments)
-        self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens)
+        self.checkpoint = checkpoint
+        self.policy = _load(checkpoint, arguments)
+        self.template = template_for(
+            self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=arguments.num_workers
+        )
 
-    def answer(self, questions: QuestionFile) -> list[Answer]:
-        """Greedy answers, in the order of the questions. Raises UserError for a prompt that does not fit."""
-        records = questions.records
-        self.template.check_prompts(records)
-        sampling = greedy(self.template, self.arguments.max_new_tokens)
-        answers = answer_records(self.policy, self.template, records, sampling, self.arguments.batch_size)
-        progress = tqdm(answers, questions.name, len(records), unit="question", disable=self.arguments.no_tqdm)
-        return sorted(progress, key=lambda answer: answer.index)
+    def run(self, job: Job) -> None:
+        """Answer this process's part of the job's questions into its partial file, from where that stands. Raises
+        UserError for a prompt that does not fit and, unless they are skipped, for an unreadable image."""
+        arguments, records = self.arguments, job.questions.records
+        done, unfit = job.rows().keys(), self._unfit(job)
+        header = self._header(job)
+        batching, task = Batching(**header["batching"]), self.task()
+        positions = set(range(len(records))) - job.questions.skipped.keys() - unfit.keys()
+        new_tokens = task.num_samples * task.sampling.max_new_tokens
+        batches = make_batches(self.template, records, sorted(positions), batching, new_tokens)
+        number, count = arguments.part
+        mine = [batch for batch in batches[number - 1 :: count] if not done >= set(batch)]
+        problems = [Answered(index, (), unfit[index]) for index in sorted(unfit.keys() - done)]
+        if not mine and not problems:
+            return
+        writer = PartialWriter(partial_path(job.result, arguments.part), header, self._run_facts(batching))
+        answers = answer_batches(self.policy, self.template, records, mine, task)
+        hidden = arguments.no_tqdm or not is_master()
+        with tqdm(desc=job.questions.name, total=sum(map(len, mine)), unit="question", disable=hidden) as progress:
+            self._write(job, writer, chain([problems] if problems else [], answers), progress)
 
-    def evaluate(self, questions: QuestionFile) -> dict[str, Any]:
-        """What a result file holds: how it came about, the scores, and one entry of ``results`` per question."""
-        started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-        answers = self.answer(questions)
-        results = [result_row(record, answer) for record, answer in zip(questions.records, answers, strict=True)]
-        accuracies = {rule: sum(row["correct"][rule] for row in results) / len(results) for rule in ACCURACY_RULES}
-        return {
-            "dataset": questions.name,
-            "annotation_file": str(questions.path),
-            "checkpoint": checkpoint_name(self.checkpoint),
+    def _write(self, job: Job, writer: PartialWriter, answers: Iterable[list[Answered]], progress: tqdm) -> None:
+        clock = time.perf_counter()
+        try:
+            for batch in answers:
+                problem = next((one.problem for one in batch if one.problem is not None), None)
+                if problem is not None and self.arguments.on_error == "stop":
+                    raise UserError(f"{problem}; or pass --on_error skip. The answers so far are kept")
+                rows = [stored(one, job.questions.digests[one.index]) for one in batch]
+                writer.append(rows, time.perf_counter() - clock)
+                clock = time.perf_counter()
+                progress.update(len(batch))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the memory of {self.policy.model.device} does not hold a batch of --batch_size "
+                f"{self.arguments.batch_size}; pass a smaller number. The answers so far are kept"
+            ) from error
+
+    def task(self) -> Task:
+        """What is asked for every question."""
+        arguments = self.arguments
+        sampling = drawn(self.template, arguments.max_new_tokens, arguments.temperature)
+        if not isinstance(arguments, TokenArguments):
+            return Task(sampling, arguments.num_samples, arguments.seed)
+        given = None if arguments.given is None else partial(given_text, name=arguments.given)
+        return Task(sampling, arguments.num_samples, arguments.seed, arguments.top_k_alternatives, given)
+
+    def _unfit(self, job: Job) -> dict[int, str]:
+        """Why a question's prompt cannot be made, by position; empty, or an error, unless such are skipped."""
+        records = job.questions.records
+        positions = [index for index in range(len(records)) if index not in job.questions.skipped]
+        found = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
+        return {positions[place]: problem for place, problem in found.items()}
+
+    def _header(self, job: Job) -> dict[str, Any]:
+        """What a new partial file begins with. Its batching is that of the files which are there, unless
+        ``--batch_size`` sets another."""
+        if self.arguments.most_questions is not None:
+            batching = dataclasses.asdict(Batching(self.arguments.most_questions))
+        elif there := job.partials():
+            batching = there[0].header["batching"]
+        else:
+            batching = dataclasses.asdict(automatic_batching(self.policy.model))
+        first = next(i for i in range(len(job.questions.records)) if i not in job.questions.skipped)
+        facts = {
+            "dataset": job.questions.name,
+            "annotation_file": str(job.questions.path),
+            "checkpoint": checkpoint_name(job.checkpoint),
             "control": self.arguments.control,
-            "num_samples": len(results),
-            "accuracy": accuracies[PUBLISHED_RULE],
-            "accuracy_rule": PUBLISHED_RULE,
-            "accuracies": accuracies,
-            "metrics": {name: float(values.mean()) for name, values in question_metrics(results).items()},
-            "extractor": extractor_name(),
-            "results": results,
-            "decoding": "greedy",
-            "prompt_example": self.template.encode_prompt(questions.records[0]).text,
+            "decoding": "greedy" if self.arguments.temperature == 0 else "sampling",
+            "prompt_example": self.template.encode_prompt(job.questions.records[first]).text,
             "image_separator": IMAGE_SEPARATOR,
-            "arguments": dataclasses.asdict(self.arguments),
             "dynamic_hd": self.policy.image_processor.dynamic_hd,
-            "dtype": str(self.policy.model.dtype).removeprefix("torch."),
-            "attention": self.policy.model.config._attn_implementation,
-            "device": str(self.policy.model.device),
+        }
+        return {"settings": job.settings, "facts": facts, "batching": batching}
+
+    def _run_facts(self, batching: Batching) -> dict[str, Any]:
+        """How this process answers: what does not decide the answers, but for rounding."""
+        model = self.policy.model
+        return {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "host": platform.node(),
+            "command": sys.argv,
+            "arguments": dataclasses.asdict(self.arguments),
+            "part": "{}/{}".format(*self.arguments.part),
+            "batching": dataclasses.asdict(batching),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config._attn_implementation,
+            "device": str(model.device),
+            "threads": torch.get_num_threads(),
             "git": git_state(),
             "versions": {"python": platform.python_version(), **package_versions()},
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - clock, 2),
         }
 
-    def result_path(self, questions: QuestionFile) -> Path:
-        """``<output_dir>/<checkpoint>_<dataset>_<processor source>_results.json``, the source being the checkpoint
-        itself or the base below it; a control's name stands before ``results``."""
-        own = (self.checkpoint / "tokenizer_config.json").exists()
-        parts = [checkpoint_name(self.checkpoint), questions.name, "checkpoint" if own else "base"]
-        if self.arguments.control != "none":
-            parts.append(self.arguments.control)
-        return Path(self.arguments.output_dir) / ("_".join([*parts, "results"]) + ".json")
 
-    def write(self, questions: QuestionFile, document: dict[str, Any]) -> Path:
-        """Write a result file; one of the same name is replaced."""
-        return write_json(self.result_path(questions), document)
+def finish(job: Job, given: bool) -> dict[str, Any] | None:
+    """Fold the partial files into the result file and its ``.run.json`` and return the document; None while questions
+    wait for other parts, or where another part was faster. Raises UserError where every question was skipped."""
+    partials, rows = job.partials(), job.rows()
+    if waiting := job.unanswered(rows):
+        if not (job.result.exists() and not partial_paths(job.result)):
+            print(f"{job.result}: {waiting} questions wait for other parts")
+        return None
+    skipped = job.questions.skipped | {index: row["problem"] for index, row in rows.items() if "problem" in row}
+    answers = {index: row["answers"] for index, row in rows.items() if index not in skipped}
+    if not answers:
+        raise UserError(f"{job.questions.path}: every question was skipped, the first: {next(iter(skipped.values()))}")
+    facts = {**partials[0].header["facts"], "settings": job.settings, "images": job.images}
+    document = build_document(facts, job.questions.records, answers, skipped, given)
+    runs = [run for one in partials for run in one.runs]
+    write_json(job.result.with_suffix(".run.json"), {"result": job.result.name, "runs": runs})
+    write_json(job.result, document)
+    _remove_partials(job)
+    return document
+
+
+def _remove_partials(job: Job) -> None:
+    for path in partial_paths(job.result):
+        path.unlink(missing_ok=True)
+
+
+def _list(job: Job, arguments: EvaluationArguments) -> None:
+    if arguments.list_results is not None:
+        with Path(arguments.list_results).open("a", encoding="utf-8") as file:
+            file.write(f"{job.result}\n")
+
+
+def _report(job: Job, document: dict[str, Any]) -> None:
+    people = len(set(patients(document["results"])))
+    skipped = f", {document['num_skipped']} skipped" if document["num_skipped"] else ""
+    print(f"{job.result}: {document['num_samples']} questions about {people} patients{skipped}; mean [95% interval]")
+    print("\n".join(screen_lines(document)))
 
 
 def _load(checkpoint: Path, arguments: EvaluationArguments) -> Policy:
@@ -193,36 +237,13 @@ def _load(checkpoint: Path, arguments: EvaluationArguments) -> Policy:
         attn_impl="flash_attn" if arguments.use_flash_attention else "auto",
         dynamic_hd=arguments.dynamic_hd,
     )
-    policy.model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    policy.model.to(_device())
     return policy
 
 
-def checkpoint_name(checkpoint: Path) -> str:
-    """A checkpoint's name in result files; ``checkpoint-N`` of a run carries the run's name too."""
-    checkpoint = checkpoint.resolve()
-    in_run = checkpoint.name.startswith("checkpoint-")
-    return f"{checkpoint.parent.name}-{checkpoint.name}" if in_run else checkpoint.name
-
-
-def result_row(record: Record, answer: Answer) -> dict[str, Any]:
-    """One entry of ``results``: every field of the question, and what became of it. ``image_paths`` are the images
-    shown, under a control not those of ``image_ids``."""
-    columns = _with_explanation(record)
-    correct = judge(answer.text, reference_answers(columns))
-    return {
-        "id": columns.get("idx", answer.index),
-        "question": record.messages[-1]["content"],
-        **columns,
-        "image_paths": [source.name for source in record.images],
-        "generated_text": answer.text,
-        "num_tokens": len(answer.token_ids),
-        "finished": answer.finished,
-        "is_correct": correct[PUBLISHED_RULE],
-        "correct": correct,
-    }
-
-
-def _with_explanation(record: Record) -> dict[str, Any]:
-    """The record's own fields; its solution goes by the name evaluation files give it."""
-    columns = {name: value for name, value in record.columns.items() if name != "solution"}
-    return columns | {"explanation": record.solution}
+def _device() -> torch.device:
+    """The accelerator of this process's rank, or the CPU."""
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    local_rank = max(get_dist_setting()[1], 0)
+    return torch.device(torch.accelerator.current_accelerator().type, local_rank % torch.accelerator.device_count())

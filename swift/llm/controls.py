@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
 from swift.llm.dataset import Record
+from swift.llm.images import ImageSource, image_size
 from swift.utils.errors import UserError
+
+GREY = 128  # nearly 0 once normalised
 
 
 def shuffle_images(records: Sequence[Record], seed: int) -> list[Record]:
@@ -30,6 +35,21 @@ def shuffle_images(records: Sequence[Record], seed: int) -> list[Record]:
             for position, donor in _exchange(records, positions, rng):
                 shuffled[position] = replace(records[position], images=records[donor].images)
     return shuffled
+
+
+def blank_images(records: Sequence[Record]) -> list[Record]:
+    """The same questions, each image replaced by an evenly grey one of the same size."""
+    blank: dict[tuple[int, int], ImageSource] = {}
+
+    def replaced(source: ImageSource) -> ImageSource:
+        size = image_size(source)
+        if size not in blank:
+            file = io.BytesIO()
+            Image.new("L", size, GREY).save(file, "PNG")
+            blank[size] = ImageSource(f"blank {size[0]} x {size[1]}", data=file.getvalue())
+        return blank[size]
+
+    return [replace(record, images=tuple(map(replaced, record.images))) for record in records]
 
 
 def _exchange(records: Sequence[Record], positions: list[int], rng: np.random.Generator) -> list[tuple[int, int]]:

@@ -118,7 +118,8 @@ def image_size(source: ImageSource) -> tuple[int, int]:
             header = read_dicom(stream, pixels=False)
             return _checked_size(header.Columns, header.Rows)
         image = _open(stream)
-        turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+        # not image.getexif(), with which a PNG decodes itself to look for the tag behind its pixels
+        turned = Image.Image.getexif(image).get(EXIF_ORIENTATION) in QUARTER_TURNS
     width, height = image.size
     return (height, width) if turned else (width, height)
 

@@ -61,10 +61,15 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def is_phi4(model: nn.Module) -> bool:
+    """Whether the model is a Phi-4-multimodal, whose insides are known here; others are asked through transformers."""
+    return model.config.model_type == "phi4_multimodal"
+
+
 def embeds_prompts_frozen(model: nn.Module) -> bool:
     """Whether prompt embeddings can be computed once a step: the model is one whose embedding stage we can run alone,
     and nothing in that stage is trained."""
-    if model.config.model_type != "phi4_multimodal":
+    if not is_phi4(model):
         return False
     stage = (model.model.embed_tokens, model.model.embed_tokens_extend)
     return not any(parameter.requires_grad for module in stage for parameter in module.parameters())

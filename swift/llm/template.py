@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
-from swift.llm.image_cache import CACHE_BYTES, ImageCache
+from swift.llm.image_cache import CACHE_BYTES, DECODING_THREADS, ImageCache
 from swift.llm.image_processor import DynamicHDImageProcessor
 from swift.llm.images import ImageSource, image_size
 from swift.llm.pictures import Picture
@@ -66,6 +66,7 @@ class Phi4Template(EncodesAhead):
         image_token_id: the id the model replaces with image features.
         max_length: most tokens a prompt may have; None for no limit.
         cache_bytes: how much memory tiled images may take between calls.
+        decoding_threads: how many decode announced images meanwhile; 0: none do.
         rope_switch: see `policy.rope_switch`; a completion of up to ``new_tokens`` tokens must not cross it, since
             transformers then computes the prompt anew from its ids, without images.
 
@@ -79,13 +80,14 @@ class Phi4Template(EncodesAhead):
         image_token_id: int,
         max_length: int | None = None,
         cache_bytes: int = CACHE_BYTES,
+        decoding_threads: int = DECODING_THREADS,
         rope_switch: int | None = None,
         new_tokens: int = 0,
     ):
         self.rope_switch, self.new_tokens = rope_switch, new_tokens
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.image_token_id, self.max_length = image_token_id, max_length
-        self._cache = ImageCache(image_processor, cache_bytes)
+        self._cache = ImageCache(image_processor, cache_bytes, decoding_threads)
         self._vocabulary = tokenizer.get_added_vocab()
         # a lookahead, so that control tokens that overlap are all found
         self._controls = re.compile(f"(?={'|'.join(map(re.escape, self._vocabulary))})")

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from swift.llm.dataset import Record
-from swift.llm.policy import Policy, rope_switch
+from swift.llm.image_cache import DECODING_THREADS
+from swift.llm.policy import Policy, is_phi4, rope_switch
 from swift.llm.processor_template import ProcessorTemplate
 from swift.llm.template import EncodedPrompt, Phi4Template
-from swift.llm.vision_processor import VisionProcessor
 
 PLACEHOLDERS = ("image_token_id", "video_token_id", "audio_token_id")
 
@@ -39,17 +39,20 @@ class Template(Protocol):
     def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]: ...
 
 
-def template_for(policy: Policy, max_length: int | None = None, new_tokens: int = 0) -> Template:
+def template_for(
+    policy: Policy, max_length: int | None = None, new_tokens: int = 0, decoding_threads: int = DECODING_THREADS
+) -> Template:
     """Phi-4's template, or for any other model one made of its own processor and chat template. ``new_tokens`` is the
     most that will be generated after a prompt."""
     model = policy.model
-    if not isinstance(policy.image_processor, VisionProcessor):
+    if is_phi4(model):
         image_token = model.config.vision_config.image_token_id
         return Phi4Template(
             policy.tokenizer,
             policy.image_processor,
             image_token,
             max_length,
+            decoding_threads=decoding_threads,
             rope_switch=rope_switch(model),
             new_tokens=new_tokens,
         )
@@ -60,6 +63,7 @@ def template_for(policy: Policy, max_length: int | None = None, new_tokens: int 
         _stops(model),
         [token for token in banned if token is not None],
         max_length,
+        decoding_threads=decoding_threads,
     )
 
 

@@ -73,18 +73,44 @@ def _slices(length: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, length, size))
 
 
+@dataclass(frozen=True)
+class Choices:
+    """Where each of T tokens stood among all that could have come, and the K most likely ones."""
+
+    ranks: Tensor  # [T] long, 1 for the most likely token; equals share a rank
+    top_ids: Tensor  # [T, K] long, the most likely first
+    top_logps: Tensor  # [T, K] float32, natural logarithm
+
+
+@torch.no_grad()
+def token_choices(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, alternatives: int
+) -> Choices:
+    """The choices at ``hidden`` [T, H] where ``targets`` [T] were taken; ``alternatives`` is K. A chunk at a time."""
+    parts = []
+    for part in _slices(hidden.shape[0], chunk_rows(weight.shape[0])):
+        logits = _chunk_logits(hidden[part], weight, bias, temperature)
+        ranks = 1 + (logits > logits.gather(1, targets[part, None])).sum(dim=-1)
+        top, ids = logits.topk(alternatives, dim=-1)
+        parts.append((ranks, ids, top - logits.logsumexp(dim=-1, keepdim=True)))
+    return Choices(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
 @dataclass
 class HeadCall:
-    """What a scoring forward asks of the head, and where it leaves the entropy.
+    """What a scoring forward asks of the head, and where it leaves entropy and choices.
 
     ``rows`` [T] indexes hidden states flattened over batch and sequence; ``targets`` [T] are the ids scored there.
+    ``alternatives`` asks for :class:`Choices` with that many alternatives; they cost a second projection.
     """
 
     rows: Tensor
     targets: Tensor
     temperature: float
     with_entropy: bool = False
+    alternatives: int | None = None
     entropy: Tensor | None = None
+    choices: Choices | None = None
 
 
 @contextmanager
@@ -101,6 +127,10 @@ def scoring_head(head: nn.Linear, call: HeadCall) -> Iterator[None]:
             hidden, head.weight, head.bias, call.targets, call.temperature, call.with_entropy
         )
         call.entropy = entropy if call.with_entropy else None
+        if call.alternatives is not None:
+            call.choices = token_choices(
+                hidden, head.weight, head.bias, call.targets, call.temperature, call.alternatives
+            )
         return logps
 
     head.forward = forward

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from swift.llm.anatomy import next_positions, prompt_positions, remember_positions, token_types
+from swift.llm.policy import is_phi4
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
 
 # `generate` fills what a call leaves open from the checkpoint's generation_config.json; these would bend the
@@ -95,7 +96,7 @@ def generate(
     """
     # A group of one has nothing to share, so transformers may prefill it; for Phi-4 it would encode the images again at
     # every token.
-    shared = shared and (group_size > 1 or model.config.model_type == "phi4_multimodal")
+    shared = shared and (group_size > 1 or is_phi4(model))
     draw = sampling_processors(sampling, uniforms, prompts)
     return trim(decode(model, prompts, group_size, sampling, draw, shared=shared), sampling.stop_token_ids)
 
@@ -111,7 +112,7 @@ def decode(
 ) -> Tensor:
     """The tokens [N, C] that ``processors`` leave at each step, whatever follows a stop token included."""
     if shared:
-        inputs = {"past_key_values": _prefill(model, prompts, group_size)}
+        inputs = {"past_key_values": prefill(model, prompts, group_size)}
         rows = prompts.with_embeds(None).repeat(group_size)
     else:
         rows = prompts.repeat(group_size)
@@ -132,7 +133,7 @@ def decode(
     return output[:, rows.input_ids.shape[1] :]
 
 
-def _prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
+def prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
     """The cache of all prompt tokens but the last, which the decoding loop feeds itself, ``group_size`` times each."""
     images = prompts.images
     positions = prompt_positions(model, prompts.input_ids, prompts.order, prompts.mask, images)

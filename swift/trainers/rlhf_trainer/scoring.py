@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from swift.llm.anatomy import FULL, SLIDING, attention_masks, decoder_layers, prompt_positions, token_types
 from swift.llm.policy import input_embeddings, output_head
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
-from swift.trainers.rlhf_trainer.chunked_head import HeadCall, scoring_head
+from swift.trainers.rlhf_trainer.chunked_head import Choices, HeadCall, scoring_head
 from swift.trainers.rlhf_trainer.packing import Layout, packed_layout, plain_layout
 
 DENSE_MASK_ATTENTION = ("sdpa", "eager")
@@ -22,6 +22,7 @@ class Scores:
 
     logps: Tensor  # [N, C] float32, natural logarithm, at the sampling temperature
     entropy: Tensor | None  # [N, C] float32 nats, without gradient; None unless asked for
+    choices: Choices | None = None  # of all T tokens, completion by completion; None unless asked for
 
 
 def why_plain(model: nn.Module) -> str | None:
@@ -43,8 +44,10 @@ def score(
     temperature: float = 1.0,
     packed: bool = True,
     with_entropy: bool = False,
+    alternatives: int | None = None,
 ) -> Scores:
-    """Score every token of ``completions`` (N = B * G, groups adjacent) after its prompt.
+    """Score every token of ``completions`` (N = B * G, groups adjacent) after its prompt. ``alternatives`` asks for
+    ranks and that many most likely tokens.
 
     ``model`` may be wrapped for data parallelism. Differentiable with respect to whatever requires gradients.
     """
@@ -52,7 +55,7 @@ def score(
     images = prompts.images
     positions = prompt_positions(unwrapped, prompts.input_ids, prompts.order, prompts.mask, images)
     plan = (packed_layout if packed else plain_layout)(prompts, completions, positions)
-    call = HeadCall(plan.predictor_rows, plan.targets, temperature, with_entropy)
+    call = HeadCall(plan.predictor_rows, plan.targets, temperature, with_entropy, alternatives)
     with scoring_head(output_head(unwrapped), call):
         flat = model(
             **_model_inputs(unwrapped, prompts, images, plan),
@@ -61,7 +64,8 @@ def score(
             use_cache=False,
         ).logits
     logps = _scatter(flat, completions.mask)
-    return Scores(logps, None if call.entropy is None else _scatter(call.entropy, completions.mask))
+    entropy = None if call.entropy is None else _scatter(call.entropy, completions.mask)
+    return Scores(logps, entropy, call.choices)
 
 
 def _model_inputs(model: nn.Module, prompts: PromptBatch, images: dict[str, Tensor], plan: Layout) -> dict[str, Tensor]:

@@ -1,0 +1,132 @@
+"""Flags of the evaluation scripts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from swift.utils.distributed import get_dist_setting
+from swift.utils.errors import UserError
+
+# What a restarted or divided evaluation may change without changing an answer: not part of a result's settings.
+FREE = (
+    "model_path",
+    "base_model_path",
+    "dataset_folder",
+    "annotation_file",
+    "img_root",
+    "output_dir",
+    "max_samples",
+    "on_error",
+    "batch_size",
+    "num_workers",
+    "resume",
+    "shard",
+    "list_results",
+    "no_tqdm",
+)
+
+
+def _flag(help: str, default: Any = None, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass
+class EvaluationArguments:
+    """Which policy answers which questions, and how."""
+
+    model_path: list[str] = field(
+        metadata={"help": "folder of a checkpoint, an adapter, or a run (its newest checkpoint); several are fine"}
+    )
+    base_model_path: str | None = _flag("full checkpoint below an adapter folder; default: the one the adapter names")
+    dataset_folder: str = _flag(
+        "the sweep: annotations/eval/test_{basic,compare,region}_vqa.json in this folder", "data/MIMIC-VQA-CoT"
+    )
+    annotation_file: str | None = _flag("evaluate this one file instead of the sweep")
+    img_root: str | None = _flag(
+        "image folder; default: the images folder nearest above a file", aliases=["--image_root"]
+    )
+    output_dir: str = _flag("folder of the result files", "result")
+    max_samples: int | None = _flag("take only the first questions of each file")
+    on_error: Literal["stop", "skip"] = _flag(
+        "a question whose image is missing or unreadable: stop, or skip it and list it in the result file", "stop"
+    )
+    control: Literal["none", "blank", "shuffled"] = _flag(
+        "blank: evenly grey images; shuffled: each question gets another patient's images", "none"
+    )
+    seed: int = _flag("seed of the control's shuffling and of samples", 0)
+    num_samples: int = _flag("answers drawn for each question, for pass@k and the majority vote", 1)
+    temperature: float = _flag("temperature of sampling; 0 is greedy", 0.0)
+    max_new_tokens: int = _flag("most tokens of an answer", 256)
+    batch_size: str = _flag("questions decoded together; auto: as many as fit into memory, at most 64", "auto")
+    num_workers: int = _flag("threads that read images ahead; 0 reads them in turn", 4)
+    resume: bool = _flag("go on from the answers of a killed run, and keep finished files; false starts over", True)
+    shard: str | None = _flag("i/n: answer the i-th of n parts; the last part to finish writes the result file")
+    list_results: str | None = _flag("append the paths of the finished result files to this file")
+    dynamic_hd: int | None = _flag("most crops an image may take; default: the checkpoint's, else 4")
+    torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
+        "type of the weights; auto: as saved", "auto"
+    )
+    use_flash_attention: bool = _flag("attend with flash-attn where it is installed", False)
+    no_tqdm: bool = _flag("no progress bar", False)
+
+    _argument_group_name = "evaluation"
+
+    def __post_init__(self):
+        if not self.model_path:
+            raise UserError("--model_path names no folder; give the folder of a checkpoint or a run")
+        for name in ("max_samples", "num_samples", "max_new_tokens", "dynamic_hd"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value} must be 1 or more")
+        for name in ("seed", "num_workers", "temperature"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise UserError(f"--{name} {value} must be 0 or more")
+        if self.num_samples > 1 and self.temperature == 0:
+            raise UserError(f"--num_samples {self.num_samples} at temperature 0 are all alike; pass --temperature 0.7")
+        _ = self.most_questions, self.part
+
+    @property
+    def most_questions(self) -> int | None:
+        """``--batch_size`` as a number; None for auto."""
+        if self.batch_size == "auto":
+            return None
+        if not re.fullmatch(r"\d+", str(self.batch_size)) or int(self.batch_size) < 1:
+            raise UserError(f"--batch_size {self.batch_size} must be auto, or 1 or more")
+        return int(self.batch_size)
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(number from 1, count): this process's part of the batches, by ``--shard`` and by the launcher's rank within
+        it."""
+        number, count = 1, 1
+        if self.shard is not None:
+            found = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+            number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+            if not 1 <= number <= count:
+                raise UserError(f"--shard {self.shard} must be i/n with i from 1 to n, such as 2/4")
+        rank, _, world, _ = get_dist_setting()
+        return (number - 1) * world + max(rank, 0) + 1, count * world
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide an answer, by flag."""
+        return {name: value for name, value in vars(self).items() if name not in FREE}
+
+
+@dataclass
+class TokenArguments(EvaluationArguments):
+    """The same, and what to say about each token."""
+
+    top_k_alternatives: int = _flag("also list this many most likely tokens at each place", 0)
+    given: str | None = _flag("score the text of this field, such as explanation or answer, instead of writing one")
+
+    _argument_group_name = "evaluation of tokens"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.top_k_alternatives < 0:
+            raise UserError(f"--top_k_alternatives {self.top_k_alternatives} must be 0 or more")
+        if self.given is not None and self.num_samples > 1:
+            raise UserError("--given scores one text a question; leave --num_samples out")
