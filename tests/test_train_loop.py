@@ -221,6 +221,7 @@ def test_an_interrupt_keeps_the_work_and_the_next_start_goes_on(loop, send):
     assert "start the same command again to go on" in err
     done = len(loop.steps(first.name))
     assert 1 <= done < 4
+    assert len(loop.calls()) == 1  # it ended of itself, after its step
     assert (first / f"checkpoint-{done}" / "trainer_state.json").exists()
     assert sorted(loop.statuses().values()) == ["interrupted", "planned", "planned", "planned"]
     status, said = loop.run()
