@@ -60,7 +60,6 @@ sample_demo() {
 if [[ "$demo" == true ]]; then
   echo "training on the demo world" >&2
   ANNOTATIONS="$DEMO_ANNOTATIONS"
-  SWEEP="${SWEEP:-output/sweep}"
   [[ ${#sizes[@]} -gt 0 ]] || sizes=("${demo_sizes[@]}")
   MAX_STEPS="${MAX_STEPS:-16}"
   SAVE_STEPS="${SAVE_STEPS:-4}"
@@ -68,7 +67,11 @@ if [[ "$demo" == true ]]; then
   EVAL_BATCH="${EVAL_BATCH:-50}"
   EVALUATE="${EVALUATE:-true}"
   demo_settings
-  [[ "$dry" == true ]] || sample_demo
+  if [[ "$dry" == true ]]; then
+    echo "a dry run samples no training sets: those it misses would be made first" >&2
+  else
+    sample_demo
+  fi
 fi
 MODEL="${MODEL:-checkpoints/restore_MIMIC_Think_phi4_ep1_lr6e-5}"
 [[ -e "$MODEL" || "$dry" == true ]] || fail "the checkpoint $MODEL is not there; put it there, or name another MODEL"

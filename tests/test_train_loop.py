@@ -63,7 +63,7 @@ class Loop:
         """Start the script somewhere else than where it is."""
         return subprocess.Popen(
             [str(script), *flags], cwd=self.folder, env={**self.environment, **settings}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
     def run(self, *flags: str, **more) -> tuple[int, str]:
@@ -210,17 +210,18 @@ def test_a_folder_of_something_else_is_refused(loop):
     assert "holds something else, without a readable args.json" in said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_the_work_and_the_next_start_goes_on(loop, number):
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["TERM to the script", "Ctrl-C to all of its terminal"])
+def test_an_interrupt_keeps_the_work_and_the_next_start_goes_on(loop, send):
     process = loop.start(STEP_SECONDS="0.3")
     first = loop.sweep / loop.tag(4, 0)
     loop.wait_for((first / "checkpoint-1" / "trainer_state.json").exists)
-    process.send_signal(number)
+    send(process.pid, signal.SIGTERM if send is os.kill else signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
     assert "start the same command again to go on" in err
     done = len(loop.steps(first.name))
     assert 1 <= done < 4
+    assert len(loop.calls()) == 1  # it ended of itself, after its step
     assert (first / f"checkpoint-{done}" / "trainer_state.json").exists()
     assert sorted(loop.statuses().values()) == ["interrupted", "planned", "planned", "planned"]
     status, said = loop.run()
