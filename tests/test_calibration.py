@@ -75,6 +75,8 @@ def test_ece_is_that_of_its_definition(bins):
 def test_ece_by_hand():
     # bins (.5, .6]: .6 and .6, one right: |.5 - .6| = .1; (.8, .9]: .9, right: .1. (2 * .1 + 1 * .1) / 3
     assert expected_calibration_error([0.6, 0.6, 0.9], [1, 0, 1]) == pytest.approx(0.1)
+    # .6 belongs to (.5, .6] like .55: |.5 - .575|
+    assert expected_calibration_error([0.55, 0.6], [1, 0]) == pytest.approx(0.075)
     # both ends of the scale are in a bin: never right at 1, always right at 0
     assert expected_calibration_error([1.0, 0.0], [0, 1]) == pytest.approx(1.0)
 

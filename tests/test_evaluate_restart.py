@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import evaluate_token_prob
-from swift.cli.partial_results import partial_paths, read_partial
+from swift.cli.partial_results import PartialWriter, partial_path, partial_paths, read_partial
 from tests.builders import run_python, write_world
 
 NAME = "policy_train_checkpoint_token_prob"
@@ -103,6 +103,32 @@ def test_a_file_cut_anywhere_is_gone_on_from_by_one_process(questions, undisturb
     assert result(begun).read_bytes() == undisturbed
     answered = json.loads((begun / f"{NAME}.run.json").read_text())["runs"][0]["questions"]
     assert answered >= 36 - (len(kept.rows) if kept else 0)  # a batch that was cut is answered whole
+
+
+def test_a_line_that_was_cut_is_dropped_before_the_file_is_written_on(questions, undisturbed, begun, capsys):
+    """Once glued to the next line, it would damage the file for the restart after."""
+    (partial,) = partial_paths(result(begun))
+    own = partial_path(result(begun))
+    own.write_bytes(partial.read_bytes()[:-300])
+    partial.unlink()
+    header = read_partial(own).header
+    PartialWriter(own, header, {})
+    PartialWriter(own, header, {})
+    assert own.read_bytes().count(b'{"header"') == 1
+    assert run(questions, begun) == 0
+    assert result(begun).read_bytes() == undisturbed
+
+
+def test_a_question_whose_image_has_changed_is_answered_again(questions, begun, tmp_path):
+    world = Path(shutil.copytree(questions, tmp_path / "world"))
+    (partial,) = partial_paths(result(begun))
+    index = next(iter(read_partial(partial).rows))
+    picture = world / "data" / "images" / f"{index:03d}.png"
+    Image.new("RGB", Image.open(picture).size, "black").save(picture)
+    assert run(world, begun) == 0
+    fresh = tmp_path / "fresh"
+    assert run(world, fresh) == 0
+    assert result(begun).read_bytes() == result(fresh).read_bytes()
 
 
 def test_every_place_a_line_can_be_cut_at_is_read(begun):
