@@ -180,9 +180,9 @@ def all_records(world):
     return load_records([world / "annotations" / "eval" / f"test_{group}_vqa.json" for group in GROUPS])
 
 
-def answered(policy, words, records, task, batches, workers=1):
+def answered(policy, words, records, task, batches):
     """Token ids of each sample by position."""
-    found = [one for batch in answer_batches(policy, words, records, batches, task, workers) for one in batch]
+    found = [one for batch in answer_batches(policy, words, records, batches, task) for one in batch]
     return {one.index: [answer.token_ids for answer in one.answers] for one in found}
 
 
@@ -192,7 +192,7 @@ def test_batches_answer_as_one_question_at_a_time_does(world, template, samples,
     records = all_records(world)
     task = Task(drawn(words, 8, temperature), samples, seed=1)
     together = answered(policy, words, records, task, [decoding_order(words, records)])
-    alone = answered(policy, words, records, task, [[index] for index in range(len(records))], workers=0)
+    alone = answered(policy, words, records, task, [[index] for index in range(len(records))])
     assert together == alone
     assert sorted(together) == list(range(len(records)))
     assert len({ids for rows in alone.values() for ids in rows}) >= 5

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from torch.utils.data import BatchSampler
+from transformers import TrainerCallback
 
 from swift.llm.image_cache import ImageCache
 from swift.llm.image_processor import DynamicHDImageProcessor
@@ -48,6 +49,18 @@ class Announcements(ImageCache):
         super().prefetch(sources, first=first)
 
 
+class Forget(TrainerCallback):
+    """Empties the cache and its notes when training begins: the probe before it has read two prompts."""
+
+    def __init__(self, cache: Announcements):
+        self.cache = cache
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.cache._begin()
+        self.cache.asked.clear()
+        self.cache.processor.threads.clear()
+
+
 def watch(trainer, prefetching: bool = True) -> Announcements:
     """The trainer's cache, exchanged for one that takes notes."""
     template = trainer.template
@@ -55,6 +68,7 @@ def watch(trainer, prefetching: bool = True) -> Announcements:
     template.image_processor = Tiler(old.crop_size, old.patch_size, old.dynamic_hd)
     template.image_processor.threads = []
     template._cache = Announcements(template.image_processor)
+    trainer.add_callback(Forget(template._cache))
     if not prefetching:
         template._cache.prefetch = lambda sources, first=False: None
     return template._cache
