@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         status = sample_data.main([*command, "--policies", "uniform", "hard_uniform", "random", "hard_random"])
         seconds, processor = time.perf_counter() - started, time.process_time() - processor
         megabytes = (root / "pool.json").stat().st_size / 1e6
-    print(f"{arguments.items:,} items ({megabytes:.0f} MB), {4 * len(sizes)} samples: {seconds:.2f} s, {processor:.2f} s of processor")
+    print(f"{arguments.items:,} items ({megabytes:.0f} MB), {4 * len(sizes)} samples: {seconds:.2f} s")
     figures = {"items": arguments.items, "samples": 4 * len(sizes)}
     print(json.dumps(figures | {"seconds": round(seconds, 2), "processor_seconds": round(processor, 2)}))
     return status
