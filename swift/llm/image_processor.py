@@ -1,10 +1,11 @@
 """Phi-4-multimodal's dynamic-HD tiling: one radiograph -> a global view and up to ``dynamic_hd`` square crops.
 
-With S = ``crop_size``, P = ``patch_size`` and M = ``dynamic_hd``: the grid is ceil(W/S) x ceil(H/S) crops, or, where that is more
-than M, the grid of at most M crops nearest to the image's aspect ratio. The image is scaled to fit the grid, keeping
-its aspect, and padded right and bottom with white; patches wholly inside the padding are masked. The global view is the
-padded image at S x S. The model turns this into  p*p + p  tokens for the global view (p = S/2P rounded up, one separator
-a row), 1 separator, and  rows*columns + rows  tokens for the crops: every second patch that is not masked.
+With S = ``crop_size``, P = ``patch_size`` and M = ``dynamic_hd``: the grid is ceil(W/S) x ceil(H/S) crops, or, where
+that is more than M, the grid of at most M crops nearest to the image's aspect ratio. The image is scaled to fit the
+grid, keeping its aspect, and padded right and bottom with white; patches wholly inside the padding are masked. The
+global view is the padded image at S x S. The model turns this into  p*p + p  tokens for the global view (p = S/2P
+rounded up, one separator a row), 1 separator, and  rows*columns + rows  tokens for the crops: every second patch that
+is not masked.
 """
 
 from __future__ import annotations
