@@ -159,7 +159,6 @@ def test_prompts_token_for_token(name, images):
     record = Record(images[:count], messages, None, {}, "r")
     prompt = template().encode_prompt(record)
     assert tokens(prompt) == expected
-    # each run of image tokens is as long as its image needs, in the order of the images handed on
     assert sum(image.num_tokens for image in prompt.images) == expected.count(IMAGE)
     assert [tokens(prompt) for prompt in template().encode_prompts([record, record])] == [expected] * 2
 

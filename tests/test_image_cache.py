@@ -133,6 +133,14 @@ def cache_in_thread(cache: ImageCache, tiler: Tiler, source: ImageSource) -> Pro
         return wanted.result(SECONDS)
 
 
+def test_without_threads_every_image_is_made_by_who_asks(sources):
+    tiler = Tiler()
+    cache = ImageCache(tiler, threads=0)
+    cache.prefetch(sources[:3])
+    assert [level(cache(source)) for source in sources[:3]] == [0, 1, 2]
+    assert set(tiler.threads) == {threading.current_thread().name}
+
+
 def test_images_are_made_in_the_order_announced_and_a_new_announcement_takes_the_place_of_the_old(sources):
     tiler = Tiler()
     cache = ImageCache(tiler, threads=1)

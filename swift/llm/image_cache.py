@@ -27,7 +27,8 @@ class ImageCache:
     one tiling. For any number of threads; an image that several want at once is decoded once.
 
     Images announced and not yet asked for take at most half of ``max_bytes`` and are dropped last; up to ``threads``
-    more may be in the making. A copy in another process, forked ones included, starts empty.
+    more may be in the making. With 0 ``threads``, for a processor that only one thread may use, announcements do
+    nothing. A copy in another process, forked ones included, starts empty.
     """
 
     def __init__(

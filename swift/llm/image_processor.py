@@ -1,10 +1,11 @@
 """Phi-4-multimodal's dynamic-HD tiling: one radiograph -> a global view and up to ``dynamic_hd`` square crops.
 
-With S = ``crop_size``, patch 14 and M = ``dynamic_hd``: the grid is ceil(W/S) x ceil(H/S) crops, or, where that is more
-than M, the grid of at most M crops nearest to the image's aspect ratio. The image is scaled to fit the grid, keeping
-its aspect, and padded right and bottom with white; patches wholly inside the padding are masked. The global view is the
-padded image at S x S. The model turns this into  p*p + p  tokens for the global view (p = S/28, one separator a row),
-1 separator, and  rows*columns + rows  tokens for the unmasked part of the crops.
+With S = ``crop_size``, P = ``patch_size`` and M = ``dynamic_hd``: the grid is ceil(W/S) x ceil(H/S) crops, or, where
+that is more than M, the grid of at most M crops nearest to the image's aspect ratio. The image is scaled to fit the
+grid, keeping its aspect, and padded right and bottom with white; patches wholly inside the padding are masked. The
+global view is the padded image at S x S. The model turns this into  p*p + p  tokens for the global view (p = S/2P
+rounded up, one separator a row), 1 separator, and  rows*columns + rows  tokens for the crops: every second patch that
+is not masked.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ProcessedImage:
 
     pixel_values: Tensor  # [1 + crops, 3, S, S] float32 in -1..1; the global view, then crops row by row
     size: tuple[int, int]  # (height, width) in pixels of the padded image
-    attention_mask: Tensor  # [1 + crops, S/14, S/14] bool, False where a patch is all padding
+    attention_mask: Tensor  # [1 + crops, S/P, S/P] bool, False where a patch is all padding
     num_tokens: int  # image placeholders this image needs in the prompt
 
     def __post_init__(self):
@@ -188,7 +189,7 @@ class DynamicHDImageProcessor:
 
 def collate(images: list[ProcessedImage]) -> dict[str, Tensor]:
     """Stack n images under the model's names: ``image_pixel_values`` [n, 1 + max crops, 3, S, S], ``image_sizes``
-    [n, 2], ``image_attention_mask`` [n, 1 + max crops, S/14, S/14] bool.
+    [n, 2], ``image_attention_mask`` [n, 1 + max crops, S/P, S/P] bool.
 
     Crops that only fill up are zeros and unmasked: the model never reads their features, but an empty mask would
     divide by zero in its position code. No images give an empty dict.
