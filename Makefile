@@ -30,6 +30,11 @@ bench: setup
 	$(RUN) -m bench.kg_lexicon
 	$(RUN) -m bench.kg_hostile
 	$(RUN) -m bench.kg_reward
+	$(RUN) -m bench.images
+	$(RUN) -m bench.load_checkpoint
+	$(RUN) -m bench.evaluate
+	$(RUN) -m bench.report
+	$(RUN) -m bench.sample_data
 
 clean:
 	rm -rf $(VENV) data/demo checkpoints/demo output/demo

@@ -8,6 +8,7 @@ from ReXKG.graph import (
     Graph,
     asserted,
     entity_pairs,
+    graph_f1,
     graph_jaccard,
     hallucinated,
     hallucination_rate,
@@ -30,7 +31,7 @@ def score_question(predicted: Graph, reference: Graph, report: Graph | None = No
     """The scores of one question by name.
 
     entity_*, relation_*        precision, recall, f1 and jaccard of (text, type) pairs and of triples
-    kg_jaccard                  the reward: the mean of both Jaccards
+    kg_jaccard, kg_f1           the rewards: the mean of both Jaccards, of both F1s
     hallucination, omission     see `ReXKG.graph`
     hallucination_with_report   as hallucination, but what the study's report asserts is no invention either; only with
                                 a report
@@ -44,6 +45,7 @@ def score_question(predicted: Graph, reference: Graph, report: Graph | None = No
         scores[f"{kind}_f1"] = Score(f1, 2 * hits, len(mine) + len(truth))
         scores[f"{kind}_jaccard"] = Score(jaccard(mine, truth), hits, len(mine | truth))
     scores["kg_jaccard"] = Score(graph_jaccard(predicted, reference), 0, 0)
+    scores["kg_f1"] = Score(graph_f1(predicted, reference), 0, 0)
     claims, facts = asserted(predicted), asserted(reference)
     scores["hallucination"] = Score(
         hallucination_rate(predicted, reference), len(hallucinated(predicted, reference)), len(claims)

@@ -32,6 +32,7 @@ def test_the_scores_of_one_question_by_hand():
         "relation_f1": (2 / 3, 2, 3),
         "relation_jaccard": (1 / 2, 1, 2),
         "kg_jaccard": (pytest.approx((1 / 6 + 1 / 2) / 2), 0, 0),
+        "kg_f1": ((2 / 7 + 2 / 3) / 2, 0, 0),
         "hallucination": (1 / 2, 1, 2),  # tube of effusion, tube
         "omission": (1 / 2, 1, 2),  # nodule of effusion, nodule
     }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from swift.utils.errors import UserError
-from utils.metrics import ACCURACY_RULES, TRAINING_RULE, judge, question_metrics, reference_answers
+from utils.metrics import question_metrics
 
 FIELDS = ("question", "generated_text", "num_tokens")
 # What evaluate.py and evaluate_token_prob.py call their files.
@@ -56,21 +56,11 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
             )
         results = [by_key[key] for key in keys]
         try:
-            metrics = score(results)
+            metrics = question_metrics(results)
         except ValueError as error:
             raise UserError(f"result files of {name} cannot be scored: {error}") from error
         runs[name] = Run(name, [_facts(document) for document in documents], results, metrics)
     return runs
-
-
-def score(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """`utils.metrics.question_metrics`, and each rule of accuracy beside the training one under its name."""
-    metrics = question_metrics(results)
-    verdicts = [judge(result["generated_text"], reference_answers(result)) for result in results]
-    for rule in ACCURACY_RULES:
-        if rule != TRAINING_RULE:
-            metrics.setdefault(rule, np.array([verdict[rule] for verdict in verdicts], dtype=np.float64))
-    return metrics
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:

@@ -41,9 +41,9 @@ HEADINGS = {
     "generations": "G",
     "kg_f1": "KG F1",
     "kg_jaccard": "KG Jaccard",
-    "exact": "exact",
+    "exact_set": "exact",
 }
-STARRED = ("accuracy", "exact", "kg_f1", "kg_jaccard", "format")
+STARRED = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format")
 
 logger = get_logger()
 

@@ -15,18 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from ReXKG.graph import graph_f1
 from swift.utils.errors import UserError
 from swift.utils.run_folder import newest_checkpoint, trainer_state
 from tools.result_files import load_runs
 from tools.sweep_runs import read_object
-from utils.metrics import judge, reasoning_graphs, reference_answers
 from utils.statistics import Interval, difference_interval, mean_interval, patients
 
 SETTINGS = ("policy", "size", "learning_rate", "generations", "beta", "rewards")
-METRICS = ("accuracy", "exact", "kg_f1", "kg_jaccard", "format", "length")
+METRICS = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format", "length")
 COMPARED = ("accuracy", "kg_f1")
-FIELDS = ("generated_text", "explanation")
 BASELINE = "external_r1v_acc"
 
 Setting = tuple[str, ...]  # values of SETTINGS
@@ -82,7 +79,7 @@ def read_sweep(folder: Path) -> tuple[list[SweepRun], list[str]]:
     loaded = load_runs(evaluated) if evaluated else {}
     runs = []
     for tag, entry in entries.items():
-        metrics = _metrics(loaded[tag].metrics, loaded[tag].results) if tag in loaded else None
+        metrics = loaded[tag].metrics if tag in loaded else None
         setting = tuple(entry[name] for name in SETTINGS)
         history = _history(folder / entry["folder"])
         runs.append(SweepRun(tag, setting, entry["seed"], entry["status"], entry["reason"], metrics, history))
@@ -149,16 +146,6 @@ def _differences(rivals: Sequence[SweepRun], mine: Sequence[SweepRun], clusters:
 def _over_seeds(runs: Sequence[SweepRun], metric: str) -> np.ndarray:
     """A metric's mean over runs, question by question, [N]."""
     return np.mean([run.metrics[metric] for run in runs], axis=0)
-
-
-def _metrics(known: Mapping[str, np.ndarray], results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """``known`` with ``exact`` (the parsed answers are the reference, no more and no less) and ``kg_f1``."""
-    verdicts = [judge(result["generated_text"], reference_answers(result))["exact_set"] for result in results]
-    more = {"exact": np.array(verdicts, dtype=np.float64)}
-    if "kg_jaccard" in known:
-        pairs = zip(*(reasoning_graphs([result[field] for result in results]) for field in FIELDS), strict=True)
-        more["kg_f1"] = np.array([graph_f1(*pair) for pair in pairs])
-    return {**known, **more}
 
 
 def _result_files(run: Path) -> list[Path]:

@@ -93,8 +93,8 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     substring ... answer_f1   by each of the rules above
     length, format      tokens generated, the end token counted; 1 for one <think> span, then one <answer> span, and
                         nothing else
-    entity_*, relation_*, kg_jaccard, hallucination, omission   of the two reasonings' graphs (``ReXKG.scores``); left
-                        out unless every question has an ``explanation`` to compare with
+    entity_*, relation_*, kg_*, hallucination, omission   of the two reasonings' graphs (``ReXKG.scores``); left out
+                        unless every question has an ``explanation`` to compare with
     pass@k, majority_vote     by the training rule, and ``_exact_set``; where there are several samples
     confidence, token_logprob the answer's confidence (``utils.calibration``) and the mean over the text's tokens; where
                         there are log-probabilities of tokens

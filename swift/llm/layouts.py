@@ -255,7 +255,7 @@ def _not_known(folder: Path, config: dict[str, Any]) -> str:
         )
     return (
         f"{file}: model_type {kind!r} is not supported; use a Phi-4-multimodal folder, native (model_type {NATIVE}) or "
-        f"Microsoft's ({REMOTE})"
+        f"Microsoft's ({REMOTE}), or that of a vision-language model which transformers loads by itself"
     )
 
 

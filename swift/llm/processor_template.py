@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
-from swift.llm.image_cache import CACHE_BYTES, DECODING_THREADS, ImageCache
+from swift.llm.image_cache import CACHE_BYTES, ImageCache
 from swift.llm.images import image_size
 from swift.llm.template import UNFINISHED, EncodedPrompt, EncodesAhead
 from swift.llm.vision_processor import VisionProcessor
@@ -37,7 +37,6 @@ class ProcessorTemplate(EncodesAhead):
         banned_token_ids: ids never to be generated, besides the image token.
         max_length: most tokens a prompt may have; None for no limit.
         cache_bytes: how much memory prepared images may take between calls.
-        decoding_threads: how many decode announced images meanwhile; 0: none do.
 
     Raises UserError for a folder without a chat template, or one that cannot lay out a question.
     """
@@ -50,13 +49,13 @@ class ProcessorTemplate(EncodesAhead):
         banned_token_ids: Iterable[int] = (),
         max_length: int | None = None,
         cache_bytes: int = CACHE_BYTES,
-        decoding_threads: int = DECODING_THREADS,
     ):
         self.tokenizer, self.image_processor, self.max_length = tokenizer, image_processor, max_length
         self._layout = getattr(image_processor.processor, "chat_template", None) or tokenizer.chat_template
         if not self._layout:
             raise UserError(f"{image_processor.folder} has no chat template; add its chat_template.jinja")
-        self._cache = ImageCache(image_processor, cache_bytes, decoding_threads)
+        # Processors use the tokenizer, which is for one thread at a time.
+        self._cache = ImageCache(image_processor, cache_bytes, threads=0)
         controls = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens, image_processor.image_token})
         self._controls = re.compile(f"(?={'|'.join(map(re.escape, filter(None, controls)))})")
         self._front = self._added_in_front()

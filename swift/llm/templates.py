@@ -43,7 +43,7 @@ def template_for(
     policy: Policy, max_length: int | None = None, new_tokens: int = 0, decoding_threads: int = DECODING_THREADS
 ) -> Template:
     """Phi-4's template, or for any other model one made of its own processor and chat template. ``new_tokens`` is the
-    most that will be generated after a prompt."""
+    most that will be generated after a prompt; ``decoding_threads`` decode announced images, of Phi-4 alone."""
     model = policy.model
     if is_phi4(model):
         image_token = model.config.vision_config.image_token_id
@@ -63,7 +63,6 @@ def template_for(
         _stops(model),
         [token for token in banned if token is not None],
         max_length,
-        decoding_threads=decoding_threads,
     )
 
 
