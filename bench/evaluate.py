@@ -28,7 +28,15 @@ from swift.llm.image_processor import DynamicHDImageProcessor
 from swift.llm.model import load_policy
 from swift.llm.policy import Policy
 from swift.llm.template import Phi4Template
-from swift.trainers.inference import Batching, Task, answer_batches, automatic_batching, greedy, make_batches
+from swift.trainers.inference import (
+    Batching,
+    Task,
+    answer_batches,
+    automatic_batching,
+    automatic_threads,
+    greedy,
+    make_batches,
+)
 from swift.trainers.rlhf_trainer.batch import collate_prompts
 from swift.trainers.rlhf_trainer.rollout import generate
 from swift.utils.errors import reports_user_errors
@@ -85,7 +93,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=40, help="taken from each file")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer")
     parser.add_argument("--batch_size", type=int, help="questions a batch (default: as evaluate.py chooses)")
-    parser.add_argument("--num_workers", type=int, default=4, help="threads that read ahead")
+    parser.add_argument("--num_workers", type=int, help="threads that read ahead (default: as evaluate.py chooses)")
     parser.add_argument("--rounds", type=int, default=2, help="counted rounds of each form")
     return parser.parse_args(argv)
 
@@ -100,13 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if torch.accelerator.is_available():
         policy.model.to(torch.accelerator.current_accelerator())
     batching = Batching(args.batch_size) if args.batch_size else automatic_batching(policy.model)
+    threads = automatic_threads(policy.model) if args.num_workers is None else args.num_workers
     said: dict[str, tuple[list[str], int]] = {}
 
     def loop() -> None:
         said["loop"] = one_at_a_time(policy, records, args.max_new_tokens)
 
     def batched() -> None:
-        said["engine"] = engine(policy, records, args.max_new_tokens, batching, args.num_workers)
+        said["engine"] = engine(policy, records, args.max_new_tokens, batching, threads)
 
     timed = compare("questions a second", loop, batched, args.rounds)
     same = sum(one == other for one, other in zip(said["loop"][0], said["engine"][0], strict=True))

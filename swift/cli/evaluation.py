@@ -38,6 +38,7 @@ from swift.trainers.inference import (
     Task,
     answer_batches,
     automatic_batching,
+    automatic_threads,
     drawn,
     make_batches,
 )
@@ -91,9 +92,8 @@ class Evaluator:
         self.arguments = arguments
         self.checkpoint = checkpoint
         self.policy = _load(checkpoint, arguments)
-        self.template = template_for(
-            self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=arguments.num_workers
-        )
+        threads = automatic_threads(self.policy.model) if arguments.num_workers is None else arguments.num_workers
+        self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=threads)
 
     def run(self, job: Job) -> None:
         """Answer this process's part of the job's questions into its partial file, from where that stands. Raises

@@ -60,7 +60,9 @@ class EvaluationArguments:
     temperature: float = _flag("temperature of sampling; 0 is greedy", 0.0)
     max_new_tokens: int = _flag("most tokens of an answer", 256)
     batch_size: str = _flag("questions decoded together; auto: as many as fit into memory, at most 64", "auto")
-    num_workers: int = _flag("threads that read images ahead; 0 reads them in turn", 4)
+    num_workers: int | None = _flag(
+        "threads that read images ahead; 0 reads them in turn; default: 4, or 0 beside a policy on the CPU"
+    )
     resume: bool = _flag("go on from the answers of a killed run, and keep finished files; false starts over", True)
     shard: str | None = _flag("i/n: answer the i-th of n parts; the last part to finish writes the result file")
     list_results: str | None = _flag("append the paths of the finished result files to this file")
@@ -82,7 +84,7 @@ class EvaluationArguments:
                 raise UserError(f"--{name} {value} must be 1 or more")
         for name in ("seed", "num_workers", "temperature"):
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"--{name} {value} must be 0 or more")
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(f"--num_samples {self.num_samples} at temperature 0 are all alike; pass --temperature 0.7")

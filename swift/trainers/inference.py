@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from swift.llm.dataset import Record
+from swift.llm.image_cache import DECODING_THREADS
 from swift.llm.images import image_size
 from swift.llm.policy import Policy, is_phi4
 from swift.llm.template import EncodedPrompt
@@ -85,6 +86,11 @@ def drawn(template: Template, max_new_tokens: int, temperature: float) -> Sampli
         temperature=temperature,
         banned_token_ids=template.banned_token_ids,
     )
+
+
+def automatic_threads(model: nn.Module) -> int:
+    """How many threads read images ahead: none beside a policy on the CPU, whose cores they would take."""
+    return 0 if model.device.type == "cpu" else DECODING_THREADS
 
 
 def automatic_batching(model: nn.Module) -> Batching:
