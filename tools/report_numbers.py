@@ -21,6 +21,7 @@ LABELS = {
     "length": "length (tokens)",
     "format": "format kept",
     "kg_jaccard": "KG Jaccard",
+    "kg_f1": "KG F1",
     **{name: f"accuracy, {rule}" for rule, name in RULE_METRICS.items() if rule != TRAINING_RULE},
 }
 _FIRST = ("accuracy", "kg_jaccard", "entity_f1", "length")  # what summary.json holds stands first
