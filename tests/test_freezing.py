@@ -9,8 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
+from transformers import Phi4MultimodalForCausalLM
 
+from tests.builders import tiny_config
 from utils.freezing import describe_trainable, freeze_after_construction, freeze_non_vision, untie_head
 
 TARGETS = r"model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj|down_proj))"
@@ -18,40 +19,7 @@ TARGETS = r"model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj
 
 def small_phi4(tied: bool, seed: int = 0) -> Phi4MultimodalForCausalLM:
     torch.manual_seed(seed)
-    config = Phi4MultimodalConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        original_max_position_embeddings=128,
-        bos_token_id=1,
-        eos_token_id=[1, 2],
-        pad_token_id=1,
-        tie_word_embeddings=tied,
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 56,
-            "crop_size": 56,
-            "image_token_id": 62,
-        },
-        audio_config={
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_blocks": 1,
-            "num_attention_heads": 2,
-            "ext_pw_out_channel": 16,
-            "depthwise_separable_out_channel": 16,
-            "nemo_conv_channels": 16,
-            "audio_token_id": 63,
-        },
-    )
-    return Phi4MultimodalForCausalLM(config)
+    return Phi4MultimodalForCausalLM(tiny_config(tie=tied))
 
 
 def with_adapters(model: Phi4MultimodalForCausalLM, *names: str) -> Phi4MultimodalForCausalLM:
