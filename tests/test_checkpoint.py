@@ -169,6 +169,8 @@ def broken_policy(world: Path, folder: Path, damage: str) -> Path:
     elif damage == "cut":
         weights = (policy / "model.safetensors").read_bytes()
         (policy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    elif damage == "lost":
+        (policy / "vision-lora" / "adapter_config.json").unlink()
     elif damage == "gone":
         (policy / "model.safetensors").unlink()
     else:
@@ -187,6 +189,7 @@ def broken_policy(world: Path, folder: Path, damage: str) -> Path:
         ("config", "config.json cannot be read .*; give the folder of a model"),
         ("type", "config.json: model_type 'llama' is not supported; use a Phi-4-multimodal folder"),
         ("cut", "model.safetensors cannot be read .*; copy the file again"),
+        ("lost", "adapter_config.json"),  # it used to load as the bare base
         ("gone", "policy: no weights; it should hold model.safetensors or shards"),
         ("missing", "policy: 1 missing: model.norm.weight; the folder is not whole"),
         ("strange", "policy: 1 without a place: model.other.weight; the folder is not whole"),

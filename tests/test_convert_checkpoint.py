@@ -124,8 +124,9 @@ def test_checksums_are_those_of_the_files_and_are_verified(native, tmp_path, cap
     data = bytearray(shard.read_bytes())
     data[-5] ^= 1
     shard.write_bytes(data)
-    assert main([str(copy), str(tmp_path / "target"), "--to", "remote"]) == 2
-    assert f"{shard.name} differ from checksums.json" in capsys.readouterr().err
+    for flags in ([], ["--dry_run"]):
+        assert main([str(copy), str(tmp_path / "target"), "--to", "remote", *flags]) == 2
+        assert f"{shard.name} differ from checksums.json" in capsys.readouterr().err
     assert not (tmp_path / "target").exists()
 
 

@@ -181,8 +181,9 @@ def test_a_turned_sixteen_bit_image_is_turned_and_windowed():
 def test_header_size_is_the_size_of_the_opened_image(orientation, size):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    source = source_of(encode(Image.new("L", (3, 2)), "PNG", exif=exif))
-    assert image_size(source) == open_image(source).size == size
+    for kind in ("PNG", "JPEG", "TIFF", "WEBP"):
+        source = source_of(encode(Image.new("L", (3, 2)), kind, exif=exif))
+        assert image_size(source) == open_image(source).size == size, kind
 
 
 def huge_png() -> bytes:

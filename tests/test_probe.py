@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -16,6 +18,7 @@ from swift.llm.dataset import Record, load_records
 from swift.llm.model import load_policy
 from swift.llm.processor_template import ProcessorTemplate
 from swift.llm.templates import template_for
+from swift.trainers.rlhf_trainer import packing
 from swift.trainers.rlhf_trainer.probe import Paths, choose_paths, probe_batch
 from swift.trainers.rlhf_trainer.scoring import why_plain
 from swift.utils.errors import UserError
@@ -132,6 +135,34 @@ def test_phi4_takes_the_fast_paths(world):
     template = template_for(policy)
     examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
     assert choose_paths(policy.model, template, examples) == Paths(packed=True, shared=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_completions_that_see_each_other_are_noticed_in_either_precision(world, monkeypatch, dtype):
+    """In bfloat16 the difference, 0.06 nats, is below what rounding may make in a large model's plain path."""
+    policy = load_policy(world / "policy", dtype=dtype)
+    template = template_for(policy)
+    examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
+
+    def leaky(segments):
+        length = segments.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        return causal & (segments != packing.PADDING)[:, None, :] | torch.eye(length, dtype=torch.bool)
+
+    assert choose_paths(policy.model, template, examples).packed
+    monkeypatch.setattr(packing, "group_mask", leaky)
+    assert not choose_paths(policy.model, template, examples).packed
+
+
+def test_a_processor_that_brings_code_is_refused_without_asking(llava, tmp_path, monkeypatch):
+    folder = shutil.copytree(llava, tmp_path / "copy")
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    file = folder / "preprocessor_config.json"
+    settings = {"image_processor_type": "X", "auto_map": {"AutoImageProcessor": "evil.X"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(UserError, match="its processor cannot be built"):
+        load_policy(folder)
 
 
 def test_prompts_stay_on_one_side_of_the_length_where_longrope_turns(world):

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from swift.llm.policy import prompt_embeddings
 from swift.trainers.rlhf_trainer.rollout import Sampling, generate, invert, prompt_uniforms
+from swift.trainers.shrinking import generate_shrinking
 from tests.builders import IMAGE_TOKEN, PAD, STOPS, random_prompts, tiny_model
 
 LENGTH = 12
@@ -94,6 +96,18 @@ def test_samples_follow_the_softmax_at_the_temperature(model):
     cells = int(common.sum())
     assert cells > 3
     assert statistic < cells + 5 * (2 * cells) ** 0.5
+
+
+def test_the_checkpoints_generation_settings_bend_nothing(prompts):
+    model = tiny_model()
+    expected = generate(model, prompts, 2, GREEDY).token_lists()
+    staged = generate_shrinking(model, prompts, 2, GREEDY).token_lists()
+    first = expected[0][0]
+    settings = {"suppress_tokens": [first], "repetition_penalty": 3.0, "forced_eos_token_id": 1, "min_length": 40}
+    model.generation_config = GenerationConfig(**settings)
+    assert generate(model, prompts, 2, GREEDY).token_lists() == expected == staged
+    assert generate_shrinking(model, prompts, 2, GREEDY).token_lists() == expected
+    assert model.generation_config.suppress_tokens == [first]
 
 
 def test_banned_tokens_are_never_drawn(model, prompts):

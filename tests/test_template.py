@@ -115,6 +115,8 @@ def test_completion_ends_once_whatever_its_text():
 def test_stop_ban_and_padding_tokens_come_from_the_tokenizer():
     chat = template()
     assert chat.stop_token_ids == (STOP, END)
+    more = Phi4Template(chat.tokenizer, chat.image_processor, chat.image_token_id, stop_token_ids=[END, 77])
+    assert more.stop_token_ids == tuple(sorted((STOP, END, 77)))
     assert chat.banned_token_ids == (IMAGE, AUDIO)
     assert chat.pad_token_id == STOP
 

@@ -265,13 +265,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = make_plan(
         path, arguments.to, base=arguments.base, merge=arguments.merge, shard_bytes=int(arguments.shard_gb * 1e9)
     )
+    for folder in {path, plan.checkpoint.folder}:
+        verify_checksums(folder)
     for line in plan.describe():
         print(line)
     if arguments.dry_run:
         print(f"dry run: {target} was not written, {plan.nbytes / 1e9:.2f} GB")
         return 0
-    for folder in {path, plan.checkpoint.folder}:
-        verify_checksums(folder)
     existing = next(parent for parent in target.absolute().parents if parent.exists())
     if (free := shutil.disk_usage(existing).free) < plan.nbytes:
         raise UserError(

@@ -119,7 +119,8 @@ def image_size(source: ImageSource) -> tuple[int, int]:
             return _checked_size(header.Columns, header.Rows)
         image = _open(stream)
         # not image.getexif(), with which a PNG decodes itself to look for the tag behind its pixels
-        turned = Image.Image.getexif(image).get(EXIF_ORIENTATION) in QUARTER_TURNS
+        # nor for a TIFF, whose size Pillow has turned already
+        turned = image.format != "TIFF" and Image.Image.getexif(image).get(EXIF_ORIENTATION) in QUARTER_TURNS
     width, height = image.size
     return (height, width) if turned else (width, height)
 

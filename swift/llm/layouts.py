@@ -90,7 +90,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         native = config
     adapters = {name: _adapter_in_shards(name, tensors, config, folder) for name, tensors in parts.lora.items()}
     for name, sub in FOLDERS.items():
-        if (folder / sub / CONFIG).exists():
+        if (folder / sub).is_dir():
             if name in adapters:
                 raise UserError(f"{folder}: the {name} adapter is in {sub}/ and in the shards; remove one of the two")
             adapters[name], _ = read_adapter(folder / sub)

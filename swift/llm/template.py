@@ -69,6 +69,7 @@ class Phi4Template(EncodesAhead):
         decoding_threads: how many decode announced images meanwhile; 0: none do.
         rope_switch: see `policy.rope_switch`; a completion of up to ``new_tokens`` tokens must not cross it, since
             transformers then computes the prompt anew from its ids, without images.
+        stop_token_ids: ids that the model's generation configuration ends at, besides the template's own.
 
     Raises UserError for a tokenizer that lacks Phi-4's control tokens or does not decode token by token.
     """
@@ -83,6 +84,7 @@ class Phi4Template(EncodesAhead):
         decoding_threads: int = DECODING_THREADS,
         rope_switch: int | None = None,
         new_tokens: int = 0,
+        stop_token_ids: Iterable[int] = (),
     ):
         self.rope_switch, self.new_tokens = rope_switch, new_tokens
         self.tokenizer, self.image_processor = tokenizer, image_processor
@@ -95,7 +97,7 @@ class Phi4Template(EncodesAhead):
         for name in ("<|user|>", ASSISTANT, END):
             self._id(name)
         ends = {self._vocabulary.get(END_OF_TEXT), tokenizer.eos_token_id, self._id(END)}
-        self.stop_token_ids: tuple[int, ...] = tuple(sorted(ends - {None}))
+        self.stop_token_ids: tuple[int, ...] = tuple(sorted({*stop_token_ids, *ends} - {None}))
         padding = tokenizer.pad_token_id
         self.pad_token_id: int = self.stop_token_ids[0] if padding is None else padding
         placeholders = {image_token_id, self._vocabulary.get(IMAGE_TOKEN), self._vocabulary.get(AUDIO_TOKEN)}

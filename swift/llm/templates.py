@@ -55,6 +55,7 @@ def template_for(
             decoding_threads=decoding_threads,
             rope_switch=rope_switch(model),
             new_tokens=new_tokens,
+            stop_token_ids=_stops(model),
         )
     banned = [getattr(model.config, name, None) for name in PLACEHOLDERS]
     return ProcessorTemplate(

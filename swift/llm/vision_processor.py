@@ -121,7 +121,9 @@ def load_processor(folder: Path, tokenizer: PreTrainedTokenizerBase) -> VisionPr
         kind = _processor_class(folder, named)
         parts = {
             "tokenizer": tokenizer,
-            "image_processor": AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
+            "image_processor": AutoImageProcessor.from_pretrained(
+                folder, backend="pil", local_files_only=True, trust_remote_code=False
+            ),
         }
         processor = _build(kind, parts, named)
     except (OSError, ValueError, ImportError, TypeError, KeyError, AttributeError) as error:
@@ -139,7 +141,10 @@ def _processor_config(folder: Path) -> dict[str, Any]:
 
 def _processor_class(folder: Path, named: dict[str, Any]) -> type[ProcessorMixin]:
     kind = processor_class_from_name(named["processor_class"]) if named.get("processor_class") else None
-    kind = kind or PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, local_files_only=True))]
+    kind = (
+        kind
+        or PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))]
+    )
     if not issubclass(kind, ProcessorMixin):
         raise ValueError(f"{kind.__name__} takes no images")
     return kind

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
 
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
-from swift.trainers.rlhf_trainer.rollout import NEUTRAL, Sampling, prefill, sampling_processors, trim
+from swift.trainers.rlhf_trainer.rollout import (
+    Sampling,
+    generation_config,
+    own_settings_aside,
+    prefill,
+    sampling_processors,
+    trim,
+)
 
 STAGE = 16  # tokens between two looks at who is done
 
@@ -31,19 +37,14 @@ def generate_shrinking(
     done = 0
     while done < sampling.max_new_tokens and len(rows):
         drawn = None if uniforms is None else uniforms[rows.cpu()]
-        ids = model.generate(
-            ids,
-            attention_mask=mask.long(),
-            generation_config=GenerationConfig(
-                max_new_tokens=min(STAGE, sampling.max_new_tokens - done),
-                do_sample=False,
-                eos_token_id=list(sampling.stop_token_ids),
-                pad_token_id=sampling.pad_token_id,
-                **NEUTRAL,
-            ),
-            logits_processor=sampling_processors(sampling, drawn, prompts),
-            past_key_values=cache,
-        )
+        with own_settings_aside(model):
+            ids = model.generate(
+                ids,
+                attention_mask=mask.long(),
+                generation_config=generation_config(sampling, min(STAGE, sampling.max_new_tokens - done)),
+                logits_processor=sampling_processors(sampling, drawn, prompts),
+                past_key_values=cache,
+            )
         new = ids[:, width + done :]
         found[rows, done : done + new.shape[1]] = new
         done += new.shape[1]

@@ -32,8 +32,10 @@ from swift.utils.logger import get_logger
 
 logger = get_logger()
 
-# Mean difference of log-probabilities, in nats, that rounding may make. A mask or position that is wrong makes tenths.
+# Mean difference of log-probabilities, in nats, that rounding may make in the plain path. The other paths may differ by
+# four times what the plain path does, and by the floor: in half precision a wrong mask can hide below the tolerance.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+FLOORS = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 MARGIN = 16  # tokens that a probe's prompt and completion may have beyond the prompt of the run
 LENGTHS = (5, 3)  # tokens of the completions of a group
 LONGEST_WINDOW = 2048  # prompts are lengthened past a sliding window up to this, so that it takes part
@@ -75,6 +77,7 @@ def choose_paths(model: nn.Module, template: Template, examples: Sequence[Encode
             f"{type(model).__name__}: log-probabilities in padded rows differ from those of one prompt by {off:.2g} on "
             "average, so training would learn from wrong numbers; this model is not supported"
         )
+    tolerance = min(tolerance, max(FLOORS.get(model.dtype, FLOORS[torch.float32]), 4 * off))
     reason = why_plain(model) or _why_not("packed rows", lambda: _packed(model, prompts, completions), plain, tolerance)
     unshared = _why_not("a shared cache", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
     model.train(training)

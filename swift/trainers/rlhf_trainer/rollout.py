@@ -8,6 +8,8 @@ and a completion no longer depends on which other prompts share its batch or on 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +29,6 @@ from transformers import (
 from swift.llm.anatomy import next_positions, prompt_positions, remember_positions, token_types
 from swift.llm.policy import is_phi4
 from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
-
-# `generate` fills what a call leaves open from the checkpoint's generation_config.json; these would bend the
-# distribution that is scored.
-NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0, "num_beams": 1}
 
 
 @dataclass(frozen=True)
@@ -117,20 +115,36 @@ def decode(
     else:
         rows = prompts.repeat(group_size)
         inputs = rows.images | token_types(model, rows.input_ids)
-    output = model.generate(
-        rows.input_ids,
-        attention_mask=rows.mask.long(),
-        generation_config=GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=False,
-            eos_token_id=list(sampling.stop_token_ids),
-            pad_token_id=sampling.pad_token_id,
-            **NEUTRAL,
-        ),
-        logits_processor=processors,
-        **inputs,
-    )
+    with own_settings_aside(model):
+        output = model.generate(
+            rows.input_ids,
+            attention_mask=rows.mask.long(),
+            generation_config=generation_config(sampling, sampling.max_new_tokens),
+            logits_processor=processors,
+            **inputs,
+        )
     return output[:, rows.input_ids.shape[1] :]
+
+
+def generation_config(sampling: Sampling, new_tokens: int) -> GenerationConfig:
+    """One token after the other, as the logits processors choose, up to ``new_tokens`` or a stop token."""
+    return GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=list(sampling.stop_token_ids),
+        pad_token_id=sampling.pad_token_id,
+    )
+
+
+@contextmanager
+def own_settings_aside(model: nn.Module) -> Iterator[None]:
+    """Without the checkpoint's generation_config.json: `generate` fills what a call leaves open from it (penalties,
+    forced and suppressed tokens, a kind of cache), which would bend the distribution that is scored."""
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
 
 
 def prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
