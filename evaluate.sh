@@ -15,8 +15,8 @@
 #
 # kg and report take the files that the stages before them wrote in this call or found finished, those with tokens where
 # there are both; without such stages, the *_results.json of OUTPUT_DIR. A stage that fails does not keep the others from
-# running; the status then is 2. Started again, everything goes on where it was. Without the data set in DATASET_FOLDER
-# the demo world is evaluated, as `make demo` left it.
+# running; the status then is 2. Started again, everything goes on where it was. Where no DATASET_FOLDER is named and
+# data/MIMIC-VQA-CoT is missing, the demo world is evaluated, as `make demo` left it.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -24,6 +24,7 @@ PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
 [[ -x "$PYTHON" ]] || PYTHON="$(command -v python3 || command -v python)"
 export PYTHON PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 
+named_data="${DATASET_FOLDER:-}"
 DATASET_FOLDER="${DATASET_FOLDER:-$ROOT/data/MIMIC-VQA-CoT}"
 MODEL_PATH="${MODEL_PATH:-}"
 BASE_MODEL_PATH="${BASE_MODEL_PATH:-}"
@@ -55,6 +56,7 @@ wants() { [[ " $STAGES " == *" $1 "* ]]; }
 
 [[ "$STAGES" != single || -n "$ANNOTATION_FILE" ]] || fail "STAGES=single evaluates one file; set ANNOTATION_FILE"
 if [[ ! -d "$DATASET_FOLDER" ]] && { wants sweep || { wants tokens && [[ -z "$ANNOTATION_FILE" ]]; }; }; then
+  [[ -z "$named_data" ]] || fail "DATASET_FOLDER: $named_data is not there"
   [[ -d "$ROOT/data/demo" ]] ||
     fail "$DATASET_FOLDER is not there, nor is a demo world; put the data there, set DATASET_FOLDER, or run make demo"
   echo "$DATASET_FOLDER is not there: evaluating on the demo world" >&2

@@ -9,11 +9,13 @@
 # TYPE, SIZE, ANNOTATIONS or DATASET, MODEL, REF_MODEL, OUTPUT_DIR, NPROC, SEED, RESUME, REWARDS, and the settings in
 # tools/launch.sh (training_command). train_loop.sh does many runs.
 #
-# Where the data set or the checkpoint is missing, or with DEMO=true, the demo world takes their place, at sizes a laptop
-# can train.
+# Where none of DATASET, ANNOTATIONS and MODEL is named and data/MIMIC-VQA-CoT is missing, or with DEMO=true, the run is on
+# the demo world, at sizes a laptop can train.
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+demo="${DEMO:-false}"
+[[ -n "${DATASET:-}${ANNOTATIONS:-}${MODEL:-}" || -d "$HERE/data/MIMIC-VQA-CoT/annotations" ]] || demo=true
 # shellcheck source=tools/launch.sh
 source "$HERE/tools/launch.sh"
 
@@ -22,18 +24,18 @@ SIZE="${SIZE:-1000}"
 DATASET="${DATASET:-$(find_data "$TYPE" "$SIZE")}"
 MODEL="${MODEL:-checkpoints/restore_MIMIC_Think_phi4_ep1_lr6e-5}"
 
-alternative="$(dirname "$DATASET")/valid_sample_vqa_$(basename "$DATASET")"
-if [[ "${DEMO:-false}" != true && -e "$MODEL" ]] && [[ -e "$DATASET" || -e "$alternative" ]]; then
-  TAG="${TYPE}_${SIZE}"
-else
-  for missing in "$DATASET" "$MODEL"; do
-    [[ "${DEMO:-false}" == true || -e "$missing" ]] || echo "$missing is not there: training on the demo world" >&2
-  done
+if [[ "$demo" == true ]]; then
+  [[ -n "${DEMO:-}" ]] || echo "data/MIMIC-VQA-CoT is not there: training on the demo world" >&2
   tools/demo.sh start
   TAG="demo_train"
   DATASET="$DEMO_ANNOTATIONS/valid.json"
   MAX_STEPS="${MAX_STEPS:-100}"
   demo_settings
+else
+  for needed in "$DATASET" "$MODEL"; do
+    [[ -e "$needed" ]] || fail "$needed is not there; put it there, or name DATASET and MODEL"
+  done
+  TAG="${TYPE}_${SIZE}"
 fi
 OUTPUT_DIR="${OUTPUT_DIR:-output/$TAG}"
 
