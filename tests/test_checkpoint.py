@@ -318,3 +318,26 @@ def test_loading_takes_hardly_more_memory_than_the_checkpoint(tmp_path):
     found = measure("remote", tmp_path)
     assert 0.98 * nbytes < found["after"]
     assert found["peak"] < 1.25 * nbytes
+
+
+def in_bfloat16(folder: Path, change=lambda value: value) -> Path:
+    """The folder's weights, changed and stored in bfloat16."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: change(value).to(torch.bfloat16) for name, value in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_an_adapter_knows_its_base_in_bfloat16_too(world, tmp_path):
+    """Trained on float32 weights: the same ones rounded will do, others in bfloat16 will not."""
+    adapter = trained_adapter(world, tmp_path / "adapter")
+    rounded = in_bfloat16(shutil.copytree(world / "policy", tmp_path / "rounded"))
+    assert load_policy(adapter, base=rounded).base == rounded
+    other = in_bfloat16(shutil.copytree(world / "policy", tmp_path / "other"), torch.randn_like)
+    with pytest.raises(UserError, match=r"adapter was trained on another base than .*other, whose weights"):
+        load_policy(adapter, base=other)
+
+
+def test_a_base_file_of_an_older_form_is_no_hindrance(world, tmp_path):
+    adapter = trained_adapter(world, tmp_path / "adapter")
+    (adapter / "base.json").write_text('{"dtypes": "float32", "sha256": "0"}')
+    assert load_policy(adapter).base == world / "policy"

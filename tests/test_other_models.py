@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 import evaluate
@@ -369,3 +371,15 @@ def test_sft_takes_a_step_and_the_result_evaluates(grpo_run, world, folder, tmp_
     documents = [json.loads(file.read_text()) for file in (tmp_path / "result").glob("*_results.json")]
     assert [document["num_samples"] for document in documents] == [4, 4]
     assert all(row["num_tokens"] > 0 for document in documents for row in document["results"])
+
+
+def test_an_adapter_of_another_model_knows_the_weights_it_was_trained_on(folder, tmp_path):
+    save_policy(perturbed(folder, train_type="lora"), tmp_path / "adapter")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert load_policy(tmp_path / "adapter", base=copy).base == copy
+    tensors = load_file(copy / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layers.1.mlp.down_proj.weight"))
+    tensors[name] += 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"adapter was trained on another base than .*copy, whose weights"):
+        load_policy(tmp_path / "adapter", base=copy)

@@ -17,8 +17,9 @@ from transformers import Phi4MultimodalConfig
 from swift.cli.rlhf import main
 from swift.llm.assemble import empty_model
 from swift.llm.dataset import load_records
+from swift.llm.dtypes import computes_in
 from swift.llm.layouts import read_checkpoint
-from swift.llm.model import computes_in, load_policy
+from swift.llm.model import load_policy
 from swift.llm.policy import rope_switch
 from swift.llm.remote_config import native_config, processor_config
 from swift.llm.remote_config import remote_config as to_remote_config

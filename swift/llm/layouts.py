@@ -8,7 +8,6 @@ adapter  a PEFT folder on one of these; a head in it replaces the base's
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +16,13 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from swift.llm.adapters import BASE, CONFIG, FOLDERS, HEAD, adapter_weights
+from swift.llm.adapters import CONFIG, FOLDERS, HEAD, adapter_weights
+from swift.llm.base_weights import check_base, fingerprint
 from swift.llm.remote_config import native_config
 from swift.llm.remote_layout import is_derived, read_name
-from swift.llm.shards import Stored, digest_first_rows, find_shards, list_tensors, same_bytes
+from swift.llm.shards import Stored, find_shards, list_tensors, same_bytes
 from swift.utils.errors import UserError
+from swift.utils.files import read_json
 from swift.utils.logger import get_logger
 
 logger = get_logger()
@@ -57,6 +58,10 @@ class Checkpoint:
         stated = str(self.config.get("dtype") or self.config.get("torch_dtype")).removeprefix("torch.")
         stored = Counter(stored.dtype for stored in self.weights.values())
         return getattr(torch, stated, None) or stored.most_common(1)[0][0]
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells the weights below an adapter from others, see base_weights.py."""
+        return fingerprint({name: stored for name, stored in self.weights.items() if name != HEAD})
 
     def describe(self) -> list[str]:
         """One line each for what was found, every adapter, and what is left out and why."""
@@ -99,23 +104,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return _settle_head(checkpoint)
 
 
-def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
-    """What tells the weights below an adapter from others of the same shapes, whichever layout they are in."""
-    weights = {name: stored for name, stored in checkpoint.weights.items() if name != HEAD}
-    kinds = sorted({str(stored.dtype).removeprefix("torch.") for stored in weights.values()})
-    return {"dtypes": " ".join(kinds), "sha256": digest_first_rows(weights)}
-
-
 def with_adapter(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """``checkpoint`` with the vision adapter of ``folder``, and its head if it has one, in place of its own. Raises
     UserError where the folder says that it was trained on other weights."""
-    if (folder / BASE).exists():
-        trained_on, found = read_json(folder / BASE, "copy it again"), fingerprint(checkpoint)
-        if trained_on.get("dtypes") == found["dtypes"] and trained_on.get("sha256") != found["sha256"]:
-            raise UserError(
-                f"{folder}: the adapter was trained on another base than {checkpoint.folder}, whose weights have the "
-                "same shapes and other values; name the base it was trained on"
-            )
+    check_base(folder, checkpoint.folder, checkpoint.fingerprint())
     adapter, head = read_adapter(folder)
     ignored = dict(checkpoint.ignored)
     if "vision" in checkpoint.adapters:
@@ -148,17 +140,6 @@ def read_adapter(folder: Path) -> tuple[Adapter, Stored | None]:
         else:
             tensors[name] = stored
     return Adapter(config, tensors, folder), head
-
-
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object on disk; UserError with ``remedy`` for anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object; {remedy}")
-    return value
 
 
 def control_tokens(folder: Path) -> dict[str, int]:

@@ -130,20 +130,20 @@ def bits(value: Tensor) -> Tensor:
 
 
 def digest_first_rows(tensors: Mapping[str, Stored]) -> str:
-    """SHA-256 over the names and first rows of ``tensors``: enough to tell one training from another."""
-    digest = hashlib.sha256()
-    by_file: dict[Path, list[tuple[str, Stored]]] = defaultdict(list)
-    for name, stored in sorted(tensors.items()):
-        by_file[stored.file].append((name, stored))
-    rows = {}
+    """SHA-256 over the shapes and first rows of the floating-point ``tensors``, in bfloat16: enough to tell one
+    training from another. Names, order and how often a tensor is stored do not count."""
+    by_file: dict[Path, list[Stored]] = defaultdict(list)
+    for stored in tensors.values():
+        if stored.dtype.is_floating_point:
+            by_file[stored.file].append(stored)
+    rows = set()
     for file, wanted in by_file.items():
         with _Mapping(file) as mapping:
-            for name, stored in wanted:
+            for stored in wanted:
                 row = mapping.rows(stored.key, 0, 1) if stored.shape else mapping.rows(stored.key, None, None)
-                rows[name] = hashlib.sha256(bits(row).numpy()).digest()
-    for name in sorted(rows):
-        digest.update(name.encode() + rows[name])
-    return digest.hexdigest()
+                content = bits(row.to(torch.bfloat16)).numpy().tobytes()
+                rows.add(hashlib.sha256(f"{tuple(stored.shape)}".encode() + content).digest())
+    return hashlib.sha256(b"".join(sorted(rows))).hexdigest()
 
 
 def _indexed(index: Path) -> list[Path]:
