@@ -21,7 +21,7 @@ from swift.llm.base_weights import check_base, fingerprint
 from swift.llm.remote_config import native_config
 from swift.llm.remote_layout import is_derived, read_name
 from swift.llm.shards import Stored, find_shards, list_tensors, same_bytes
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, one_line
 from swift.utils.files import read_json
 from swift.utils.logger import get_logger
 
@@ -90,7 +90,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     parts = _sort_names(list_tensors(find_shards(folder)), folder)
     if layout == REMOTE:
         shapes = {name: stored.shape for name, stored in parts.weights.items()}
-        native = native_config(config, shapes, control_tokens(folder))
+        tokens = control_tokens(folder)
+        try:
+            native = native_config(config, shapes, tokens)
+        except Exception as error:  # values of the wrong type, anywhere in it
+            raise UserError(
+                f"{folder / 'config.json'} has a value of the wrong type ({one_line(error)}); copy it again"
+            ) from error
     else:
         native = config
     adapters = {name: _adapter_in_shards(name, tensors, config, folder) for name, tensors in parts.lora.items()}
@@ -124,8 +130,8 @@ def read_adapter(folder: Path) -> tuple[Adapter, Stored | None]:
     settings = read_json(folder / CONFIG, "copy the folder again")
     try:
         config = LoraConfig.from_pretrained(str(folder))
-    except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{folder / CONFIG} is not the configuration of a LoRA adapter ({error})") from error
+    except Exception as error:  # values of the wrong type fail anywhere in PEFT
+        raise UserError(f"{folder / CONFIG} is not the configuration of a LoRA adapter ({one_line(error)})") from error
     special = config.use_dora or config.rank_pattern or config.alpha_pattern
     if settings.get("peft_type") not in (None, "LORA") or special:
         raise UserError(f"{folder / CONFIG}: only plain LoRA adapters of one rank and alpha are supported")
@@ -147,7 +153,11 @@ def control_tokens(folder: Path) -> dict[str, int]:
     path = folder / "tokenizer.json"
     if not path.exists():
         return {}
-    return {token["content"]: token["id"] for token in read_json(path, "copy it again").get("added_tokens", [])}
+    added = read_json(path, "copy it again").get("added_tokens", [])
+    try:
+        return {token["content"]: token["id"] for token in added}
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path}: added_tokens cannot be read ({one_line(error)}); copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ def _adapter_in_shards(name: str, tensors: dict[str, Stored], config: dict[str, 
             target_modules=rf"model\.(?:{entry['layer']})",
             task_type="CAUSAL_LM",
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder / 'config.json'}: {name}_lora must give r, lora_alpha and layer of the adapter in the shards; "
             "take config.json from where the checkpoint came from"
@@ -229,7 +239,7 @@ def _settle_head(checkpoint: Checkpoint) -> Checkpoint:
 
 def _not_known(folder: Path, config: dict[str, Any]) -> str:
     file, kind = folder / "config.json", config.get("model_type")
-    if "auto_map" in config:
+    if isinstance(config.get("auto_map"), dict):
         return (
             f"{file}: model_type {kind!r} needs code of its own ({', '.join(sorted(config['auto_map']))}), which is "
             f"never run here; known are {NATIVE} and {REMOTE}"
