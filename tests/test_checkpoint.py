@@ -320,21 +320,32 @@ def test_loading_takes_hardly_more_memory_than_the_checkpoint(tmp_path):
     assert found["peak"] < 1.25 * nbytes
 
 
-def in_bfloat16(folder: Path, change=lambda value: value) -> Path:
-    """The folder's weights, changed and stored in bfloat16."""
+def stored_as(dtype: torch.dtype, folder: Path, change=lambda value: value) -> Path:
+    """The folder with its weights changed and stored in ``dtype``."""
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: change(value).to(torch.bfloat16) for name, value in tensors.items()}, folder / "model.safetensors")
+    save_file({name: change(value).to(dtype) for name, value in tensors.items()}, folder / "model.safetensors")
     return folder
 
 
 def test_an_adapter_knows_its_base_in_bfloat16_too(world, tmp_path):
     """Trained on float32 weights: the same ones rounded will do, others in bfloat16 will not."""
     adapter = trained_adapter(world, tmp_path / "adapter")
-    rounded = in_bfloat16(shutil.copytree(world / "policy", tmp_path / "rounded"))
+    rounded = stored_as(torch.bfloat16, shutil.copytree(world / "policy", tmp_path / "rounded"))
     assert load_policy(adapter, base=rounded).base == rounded
-    other = in_bfloat16(shutil.copytree(world / "policy", tmp_path / "other"), torch.randn_like)
+    other = stored_as(torch.bfloat16, shutil.copytree(world / "policy", tmp_path / "other"), torch.randn_like)
     with pytest.raises(UserError, match=r"adapter was trained on another base than .*other, whose weights"):
         load_policy(adapter, base=other)
+
+
+def test_a_base_in_float16_is_loaded_with_a_warning(world, tmp_path, caplog):
+    """Its rounding is another one, so that the digests differ for the same weights too."""
+    adapter = trained_adapter(world, tmp_path / "adapter")
+    half = stored_as(torch.float16, shutil.copytree(world / "policy", tmp_path / "half"))
+    logging.getLogger("chex").addHandler(caplog.handler)
+    assert load_policy(adapter, base=half).base == half
+    logging.getLogger("chex").removeHandler(caplog.handler)
+    assert "was trained on float32 weights" in caplog.text
+    assert "whether they are the same cannot be told" in caplog.text
 
 
 def test_a_base_file_of_an_older_form_is_no_hindrance(world, tmp_path):
@@ -374,8 +385,11 @@ def change_json(name: str, **values: object):
         (change_json("config.json", model_type=["x"]), r"config.json: model_type \['x'\] is not supported"),
         (change_json("config.json", vision_config=3), "config.json"),
         (change_json("config.json", hidden_size=0), "config.json"),
-        (change_json("vision-lora/adapter_config.json", r="x"), "config.json"),
-        (change_json("vision-lora/adapter_config.json", target_modules="("), "config.json describes no model"),
+        (change_json("vision-lora/adapter_config.json", r="x"), "vision-lora"),
+        (
+            change_json("vision-lora/adapter_config.json", target_modules="("),
+            "vision-lora: the configuration of its vision ad",
+        ),
         (lambda folder: (folder / "generation_config.json").write_text("[]"), "generation_config.json cannot be read"),
     ],
 )

@@ -444,7 +444,7 @@ SETTINGS = [
     (setting(embd_layer={"image_embd_layer": 3}), "config.json has a value of the wrong type"),
     (setting(vision_config="x"), "config.json has a value of the wrong type"),
     (setting(audio_processor=[1]), "config.json has a value of the wrong type"),
-    (setting(vision_lora={"r": 4, "lora_alpha": 12, "layer": "("}), "config.json describes no model"),
+    (setting(vision_lora={"r": 4, "lora_alpha": 12, "layer": "("}), "its vision adapter does not fit the model"),
     (setting(num_attention_heads="x"), "config.json describes no model"),
     (setting(hidden_size=0), "config.json"),
     (setting(num_attention_heads=0), "config.json describes no model"),
@@ -456,7 +456,8 @@ SETTINGS = [
     (text("preprocessor_config.json", '{"image_processor": 3}'), "preprocessor_config.json: .*; mend or remove"),
     (text("generation_config.json", "[]"), "generation_config.json cannot be read"),
     (text(INDEX, '{"weight_map": {"a": 3}}'), "index.json cannot be read"),
-    (text(INDEX, '{"weight_map": {}}'), "config.json|128 missing"),
+    (text(INDEX, '{"weight_map": {}}'), "its files hold no weights"),
+    (setting(embd_layer={"image_embd_layer": {"crop_size": 30}}), "config.json: crop_size 30 must be a multiple"),
 ]
 
 

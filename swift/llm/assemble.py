@@ -26,14 +26,20 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype, attention: str = "sd
         config = Phi4MultimodalConfig.from_dict(checkpoint.config)
         with init_empty_weights(include_buffers=False):
             model = Phi4MultimodalForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are meant
-                for name, adapter in checkpoint.adapters.items():
-                    model.add_adapter(adapter.config, adapter_name=name)
     except Exception as error:  # values of the wrong type or size fail anywhere in transformers
         raise UserError(
             f"{checkpoint.folder / 'config.json'} describes no model: {one_line(error)}; copy it again"
         ) from error
+    with init_empty_weights(include_buffers=False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are meant
+        for name, adapter in checkpoint.adapters.items():
+            try:
+                model.add_adapter(adapter.config, adapter_name=name)
+            except Exception as error:  # as above, in PEFT
+                raise UserError(
+                    f"{adapter.folder}: the configuration of its {name} adapter does not fit the model "
+                    f"({one_line(error)}); copy the folder again"
+                ) from error
     return model
 
 

@@ -88,6 +88,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if layout not in (NATIVE, REMOTE):
         raise UserError(_not_known(folder, config))
     parts = _sort_names(list_tensors(find_shards(folder)), folder)
+    if not parts.weights:
+        raise UserError(f"{folder}: its files hold no weights; copy them again")
     if layout == REMOTE:
         shapes = {name: stored.shape for name, stored in parts.weights.items()}
         tokens = control_tokens(folder)

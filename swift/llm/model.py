@@ -19,7 +19,7 @@ from swift.llm.layouts import Checkpoint, read_checkpoint, with_adapter
 from swift.llm.other_models import is_other_model, load_other_model
 from swift.llm.policy import Policy, look_both_ways
 from swift.llm.tokenizers import load_tokenizer
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, one_line
 from swift.utils.files import read_json
 from swift.utils.logger import get_logger
 
@@ -115,4 +115,7 @@ def _image_processor(files: Path, model: nn.Module, dynamic_hd: int | None) -> D
     own, vision = DynamicHDImageProcessor.from_config(files, dynamic_hd=dynamic_hd), model.config.vision_config
     if (own.crop_size, own.patch_size) == (vision.crop_size, vision.patch_size):
         return own
-    return DynamicHDImageProcessor(vision.crop_size, vision.patch_size, own.dynamic_hd)
+    try:
+        return DynamicHDImageProcessor(vision.crop_size, vision.patch_size, own.dynamic_hd)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{files / 'config.json'}: {one_line(error)}; copy it again") from error
