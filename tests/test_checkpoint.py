@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bench.load_checkpoint import measure, write_checkpoint
 from swift.llm import model as loading
 from swift.llm.adapters import WEIGHTS, fill_adapter
-from swift.llm.checkpoint import is_small, resolve_checkpoint, save_policy
+from swift.llm.checkpoint import is_small, load_weights, resolve_checkpoint, save_policy
 from swift.llm.model import attention_implementation, load_policy
 from swift.llm.policy import trainable_parameters
 from swift.utils.errors import UserError
@@ -321,3 +321,85 @@ def test_loading_takes_hardly_more_memory_than_the_checkpoint(tmp_path):
     found = measure("remote", tmp_path)
     assert 0.98 * nbytes < found["after"]
     assert found["peak"] < 1.25 * nbytes
+
+
+def stored_as(dtype: torch.dtype, folder: Path, change=lambda value: value) -> Path:
+    """The folder with its weights changed and stored in ``dtype``."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: change(value).to(dtype) for name, value in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_an_adapter_knows_its_base_in_bfloat16_too(world, tmp_path):
+    """Trained on float32 weights: the same ones rounded will do, others in bfloat16 will not."""
+    adapter = trained_adapter(world, tmp_path / "adapter")
+    rounded = stored_as(torch.bfloat16, shutil.copytree(world / "policy", tmp_path / "rounded"))
+    assert load_policy(adapter, base=rounded).base == rounded
+    other = stored_as(torch.bfloat16, shutil.copytree(world / "policy", tmp_path / "other"), torch.randn_like)
+    with pytest.raises(UserError, match=r"adapter was trained on another base than .*other, whose weights"):
+        load_policy(adapter, base=other)
+
+
+def test_a_base_in_float16_is_loaded_with_a_warning(world, tmp_path, caplog):
+    """Its rounding is another one, so that the digests differ for the same weights too."""
+    adapter = trained_adapter(world, tmp_path / "adapter")
+    half = stored_as(torch.float16, shutil.copytree(world / "policy", tmp_path / "half"))
+    logging.getLogger("chex").addHandler(caplog.handler)
+    assert load_policy(adapter, base=half).base == half
+    logging.getLogger("chex").removeHandler(caplog.handler)
+    assert "was trained on float32 weights" in caplog.text
+    assert "whether they are the same cannot be told" in caplog.text
+
+
+def test_a_base_file_of_an_older_form_is_no_hindrance(world, tmp_path):
+    adapter = trained_adapter(world, tmp_path / "adapter")
+    (adapter / "base.json").write_text('{"dtypes": "float32", "sha256": "0"}')
+    assert load_policy(adapter).base == world / "policy"
+
+
+def test_a_run_goes_on_only_from_weights_that_are_whole(world, tmp_path):
+    """What is missing and what has no place are both listed; a tied head is neither."""
+    policy = load_policy(world / "policy")
+    save_policy(policy, tmp_path / "full", full=True)
+    load_weights(policy.model, tmp_path / "full")
+    tensors = load_file(tmp_path / "full" / "model.safetensors")
+    assert "lm_head.weight" not in tensors
+    del tensors["model.norm.weight"], tensors["model.layers.1.mlp.down_proj.weight"]
+    tensors["model.other.weight"] = torch.zeros(2)
+    save_file(tensors, tmp_path / "full" / "model.safetensors")
+    words = r"2 missing: model.layers.1.mlp.down_proj.weight, model.norm.weight; 1 without a place: model.other.weight;"
+    with pytest.raises(UserError, match=words):
+        load_weights(policy.model, tmp_path / "full")
+
+
+def change_json(name: str, **values: object):
+    """Damage that sets values of a JSON file."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        (folder / name).write_text(json.dumps(content | values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (change_json("config.json", model_type=["x"]), r"config.json: model_type \['x'\] is not supported"),
+        (change_json("config.json", vision_config=3), "config.json"),
+        (change_json("config.json", hidden_size=0), "config.json"),
+        (change_json("vision-lora/adapter_config.json", r="x"), "vision-lora"),
+        (
+            change_json("vision-lora/adapter_config.json", target_modules="("),
+            "vision-lora: the configuration of its vision ad",
+        ),
+        (lambda folder: (folder / "generation_config.json").write_text("[]"), "generation_config.json cannot be read"),
+    ],
+)
+def test_broken_settings_are_refused_in_one_line(world, tmp_path, change, words):
+    folder = shutil.copytree(world / "policy", tmp_path / "policy")
+    change(folder)
+    with pytest.raises(UserError, match=words) as caught:
+        load_policy(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)

@@ -17,8 +17,9 @@ from transformers import Phi4MultimodalConfig
 from swift.cli.rlhf import main
 from swift.llm.assemble import empty_model
 from swift.llm.dataset import load_records
+from swift.llm.dtypes import computes_in
 from swift.llm.layouts import read_checkpoint
-from swift.llm.model import computes_in, load_policy
+from swift.llm.model import load_policy
 from swift.llm.policy import rope_switch
 from swift.llm.remote_config import native_config, processor_config
 from swift.llm.remote_config import remote_config as to_remote_config
@@ -424,3 +425,47 @@ def test_a_completion_must_not_cross_the_rope_switch(world, remote, room, new, r
             template.check_prompts([record])
     else:
         template.check_prompts([record])
+
+
+def setting(**values):
+    return lambda folder: rewrite_config(folder, **values)
+
+
+def text(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+INDEX = "model.safetensors.index.json"
+SETTINGS = [
+    (setting(vocab_size=None), "config.json has a value of the wrong type"),
+    (setting(vocab_size="a"), "config.json has a value of the wrong type"),
+    (setting(rope_scaling="x"), "config.json has a value of the wrong type"),
+    (setting(embd_layer="x"), "config.json has a value of the wrong type"),
+    (setting(embd_layer={"image_embd_layer": 3}), "config.json has a value of the wrong type"),
+    (setting(vision_config="x"), "config.json has a value of the wrong type"),
+    (setting(audio_processor=[1]), "config.json has a value of the wrong type"),
+    (setting(vision_lora={"r": 4, "lora_alpha": 12, "layer": "("}), "its vision adapter does not fit the model"),
+    (setting(num_attention_heads="x"), "config.json describes no model"),
+    (setting(hidden_size=0), "config.json"),
+    (setting(num_attention_heads=0), "config.json describes no model"),
+    (setting(model_type="x", auto_map=3), "config.json: model_type 'x' is not supported"),
+    (setting(model_type=["phi4mm"], auto_map=None), r"config.json: model_type \['phi4mm'\] is not supported"),
+    (text("tokenizer.json", '{"added_tokens": 3}'), "tokenizer.json: added_tokens cannot be read"),
+    (text("tokenizer.json", '{"added_tokens": [3]}'), "tokenizer.json: added_tokens cannot be read"),
+    (text("preprocessor_config.json", "[]"), "preprocessor_config.json is not a JSON object"),
+    (text("preprocessor_config.json", '{"image_processor": 3}'), "preprocessor_config.json: .*; mend or remove"),
+    (text("generation_config.json", "[]"), "generation_config.json cannot be read"),
+    (text(INDEX, '{"weight_map": {"a": 3}}'), "index.json cannot be read"),
+    (text(INDEX, '{"weight_map": {}}'), "its files hold no weights"),
+    (setting(embd_layer={"image_embd_layer": {"crop_size": 30}}), "config.json: crop_size 30 must be a multiple"),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), SETTINGS)
+def test_broken_settings_are_refused_by_file_and_reason(world, tmp_path, damage, words):
+    folder = write_remote(tmp_path / "model", world / "policy")
+    damage(folder)
+    with pytest.raises(UserError, match=words) as caught:
+        load_policy(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)

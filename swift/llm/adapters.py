@@ -20,7 +20,7 @@ from utils.freezing import untie_head
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-BASE = "base.json"  # which weights an adapter was trained on (layouts.fingerprint)
+BASE = "base.json"  # which weights an adapter was trained on (base_weights.py)
 FOLDERS = {"vision": "vision-lora", "speech": "speech-lora"}
 VISION_TARGETS = r".*model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj|down_proj))"
 HEAD = "lm_head.weight"

@@ -16,10 +16,8 @@ from transformers import GenerationConfig, Phi4MultimodalConfig, Phi4MultimodalF
 
 from swift.llm.adapters import HEAD
 from swift.llm.layouts import Checkpoint
-from swift.llm.shards import Stored, copy_tensors, read_tensor
-from swift.utils.errors import UserError
-
-LISTED = 12  # names in a message
+from swift.llm.shards import Stored, copy_tensors, listed, read_tensor
+from swift.utils.errors import UserError, one_line
 
 
 def empty_model(checkpoint: Checkpoint, dtype: torch.dtype, attention: str = "sdpa") -> nn.Module:
@@ -28,13 +26,20 @@ def empty_model(checkpoint: Checkpoint, dtype: torch.dtype, attention: str = "sd
         config = Phi4MultimodalConfig.from_dict(checkpoint.config)
         with init_empty_weights(include_buffers=False):
             model = Phi4MultimodalForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are meant
-                for name, adapter in checkpoint.adapters.items():
-                    model.add_adapter(adapter.config, adapter_name=name)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        text = (str(error).splitlines() or [repr(error)])[0]
-        raise UserError(f"{checkpoint.folder / 'config.json'} describes no model: {text}; copy it again") from error
+    except Exception as error:  # values of the wrong type or size fail anywhere in transformers
+        raise UserError(
+            f"{checkpoint.folder / 'config.json'} describes no model: {one_line(error)}; copy it again"
+        ) from error
+    with init_empty_weights(include_buffers=False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are meant
+        for name, adapter in checkpoint.adapters.items():
+            try:
+                model.add_adapter(adapter.config, adapter_name=name)
+            except Exception as error:  # as above, in PEFT
+                raise UserError(
+                    f"{adapter.folder}: the configuration of its {name} adapter does not fit the model "
+                    f"({one_line(error)}); copy the folder again"
+                ) from error
     return model
 
 
@@ -51,9 +56,9 @@ def match_tensors(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Stored]
     if model.config.tie_word_embeddings:
         wanted.pop(HEAD), found.pop(HEAD, None)
     problems = [
-        _listed("missing", wanted.keys() - found.keys()),
-        _listed("without a place", found.keys() - wanted.keys()),
-        _listed(
+        listed("missing", wanted.keys() - found.keys()),
+        listed("without a place", found.keys() - wanted.keys()),
+        listed(
             "of another shape",
             {
                 f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}"
@@ -91,7 +96,7 @@ def refuse_zero_adapters(checkpoint: Checkpoint) -> None:
         matrices = {key: stored for key, stored in adapter.tensors.items() if ".lora_B." in key}
         if not any(bool(read_tensor(stored).any()) for stored in matrices.values()):
             raise UserError(
-                f"{adapter.folder}: of the {name} adapter's B matrices {_listed('are all zero', matrices)}; it does "
+                f"{adapter.folder}: of the {name} adapter's B matrices {listed('are all zero', matrices)}; it does "
                 "nothing, as one that was lost when the checkpoint was saved; take the checkpoint it came from"
             )
 
@@ -101,18 +106,13 @@ def read_generation_config(model: nn.Module, checkpoint: Checkpoint) -> None:
     if (checkpoint.folder / "generation_config.json").exists():
         try:
             model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{checkpoint.folder / 'generation_config.json'} cannot be read ({error})") from error
+        except Exception as error:  # values of the wrong type fail anywhere in transformers
+            raise UserError(
+                f"{checkpoint.folder / 'generation_config.json'} cannot be read ({one_line(error)}); copy it again"
+            ) from error
 
 
 def _set(model: nn.Module, name: str, value: torch.Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     setattr(module, leaf, nn.Parameter(value, requires_grad=False) if leaf in module._parameters else value)
-
-
-def _listed(label: str, names: set[str] | Mapping[str, object]) -> str:
-    if not names:
-        return ""
-    more = len(names) - LISTED
-    return f"{len(names)} {label}: " + ", ".join(sorted(names)[:LISTED]) + (f" and {more} more" if more > 0 else "")

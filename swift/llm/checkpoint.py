@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from swift.llm import adapters
 from swift.llm.card import write_card
 from swift.llm.policy import Policy, trainable_parameters
-from swift.llm.shards import copy_tensors, find_shards, list_tensors
+from swift.llm.shards import copy_tensors, find_shards, list_tensors, listed
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
 from swift.utils.logger import get_logger
@@ -90,7 +90,7 @@ def save_policy(
     policy.tokenizer.save_pretrained(folder)
     policy.image_processor.save(folder)
     if card is not None:
-        write_card(folder, card, adapter=small)
+        write_card(folder, card, model, adapter=small)
 
 
 def _base_weights(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,8 +108,14 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         return
     targets = {key.replace(".base_layer.", "."): value for key, value in model.state_dict().items()}
     stored = list_tensors(find_shards(folder))
-    if strange := sorted(stored.keys() - targets.keys()):
-        raise UserError(f"{folder}: {strange[0]} has no place in the model; resume a run with the flags it began with")
+    held = {targets[key].data_ptr() for key in stored.keys() & targets.keys()}  # tied tensors are stored once
+    missing = {key for key, value in targets.items() if ".lora_" not in key and value.data_ptr() not in held}
+    problems = [listed("missing", missing), listed("without a place", stored.keys() - targets.keys())]
+    if any(problems):
+        raise UserError(
+            f"{folder}: {'; '.join(filter(None, problems))}; the checkpoint is not whole, or the run began with other "
+            "flags"
+        )
     copy_tensors((tensor, targets[key]) for key, tensor in stored.items())
     for name in getattr(model, "peft_config", {}):
         adapters.fill_adapter(model, folder / adapters.FOLDERS[name], name)

@@ -10,7 +10,6 @@ is not masked.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from swift.utils.errors import UserError
-from swift.utils.files import write_json
+from swift.utils.errors import UserError, one_line
+from swift.utils.files import read_json, write_json
 
 DEFAULT_DYNAMIC_HD = 4
 STOCK_DYNAMIC_HD = 36  # Microsoft's ceiling (9,585 tokens an image), which CheX-Phi4MM's evaluation never used
@@ -161,17 +160,17 @@ class DynamicHDImageProcessor:
         """
         folder = Path(folder)
         own, vision = _read(folder / CONFIG_FILE), _read(folder / "config.json").get("vision_config") or {}
-        own = own.get("image_processor", own)
-        size = own.get("crop_size") or own.get("size") or vision.get("crop_size") or 448
-        patch = own.get("patch_size") or vision.get("patch_size") or 14
-        if dynamic_hd is None:
-            dynamic_hd = own.get("dynamic_hd") or DEFAULT_DYNAMIC_HD
-            if dynamic_hd == STOCK_DYNAMIC_HD and not own.get("dynamic_hd_chosen"):
-                dynamic_hd = DEFAULT_DYNAMIC_HD
         try:
+            own = own.get("image_processor", own)
+            size = own.get("crop_size") or own.get("size") or vision.get("crop_size") or 448
+            patch = own.get("patch_size") or vision.get("patch_size") or 14
+            if dynamic_hd is None:
+                dynamic_hd = own.get("dynamic_hd") or DEFAULT_DYNAMIC_HD
+                if dynamic_hd == STOCK_DYNAMIC_HD and not own.get("dynamic_hd_chosen"):
+                    dynamic_hd = DEFAULT_DYNAMIC_HD
             return cls(_side(size), _side(patch), int(dynamic_hd))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{folder / CONFIG_FILE}: {error}; mend or remove the file") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{folder / CONFIG_FILE}: {one_line(error)}; mend or remove the file") from error
 
     def save(self, folder: str | Path) -> Path:
         """Write ``preprocessor_config.json``, in the keys that transformers' own processor reads."""
@@ -216,9 +215,4 @@ def _side(value: int | dict) -> int:
 
 
 def _read(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); mend or remove the file") from error
+    return read_json(path, "mend or remove the file") if path.exists() else {}

@@ -8,7 +8,6 @@ adapter  a PEFT folder on one of these; a head in it replaces the base's
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +16,13 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from swift.llm.adapters import BASE, CONFIG, FOLDERS, HEAD, adapter_weights
+from swift.llm.adapters import CONFIG, FOLDERS, HEAD, adapter_weights
+from swift.llm.base_weights import check_base, fingerprint
 from swift.llm.remote_config import native_config
 from swift.llm.remote_layout import is_derived, read_name
-from swift.llm.shards import Stored, digest_first_rows, find_shards, list_tensors, same_bytes
-from swift.utils.errors import UserError
+from swift.llm.shards import Stored, find_shards, list_tensors, same_bytes
+from swift.utils.errors import UserError, one_line
+from swift.utils.files import read_json
 from swift.utils.logger import get_logger
 
 logger = get_logger()
@@ -58,6 +59,10 @@ class Checkpoint:
         stored = Counter(stored.dtype for stored in self.weights.values())
         return getattr(torch, stated, None) or stored.most_common(1)[0][0]
 
+    def fingerprint(self) -> dict[str, str]:
+        """What tells the weights below an adapter from others, see base_weights.py."""
+        return fingerprint({name: stored for name, stored in self.weights.items() if name != HEAD})
+
     def describe(self) -> list[str]:
         """One line each for what was found, every adapter, and what is left out and why."""
         files = {stored.file for stored in self.weights.values()}
@@ -83,9 +88,17 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if layout not in (NATIVE, REMOTE):
         raise UserError(_not_known(folder, config))
     parts = _sort_names(list_tensors(find_shards(folder)), folder)
+    if not parts.weights:
+        raise UserError(f"{folder}: its files hold no weights; copy them again")
     if layout == REMOTE:
         shapes = {name: stored.shape for name, stored in parts.weights.items()}
-        native = native_config(config, shapes, control_tokens(folder))
+        tokens = control_tokens(folder)
+        try:
+            native = native_config(config, shapes, tokens)
+        except Exception as error:  # values of the wrong type, anywhere in it
+            raise UserError(
+                f"{folder / 'config.json'} has a value of the wrong type ({one_line(error)}); copy it again"
+            ) from error
     else:
         native = config
     adapters = {name: _adapter_in_shards(name, tensors, config, folder) for name, tensors in parts.lora.items()}
@@ -99,23 +112,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return _settle_head(checkpoint)
 
 
-def fingerprint(checkpoint: Checkpoint) -> dict[str, str]:
-    """What tells the weights below an adapter from others of the same shapes, whichever layout they are in."""
-    weights = {name: stored for name, stored in checkpoint.weights.items() if name != HEAD}
-    kinds = sorted({str(stored.dtype).removeprefix("torch.") for stored in weights.values()})
-    return {"dtypes": " ".join(kinds), "sha256": digest_first_rows(weights)}
-
-
 def with_adapter(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """``checkpoint`` with the vision adapter of ``folder``, and its head if it has one, in place of its own. Raises
     UserError where the folder says that it was trained on other weights."""
-    if (folder / BASE).exists():
-        trained_on, found = read_json(folder / BASE, "copy it again"), fingerprint(checkpoint)
-        if trained_on.get("dtypes") == found["dtypes"] and trained_on.get("sha256") != found["sha256"]:
-            raise UserError(
-                f"{folder}: the adapter was trained on another base than {checkpoint.folder}, whose weights have the "
-                "same shapes and other values; name the base it was trained on"
-            )
+    check_base(folder, checkpoint.folder, checkpoint.fingerprint())
     adapter, head = read_adapter(folder)
     ignored = dict(checkpoint.ignored)
     if "vision" in checkpoint.adapters:
@@ -132,8 +132,8 @@ def read_adapter(folder: Path) -> tuple[Adapter, Stored | None]:
     settings = read_json(folder / CONFIG, "copy the folder again")
     try:
         config = LoraConfig.from_pretrained(str(folder))
-    except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{folder / CONFIG} is not the configuration of a LoRA adapter ({error})") from error
+    except Exception as error:  # values of the wrong type fail anywhere in PEFT
+        raise UserError(f"{folder / CONFIG} is not the configuration of a LoRA adapter ({one_line(error)})") from error
     special = config.use_dora or config.rank_pattern or config.alpha_pattern
     if settings.get("peft_type") not in (None, "LORA") or special:
         raise UserError(f"{folder / CONFIG}: only plain LoRA adapters of one rank and alpha are supported")
@@ -150,23 +150,16 @@ def read_adapter(folder: Path) -> tuple[Adapter, Stored | None]:
     return Adapter(config, tensors, folder), head
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object on disk; UserError with ``remedy`` for anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object; {remedy}")
-    return value
-
-
 def control_tokens(folder: Path) -> dict[str, int]:
     """Ids of the tokens added to the folder's tokenizer; none where its file is not there."""
     path = folder / "tokenizer.json"
     if not path.exists():
         return {}
-    return {token["content"]: token["id"] for token in read_json(path, "copy it again").get("added_tokens", [])}
+    added = read_json(path, "copy it again").get("added_tokens", [])
+    try:
+        return {token["content"]: token["id"] for token in added}
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path}: added_tokens cannot be read ({one_line(error)}); copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -210,7 +203,7 @@ def _adapter_in_shards(name: str, tensors: dict[str, Stored], config: dict[str, 
             target_modules=rf"model\.(?:{entry['layer']})",
             task_type="CAUSAL_LM",
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder / 'config.json'}: {name}_lora must give r, lora_alpha and layer of the adapter in the shards; "
             "take config.json from where the checkpoint came from"
@@ -248,7 +241,7 @@ def _settle_head(checkpoint: Checkpoint) -> Checkpoint:
 
 def _not_known(folder: Path, config: dict[str, Any]) -> str:
     file, kind = folder / "config.json", config.get("model_type")
-    if "auto_map" in config:
+    if isinstance(config.get("auto_map"), dict):
         return (
             f"{file}: model_type {kind!r} needs code of its own ({', '.join(sorted(config['auto_map']))}), which is "
             f"never run here; known are {NATIVE} and {REMOTE}"

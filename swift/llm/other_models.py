@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from swift.llm.base_weights import fingerprint
+from swift.llm.dtypes import weight_type
 from swift.llm.policy import Policy
+from swift.llm.shards import Stored, find_shards, list_tensors
+from swift.llm.tokenizers import load_tokenizer
 from swift.llm.vision_processor import load_processor
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, one_line
 
 PHI4 = ("phi4_multimodal", "phi4mm")
 
 
-def is_other_model(model_type: str | None) -> bool:
+def is_other_model(model_type: object) -> bool:
     """Whether ``config.json``'s model_type is that of a vision-language model that is not Phi-4."""
-    return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and model_type not in PHI4
+    return (
+        isinstance(model_type, str)
+        and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        and model_type not in PHI4
+    )
 
 
 def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynamic_hd: int | None = None) -> Policy:
@@ -30,14 +39,38 @@ def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynam
             f"--dynamic_hd {dynamic_hd} is for Phi-4's tiling; the model in {path} has settings of its own in "
             "preprocessor_config.json: leave the flag out"
         )
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    processor = load_processor(path, tokenizer)
-    return Policy(_load_weights(path, dtype, attention).eval(), tokenizer, processor, path)
-
-
-def _load_weights(path: Path, dtype: torch.dtype | str, attention: str) -> nn.Module:
+    stored = list_tensors(find_shards(path))
+    config = _load_config(path)
+    weight_type(path, _stated_type(config, stored) if dtype == "auto" else dtype)
+    model = _load_weights(path, config, dtype, attention).eval()
+    tokenizer = load_tokenizer(path, model.get_input_embeddings().weight.shape[0], as_written=False)
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        processor = load_processor(path, tokenizer)
+    except UserError:
+        raise
+    except Exception as error:  # files of the wrong shape fail anywhere in transformers
+        raise UserError(f"{path}: its processor cannot be built ({one_line(error)}); copy its files again") from error
+    return Policy(model, tokenizer, processor, path, fingerprint=fingerprint(stored))
+
+
+def _load_config(path: Path) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # values of the wrong type fail anywhere in transformers
+        raise UserError(f"{path / 'config.json'} describes no model: {one_line(error)}; copy it again") from error
+
+
+def _stated_type(config: PreTrainedConfig, stored: Mapping[str, Stored]) -> object:
+    """The type config.json states, else that of most stored weights."""
+    stated = getattr(config, "dtype", None)
+    if stated is not None:
+        return stated
+    kinds = Counter(tensor.dtype for tensor in stored.values() if tensor.dtype.is_floating_point)
+    return kinds.most_common(1)[0][0] if kinds else None
+
+
+def _load_weights(path: Path, config: PreTrainedConfig, dtype: torch.dtype | str, attention: str) -> nn.Module:
+    try:
         model, info = AutoModelForImageTextToText.from_pretrained(
             path,
             config=config,
@@ -46,8 +79,8 @@ def _load_weights(path: Path, dtype: torch.dtype | str, attention: str) -> nn.Mo
             output_loading_info=True,
             local_files_only=True,
         )
-    except (OSError, SafetensorError, RuntimeError, ValueError, ImportError) as error:
-        raise UserError(f"{path}: weights cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # broken files fail anywhere in transformers
+        raise UserError(f"{path}: weights cannot be loaded: {one_line(error)}; copy its files again") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, info[problem])):
             raise UserError(

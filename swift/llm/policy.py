@@ -22,7 +22,7 @@ class Policy:
     image_processor: DynamicHDImageProcessor | VisionProcessor
     base: Path  # the full folder the weights stand on
     own_head: bool = False  # the head is not the base's: it came with the adapter
-    fingerprint: dict[str, str] | None = None  # of the base's weights, see layouts.py
+    fingerprint: dict[str, str] | None = None  # of the base's weights, see base_weights.py
 
 
 def input_embeddings(model: nn.Module) -> nn.Module:

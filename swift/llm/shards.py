@@ -11,7 +11,7 @@ import json
 import pickle
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from swift.utils.errors import UserError
 
+LISTED = 12  # names in a message
 WINDOW = 32 * 2**20
 INDEX = ".index.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -130,26 +131,36 @@ def bits(value: Tensor) -> Tensor:
 
 
 def digest_first_rows(tensors: Mapping[str, Stored]) -> str:
-    """SHA-256 over the names and first rows of ``tensors``: enough to tell one training from another."""
-    digest = hashlib.sha256()
-    by_file: dict[Path, list[tuple[str, Stored]]] = defaultdict(list)
-    for name, stored in sorted(tensors.items()):
-        by_file[stored.file].append((name, stored))
-    rows = {}
+    """SHA-256 over the shapes and first rows of the floating-point ``tensors``, in bfloat16: enough to tell one
+    training from another. Names, order and how often a tensor is stored do not count."""
+    by_file: dict[Path, list[Stored]] = defaultdict(list)
+    for stored in tensors.values():
+        if stored.dtype.is_floating_point:
+            by_file[stored.file].append(stored)
+    rows = set()
     for file, wanted in by_file.items():
         with _Mapping(file) as mapping:
-            for name, stored in wanted:
+            for stored in wanted:
                 row = mapping.rows(stored.key, 0, 1) if stored.shape else mapping.rows(stored.key, None, None)
-                rows[name] = hashlib.sha256(bits(row).numpy()).digest()
-    for name in sorted(rows):
-        digest.update(name.encode() + rows[name])
-    return digest.hexdigest()
+                content = bits(row.to(torch.bfloat16)).numpy().tobytes()
+                rows.add(hashlib.sha256(f"{tuple(stored.shape)}".encode() + content).digest())
+    return hashlib.sha256(b"".join(sorted(rows))).hexdigest()
+
+
+def listed(label: str, names: Collection[str]) -> str:
+    """How many names are so labelled, and the first of them; "" where there are none."""
+    if not names:
+        return ""
+    more = len(names) - LISTED
+    return f"{len(names)} {label}: " + ", ".join(sorted(names)[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _indexed(index: Path) -> list[Path]:
     try:
         places: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(places.values()))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("weight_map must give the name of a file for every tensor")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} cannot be read ({error!r}); copy it again") from error
     missing = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]

@@ -13,6 +13,12 @@ class UserError(ValueError):
     """A mistake in a file, flag or setting. The message is one line: what, where, and the remedy."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error of another library says, as one line of at most 300 characters; its name where it says nothing."""
+    text = "" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return (text or repr(error))[:300]
+
+
 def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap a command's ``main(argv=None)``: a UserError is printed as one line on stderr and becomes status 2, Ctrl-C
     becomes status 130."""

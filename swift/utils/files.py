@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from swift.utils.errors import UserError
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -39,3 +41,14 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> Path:
 def write_json_lines(path: str | Path, rows: list[Any]) -> Path:
     """Write one JSON object a line, UTF-8, atomically."""
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object on disk; UserError with ``remedy`` for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; {remedy}")
+    return value
