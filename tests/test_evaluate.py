@@ -10,6 +10,7 @@ from PIL import Image
 
 import evaluate
 from swift.cli.evaluation_jobs import checkpoint_name
+from swift.cli.evaluation_results import result_row
 from swift.llm.controls import blank_images, shuffle_images
 from swift.llm.dataset import Record, load_records
 from swift.llm.images import ImageSource, open_image
@@ -385,3 +386,37 @@ def assert_one_line(capsys, words):
     (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     for word in words:
         assert word in line
+
+
+def test_fields_of_the_question_do_not_pass_for_the_models_output():
+    """A file that was made from results carries the answers of another policy."""
+    foreign = {
+        "token_logprobs": [0.0],
+        "token_ranks": [1],
+        "generated_tokens": ["no"],
+        "generated_text": "no",
+        "given_text": "no",
+        "samples": [{"generated_text": "no"}],
+        "majority_answer": ["no"],
+        "correct": {"exact_set": True},
+        "is_correct": True,
+        "num_tokens": 9,
+        "finished": True,
+        "image_paths": ["other.png"],
+    }
+    question = {"role": "user", "content": "Effusion?"}
+    own = {"answer": ["yes"], "semantic_type": "verify", "token": "kept"}
+    one = Record((), (question,), "<answer>yes</answer>", own | foreign, "x.json record 0")
+    answer = {"text": "<answer>yes</answer>", "num_tokens": 3, "finished": False}
+    row = result_row(one, 0, [answer])
+    assert row.keys() & foreign.keys() == {"generated_text", "num_tokens", "finished", "image_paths"} | {
+        "is_correct",
+        "correct",
+    }
+    assert (row["generated_text"], row["num_tokens"], row["finished"]) == (answer["text"], 3, False)
+    assert row["image_paths"] == []
+    assert row.items() >= own.items()
+    tokens = {"tokens": ["yes"], "logprobs": [-1.0], "entropies": [0.5], "ranks": [2]}
+    given = result_row(one, 0, [answer | tokens], given=True)
+    assert given["given_text"] == answer["text"]
+    assert not given.keys() & (foreign.keys() - {"given_text", "image_paths"})

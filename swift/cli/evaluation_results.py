@@ -15,6 +15,12 @@ from utils.self_consistency import majority_answers
 from utils.summaries import summarise, summarise_given
 
 
+# What a row says of the answer, by name and by how a name begins: a question's own fields of these names are left out,
+# lest they pass for what the model wrote.
+_ANSWER_FIELDS = {"samples", "majority_answer", "correct", "is_correct", "num_tokens", "finished", "image_paths"}
+_ANSWER_PREFIXES = ("token_", "given_", "generated_")
+
+
 def stored(answered: Answered, question: str) -> dict[str, Any]:
     """What a partial file keeps of a question; ``question`` is its digest."""
     row: dict[str, Any] = {"index": answered.index, "question": question}
@@ -50,9 +56,9 @@ def question_id(record: Record, index: int) -> Any:
 
 
 def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]], given: bool = False) -> dict[str, Any]:
-    """One entry of ``results``: every field of the question, and what became of it. ``image_paths`` are the images
-    shown, under a control not those of ``image_ids``. ``answers`` are as stored."""
-    columns = with_explanation(record)
+    """One entry of ``results``: every field of the question but those named as an answer's, and what became of it.
+    ``image_paths`` are the images shown, under a control not those of ``image_ids``. ``answers`` are as stored."""
+    columns = {name: value for name, value in with_explanation(record).items() if not _is_answer_field(name)}
     first = answers[0]
     row = {
         "id": question_id(record, index),
@@ -68,6 +74,10 @@ def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]],
         row["samples"] = [_generated(answer, reference) for answer in answers]
         row["majority_answer"] = sorted(majority_answers([answer["text"] for answer in answers]))
     return row
+
+
+def _is_answer_field(name: str) -> bool:
+    return name in _ANSWER_FIELDS or name.startswith(_ANSWER_PREFIXES)
 
 
 def _generated(answer: Mapping[str, Any], reference: frozenset[str]) -> dict[str, Any]:
