@@ -11,13 +11,14 @@ from typing import Any
 
 from swift.cli.evaluation_arguments import EvaluationArguments, TokenArguments
 from swift.cli.evaluation_results import with_explanation
-from swift.cli.partial_results import Partial, partial_path, partial_paths, read_partial
+from swift.cli.partial_results import Partial, partial_path, partial_paths, read_partial, remove_partial
 from swift.llm.adapters import CONFIG
 from swift.llm.checkpoint import is_adapter
 from swift.llm.controls import blank_images, shuffle_images
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.images import ImageSource
 from swift.utils.digests import folder_digest, value_digest
+from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from utils.get_knowledge_graph import extractor_name
 from utils.metrics import reference_answers
@@ -219,9 +220,13 @@ class Job:
         return True
 
     def clear(self, part: tuple[int, int]) -> None:
-        """Remove this part's answers, all parts' where it is the whole, so that the job starts over."""
+        """Remove this part's answers, all parts' where it is the whole, so that the job starts over; and the result,
+        lest another part take it for the new one. Raises UserError while a process writes to them."""
         for path in partial_paths(self.result) if part[1] == 1 else [partial_path(self.result, part)]:
-            path.unlink(missing_ok=True)
+            remove_partial(path)
+        if is_master():  # another rank may come so late that the result is new
+            for path in (self.result, self.result.with_suffix(".run.json")):
+                path.unlink(missing_ok=True)
 
 
 def _in_the_way(path: Path, other: Sequence[str]) -> str:

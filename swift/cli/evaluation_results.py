@@ -14,7 +14,6 @@ from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, judge, referenc
 from utils.self_consistency import majority_answers
 from utils.summaries import summarise, summarise_given
 
-
 # What a row says of the answer, by name and by how a name begins: a question's own fields of these names are left out,
 # lest they pass for what the model wrote.
 _ANSWER_FIELDS = {"samples", "majority_answer", "correct", "is_correct", "num_tokens", "finished", "image_paths"}
