@@ -50,20 +50,23 @@ def with_explanation(record: Record) -> dict[str, Any]:
 
 
 def question_id(record: Record, index: int) -> Any:
-    """What a question is called in its file: its ``idx``, else its position."""
-    return record.columns.get("idx", index)
+    """What a question is called in its file: its ``idx``, else its ``id``, else its position."""
+    return next((record.columns[name] for name in ("idx", "id") if record.columns.get(name) is not None), index)
 
 
 def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]], given: bool = False) -> dict[str, Any]:
     """One entry of ``results``: every field of the question but those named as an answer's, and what became of it.
-    ``image_paths`` are the images shown, under a control not those of ``image_ids``. ``answers`` are as stored."""
+    ``image_paths`` are the images shown, under a control not those of ``image_ids``; null for one that is no file.
+    ``answers`` are as stored."""
     columns = {name: value for name, value in with_explanation(record).items() if not _is_answer_field(name)}
+    if columns.get("id", index) is None:
+        del columns["id"]
     first = answers[0]
     row = {
         "id": question_id(record, index),
         "question": record.messages[-1]["content"],
         **columns,
-        "image_paths": [source.name for source in record.images],
+        "image_paths": [None if source.path is None else source.name for source in record.images],
     }
     if given:
         return row | {"given_text": first["text"]} | _token_fields(first, "given_tokens", "given_token")
