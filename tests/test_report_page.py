@@ -105,7 +105,7 @@ def test_an_image_that_is_no_file_is_not_shown(tmp_path):
     assert compare(files, tmp_path / "out", "--embed_images") == 0
     data = page_data(tmp_path / "out")
     assert data["images"] == []
-    assert [question["images"] for question in data["questions"]] == [[], []]
+    assert [case["images"] for case in data["cases"]] == [[], []]
 
 
 def test_images_shrink_to_the_room_there_is(tmp_path):
