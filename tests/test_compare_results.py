@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from tests.report_runs import TRUTH, WRONG, compare, result, write, write_runs
 from tools import compare_results, evaluation_report
 from tools.report_numbers import breakdown, compute_numbers, main_table
-from tools.result_files import Run, find_files, load_runs
+from tools.result_files import Run, find_files, load_runs, question_name
 from utils.get_knowledge_graph import extractor_name
 
 
@@ -200,7 +200,14 @@ def test_a_folder_or_a_pattern_stands_for_its_result_files(tmp_path):
         (tmp_path / name).write_text("{}")
     # b with token probabilities has all that b without them has
     assert [path.name for path in find_files([tmp_path])] == ["a_results.json", "b_token_prob.json"]
-    assert [path.name for path in find_files([tmp_path / "*_results.json"])] == ["a_results.json", "b_results.json"]
+    kept = tmp_path / "c_given_name_token_prob.json"  # a data set of that name
+    for given in (None, "answer"):
+        kept.write_text(json.dumps({"settings": {"given": given}}))
+        assert (kept in find_files([tmp_path])) == (given is None)
+    (tmp_path / "c_given_name_results.json").write_text("{}")
+    kept.unlink()
+    assert "c_given_name_results.json" in [path.name for path in find_files([tmp_path])]
+    assert [path.name for path in find_files([tmp_path / "[ab]_results.json"])] == ["a_results.json", "b_results.json"]
 
 
 @pytest.mark.parametrize(
@@ -233,3 +240,8 @@ def test_breakdown_is_by_value_the_most_frequent_first():
     means = [(row["name"], row["count"], row["runs"]["sft"]["accuracy"].mean) for row in rows]
     assert means == [("size", 2, 0.5), ("view", 1, 1.0)]
     assert breakdown({"sft": run}, "semantic_type", ["accuracy"]) == []
+
+
+def test_a_question_without_a_name_is_called_by_its_position():
+    results = [{"idx": 7, "id": 1}, {"idx": None, "id": "a"}, {"idx": None, "id": None}, {"id": 0}, {}]
+    assert [question_name(result, position) for position, result in enumerate(results)] == ["7", "a", "2", "0", "4"]

@@ -227,6 +227,9 @@ def test_a_missing_file_a_folder_and_other_encodings_are_named(root):
         (FORM_A | {"images": ["a\0.png"]}, "field 'images'[0]"),
         (FORM_B | {"image": "data:image/png;base64,@@"}, "field 'image': the image is not valid base64"),
         (FORM_A | {"solution": ["yes"]}, "field 'solution' must be text, it is a list"),
+        (FORM_A | {"solution": "yes \udfff"}, "field 'solution' holds half a character, \\udfff after 4 characters"),
+        ({"question": "\ud800"}, "field 'question' holds half a character, \\ud800 after 0 characters"),
+        ({"messages": [{"role": "user", "content": "a\ud83d"}]}, "field 'messages' turn 0 holds half a character"),
     ],
 )
 def test_a_bad_record_is_named_with_its_field(root, record, words):
@@ -293,3 +296,7 @@ def test_placeholders_name_each_image_once_or_are_left_out(root, text, images, s
 def test_placeholders_count_on_over_turns_and_only_in_user_turns():
     turns = [("system", "<image>"), ("user", "<image>"), ("assistant", "<image_9>"), ("user", "<image_5> <image>")]
     assert image_placeholders({"role": role, "content": text} for role, text in turns) == [1, 5, 3]
+
+
+def test_a_character_that_json_escapes_as_a_pair_is_whole(root):
+    assert one(root, {"question": "\U0001f600"}).messages[0]["content"] == "\U0001f600"

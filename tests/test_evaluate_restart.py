@@ -112,8 +112,8 @@ def test_a_line_that_was_cut_is_dropped_before_the_file_is_written_on(questions,
     own.write_bytes(partial.read_bytes()[:-300])
     partial.unlink()
     header = read_partial(own).header
-    PartialWriter(own, header, {})
-    PartialWriter(own, header, {})
+    PartialWriter(own, header, {}).close()
+    PartialWriter(own, header, {}).close()
     assert own.read_bytes().count(b'{"header"') == 1
     assert run(questions, begun) == 0
     assert result(begun).read_bytes() == undisturbed
@@ -260,3 +260,41 @@ def test_two_checkpoints_in_one_call_leave_a_file_each_and_one_name_twice_is_ref
     assert {"second_train_checkpoint_token_prob.json", f"{NAME}.json"} <= only_files(tmp_path / "out")
     assert run(questions, tmp_path / "twice", "--model_path", second, tmp_path / "second") == 2
     assert "would both write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--resume", "false"]])
+def test_a_part_that_another_process_answers_is_left_to_it(questions, undisturbed, begun, capsys, more):
+    (partial,) = partial_paths(result(begun))
+    writer = PartialWriter(partial, {}, {"host": "other"})
+    before = partial.read_bytes()
+    assert run(questions, begun, "--shard", "1/2", "--batch_size", 3, "--resume", "false") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "another process answers this part" in error
+    assert "--shard" in error
+    own = partial_path(result(begun))
+    partial.rename(own)
+    assert run(questions, begun, *more) == 2
+    assert "another process answers this part" in capsys.readouterr().err
+    assert own.read_bytes() == before
+    writer.append([], 0.0)
+    writer.close()
+    assert run(questions, begun) == 0
+    assert result(begun).read_bytes() == undisturbed
+
+
+def test_parts_that_start_over_do_not_meet_the_old_result(questions, undisturbed, begun):
+    assert run(questions, begun) == 0
+    result(begun).write_bytes(undisturbed.replace(b'"is_correct": ', b'"was_correct": '))
+    assert run(questions, begun, "--shard", "1/2", "--resume", "false") == 0
+    assert only_files(begun) == {f"{NAME}_shard-1-of-2.partial.jsonl"}
+    assert run(questions, begun, "--shard", "2/2") == 0
+    assert result(begun).read_bytes() == undisturbed
+
+
+def test_parts_of_different_batches_are_refused_and_one_process_may_go_on(questions, begun, capsys):
+    assert run(questions, begun, "--shard", "2/2", "--batch_size", 5) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "pass --batch_size 4" in error
+    assert only_files(begun) == {f"{NAME}_shard-1-of-2.partial.jsonl"}
+    assert run(questions, begun, "--batch_size", 5) == 0
+    assert only_files(begun) == {f"{NAME}.json", f"{NAME}.run.json"}

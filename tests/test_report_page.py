@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report_runs import WRONG, compare, result, write, write_runs
+from tests.report_runs import TRUTH, WRONG, compare, result, write, write_runs
 from tools.page import render_page
 from tools.thumbnails import SIDES, image_addresses, is_drawn
 from tools.token_columns import token_columns
@@ -96,6 +96,16 @@ def test_a_missing_image_is_an_error_only_where_it_must_be_embedded(files, tmp_p
     assert compare(files, tmp_path / "out") == 0
     assert compare(files, tmp_path / "out", "--embed_images") == 2
     assert "demo-1.png is missing" in capsys.readouterr().err
+
+
+def test_an_image_that_is_no_file_is_not_shown(tmp_path):
+    """Of blank images and images in the annotation file there is no path."""
+    results = [result(number, TRUTH, "") | {"image_paths": [None]} for number in range(2)]
+    files = {name: write(tmp_path / f"{name}.json", results) for name in ("sft", "grpo")}
+    assert compare(files, tmp_path / "out", "--embed_images") == 0
+    data = page_data(tmp_path / "out")
+    assert data["images"] == []
+    assert [case["images"] for case in data["cases"]] == [[], []]
 
 
 def test_images_shrink_to_the_room_there_is(tmp_path):

@@ -129,7 +129,7 @@ def _questions(runs: Mapping[str, Run], numbers: Numbers, terms: _Terms) -> list
             "answer": sorted(reference_answers(result)),
             "reference": explanation,
             "facts": facts,
-            "images": [str(path) for path in result.get("image_paths") or []],
+            "images": [str(path) for path in result.get("image_paths") or [] if path is not None],
             "kinds": [None if result.get(field) is None else str(result[field]) for field in GROUPINGS],
             "runs": [column[position] for column in columns],
         }

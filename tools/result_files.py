@@ -94,12 +94,22 @@ def _files_of(folder: Path) -> list[Path]:
     chosen = {}
     for ending in ENDINGS:
         chosen |= {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
-    return [chosen[name] for name in sorted(chosen) if "_given_" not in name]
+    return [chosen[name] for name in sorted(chosen) if not _is_of_given_texts(chosen[name])]
+
+
+def _is_of_given_texts(path: Path) -> bool:
+    """Whether the file holds scores of texts that were given. It is read only where its name leaves that open."""
+    if "_given_" not in path.name or not path.name.endswith(ENDINGS[1]):
+        return False
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["settings"]["given"] is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def question_name(result: Mapping[str, Any], position: int) -> str:
     """What a question is called within its file: its ``idx``, else its ``id``, else its position."""
-    return str(result.get("idx", result.get("id", position)))
+    return str(next((result[name] for name in ("idx", "id") if result.get(name) is not None), position))
 
 
 def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -110,10 +111,14 @@ class Evaluator:
         problems = [Answered(index, (), unfit[index]) for index in sorted(unfit.keys() - done)]
         if not mine and not problems:
             return
-        writer = PartialWriter(partial_path(job.result, arguments.part), header, self._run_facts(batching))
         answers = answer_batches(self.policy, self.template, records, mine, task)
         hidden = arguments.no_tqdm or not is_master()
-        with tqdm(desc=job.questions.name, total=sum(map(len, mine)), unit="question", disable=hidden) as progress:
+        with (
+            closing(
+                PartialWriter(partial_path(job.result, arguments.part), header, self._run_facts(batching))
+            ) as writer,
+            tqdm(desc=job.questions.name, total=sum(map(len, mine)), unit="question", disable=hidden) as progress,
+        ):
             self._write(job, writer, chain([problems] if problems else [], answers), progress)
 
     def _write(self, job: Job, writer: PartialWriter, answers: Iterable[list[Answered]], progress: tqdm) -> None:
@@ -158,6 +163,8 @@ class Evaluator:
             batching = there[0].header["batching"]
         else:
             batching = dataclasses.asdict(automatic_batching(self.policy.model))
+        if self.arguments.part[1] > 1:
+            _check_batching(job, batching)
         first = next(i for i in range(len(job.questions.records)) if i not in job.questions.skipped)
         facts = {
             "dataset": job.questions.name,
@@ -188,6 +195,18 @@ class Evaluator:
             "git": git_state(),
             "versions": {"python": platform.python_version(), **package_versions()},
         }
+
+
+def _check_batching(job: Job, batching: dict[str, Any]) -> None:
+    """Raises UserError where another part's batches are not these: of different batches some questions would fall to no
+    part."""
+    for one in job.partials():
+        if (other := one.header["batching"]) != batching:
+            raise UserError(
+                f"{one.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and parts must "
+                f"share the same batches; pass --batch_size {other['questions']} to every part, go on in one process "
+                "without --shard, or remove that file"
+            )
 
 
 def finish(job: Job, given: bool) -> dict[str, Any] | None:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from swift.cli.evaluation_arguments import EvaluationArguments, TokenArguments
-from swift.cli.evaluation_results import with_explanation
-from swift.cli.partial_results import Partial, partial_path, partial_paths, read_partial
+from swift.cli.evaluation_results import question_id, with_explanation
+from swift.cli.partial_results import Partial, partial_path, partial_paths, read_partial, remove_partial
 from swift.llm.adapters import CONFIG
 from swift.llm.checkpoint import is_adapter
 from swift.llm.controls import blank_images, shuffle_images
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.images import ImageSource
 from swift.utils.digests import folder_digest, value_digest
+from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from utils.get_knowledge_graph import extractor_name
 from utils.metrics import reference_answers
@@ -74,6 +75,7 @@ def read_questions(arguments: EvaluationArguments) -> list[QuestionFile]:
 def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
     records = load_records([path], arguments.img_root, max_samples=arguments.max_samples)
     _check_answers(records)
+    _check_names(records)
     _check_given(records, getattr(arguments, "given", None))
     skipped = check_or_skip(records, lambda some: check_records(some, decode=False), arguments.on_error)
     fine = [index for index in range(len(records)) if index not in skipped]
@@ -129,6 +131,17 @@ def _check_answers(records: Sequence[Record]) -> None:
         except ValueError as error:
             problems.append(f"{record.source}: {error}")
     raise_problems(problems)
+
+
+def _check_names(records: Sequence[Record]) -> None:
+    """Results are told apart by what their questions are called, as text."""
+    first: dict[str, Record] = {}
+    raise_problems(
+        f"{record.source}: {name!r} is what {first[name].source} is called too, by field 'idx', 'id' or its position; "
+        "give each question an 'idx' of its own"
+        for record, name in ((record, str(question_id(record, index))) for index, record in enumerate(records))
+        if first.setdefault(name, record) is not record
+    )
 
 
 def _check_given(records: Sequence[Record], name: str | None) -> None:
@@ -219,9 +232,13 @@ class Job:
         return True
 
     def clear(self, part: tuple[int, int]) -> None:
-        """Remove this part's answers, all parts' where it is the whole, so that the job starts over."""
+        """Remove this part's answers, all parts' where it is the whole, so that the job starts over; and the result,
+        lest another part take it for the new one. Raises UserError while a process writes to them."""
         for path in partial_paths(self.result) if part[1] == 1 else [partial_path(self.result, part)]:
-            path.unlink(missing_ok=True)
+            remove_partial(path)
+        if is_master():  # another rank may come so late that the result is new
+            for path in (self.result, self.result.with_suffix(".run.json")):
+                path.unlink(missing_ok=True)
 
 
 def _in_the_way(path: Path, other: Sequence[str]) -> str:

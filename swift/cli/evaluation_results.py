@@ -14,6 +14,11 @@ from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, judge, referenc
 from utils.self_consistency import majority_answers
 from utils.summaries import summarise, summarise_given
 
+# What a row says of the answer, by name and by how a name begins: a question's own fields of these names are left out,
+# lest they pass for what the model wrote.
+_ANSWER_FIELDS = {"samples", "majority_answer", "correct", "is_correct", "num_tokens", "finished", "image_paths"}
+_ANSWER_PREFIXES = ("token_", "given_", "generated_")
+
 
 def stored(answered: Answered, question: str) -> dict[str, Any]:
     """What a partial file keeps of a question; ``question`` is its digest."""
@@ -45,20 +50,23 @@ def with_explanation(record: Record) -> dict[str, Any]:
 
 
 def question_id(record: Record, index: int) -> Any:
-    """What a question is called in its file: its ``idx``, else its position."""
-    return record.columns.get("idx", index)
+    """What a question is called in its file: its ``idx``, else its ``id``, else its position."""
+    return next((record.columns[name] for name in ("idx", "id") if record.columns.get(name) is not None), index)
 
 
 def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]], given: bool = False) -> dict[str, Any]:
-    """One entry of ``results``: every field of the question, and what became of it. ``image_paths`` are the images
-    shown, under a control not those of ``image_ids``. ``answers`` are as stored."""
-    columns = with_explanation(record)
+    """One entry of ``results``: every field of the question but those named as an answer's, and what became of it.
+    ``image_paths`` are the images shown, under a control not those of ``image_ids``; null for one that is no file.
+    ``answers`` are as stored."""
+    columns = {name: value for name, value in with_explanation(record).items() if not _is_answer_field(name)}
+    if columns.get("id", index) is None:
+        del columns["id"]
     first = answers[0]
     row = {
         "id": question_id(record, index),
         "question": record.messages[-1]["content"],
         **columns,
-        "image_paths": [source.name for source in record.images],
+        "image_paths": [None if source.path is None else source.name for source in record.images],
     }
     if given:
         return row | {"given_text": first["text"]} | _token_fields(first, "given_tokens", "given_token")
@@ -68,6 +76,10 @@ def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]],
         row["samples"] = [_generated(answer, reference) for answer in answers]
         row["majority_answer"] = sorted(majority_answers([answer["text"] for answer in answers]))
     return row
+
+
+def _is_answer_field(name: str) -> bool:
+    return name in _ANSWER_FIELDS or name.startswith(_ANSWER_PREFIXES)
 
 
 def _generated(answer: Mapping[str, Any], reference: frozenset[str]) -> dict[str, Any]:

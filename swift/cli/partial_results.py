@@ -8,18 +8,20 @@ process that wrote to it, and the answers batch by batch:
     {"index": 3, "question": "digest of question and images", "answers": [...]}
     {"batch": {"questions": 16, "seconds": 1.9}}
 
-A batch is one write. A line that a kill cut off is dropped; the files of other shards are read, never written.
+A batch is one write. A line that a kill cut off is dropped; the files of other shards are read, never written. A file
+that is being written is locked, so that the same part is not answered twice at once.
 """
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from swift.utils.errors import UserError
 
@@ -86,21 +88,43 @@ def _take(partial: Partial, entry: dict[str, Any]) -> None:
         partial.rows.setdefault(int(entry["index"]), entry)
 
 
+def remove_partial(path: Path) -> None:
+    """Remove a partial file, if there is one. Raises UserError while a process writes to it."""
+    if path.exists():
+        with path.open("rb") as file:
+            _lock(file, path)
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Hold ``file``, open at ``path``, until it is closed. Raises UserError where another process does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"another process answers this part, into {path}; wait for it, or give each its --shard"
+        ) from error
+
+
 class PartialWriter:
-    """Appends to a partial file, after dropping a line that a kill cut off; a new file begins with ``header``."""
+    """Appends to a partial file, after dropping a line that a kill cut off; a new file begins with ``header``. To be
+    closed. Raises UserError where another process writes to the file."""
 
     def __init__(self, path: Path, header: dict[str, Any], run: dict[str, Any]):
-        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if read_partial(path) is None:
-            path.write_bytes(b"")
-            self._append([{"header": header}])
-        else:
-            text = path.read_bytes()
-            if not text.endswith(b"\n"):
-                with path.open("r+b") as file:
-                    file.truncate(text.rfind(b"\n") + 1)
-        self._append([{"run": run}])
+        self._file = path.open("ab", buffering=0)
+        try:
+            _lock(self._file, path)
+            new = read_partial(path) is None
+            self._file.truncate(0 if new else path.read_bytes().rfind(b"\n") + 1)
+            self._append([{"header": header}, {"run": run}] if new else [{"run": run}])
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others write to the file."""
+        self._file.close()
 
     def append(self, rows: Sequence[dict[str, Any]], seconds: float) -> None:
         """Add the answers of one batch."""
@@ -108,5 +132,4 @@ class PartialWriter:
 
     def _append(self, entries: Sequence[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in entries)
-        with self.path.open("ab", buffering=0) as file:
-            file.write(lines.encode("utf-8"))
+        self._file.write(lines.encode("utf-8"))

@@ -28,6 +28,7 @@ ROLES = ("system", "user", "assistant")
 IMAGE_FIELDS = ("images", "image", "image_ids")
 PLACEHOLDER = re.compile(r"<image>|<\|?image_(\d+)\|?>")
 CHECKING_THREADS = 8
+_HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # once JSON is read: it joins whole pairs
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,7 @@ def _turns(item: Any) -> tuple[tuple[dict[str, str], ...], str | None]:
             raise UserError(
                 f"field 'messages' turn {position}: 'content' must be text, it is {_kind(message.get('content'))}"
             )
+        _check_whole(message["content"], f"field 'messages' turn {position}")
     turns = [{"role": message["role"], "content": message["content"]} for message in messages]
     answer = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
     if not turns or turns[-1]["role"] != "user":
@@ -260,7 +262,17 @@ def _text(item: dict[str, Any], field: str) -> str | None:
     value = item.get(field)
     if value is not None and not isinstance(value, str):
         raise UserError(f"field '{field}' must be text, it is {_kind(value)}")
+    _check_whole(value or "", f"field '{field}'")
     return value
+
+
+def _check_whole(text: str, place: str) -> None:
+    r"""JSON can hold half of a surrogate pair (``\ud800``), tokenizers and UTF-8 files cannot."""
+    if found := _HALF_PAIR.search(text):
+        raise UserError(
+            f"{place} holds half a character, \\u{ord(found[0]):04x} after {found.start()} characters; "
+            "write the character whole, or leave it out"
+        )
 
 
 def _kind(value: Any) -> str:
