@@ -220,7 +220,7 @@ def test_a_folder_of_several_evaluations_says_which_pattern_is_which(tmp_path, c
 
 
 def test_runs_of_different_settings_are_compared_with_a_warning(files, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(get_logger(), "propagate", True)
+    monkeypatch.setattr(get_logger(), "propagate", True)  # caplog listens at the root
     same = {"weights": ["w"], "control": "none", "format": 1, "max_new_tokens": 64, "seed": 0}
     for name, settings in (("sft", same), ("grpo", same | {"weights": ["v"], "control": "shuffled", "format": 2})):
         document = json.loads(files[name].read_text())
@@ -230,9 +230,9 @@ def test_runs_of_different_settings_are_compared_with_a_warning(files, tmp_path,
     document = json.loads(files["blind"].read_text())
     files["blind"].write_text(json.dumps(document | {"settings": same | {"max_new_tokens": 256}}))
     assert compare(files, tmp_path / "out") == 0
-    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert "different settings" in record.getMessage()
-    assert record.getMessage().endswith(": max_new_tokens 64 in sft, 256 in blind")
+    (said,) = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+    assert "different settings" in said
+    assert said.endswith(": max_new_tokens 64 in sft, 256 in blind")
 
 
 @pytest.mark.parametrize(
