@@ -69,6 +69,7 @@ if [[ "$demo" == true ]]; then
   demo_settings
   if [[ "$dry" == true ]]; then
     echo "a dry run samples no training sets: those it misses would be made first" >&2
+    sweep+=(--data-later)
   else
     sample_demo
   fi

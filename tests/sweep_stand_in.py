@@ -2,7 +2,8 @@
 milliseconds. Called with the words that would follow ``python``.
 
 CALLS names a file for one JSON line a call. FAIL and DIE are parts of the folders of runs that shall fail after their
-first step, or kill themselves there the first time; STEP_SECONDS is what a step takes.
+first step (LUCK ends the message), or kill themselves there the first time; DIE_EVALUATING of those that shall kill
+themselves when evaluated. STEP_SECONDS is what a step takes.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def train(words: list[str]) -> int:
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "seed": flags["seed"]}) + "\n")
         if matches("FAIL", folder):
-            print("error: out of luck", file=sys.stderr)
+            print("error: out of luck" + os.environ.get("LUCK", ""), file=sys.stderr)
             return 3
         save(folder, step)
         if matches("DIE", folder) and first == 1:
@@ -78,6 +79,14 @@ def evaluate(words: list[str]) -> int:
     if not Path(flags["dataset_folder"][0]).is_dir():
         print("error: no questions", file=sys.stderr)
         return 2
+    path = output / f"{run.name}_results.json"
+    places = ("model_path", "output_dir", "batch_size", "no_tqdm", "resume")
+    settings = {name: " ".join(values) for name, values in flags.items() if name not in places}
+    if path.exists() and flags.get("resume") != ("false",) and json.loads(path.read_text())["settings"] != settings:
+        print(f"error: {path} holds answers of other settings", file=sys.stderr)
+        return 2
+    if matches("DIE_EVALUATING", run):
+        os.kill(os.getpid(), signal.SIGKILL)
     good = 4 if "uniform_8_" in run.name else 2
     results = [
         {
@@ -92,8 +101,8 @@ def evaluate(words: list[str]) -> int:
         }
         for n in range(6)
     ]
-    document = {"dataset": "test_basic_vqa", "checkpoint": run.name, "results": results}
-    (output / f"{run.name}_results.json").write_text(json.dumps(document))
+    document = {"dataset": "test_basic_vqa", "checkpoint": run.name, "settings": settings, "results": results}
+    path.write_text(json.dumps(document))
     note_call(flags, began)
     return 0
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from swift.utils.logger import get_logger
 from tests.report_runs import TRUTH, WRONG, compare, result, write, write_runs
 from tools import compare_results, evaluation_report
 from tools.report_numbers import breakdown, compute_numbers, main_table
@@ -208,6 +209,37 @@ def test_a_folder_or_a_pattern_stands_for_its_result_files(tmp_path):
     kept.unlink()
     assert "c_given_name_results.json" in [path.name for path in find_files([tmp_path])]
     assert [path.name for path in find_files([tmp_path / "[ab]_results.json"])] == ["a_results.json", "b_results.json"]
+
+
+def test_a_folder_of_several_evaluations_says_which_pattern_is_which(tmp_path, capsys):
+    for checkpoint, control in (("a", "none"), ("a", "shuffled"), ("b", "none")):
+        for name in ("basic", "compare"):
+            ending = "results" if control == "none" else f"{control}_results"
+            document = {"dataset": name, "checkpoint": checkpoint, "control": control, "decoding": "greedy",
+                        "results": [result(0, TRUTH, "x.png")]}  # fmt: skip
+            (tmp_path / f"{checkpoint}_{name}_{ending}.json").write_text(json.dumps(document))
+    assert evaluation_report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "these files are of 3 evaluations, pass those of one" in said
+    # '{a}_*_results.json' would match the control too
+    assert f"(a: '{tmp_path}/a_basic_results.json' '{tmp_path}/a_compare_results.json'; " in said
+    assert f"a, control shuffled: '{tmp_path}/a_*_shuffled_results.json'; b: '{tmp_path}/b_*_results.json')" in said
+
+
+def test_runs_of_different_settings_are_compared_with_a_warning(files, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)  # caplog listens at the root
+    same = {"weights": ["w"], "control": "none", "format": 1, "max_new_tokens": 64, "seed": 0}
+    for name, settings in (("sft", same), ("grpo", same | {"weights": ["v"], "control": "shuffled", "format": 2})):
+        document = json.loads(files[name].read_text())
+        files[name].write_text(json.dumps(document | {"settings": settings}))
+    assert compare(files, tmp_path / "out") == 0
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    document = json.loads(files["blind"].read_text())
+    files["blind"].write_text(json.dumps(document | {"settings": same | {"max_new_tokens": 256}}))
+    assert compare(files, tmp_path / "out") == 0
+    (said,) = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+    assert "different settings" in said
+    assert said.endswith(": max_new_tokens 64 in sft, 256 in blind")
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,8 @@ STRICT_ACCURACY = [
     ("<answer>effusion, edema, nodule</answer>", "<answer>edema</answer>", 1.0, 0.5, "gamed by listing: 2 / (3 + 1)"),
     ("<answer>edema</answer>", "<answer>effusion, edema, nodule</answer>", 1.0, 0.5, "gamed: the surest of three"),
     ("<answer>left lung, right lung</answer>", "<answer>right lung, left lung</answer>", 1.0, 1.0, "both may be true"),
+    ("<answer>ap, pa</answer>", "<answer>ap, pa</answer>", 1.0, 1.0, "the reference names both views"),
+    ("<answer>ap, pa, yes, no</answer>", "<answer>ap, pa</answer>", 1.0, 0.0, "gamed: another pair besides"),
     ("<answer></answer>", "<answer></answer>", 1.0, 1.0, "nothing to list and nothing listed"),
     ("<answer></answer>", "<answer>edema</answer>", 0.0, 0.0, "nothing listed"),
     ("<answer>edema</answer>", "<answer></answer>", 0.0, 0.0, "nothing to list"),

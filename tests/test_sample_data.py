@@ -182,6 +182,14 @@ def test_several_seeds_have_a_folder_each(world):
     assert {row["idx"] for row in zero} != {row["idx"] for row in one}
 
 
+def test_what_is_named_twice_is_drawn_once(world):
+    pool = world.write("pool.json", items({"plane": 20, "presence": 20}))
+    assert world.sample(6, "--seeds", 0, 0, "--policies", "uniform", "uniform", pool=pool) == 0
+    assert world.manifest()["output"]["records"] == len(world.records()) == 6
+    assert world.sample(6, "--seeds", 0, 1, 0, pool=pool) == 0
+    assert len(world.records("uniform_seed1")) == 6
+
+
 def test_form_a_as_training_reads_it(world):
     pool = world.write("pool.json", items({"plane": 3, "presence": 3}))
     assert world.sample(pool=pool) == 0

@@ -29,7 +29,7 @@ class SweepFolder:
         self.folder, self.runs = folder, {}
 
     def add(self, texts=None, *, policy="uniform", size="64", rewards=BOTH, seed="0", status="finished", reason="",
-            steps=0, **settings):  # fmt: skip
+            steps=0, flags=(), evaluation=None, data="d", **settings):  # fmt: skip
         """A run that gave ``texts`` to the six questions; None: not evaluated."""
         tag = f"{policy}_{size}_{len(rewards.split())}_{seed}_{len(self.runs)}"
         values = {"learning_rate": "6e-5", "generations": "8", "beta": "0.5", "policy": policy, "size": size,
@@ -44,7 +44,10 @@ class SweepFolder:
                 for n, text in enumerate(texts)
             ]  # fmt: skip
             (run / "eval" / "a_results.json").write_text(json.dumps({"dataset": "basic", "results": results}))
-            (run / "run.json").write_text(json.dumps({"evaluation": {"files": ["a_results.json"]}}))
+            evaluation = {"files": ["a_results.json"], "flags": evaluation or {}}
+            (run / "run.json").write_text(json.dumps({"data_sha256": data, "evaluation": evaluation}))
+        command = ["rlhf.py", "--seed", seed, "--output_dir", tag, "--reward_funcs", *rewards.split(), *flags]
+        (run / "args.json").write_text(json.dumps({"command": command}))
         if steps:
             (run / f"checkpoint-{steps}").mkdir()
             history = [{"step": n, "reward": n * int(seed), "rewards/external_r1v_acc": n / steps,
@@ -127,6 +130,34 @@ def test_another_baseline_may_be_named(sweep):
     assert sweep.summarise("--baseline", "external_format") == 0
     assert [bool(row["difference_to_baseline"]) for row in sweep.rows()] == [False, True]
     assert "accuracy - format" in (sweep.folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        ({"flags": ["--max_steps", "8"]}, "max_steps of the training is not set in the first and '8' in the second"),
+        ({"data": "e"}, "data_sha256 of the training is 'd' in the first and 'e' in the second"),
+        (
+            {"evaluation": {"max_new_tokens": ["9"]}},
+            "max_new_tokens of the evaluation is not set in the first and '9' in the second",
+        ),
+    ],
+)
+@pytest.mark.parametrize("other", [{"seed": "1"}, {"rewards": ALONE}], ids=["a seed", "the baseline"])
+def test_runs_that_differ_in_more_than_seed_and_rewards_are_refused(sweep, capsys, difference, words, other):
+    assert sweep.add([TRUTH] * 6).add([WRONG] * 6, **other, **difference).summarise() == 2
+    said = capsys.readouterr().err
+    first, second = sweep.runs
+    assert f"runs {first} and {second} would count as the same" in said
+    assert words in said
+    assert "another SWEEP folder" in said
+
+
+def test_runs_that_differ_in_their_setting_or_their_pace_are_not_refused(sweep):
+    sweep.add([TRUTH] * 6).add([TRUTH] * 6, size="128", flags=["--max_steps", "8"], data="e")
+    sweep.add([TRUTH] * 6, seed="1", flags=["--resume_from_checkpoint", "true"], evaluation={"batch_size": ["3"]})
+    assert sweep.summarise() == 0
+    assert [row["seeds"] for row in sweep.rows()] == [["0", "1"], ["0"]]
 
 
 def test_runs_without_numbers_are_named_in_their_line(sweep):

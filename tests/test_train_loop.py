@@ -271,6 +271,49 @@ def test_each_run_is_evaluated_when_asked_and_summarised(loop):
     assert [set(call["flags"]) & {"max_samples"} for call in loop.calls()[before + 2 :]] == [{"max_samples"}] * 4
 
 
+def test_changed_evaluation_settings_replace_the_evaluation(loop):
+    settings = {"SIZES": "4", "EVALUATE": "true"}
+    assert loop.run(**settings)[0] == 0
+    assert loop.run(EVAL_BATCH="7", **settings)[0] == 0
+    assert len(loop.calls()) == 4  # the batch decides no answer
+    status, said = loop.run(EVAL_NEW_TOKENS="9", DIE_EVALUATING="seed1", **settings)
+    assert status == 1, said
+    rows = json.loads((loop.sweep / "summary.json").read_text())["rows"]
+    assert [row["seeds"] for row in rows] == [["0"]]
+    # Nobody knows which files the killed one left, so the first settings are evaluated again too.
+    status, said = loop.run(**settings)
+    assert status == 0, said
+    assert [call["flags"].get("resume") for call in loop.calls()[4:]] == [["false"]] * 3
+    assert [call["flags"]["max_new_tokens"] for call in loop.calls()[4:]] == [["9"], ["256"], ["256"]]
+    assert loop.run(**settings)[0] == 0
+    assert len(loop.calls()) == 7
+
+
+def test_a_sweep_of_two_experiments_is_not_averaged(loop):
+    settings = {"SIZES": "4", "EVALUATE": "true"}
+    assert loop.run(SEEDS="0", **settings)[0] == 0
+    status, said = loop.run("--top_k", "5", SEEDS="1", **settings)
+    assert status == 1
+    assert f"runs {loop.tag(4, 0)} and {loop.tag(4, 1)} would count as the same" in said
+    assert "yet top_k of the training is not set in the first and '5' in the second" in said
+
+
+def test_a_dry_run_of_the_demo_plans_the_sets_that_would_be_made(loop):
+    settings = {name: loop.environment.pop(name) for name in ("ANNOTATIONS", "MODEL")}
+    status, said = loop.run("--dry-run", DEMO="true", SIZES="7")
+    assert status == 0, said
+    rows = [line.split()[1] for line in said.splitlines() if line.startswith("uniform_7_")]
+    assert rows == ["planned", "planned"]
+    status, said = loop.run("--dry-run", SIZES="7", **settings)
+    assert status == 1, said
+
+
+def test_a_long_reason_keeps_its_beginning(loop):
+    status, said = loop.run(SIZES="4", SEEDS="0", FAIL="seed0", LUCK=" and of memory" * 50)
+    assert status == 1
+    assert "exit status 3: error: out of luck and of memory" in said
+
+
 def test_a_status_line_tells_how_far_it_is(loop):
     status, said = loop.run(SIZES="4", SEEDS="0", STATUS_SECONDS="0", STEP_SECONDS="0.2")
     assert status == 0

@@ -3,9 +3,10 @@ ruler."""
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
 from utils.metrics import question_metrics
 
 FIELDS = ("question", "generated_text", "num_tokens")
 # What evaluate.py and evaluate_token_prob.py call their files.
 ENDINGS = ("_results.json", "_token_prob.json")
+# Settings in which runs that are compared may differ without a word.
+EXPECTED_TO_DIFFER = {"weights", "control", "format"}
 # What a result says of its question's kind, with the name that tables give it.
 GROUPINGS = {
     "dataset": "file",
@@ -25,6 +29,8 @@ GROUPINGS = {
     "content_type": "content type",
     "question_type": "question type",
 }
+
+logger = get_logger()
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class Run:
 def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
     """Runs by name from the files of each. All must hold the same questions, in any order.
 
-    Raises UserError for a file that is not a result file, a question twice in one run, or runs that differ.
+    Warns of runs that were evaluated with different settings. Raises UserError for a file that is not a result file, a
+    question twice in one run, or runs that differ in their questions.
     """
     runs: dict[str, Run] = {}
     keys: list[Hashable] = []
@@ -60,6 +67,8 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
         except ValueError as error:
             raise UserError(f"result files of {name} cannot be scored: {error}") from error
         runs[name] = Run(name, [_facts(document) for document in documents], results, metrics)
+    if other := _different_settings(list(runs.values())):
+        logger.warning("the runs were evaluated with different settings, so they may differ for that: %s", other)
     return runs
 
 
@@ -144,9 +153,56 @@ def _by_question(documents: Sequence[dict], paths: Sequence[str | Path]) -> dict
         for position, result in enumerate(document["results"]):
             key = dataset, question_name(result, position)
             if key in found:
-                raise UserError(f"result file {path}: question {key[1]} of {dataset} comes twice; pass each file once")
+                raise UserError(
+                    f"result file {path}: question {key[1]} of {dataset} comes twice; {_one_run(documents, paths)}"
+                )
             found[key] = result | {"dataset": dataset}
     return found
+
+
+def _one_run(documents: Sequence[dict], paths: Sequence[str | Path]) -> str:
+    """What to pass where files of several checkpoints, controls or ways of drawing came as one run."""
+    groups: dict[str, list[str]] = {}
+    for document, path in zip(documents, paths, strict=True):
+        facts = [str(document.get("checkpoint", "unknown checkpoint"))]
+        facts += [f"control {document['control']}"] if document.get("control", "none") != "none" else []
+        facts += ["sampled"] if document.get("decoding") == "sampling" else []
+        groups.setdefault(", ".join(facts), []).append(str(path))
+    if len(groups) == 1:
+        return "pass each file once"
+    listed = "; ".join(f"{name}: {_pattern(own, map(str, paths))}" for name, own in groups.items())
+    return f"these files are of {len(groups)} evaluations, pass those of one ({listed})"
+
+
+def _pattern(own: Sequence[str], among: Iterable[str]) -> str:
+    """A pattern, quoted, that matches ``own`` and no others; the files themselves where there is none that short."""
+    before = _common_start(own)
+    after = _common_start([path[len(before) :][::-1] for path in own])[::-1]
+    pattern = own[0] if len(own) == 1 else f"{glob.escape(before)}*{glob.escape(after)}"
+    matched = {path for path in among if path in own or fnmatch.fnmatchcase(path, pattern)}
+    return f"'{pattern}'" if matched == set(own) else " ".join(f"'{path}'" for path in own)
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    low, high = min(texts), max(texts)
+    return low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
+
+
+def _different_settings(runs: Sequence[Run]) -> str:
+    """The settings in which runs differ from the first that tells its own, each with its values; "" for none."""
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    differences: dict[str, str] = {}
+    for run in runs:
+        for document in run.documents:
+            settings = document.get("settings")
+            if not isinstance(settings, dict):
+                continue
+            name, known = first.setdefault(str(document.get("dataset")), (run.name, settings))
+            for key in sorted((known.keys() | settings.keys()) - EXPECTED_TO_DIFFER):
+                if known.get(key) != settings.get(key):
+                    words = f"{key} {known.get(key)!r} in {name}, {settings.get(key)!r} in {run.name}"
+                    differences.setdefault(key, words)
+    return "; ".join(differences.values())
 
 
 def _facts(document: dict[str, Any]) -> dict[str, Any]:

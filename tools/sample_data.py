@@ -222,6 +222,7 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
     if bool(arguments.source) == bool(arguments.pool):
         raise UserError("give the pool with --source FILE..., or several with --pool NAME=FILE:SHARE, not both")
     arguments.policies = list(dict.fromkeys(ALIASES.get(name, name) for name in arguments.policies))
+    arguments.sizes, arguments.seeds = (list(dict.fromkeys(given)) for given in (arguments.sizes, arguments.seeds))
     arguments.sources = [parse_pool(text) for text in arguments.pool]
     if arguments.source:
         arguments.sources = [Source("source", tuple(arguments.source), Fraction(1))]

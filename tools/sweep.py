@@ -166,12 +166,13 @@ def _over_status_line() -> str:
     return "\r\033[K" if sys.stderr.isatty() else ""
 
 
-def print_plan(runs: Sequence[Run]) -> int:
-    """What would be done: a table, the first run's commands, and why runs cannot be done; 1 where some cannot."""
+def print_plan(runs: Sequence[Run], data_later: bool) -> int:
+    """What would be done: a table, the first run's commands, and why runs cannot be done; 1 where some cannot. Runs
+    whose data are missing are planned where ``data_later`` says that the data will be made."""
     rows, problems = [["run", "next", "data"]], []
     for run in runs:
         try:
-            stage = next_stage(run).value
+            stage = "planned" if data_later and not run.data.exists() else next_stage(run).value
         except UserError as error:
             stage = "fails"
             problems.append(f"fails: {run.tag}: {error}")
@@ -198,6 +199,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--status_seconds", type=float, default=30, help="between status lines, off a terminal")
     parser.add_argument("--summarize", action="store_true", help="run tools.summarize at the end")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    parser.add_argument("--data-later", action="store_true", help="with --dry-run: data that are missing will be made")
     return parser.parse_args(argv)
 
 
@@ -208,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     slots = _slots(arguments.gpus.split(), arguments.jobs)
     runs = parse_plan(sys.stdin.read().removesuffix("\0").split("\0"))
     if arguments.dry_run:
-        return print_plan(runs)
+        return print_plan(runs, arguments.data_later)
     with locked(arguments.folder) as lock:
         arguments.logs.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(arguments.folder)

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swift.utils.errors import UserError
-from tools.sweep_runs import Run, Stage, step_of
+from tools.sweep_runs import Run, Stage, replaces_evaluation, step_of
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 60
+SHOWN = 300  # characters of an error, from its beginning, which says what is wrong
 PR_SET_PDEATHSIG = 1
 
 
@@ -57,7 +58,7 @@ class Job:
         status = self.process.returncode
         lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
         what = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return f"{what}: {lines[-1][-300:]}" if len(lines) > 1 else what
+        return f"{what}: {lines[-1][:SHOWN]}" if len(lines) > 1 else what
 
 
 def start_job(run: Run, stage: Stage, gpus: str | None, logs: Path, lock: int) -> Job:
@@ -65,6 +66,8 @@ def start_job(run: Run, stage: Stage, gpus: str | None, logs: Path, lock: int) -
     command = list(run.evaluate if stage is Stage.EVALUATE else run.train)
     if stage is Stage.RESUME:
         command += ["--resume_from_checkpoint", "true"]
+    if stage is Stage.EVALUATE and replaces_evaluation(run):
+        command += ["--resume", "false"]
     log = logs / f"{datetime.datetime.now():%Y%m%d-%H%M%S}_{run.tag}{'_eval' * (stage is Stage.EVALUATE)}.log"
     environment = {**os.environ, **({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})}
     with open(log, "ab") as file:

@@ -26,6 +26,9 @@ from swift.utils.run_folder import newest_checkpoint, trainer_state
 TRAINER = "swift.cli.rlhf"
 # Flags that say where or how a run is watched, not what it computes.
 INDIFFERENT = {"resume_from_checkpoint", "overwrite_output_dir", "output_dir", "disable_tqdm", "report_to"}
+PLACES = ("model_path", "output_dir")
+# The same of an evaluation: how many questions at a time decides no answer.
+INDIFFERENT_TO_ANSWERS = {"batch_size", "no_tqdm"}
 ENVIRONMENT = ("FREEZE_NON_VISION_PARAMS", "REXKG_EXTRACTOR", "KG_TEXT", "CHEX_RUN_CODE")
 
 
@@ -124,6 +127,18 @@ def note_start(run: Run) -> None:
         write_json(run.folder / "run.json", {**run.settings, "data_sha256": data_digest(run)})
 
 
+def replaces_evaluation(run: Run) -> bool:
+    """Whether the run's evaluation takes the place of one with other flags. Notes in run.json that it begins: result
+    files of both may lie there until it has ended."""
+    kept = read_object(run.folder / "run.json") or {}
+    done = kept.get("evaluation")
+    flags = _evaluation_flags(run)
+    if not done or ("replaced_by" not in done and evaluation_settings(done) == evaluation_settings({"flags": flags})):
+        return False
+    write_json(run.folder / "run.json", kept | {"evaluation": done | {"replaced_by": flags}})
+    return True
+
+
 def note_evaluation(run: Run) -> None:
     """Add to run.json which evaluation is finished."""
     checkpoint = newest_checkpoint(run.folder)
@@ -132,6 +147,29 @@ def note_evaluation(run: Run) -> None:
         raise UserError(f"the evaluation left no result file in {run.folder / 'eval'}")
     evaluation = {"flags": _evaluation_flags(run), "checkpoint": checkpoint.name, "files": files}
     write_json(run.folder / "run.json", (read_object(run.folder / "run.json") or {}) | {"evaluation": evaluation})
+
+
+def training_settings(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags and environment switches of an args.json that decide what is computed."""
+    return _settings(written.get("command", []), written.get("environment") or {})
+
+
+def evaluation_settings(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a run.json's evaluation that decide the answers."""
+    flags = evaluation.get("flags") or {}
+    return {name: tuple(values) for name, values in flags.items() if name not in INDIFFERENT_TO_ANSWERS}
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """The first name, by the alphabet, whose values differ, and both as words; None where there is none."""
+    for name in sorted(one.keys() | other.keys()):
+        if one.get(name) != other.get(name):
+            return name, _shown(one.get(name)), _shown(other.get(name))
+    return None
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(" ".join(value) if isinstance(value, tuple) else value)
 
 
 def step_of(run: Run) -> int:
@@ -169,24 +207,18 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 def _refuse_another(run: Run, written: Mapping[str, Any]) -> None:
     """Raise where args.json tells of other flags, or of environment switches that change what is computed."""
-    then, now = (_settings(flags_of(words)) for words in (written.get("command", []), run.train))
-    then |= {name: (written.get("environment") or {}).get(name) for name in ENVIRONMENT}
-    now |= {name: os.environ.get(name) for name in ENVIRONMENT}
-    for name in sorted(then.keys() | now.keys()):
-        before, after = then.get(name), now.get(name)
-        if before != after:
-            raise UserError(
-                f"{run.folder} holds another run: {name} was {_shown(before)} and is now {_shown(after)}; "
-                "remove the folder, or name another sweep"
-            )
+    now = _settings(run.train, os.environ)
+    if other := first_difference(training_settings(written), now):
+        name, before, after = other
+        raise UserError(
+            f"{run.folder} holds another run: {name} was {before} and is now {after}; "
+            "remove the folder, or name another sweep"
+        )
 
 
-def _settings(flags: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    return {name: values for name, values in flags.items() if name not in INDIFFERENT}
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else repr(" ".join(value) if isinstance(value, tuple) else value)
+def _settings(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    flags = {name: values for name, values in flags_of(command).items() if name not in INDIFFERENT}
+    return flags | {name: environment.get(name) for name in ENVIRONMENT}
 
 
 def _is_last(checkpoint: Path) -> bool:
@@ -197,15 +229,15 @@ def _is_last(checkpoint: Path) -> bool:
 def _is_evaluated(run: Run, kept: Mapping[str, Any], checkpoint: Path) -> bool:
     done = kept.get("evaluation") or {}
     return (
-        done.get("flags") == _evaluation_flags(run)
+        "replaced_by" not in done
+        and evaluation_settings(done) == evaluation_settings({"flags": _evaluation_flags(run)})
         and done.get("checkpoint") == checkpoint.name
         and all((run.folder / "eval" / name).is_file() for name in done["files"])
     )
 
 
 def _evaluation_flags(run: Run) -> dict[str, list[str]]:
-    flags = flags_of(run.evaluate)
-    return {name: list(values) for name, values in flags.items() if name not in ("model_path", "output_dir")}
+    return {name: list(values) for name, values in flags_of(run.evaluate).items() if name not in PLACES}
 
 
 def _chunks(words: Sequence[str], mark: str) -> list[list[str]]:

@@ -18,13 +18,16 @@ import numpy as np
 from swift.utils.errors import UserError
 from swift.utils.run_folder import newest_checkpoint, trainer_state
 from tools.result_files import load_runs
-from tools.sweep_runs import read_object
+from tools.sweep_runs import evaluation_settings, first_difference, read_object, training_settings
 from utils.statistics import Interval, difference_interval, mean_interval, patients
 
 SETTINGS = ("policy", "size", "learning_rate", "generations", "beta", "rewards")
 METRICS = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format", "length")
 COMPARED = ("accuracy", "kg_f1")
 BASELINE = "external_r1v_acc"
+# What may differ between the seeds of a setting: the seed, and where the data lie (their digest is compared instead).
+PER_RUN = {"seed", "dataset"}
+PER_REWARDS = {"reward_funcs", "reward_weights"}  # and between a setting and its baseline
 
 Setting = tuple[str, ...]  # values of SETTINGS
 
@@ -70,7 +73,8 @@ class Row:
 
 
 def read_sweep(folder: Path) -> tuple[list[SweepRun], list[str]]:
-    """The runs of a sweep, and the patient of each question. Raises UserError where there is nothing to summarise."""
+    """The runs of a sweep, and the patient of each question. Raises UserError where there is nothing to summarise, and
+    where runs of one setting, or of a setting and its baseline, were made with different flags."""
     entries = (read_object(folder / "sweep.json") or {}).get("runs")
     if not entries:
         raise UserError(f"{folder} has no sweep.json with runs; give the folder that train_loop.sh wrote")
@@ -83,6 +87,7 @@ def read_sweep(folder: Path) -> tuple[list[SweepRun], list[str]]:
         setting = tuple(entry[name] for name in SETTINGS)
         history = _history(folder / entry["folder"])
         runs.append(SweepRun(tag, setting, entry["seed"], entry["status"], entry["reason"], metrics, history))
+    _refuse_different(folder, runs, entries)
     questions = next(iter(loaded.values())).results if loaded else []
     return runs, patients(questions)
 
@@ -148,9 +153,38 @@ def _over_seeds(runs: Sequence[SweepRun], metric: str) -> np.ndarray:
     return np.mean([run.metrics[metric] for run in runs], axis=0)
 
 
+def _refuse_different(folder: Path, runs: Iterable[SweepRun], entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise where runs that are averaged over seeds, or compared but for their rewards, differ in other flags too."""
+    first: dict[tuple[str, Setting], tuple[str, dict[str, Any]]] = {}
+    for run in runs:
+        if not (run.counts or run.history):
+            continue
+        for what, made in _how_made(folder / entries[run.tag]["folder"], run.counts).items():
+            for setting, left_out in ((run.setting, set()), (run.setting[:-1], PER_REWARDS)):
+                kept = {name: value for name, value in made.items() if name not in left_out}
+                other, before = first.setdefault((what, setting), (run.tag, kept))
+                if difference := first_difference(before, kept):
+                    name, one, another = difference
+                    raise UserError(
+                        f"{folder}: runs {other} and {run.tag} would count as the same but for seed and rewards, yet "
+                        f"{name} of the {what} is {one} in the first and {another} in the second; sweep other settings "
+                        "into another SWEEP folder"
+                    )
+
+
+def _how_made(run: Path, evaluated: bool) -> dict[str, dict[str, Any]]:
+    """Settings of a run's training and, where it counts, of its evaluation."""
+    kept = read_object(run / "run.json") or {}
+    training = training_settings(read_object(run / "args.json") or {}) | {"data_sha256": kept.get("data_sha256")}
+    made = {"training": {name: value for name, value in training.items() if name not in PER_RUN}}
+    return made | ({"evaluation": evaluation_settings(kept.get("evaluation") or {})} if evaluated else {})
+
+
 def _result_files(run: Path) -> list[Path]:
     """The result files of a run's finished evaluation."""
     evaluation = (read_object(run / "run.json") or {}).get("evaluation") or {}
+    if "replaced_by" in evaluation:
+        return []
     files = [run / "eval" / name for name in evaluation.get("files", ())]
     return files if all(file.is_file() for file in files) else []
 

@@ -7,16 +7,17 @@ from collections.abc import Set
 from ReXKG.graph import set_scores
 from utils.answers import has_think_answer_shape, think_span
 
-# Both of a pair cannot be true of one question, so naming both says nothing.
+# To name both of a pair is a hedge, unless the reference names both.
 CONTRADICTIONS = (frozenset({"yes", "no"}), frozenset({"m", "f"}), frozenset({"ap", "pa"}))
 
 
 def answers_f1(predicted: Set[str], reference: Set[str]) -> float:
-    """F1 of two sets of answers, 1.0 where both are empty; 0.0 for a prediction that contradicts itself.
+    """F1 of two sets of answers, 1.0 where both are empty; 0.0 for a prediction that holds both of a contradictory pair
+    which the reference does not hold.
 
     By F1 alone "yes, no" would be worth 2/3 and pay more than a guess, which is right half the time.
     """
-    if any(pair <= predicted for pair in CONTRADICTIONS):
+    if any(pair <= predicted and not pair <= reference for pair in CONTRADICTIONS):
         return 0.0
     return set_scores(set(predicted), set(reference)).f1
 
