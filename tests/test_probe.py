@@ -101,7 +101,7 @@ def test_a_model_that_bends_its_logits_is_refused(llava, records):
     [
         (lambda folder: (folder / "chat_template.jinja").unlink(), "has no chat template"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "its processor cannot be built"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "weights cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors cannot be read"),
         (
             lambda folder: (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}"),
             "chat template refuses the turns",

@@ -13,7 +13,7 @@ from swift.cli.evaluation_arguments import EvaluationArguments, TokenArguments
 from swift.cli.evaluation_results import question_id, with_explanation
 from swift.cli.partial_results import Partial, partial_path, partial_paths, read_partial, remove_partial
 from swift.llm.adapters import CONFIG
-from swift.llm.checkpoint import is_adapter
+from swift.llm.checkpoint import is_adapter, resolve_checkpoint
 from swift.llm.controls import blank_images, shuffle_images
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.images import ImageSource
@@ -276,7 +276,8 @@ def weight_digests(checkpoint: Path, base: str | None) -> list[str]:
     if not is_adapter(checkpoint):
         return [folder_digest(checkpoint)]
     try:
-        named = base or json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        stored = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        named = resolve_checkpoint(base) if base else stored
     except (OSError, ValueError, KeyError):
         named = None  # loading says what is wrong
     return [folder_digest(folder) for folder in (checkpoint, named) if folder]

@@ -104,7 +104,9 @@ def attention_implementation(name: str | None) -> str:
 
 
 def _base_of(path: Path, override: str | Path | None) -> Path:
-    base = override or read_json(path / CONFIG, "copy the folder again").get("base_model_name_or_path")
+    if override:
+        return resolve_checkpoint(override)
+    base = read_json(path / CONFIG, "copy the folder again").get("base_model_name_or_path")
     if not base or not (Path(base) / "config.json").exists():
         raise UserError(f"{path / CONFIG}: its base model, {base}, is not there; name its folder as the base")
     return Path(base)
