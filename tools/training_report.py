@@ -20,7 +20,7 @@ from typing import Any
 
 from swift.trainers.curves import curve_label, panels
 from swift.utils.errors import UserError, reports_user_errors
-from swift.utils.files import write_text
+from swift.utils.files import read_json, write_text
 from swift.utils.logger import get_logger
 from tools.page import render_page
 from tools.token_columns import token_columns
@@ -38,12 +38,8 @@ logger = get_logger()
 
 def read_arguments(run: Path) -> dict[str, Any]:
     """The arguments in the run's args.json; empty without the file."""
-    try:
-        return json.loads((run / "args.json").read_text(encoding="utf-8")).get("arguments", {})
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run / 'args.json'} cannot be read ({error}); mend or remove it") from error
+    path = run / "args.json"
+    return read_json(path, "mend or remove it").get("arguments", {}) if path.exists() else {}
 
 
 def read_history(run: Path) -> list[Row]:

@@ -12,8 +12,7 @@ from typing import Any
 from swift.cli.evaluation_arguments import EvaluationArguments, TokenArguments
 from swift.cli.evaluation_results import question_id, with_explanation
 from swift.cli.partial_results import Partial, partial_path, partial_paths, read_partial, remove_partial
-from swift.llm.adapters import CONFIG
-from swift.llm.checkpoint import is_adapter, resolve_checkpoint
+from swift.llm.checkpoint import base_of, is_adapter
 from swift.llm.controls import blank_images, shuffle_images
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.images import ImageSource
@@ -275,12 +274,7 @@ def weight_digests(checkpoint: Path, base: str | None) -> list[str]:
     """Of the checkpoint, and of the full folder below an adapter."""
     if not is_adapter(checkpoint):
         return [folder_digest(checkpoint)]
-    try:
-        stored = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        named = resolve_checkpoint(base) if base else stored
-    except (OSError, ValueError, KeyError):
-        named = None  # loading says what is wrong
-    return [folder_digest(folder) for folder in (checkpoint, named) if folder]
+    return [folder_digest(folder) for folder in (checkpoint, base_of(checkpoint, base))]
 
 
 def result_path(checkpoint: Path, questions: QuestionFile, arguments: EvaluationArguments) -> Path:

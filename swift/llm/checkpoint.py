@@ -24,7 +24,7 @@ from swift.llm.card import write_card
 from swift.llm.policy import Policy, trainable_parameters
 from swift.llm.shards import copy_tensors, find_shards, list_tensors, listed
 from swift.utils.errors import UserError
-from swift.utils.files import write_json
+from swift.utils.files import read_json, write_json
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import newest_checkpoint
 
@@ -50,6 +50,16 @@ def resolve_checkpoint(path: str | Path) -> Path:
 def is_adapter(path: Path) -> bool:
     """Whether ``path`` is an adapter folder."""
     return (path / adapters.CONFIG).exists()
+
+
+def base_of(path: Path, override: str | Path | None) -> Path:
+    """The full folder below the adapter folder ``path``: ``override``, or the one it names. Raises UserError."""
+    if override:
+        return resolve_checkpoint(override)
+    base = read_json(path / adapters.CONFIG, "copy the folder again").get("base_model_name_or_path")
+    if not base or not (Path(base) / "config.json").exists():
+        raise UserError(f"{path / adapters.CONFIG}: its base model, {base}, is not there; name its folder as the base")
+    return Path(base)
 
 
 def is_small(model: nn.Module) -> bool:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers.utils import is_flash_attn_2_available
 
-from swift.llm.adapters import CONFIG, FOLDERS, inject_adapter
+from swift.llm.adapters import FOLDERS, inject_adapter
 from swift.llm.assemble import empty_model, fill, match_tensors, read_generation_config, refuse_zero_adapters
 from swift.llm.base_weights import check_base
-from swift.llm.checkpoint import is_adapter, resolve_checkpoint
+from swift.llm.checkpoint import base_of, is_adapter, resolve_checkpoint
 from swift.llm.dtypes import weight_type
 from swift.llm.image_processor import DynamicHDImageProcessor
 from swift.llm.layouts import Checkpoint, read_checkpoint, with_adapter
@@ -41,11 +41,11 @@ def load_policy(
     """
     path = resolve_checkpoint(path)
     attention = attention_implementation(attn_impl)
-    full = _base_of(path, base) if is_adapter(path) else path
+    full = base_of(path, base) if is_adapter(path) else path
     if is_other_model(read_json(full / "config.json", "give the folder of a model").get("model_type")):
         policy = _with_adapters(load_other_model(full, dtype, attention, dynamic_hd), path)
     else:
-        policy = _load_phi4(path, find_checkpoint(path, base), dtype, attention, dynamic_hd)
+        policy = _load_phi4(path, find_checkpoint(path, full), dtype, attention, dynamic_hd)
     model = policy.model.eval()
     model.requires_grad_(False)
     logger.info("loaded %s (%s, %s)", path, model.dtype, model.config._attn_implementation)
@@ -87,7 +87,7 @@ def _load_phi4(
 def find_checkpoint(path: Path, base: str | Path | None = None) -> Checkpoint:
     """What lies in ``path``, a full or an adapter folder; ``base`` as in :func:`load_policy`."""
     if is_adapter(path):
-        return with_adapter(read_checkpoint(_base_of(path, base)), path)
+        return with_adapter(read_checkpoint(base_of(path, base)), path)
     return read_checkpoint(path)
 
 
@@ -101,15 +101,6 @@ def attention_implementation(name: str | None) -> str:
         logger.warning("flash attention needs CUDA and the flash-attn package: using sdpa instead")
         return "sdpa"
     return name
-
-
-def _base_of(path: Path, override: str | Path | None) -> Path:
-    if override:
-        return resolve_checkpoint(override)
-    base = read_json(path / CONFIG, "copy the folder again").get("base_model_name_or_path")
-    if not base or not (Path(base) / "config.json").exists():
-        raise UserError(f"{path / CONFIG}: its base model, {base}, is not there; name its folder as the base")
-    return Path(base)
 
 
 def _image_processor(files: Path, model: nn.Module, dynamic_hd: int | None) -> DynamicHDImageProcessor:

@@ -18,12 +18,12 @@ from torch import nn
 from swift.llm.dataset import Record
 from swift.llm.image_cache import DECODING_THREADS
 from swift.llm.images import image_size
-from swift.llm.policy import Policy, is_phi4
+from swift.llm.policy import Policy, embeds_prompts_frozen, is_phi4, prompt_embeddings
 from swift.llm.template import EncodedPrompt
 from swift.llm.templates import Template
 from swift.trainers.rlhf_trainer.batch import Completions, collate_completions, collate_prompts
 from swift.trainers.rlhf_trainer.rollout import Sampling, generate, prompt_uniforms
-from swift.trainers.rlhf_trainer.scoring import score
+from swift.trainers.rlhf_trainer.scoring import score, why_plain
 from swift.trainers.shrinking import generate_shrinking
 from swift.trainers.token_scores import TokenScores, token_scores
 from swift.utils.errors import UserError
@@ -229,6 +229,8 @@ def _answer(
         return []
     device = policy.model.device
     prompts = collate_prompts([prompt for _, prompt in read], template.pad_token_id, device)
+    if task.alternatives is not None and embeds_prompts_frozen(policy.model):  # written and scored: images encoded once
+        prompts = prompts.with_embeds(prompt_embeddings(policy.model, prompts.input_ids, prompts.images))
     if task.given is not None:
         texts = [template.encode_completion(task.given(records[index])) for index, _ in read]
         completions = collate_completions(texts, template.pad_token_id, device)
@@ -238,7 +240,7 @@ def _answer(
         completions = decode(policy.model, prompts, task.num_samples, task.sampling, uniforms)
     scores: Sequence[TokenScores | None] = [None] * len(completions)
     if task.alternatives is not None:
-        packed = task.num_samples > 1 and is_phi4(policy.model)
+        packed = task.num_samples > 1 and is_phi4(policy.model) and why_plain(policy.model) is None
         with torch.no_grad():
             found = score(
                 policy.model,
