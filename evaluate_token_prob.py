@@ -17,10 +17,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from swift.cli.evaluation import run_evaluation
-from swift.cli.evaluation_arguments import TokenArguments
-from swift.utils.cli import FlagParser
+from swift.evaluation.arguments import TokenArguments
+from swift.evaluation.run import run_evaluation
 from swift.utils.errors import reports_user_errors
+from swift.utils.flags import FlagParser
 
 
 @reports_user_errors

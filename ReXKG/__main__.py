@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ReXKG.dot import to_dot
-from ReXKG.folders import find_models
 from ReXKG.graph import Graph
-from ReXKG.lexicon import LexiconExtractor
+from ReXKG.lexicon.extractor import LexiconExtractor
+from ReXKG.neural.folders import find_models
 from ReXKG.terminal import format_graph, printable, wrap
 
 WIDEST_LINE = 100
@@ -68,7 +68,7 @@ def _read_graphs(args: argparse.Namespace, texts: list[str]) -> list[Graph]:
         raise ValueError(
             f"--models {args.models}: holds no run_entity and run_relation with weights; name their folder"
         )
-    from ReXKG.neural import NeuralExtractor  # only here: who reads with the lexicon need not wait for torch
+    from ReXKG.neural.extractor import NeuralExtractor  # only here: who reads with the lexicon need not wait for torch
 
     return NeuralExtractor(folders)(texts)
 

@@ -1,4 +1,4 @@
-"""Train the neural extractor's models on annotated sentences (PURE JSON lines, see ReXKG/annotations.py):
+"""Train the neural extractor's models on annotated sentences (PURE JSON lines, see ReXKG/neural/annotations.py):
 
     python -m ReXKG.train entity   --train train.jsonl --dev dev.jsonl --encoder BERT --output_dir kg/run_entity
     python -m ReXKG.train relation --train train.jsonl --dev dev.jsonl --encoder BERT --output_dir kg/run_relation
@@ -21,20 +21,20 @@ from typing import Any
 
 import torch
 
-from ReXKG.annotations import Sentence, read_annotations
-from ReXKG.checkpoint import load_encoder, load_model, read_config, save_json, save_model
-from ReXKG.encoder import write_encoder
-from ReXKG.entity.model import EntityModel
-from ReXKG.entity.reader import EntityReader
-from ReXKG.entity.training import EntityTask
-from ReXKG.evaluation import format_agreement
-from ReXKG.folders import WEIGHT_FILES
-from ReXKG.pieces import WordPieces
-from ReXKG.relation.markers import read_markers, write_markers
-from ReXKG.relation.model import RelationModel
-from ReXKG.relation.reader import RelationReader
-from ReXKG.relation.training import RelationTask
-from ReXKG.training import Settings, Task, fit
+from ReXKG.neural.agreement import format_agreement
+from ReXKG.neural.annotations import Sentence, read_annotations
+from ReXKG.neural.checkpoint import load_encoder, load_model, read_config, save_json, save_model
+from ReXKG.neural.encoder import write_encoder
+from ReXKG.neural.entity.model import EntityModel
+from ReXKG.neural.entity.reader import EntityReader
+from ReXKG.neural.entity.task import EntityTask
+from ReXKG.neural.fit import Settings, Task, fit
+from ReXKG.neural.folders import WEIGHT_FILES
+from ReXKG.neural.pieces import WordPieces
+from ReXKG.neural.relation.markers import read_markers, write_markers
+from ReXKG.neural.relation.model import RelationModel
+from ReXKG.neural.relation.reader import RelationReader
+from ReXKG.neural.relation.task import RelationTask
 
 REPORT = "train_report.json"
 

@@ -20,15 +20,9 @@ from pathlib import Path
 import torch
 
 from bench.timing import compare
-from swift.cli.evaluation_jobs import SWEEP
-from swift.llm.checkpoint import resolve_checkpoint
-from swift.llm.dataset import Record, load_records
-from swift.llm.image_cache import CACHE_BYTES
-from swift.llm.image_processor import DynamicHDImageProcessor
-from swift.llm.model import load_policy
-from swift.llm.policy import Policy
-from swift.llm.template import Phi4Template
-from swift.trainers.inference import (
+from swift.engine.batch import collate_prompts
+from swift.engine.sampling import generate
+from swift.evaluation.answering import (
     Batching,
     Task,
     answer_batches,
@@ -37,8 +31,14 @@ from swift.trainers.inference import (
     greedy,
     make_batches,
 )
-from swift.trainers.rlhf_trainer.batch import collate_prompts
-from swift.trainers.rlhf_trainer.rollout import generate
+from swift.evaluation.jobs import SWEEP
+from swift.llm.checkpoint.load import load_policy
+from swift.llm.checkpoint.save import resolve_checkpoint
+from swift.llm.dataset import Record, load_records
+from swift.llm.images.cache import CACHE_BYTES
+from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
+from swift.llm.policy import Policy
+from swift.llm.template.phi4 import Phi4Template
 from swift.utils.errors import reports_user_errors
 
 

@@ -22,12 +22,12 @@ from torch.nn.functional import linear
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
 from bench.timing import Comparison, compare
-from swift.llm.adapters import add_vision_adapter
-from swift.llm.template import EncodedPrompt
-from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_prompts
-from swift.trainers.rlhf_trainer.chunked_head import ChunkedLogProbs
-from swift.trainers.rlhf_trainer.rollout import Sampling, generate
-from swift.trainers.rlhf_trainer.scoring import score
+from swift.engine.batch import Completions, PromptBatch, collate_prompts
+from swift.engine.chunked_head import ChunkedLogProbs
+from swift.engine.logprobs import score
+from swift.engine.sampling import Sampling, generate
+from swift.llm.checkpoint.adapters import add_vision_adapter
+from swift.llm.template.phi4 import EncodedPrompt
 from tools.demo_world.policy import policy_config, train_tokenizer
 
 VOCABULARY = 200_064

@@ -24,9 +24,9 @@ import torch
 from PIL import Image
 
 from swift.llm.dataset import Record
-from swift.llm.image_processor import DynamicHDImageProcessor
-from swift.llm.images import ImageSource
-from swift.llm.template import IMAGE_TOKEN, Phi4Template
+from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
+from swift.llm.images.source import ImageSource
+from swift.llm.template.phi4 import IMAGE_TOKEN, Phi4Template
 from tools.demo_world.policy import train_tokenizer
 
 

@@ -14,7 +14,7 @@ import json
 import sys
 import time
 
-from ReXKG.lexicon import LexiconExtractor
+from ReXKG.lexicon.extractor import LexiconExtractor
 
 ROUNDS = 3
 

@@ -19,7 +19,7 @@ import random
 import sys
 import time
 
-from ReXKG.lexicon import LexiconExtractor
+from ReXKG.lexicon.extractor import LexiconExtractor
 
 BATCH = 64
 

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from ReXKG.annotations import Sentence
-from ReXKG.checkpoint import load_encoder, read_config, save_json, save_model
-from ReXKG.encoder import write_encoder
-from ReXKG.entity.model import EntityModel
-from ReXKG.entity.reader import EntityReader
-from ReXKG.folders import ModelFolders
 from ReXKG.graph import Graph, merge_sentences
-from ReXKG.neural import NeuralExtractor
-from ReXKG.pieces import WordPieces
-from ReXKG.relation.markers import read_markers, write_markers
-from ReXKG.relation.model import LONGEST_INPUT, RelationBatch, RelationModel
-from ReXKG.relation.reader import Pair, RelationReader
+from ReXKG.neural.annotations import Sentence
+from ReXKG.neural.checkpoint import load_encoder, read_config, save_json, save_model
+from ReXKG.neural.encoder import write_encoder
+from ReXKG.neural.entity.model import EntityModel
+from ReXKG.neural.entity.reader import EntityReader
+from ReXKG.neural.extractor import NeuralExtractor
+from ReXKG.neural.folders import ModelFolders
+from ReXKG.neural.pieces import WordPieces
+from ReXKG.neural.relation.markers import read_markers, write_markers
+from ReXKG.neural.relation.model import LONGEST_INPUT, RelationBatch, RelationModel
+from ReXKG.neural.relation.reader import Pair, RelationReader
 from ReXKG.text import split_sentences, tokenize
 
 ENTITY_SHARE = 0.35  # of words, all entities of one word

@@ -32,11 +32,11 @@ from bench.kg_lexicon import make_sentences, sentences_per_second
 from bench.kg_models import naive_extractor, naive_graphs, write_models
 from bench.reward_share import seconds_a_step, short_run_seconds
 from plugin import KnowledgeGraphORM
-from ReXKG.bert import encode
-from ReXKG.folders import ModelFolders
 from ReXKG.graph import Graph
-from ReXKG.neural import CACHED_SENTENCES, NeuralExtractor
-from ReXKG.relation.model import LONGEST_INPUT
+from ReXKG.neural.bert import encode
+from ReXKG.neural.extractor import CACHED_SENTENCES, NeuralExtractor
+from ReXKG.neural.folders import ModelFolders
+from ReXKG.neural.relation.model import LONGEST_INPUT
 from ReXKG.text import split_sentences, tokenize
 from swift.utils.errors import reports_user_errors
 from tools.demo_world.dataset import WorldConfig, build_world

@@ -26,10 +26,10 @@ import transformers
 from accelerate import init_empty_weights
 from safetensors.torch import save_file
 
-from swift.llm.adapters import add_vision_adapter
-from swift.llm.model import load_policy
-from swift.llm.remote_config import remote_config, remote_lora
-from swift.llm.remote_layout import remote_name
+from swift.llm.checkpoint.adapters import add_vision_adapter
+from swift.llm.checkpoint.load import load_policy
+from swift.llm.checkpoint.remote_config import remote_config, remote_lora
+from swift.llm.checkpoint.remote_names import remote_name
 from swift.utils.files import write_json
 from tools.convert_checkpoint import main as convert
 from tools.demo_world.policy import policy_config, train_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.builders import write_world
+from tests.support.builders import write_world
 from utils import get_knowledge_graph
 
 # The models are so small that a second thread costs more than it brings.

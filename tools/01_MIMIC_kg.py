@@ -1,11 +1,11 @@
-"""Graphs of radiology reports: see tools/kg_commands.py, or --help."""
+"""Graphs of radiology reports: see tools/kg_audit/commands.py, or --help."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.kg_commands import report_graphs
+from tools.kg_audit.commands import report_graphs
 
 if __name__ == "__main__":
     sys.exit(report_graphs())

@@ -21,12 +21,12 @@ from typing import Any
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
 from tools.evaluation_report import add_report_flags, check_report_flags, count_line, write_report
-from tools.report_numbers import Comparison, Numbers, compute_numbers, number
-from tools.result_files import find_files, load_runs, writable
-from tools.text_table import align
+from tools.reports.numbers import Comparison, Numbers, compute_numbers, number
+from tools.reports.result_files import find_files, load_runs, writable
+from tools.reports.tables import align
 from utils.get_knowledge_graph import extractor_name
+from utils.intervals import Interval
 from utils.metrics import TRAINING_RULE
-from utils.statistics import Interval
 
 SUMMARY_METRICS = ("accuracy", "kg_jaccard", "entity_f1", "length")
 STAGES = {"sft": "SFT", "grpo": "GRPO", "blind": "blind"}  # runs with flags of their own, and what readers call them

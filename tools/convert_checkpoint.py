@@ -25,18 +25,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from swift.llm.adapters import CONFIG, FOLDERS, PREFIX, WEIGHTS
-from swift.llm.assemble import empty_model, match_tensors, refuse_zero_adapters
-from swift.llm.checkpoint import resolve_checkpoint
-from swift.llm.layouts import Adapter, Checkpoint, read_json
-from swift.llm.model import find_checkpoint
-from swift.llm.remote_config import processor_config, remote_config, remote_lora
-from swift.llm.remote_layout import remote_lora_name, remote_name
-from swift.llm.shards import Stored, bits, list_tensors, read_tensor, same_bytes
+from swift.llm.checkpoint.adapters import CONFIG, FOLDERS, PREFIX, WEIGHTS
+from swift.llm.checkpoint.assemble import empty_model, match_tensors, refuse_zero_adapters
+from swift.llm.checkpoint.checksums import CHECKSUMS, checksums, verify_checksums
+from swift.llm.checkpoint.layouts import Adapter, Checkpoint, read_json
+from swift.llm.checkpoint.load import find_checkpoint
+from swift.llm.checkpoint.remote_config import processor_config, remote_config, remote_lora
+from swift.llm.checkpoint.remote_names import remote_lora_name, remote_name
+from swift.llm.checkpoint.save import resolve_checkpoint
+from swift.llm.checkpoint.stored_tensors import Stored, bits, list_tensors, read_tensor, same_bytes
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
 from swift.utils.logger import get_logger
-from tools.checksums import CHECKSUMS, checksums, verify_checksums
 
 CODE = "modeling_phi4mm.py"
 COPIED = (

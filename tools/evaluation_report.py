@@ -16,12 +16,11 @@ from pathlib import Path
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json, write_text
 from swift.utils.logger import get_logger
-from tools.report_numbers import Numbers, compute_numbers, main_table, metrics_document, number_table
-from tools.report_page import render_report
-from tools.result_files import Run, find_files, load_runs, writable
-from tools.table_export import to_csv, to_latex, to_markdown
-from tools.text_table import align
-from utils.statistics import patients
+from tools.reports.evaluation_page import render_report
+from tools.reports.numbers import Numbers, compute_numbers, main_table, metrics_document, number_table
+from tools.reports.result_files import Run, find_files, load_runs, writable
+from tools.reports.tables import align, to_csv, to_latex, to_markdown
+from utils.intervals import patients
 
 logger = get_logger()
 

@@ -14,11 +14,11 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ReXKG.annotations import Sentence, document
-from ReXKG.attachment import attach
-from ReXKG.lexicon import LexiconExtractor
-from ReXKG.mentions import Mention, Relation
-from ReXKG.polarity import resolve_polarity
+from ReXKG.lexicon.attachment import attach
+from ReXKG.lexicon.extractor import LexiconExtractor
+from ReXKG.lexicon.polarity import resolve_polarity
+from ReXKG.neural.annotations import Sentence, document
+from ReXKG.neural.mentions import Mention, Relation
 from ReXKG.text import split_sentences, tokenize
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json_lines

@@ -5,7 +5,7 @@
     python -m tools.sample_data --source FILE --results FILE_results.json --policies hard_uniform --sizes 1000
 
 A sample goes to <root>/annotations/<policy>/<size>.json, with a <size>.manifest.json beside it that says what it was
-drawn from. `tools.sampling` has the policies. Hard items are those that a model got wrong: by their own field
+drawn from. `tools.samples.policies` has the policies. Hard items are those that a model got wrong: by their own field
 is_correct, or by result files of evaluate.py over the pool, where several samples a question make a pass rate. Patients
 of the evaluation files are looked for in the pool, and refused unless --shared_patients says what to do.
 Equal arguments and files give equal bytes.
@@ -27,7 +27,8 @@ from swift.llm.dataset import check_records, load_records
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import replacing, write_json
 from swift.utils.logger import get_logger
-from tools.sample_sources import (
+from tools.samples.policies import ALIASES, POLICIES, Draw, Policy, Settings, borrowing, draw, largest_remainder
+from tools.samples.pools import (
     Item,
     Questions,
     Source,
@@ -39,7 +40,6 @@ from tools.sample_sources import (
     sha256,
     training_record,
 )
-from tools.sampling import ALIASES, POLICIES, Draw, Policy, Settings, borrowing, draw, largest_remainder
 from utils.metrics import ACCURACY_RULES, TRAINING_RULE
 
 logger = get_logger()

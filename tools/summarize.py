@@ -19,8 +19,9 @@ from pathlib import Path
 from swift.utils.errors import reports_user_errors
 from swift.utils.files import write_json, write_text
 from swift.utils.logger import get_logger
-from tools.sweep_plots import draw_sizes, draw_steps
-from tools.sweep_summary import (
+from tools.reports.tables import align, to_csv, to_html, to_latex, to_markdown
+from tools.sweeps.plots import draw_sizes, draw_steps
+from tools.sweeps.summary import (
     BASELINE,
     COMPARED,
     METRICS,
@@ -31,9 +32,7 @@ from tools.sweep_summary import (
     read_sweep,
     summarise,
 )
-from tools.table_export import to_csv, to_html, to_latex, to_markdown
-from tools.text_table import align
-from utils.statistics import Interval
+from utils.intervals import Interval
 
 HEADINGS = {
     "policy": "sampling",

@@ -26,9 +26,9 @@ from typing import Any
 
 from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
 from swift.utils.files import write_json
-from tools.sweep_jobs import POLL_SECONDS, ROOT, Job, locked, start_job
-from tools.sweep_runs import Run, Stage, next_stage, note_evaluation, note_start, parse_plan, read_object, step_of
-from tools.text_table import align
+from tools.reports.tables import align
+from tools.sweeps.jobs import POLL_SECONDS, ROOT, Job, locked, start_job
+from tools.sweeps.runs import Run, Stage, next_stage, note_evaluation, note_start, parse_plan, read_object, step_of
 
 
 class Ledger:

@@ -22,8 +22,8 @@ from swift.trainers.curves import curve_label, panels
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import read_json, write_text
 from swift.utils.logger import get_logger
-from tools.page import render_page
-from tools.token_columns import token_columns
+from tools.reports.page import render_page
+from tools.reports.token_columns import token_columns
 
 FLAT = 1e-6  # the spread of rewards at or below which the trainer calls a group one without spread
 FACTS = (

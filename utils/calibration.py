@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from utils.answers import first_sentence
-from utils.statistics import LEVEL, RESAMPLES, Interval
+from utils.intervals import LEVEL, RESAMPLES, Interval
 
 BINS = 10
 _OPENING, _CLOSING = "<answer>", "</answer>"
@@ -122,7 +122,7 @@ def statistic_interval(
     seed: int = 0,
 ) -> Interval | None:
     """The value and 95% percentile bootstrap interval of any ``statistic`` of row numbers; clusters are drawn as in
-    :func:`utils.statistics.mean_interval`. Resamples where it is None do not count; None where it is None of all."""
+    :func:`utils.intervals.mean_interval`. Resamples where it is None do not count; None where it is None of all."""
     whole = statistic(np.arange(len(clusters)))
     if whole is None:
         return None

@@ -15,12 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ReXKG.folders import ModelFolders, find_models
 from ReXKG.graph import Graph
-from ReXKG.lexicon import LexiconExtractor
+from ReXKG.lexicon.extractor import LexiconExtractor
+from ReXKG.neural.folders import ModelFolders, find_models
 
 if TYPE_CHECKING:
-    from ReXKG.neural import NeuralExtractor
+    from ReXKG.neural.extractor import NeuralExtractor
 
 CHOICES = ("auto", "neural", "lexicon")
 PUBLISHED_PLACE = Path(__file__).parent / "test_REXKG"
@@ -58,7 +58,7 @@ def _extractor(device: str | None) -> LexiconExtractor | NeuralExtractor:
     folders = None if choice == "lexicon" else _find_models(required=choice == "neural")
     if folders:
         # Only here: who reads with the lexicon need not wait for torch.
-        from ReXKG.neural import NeuralExtractor
+        from ReXKG.neural.extractor import NeuralExtractor
 
         extractor = NeuralExtractor(folders, device, os.environ.get("REXKG_MARKERS") or "checkpoint")
         logger.info("knowledge graphs are read by %s from %s", extractor.name, folders.entity.parent)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from utils.calibration import calibration
+from utils.intervals import patients, ratio_intervals
 from utils.metrics import RULES, TRAINING_RULE, Result, answer_scores, question_metrics
-from utils.statistics import patients, ratio_intervals
 
 TYPES = ("question_type", "semantic_type", "content_type")
 

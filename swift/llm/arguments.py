@@ -17,9 +17,9 @@ from typing import Any, Literal
 from transformers import SchedulerType, TrainingArguments
 
 from swift.llm.deepspeed_configs import deepspeed_config
-from swift.utils.cli import FlagParser
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
+from swift.utils.flags import FlagParser
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step, newest_checkpoint
 

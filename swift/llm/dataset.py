@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from swift.llm.images import ImageSource, check_image, is_base64
+from swift.llm.images.source import ImageSource, check_image, is_base64
 from swift.utils.errors import UserError
 
 ROLES = ("system", "user", "assistant")

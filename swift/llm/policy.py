@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from swift.llm.image_processor import DynamicHDImageProcessor
-from swift.llm.vision_processor import VisionProcessor
+from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
+from swift.llm.images.hf_processor import VisionProcessor
 
 
 @dataclass(frozen=True)

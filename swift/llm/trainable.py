@@ -6,8 +6,8 @@ import re
 
 from torch import nn
 
-from swift.llm.adapters import HEAD, add_vision_adapter
 from swift.llm.arguments import ModelArguments
+from swift.llm.checkpoint.adapters import HEAD, add_vision_adapter
 from swift.llm.policy import input_embeddings
 from swift.utils.errors import UserError
 from utils.freezing import untie_head

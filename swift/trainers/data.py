@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from swift.llm.dataset import Record
-from swift.llm.template import EncodedPrompt
-from swift.llm.templates import Template
+from swift.llm.template.choose import Template
+from swift.llm.template.phi4 import EncodedPrompt
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from swift.llm.checkpoint import is_small, load_weights, save_policy
+from swift.llm.checkpoint.save import is_small, load_weights, save_policy
 from swift.llm.policy import Policy
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.metrics import Means

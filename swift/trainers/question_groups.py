@@ -3,7 +3,7 @@
 An X-ray is 500 to 3,000 tokens and comes with several questions, so a row for each question would spend most of its
 work on copies of the image. Here the tokens that the prompts of a group share are the prompt of a packed row; the rest
 of each prompt and its solution are one of the completions of that row, of which only the solution is learned. The loss
-is that of separate rows (`swift.trainers.rlhf_trainer.packing`).
+is that of separate rows (`swift.engine.packing`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from swift.engine.batch import Completions, PromptBatch, collate_completions, collate_prompts
 from swift.llm.dataset import Record, image_placeholders
-from swift.llm.template import EncodedPrompt
-from swift.llm.templates import Template
+from swift.llm.template.choose import Template
+from swift.llm.template.phi4 import EncodedPrompt
 from swift.trainers.data import PromptDataset, PromptItem
-from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch, collate_completions, collate_prompts
 
 
 class QuestionGroups(Dataset):

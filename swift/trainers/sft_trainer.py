@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swift.engine.batch import Completions, PromptBatch
+from swift.engine.logprobs import score
+from swift.engine.probe import choose_paths
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy
-from swift.llm.templates import Template
+from swift.llm.template.choose import Template
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.question_groups import QuestionGroups, collate_groups
-from swift.trainers.rlhf_trainer.batch import Completions, PromptBatch
-from swift.trainers.rlhf_trainer.probe import choose_paths
-from swift.trainers.rlhf_trainer.scoring import score
 
 Batch = tuple[PromptBatch, Completions, Tensor]  # as collate_groups gives it
 

@@ -20,9 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from swift.llm.adapters import add_vision_adapter
-from swift.llm.checkpoint import save_policy
-from swift.llm.image_processor import DynamicHDImageProcessor
+from swift.llm.checkpoint.adapters import add_vision_adapter
+from swift.llm.checkpoint.save import save_policy
+from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.llm.policy import Policy
 
 SPECIAL_TOKENS = (

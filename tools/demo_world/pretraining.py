@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from swift.llm.checkpoint import save_policy
+from swift.engine.batch import collate_completions, collate_prompts
+from swift.engine.logprobs import score
+from swift.llm.checkpoint.load import load_policy
+from swift.llm.checkpoint.save import save_policy
 from swift.llm.dataset import Record
-from swift.llm.image_processor import ProcessedImage, collate
-from swift.llm.images import ImageSource
-from swift.llm.model import load_policy
+from swift.llm.images.dynamic_hd import ProcessedImage, collate
+from swift.llm.images.source import ImageSource
 from swift.llm.policy import Policy
-from swift.llm.template import EncodedPrompt, Phi4Template
-from swift.trainers.rlhf_trainer.batch import collate_completions, collate_prompts
-from swift.trainers.rlhf_trainer.scoring import score
+from swift.llm.template.phi4 import EncodedPrompt, Phi4Template
 from tools.demo_world.facts import DEVICES, KINDS, SEXES, SIDES, VIEWS, Finding, Study
 from tools.demo_world.reports import report_of
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from swift.trainers.rlhf_trainer.groups import Rollout
+from swift.trainers.rlhf_trainer.rollout import Rollout
 from swift.utils.files import replacing
 
 

@@ -18,21 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from swift.engine.batch import collate_prompts
+from swift.engine.logprobs import score
+from swift.engine.probe import Paths, choose_paths
+from swift.engine.sampling import Sampling, generate, prompt_uniforms
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
-from swift.llm.templates import Template
+from swift.llm.template.choose import Template
 from swift.plugin.loader import score as score_rewards
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
-from swift.trainers.rlhf_trainer.batch import collate_prompts
 from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, completion_rows
-from swift.trainers.rlhf_trainer.groups import Rollout, reward_columns
 from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
-from swift.trainers.rlhf_trainer.probe import Paths, choose_paths
 from swift.trainers.rlhf_trainer.reference import Snapshot
-from swift.trainers.rlhf_trainer.rollout import Sampling, generate, prompt_uniforms
-from swift.trainers.rlhf_trainer.scoring import score
+from swift.trainers.rlhf_trainer.rollout import Rollout, reward_columns
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step

@@ -1,0 +1,1 @@
+"""The built-in extractor: a vocabulary and rules. Needs no weights."""

@@ -1,0 +1,1 @@
+"""The neural extractor: PURE's entity and relation models, and their training."""

@@ -1,0 +1,60 @@
+"""A small BERT with random weights and a vocabulary of its own: a base to train on without any download."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel
+
+from ReXKG.neural.annotations import Sentence
+from ReXKG.neural.checkpoint import save_json, save_model
+
+# Where BERT's own vocabularies have them; relation markers are drawn from the unused ones.
+_SPECIAL = ("[PAD]", *(f"[unused{number}]" for number in range(1, 100)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# As BERT cuts words before it looks for pieces: at every sign that is neither letter nor digit.
+_UNIT = re.compile(r"[^\W_]+|[^\w\s]|_")
+
+
+def write_encoder(
+    folder: str | Path,
+    sentences: Sequence[Sentence],
+    hidden_size: int = 128,
+    layers: int = 2,
+    heads: int = 4,
+    vocabulary: int = 2000,
+    seed: int = 0,
+) -> None:
+    """Write config.json, vocab.txt and model.safetensors. Equal arguments give equal files.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``hidden_size``.
+    """
+    folder = Path(folder)
+    entries = [*_SPECIAL, *_pieces((word for sentence in sentences for word in sentence.words), vocabulary)]
+    config = BertConfig(
+        vocab_size=len(entries),
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden_size,
+    )
+    torch.manual_seed(seed)
+    model = BertModel(config, add_pooling_layer=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(config.to_dict(), folder / "config.json")
+    (folder / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    save_model(model, folder)
+
+
+def _pieces(words: Iterable[str], count: int) -> list[str]:
+    """Every character that occurs, as a word's beginning and as its continuation, then the most frequent words, up to
+    ``count`` pieces (characters always)."""
+    found = Counter(unit for word in words for unit in _UNIT.findall(word.lower()))
+    characters = sorted(set("".join(found)))
+    letters = [*characters, *(f"##{character}" for character in characters)]
+    whole = sorted((unit for unit in found if len(unit) > 1), key=lambda unit: (-found[unit], unit))
+    return letters + whole[: max(0, count - len(letters))]

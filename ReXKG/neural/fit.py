@@ -1,0 +1,122 @@
+"""Fine-tuning of either model: epochs, early stopping on the development set, the best weights kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ReXKG.neural.annotations import Sentence
+from ReXKG.neural.batching import Encoded, batches
+
+Example = TypeVar("Example", bound=Encoded)
+_CLIP, _WEIGHT_DECAY = 1.0, 0.01
+
+logger = logging.getLogger("chex.knowledge_graph")
+
+
+class Task(Protocol[Example]):
+    """What is trained: a model, how a batch of its examples is judged, and how a set of sentences is."""
+
+    model: nn.Module
+
+    def examples(self, sentences: Sequence[Sentence]) -> list[Example]:
+        """Inputs of the model with their labels."""
+
+    def loss(self, batch: Sequence[Example]) -> torch.Tensor:
+        """A scalar."""
+
+    def score(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
+        """`ReXKG.neural.agreement.agreement` of the model's predictions."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. ``batch_tokens`` counts padded word-pieces; ``warmup`` is a share of all steps; ``patience`` is the
+    number of epochs without a better development F1 after which training stops. Raises ValueError below 1."""
+
+    epochs: int = 20
+    learning_rate: float = 2e-5
+    head_learning_rate: float = 5e-4
+    batch_tokens: int = 1024
+    warmup: float = 0.1
+    patience: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_tokens", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
+
+
+def fit(
+    task: Task,
+    train: Sequence[Sentence],
+    dev: Sequence[Sentence],
+    settings: Settings,
+    keep: Callable[[], None],
+) -> list[dict[str, float]]:
+    """Train until the development F1 stops rising; ``keep`` is called whenever it is the best so far, or as good: of
+    equal epochs the one that trained longer wins.
+
+    The encoder and the head have learning rates of their own; both rise linearly over the warm-up and fall linearly to
+    zero over all epochs. Returns one ``{"epoch", "loss", "dev_f1"}`` an epoch. Raises ValueError without examples.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    examples = task.examples(train)
+    if not examples:
+        raise ValueError("the training sentences hold nothing to train on: no pair of entities in any of them")
+    steps_per_epoch = sum(1 for _ in batches(examples, settings.batch_tokens))
+    optimizer, schedule = _optimizer(task.model, settings, steps_per_epoch * settings.epochs)
+    history: list[dict[str, float]] = []
+    best, since = -1.0, 0
+    for epoch in range(1, settings.epochs + 1):
+        task.model.train()
+        order = torch.randperm(len(examples), generator=generator).tolist()
+        drawn = list(batches((examples[i] for i in order), settings.batch_tokens))
+        losses = []
+        for i in tqdm(torch.randperm(len(drawn), generator=generator).tolist(), desc=f"epoch {epoch}", leave=False):
+            loss = task.loss(drawn[i])
+            loss.backward()
+            nn.utils.clip_grad_norm_(task.model.parameters(), _CLIP)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        task.model.eval()
+        f1 = task.score(dev)["f1"]
+        history.append({"epoch": epoch, "loss": sum(losses) / len(losses), "dev_f1": f1})
+        logger.info("epoch %d: loss %.4f, dev F1 %.4f", epoch, history[-1]["loss"], f1)
+        since = 0 if f1 > best else since + 1
+        if f1 >= best:
+            best = f1
+            keep()
+        if since >= settings.patience:
+            break
+    return history
+
+
+def _optimizer(
+    model: nn.Module, settings: Settings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    encoder = list(model.bert.parameters())
+    known = set(map(id, encoder))
+    head = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": encoder, "lr": settings.learning_rate},
+            {"params": head, "lr": settings.head_learning_rate},
+        ],
+        weight_decay=_WEIGHT_DECAY,
+    )
+    warmup = max(1, round(settings.warmup * steps))
+
+    def share(step: int) -> float:
+        return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)

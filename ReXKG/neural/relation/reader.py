@@ -1,0 +1,128 @@
+"""From mentions to relations: one marked input for every ordered pair, batches, and the model's choice."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, chain
+from typing import NamedTuple
+
+import torch
+
+from ReXKG.neural.batching import batches, pad, predicting, usual_budget
+from ReXKG.neural.mentions import Mention, Relation
+from ReXKG.neural.pieces import WordPieces
+from ReXKG.neural.relation.markers import Markers
+from ReXKG.neural.relation.model import LABELS, RelationBatch, RelationModel
+
+_ADDED = 6  # [CLS], [SEP] and four markers
+
+
+class Pair(NamedTuple):
+    """An ordered pair of mentions and its input; ``markers`` are the places of the two start markers in ``ids``."""
+
+    sentence: int
+    source: Mention
+    target: Mention
+    ids: list[int]
+    markers: tuple[int, int]
+
+
+class RelationReader:
+    """Predicts relations between given mentions. The input of a pair is its sentence, or, where that is too long for
+    the model, the words around the pair; mentions too far apart for one input are not related. A word of more than an
+    eighth of the input is cut to that."""
+
+    def __init__(
+        self,
+        model: RelationModel,
+        pieces: WordPieces,
+        markers: Mapping[str, Markers],
+        device: str,
+        token_budget: int | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model, self.pieces, self.markers = model.to(self.device), pieces, markers
+        self.token_budget = token_budget or usual_budget(self.device)
+        self._room = model.longest - _ADDED
+
+    def predict(
+        self, sentences: Sequence[Sequence[str]], mentions: Sequence[Sequence[Mention]]
+    ) -> list[list[Relation]]:
+        """The relations of each sentence, by source and then target in the order of its mentions."""
+        found: list[list[Relation]] = [[] for _ in sentences]
+        pairs = (
+            pair
+            for number, (words, here) in enumerate(zip(sentences, mentions, strict=True))
+            for pair in self.pairs(number, words, here)
+        )
+        for batch in batches(pairs, self.token_budget):
+            with predicting(self.device):
+                labels = self.model(self.collate(batch)).argmax(dim=1).tolist()
+            for pair, label in zip(batch, labels, strict=True):
+                if label:
+                    found[pair.sentence].append(Relation(pair.source, pair.target, LABELS[label]))
+        return [sorted(relations) for relations in found]
+
+    def pairs(self, number: int, words: Sequence[str], mentions: Sequence[Mention]) -> Iterator[Pair]:
+        """Every ordered pair of different mentions that fits into one input. Time is linear in a long sentence."""
+        encoded = [self.pieces(word)[: max(1, self._room // 8)] for word in words]
+        flat = list(chain.from_iterable(encoded))
+        offsets = [0, *accumulate(map(len, encoded))]
+        mentions = sorted(mentions)
+        places = [offsets[mention.start] for mention in mentions]
+        for i, source in enumerate(mentions):
+            near = range(bisect_left(places, places[i] - self._room), bisect_right(places, places[i] + self._room))
+            for j in near:
+                target = mentions[j]
+                inside = self._words_around(offsets, source, target) if i != j else None
+                if inside:
+                    yield self._mark(number, source, target, flat, offsets, inside)
+
+    def _words_around(self, offsets: list[int], source: Mention, target: Mention) -> tuple[int, int] | None:
+        """(first word, end) of the pair's input: half of the room that the pair leaves goes to the words before it,
+        the rest to those after it, and what a side does not need to the other. None where the pair does not fit."""
+        first, end = min(source.start, target.start), max(source.end, target.end) + 1
+        spare = self._room - (offsets[end] - offsets[first])
+        if spare < 0:
+            return None
+        first = bisect_left(offsets, offsets[first] - spare // 2)
+        end = bisect_right(offsets, offsets[first] + self._room) - 1
+        return bisect_left(offsets, offsets[end] - self._room), end
+
+    def _mark(
+        self,
+        number: int,
+        source: Mention,
+        target: Mention,
+        flat: list[int],
+        offsets: list[int],
+        inside: tuple[int, int],
+    ) -> Pair:
+        """The marked input. Where two markers meet, end markers come before start markers and source before target."""
+        mine, other = self.markers[source.label], self.markers[target.label]
+        placed = sorted(
+            (
+                (offsets[source.end + 1], 0, 0, mine.source_end),
+                (offsets[target.end + 1], 0, 1, other.target_end),
+                (offsets[source.start], 1, 0, mine.source_start),
+                (offsets[target.start], 1, 1, other.target_start),
+            )
+        )
+        ids = [self.pieces.cls]
+        starts = [0, 0]
+        done = offsets[inside[0]]
+        for place, is_start, role, marker in placed:
+            ids += flat[done:place]
+            done = place
+            if is_start:
+                starts[role] = len(ids)
+            ids.append(marker)
+        ids += flat[done : offsets[inside[1]]]
+        ids.append(self.pieces.sep)
+        return Pair(number, source, target, ids, (starts[0], starts[1]))
+
+    def collate(self, pairs: Sequence[Pair]) -> RelationBatch:
+        """One batch, in the order of the pairs."""
+        ids, mask = pad(pairs, self.pieces.pad, self.device)
+        return RelationBatch(ids, mask, torch.tensor([pair.markers for pair in pairs], device=self.device))

@@ -1,0 +1,104 @@
+"""Log-probabilities of completions under a model, packed or plain, through the chunked head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from swift.engine.batch import Completions, PromptBatch
+from swift.engine.chunked_head import Choices, HeadCall, scoring_head
+from swift.engine.model_inputs import FULL, SLIDING, attention_masks, decoder_layers, prompt_positions, token_types
+from swift.engine.packing import Layout, packed_layout, plain_layout
+from swift.llm.policy import input_embeddings, output_head
+
+DENSE_MASK_ATTENTION = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-token results of one scoring pass; 0 in padding."""
+
+    logps: Tensor  # [N, C] float32, natural logarithm, at the sampling temperature
+    entropy: Tensor | None  # [N, C] float32 nats, without gradient; None unless asked for
+    choices: Choices | None = None  # of all T tokens, completion by completion; None unless asked for
+
+
+def why_plain(model: nn.Module) -> str | None:
+    """Why the packed layout cannot compute what the plain one does in ``model``; None where, by what its configuration
+    says, it can (`probe.py` measures it)."""
+    attention, layers = model.config._attn_implementation, decoder_layers(model)
+    if attention not in DENSE_MASK_ATTENTION:
+        return f"{attention} takes no per-token mask"
+    if other := sorted(layers.kinds - {FULL, SLIDING}):
+        return f"its {other[0]} layers take no per-token mask"
+    return None
+
+
+def score(
+    model: nn.Module,
+    prompts: PromptBatch,
+    completions: Completions,
+    *,
+    temperature: float = 1.0,
+    packed: bool = True,
+    with_entropy: bool = False,
+    alternatives: int | None = None,
+) -> Scores:
+    """Score every token of ``completions`` (N = B * G, groups adjacent) after its prompt. ``alternatives`` asks for
+    ranks and that many most likely tokens.
+
+    ``model`` may be wrapped for data parallelism. Differentiable with respect to whatever requires gradients.
+    """
+    unwrapped = getattr(model, "module", model)
+    images = prompts.images
+    positions = prompt_positions(unwrapped, prompts.input_ids, prompts.order, prompts.mask, images)
+    plan = (packed_layout if packed else plain_layout)(prompts, completions, positions)
+    call = HeadCall(plan.predictor_rows, plan.targets, temperature, with_entropy, alternatives)
+    with scoring_head(output_head(unwrapped), call):
+        flat = model(
+            **_model_inputs(unwrapped, prompts, images, plan),
+            attention_mask=_attention_mask(unwrapped, prompts, plan),
+            position_ids=plan.position_ids,
+            use_cache=False,
+        ).logits
+    logps = _scatter(flat, completions.mask)
+    entropy = None if call.entropy is None else _scatter(call.entropy, completions.mask)
+    return Scores(logps, entropy, call.choices)
+
+
+def _model_inputs(model: nn.Module, prompts: PromptBatch, images: dict[str, Tensor], plan: Layout) -> dict[str, Tensor]:
+    if plan.repeats > 1:
+        prompts = prompts.repeat(plan.repeats)
+        images = prompts.images
+    if prompts.embeds is not None:
+        suffix = input_embeddings(model)(plan.suffix_ids).to(prompts.embeds.dtype)
+        return {"inputs_embeds": torch.cat([prompts.embeds, suffix], dim=1)}
+    input_ids = torch.cat([prompts.input_ids, plan.suffix_ids], dim=1)
+    return {"input_ids": input_ids, **token_types(model, input_ids), **images}
+
+
+def _attention_mask(model: nn.Module, prompts: PromptBatch, plan: Layout) -> Tensor | dict[str, Tensor]:
+    if plan.visible.ndim == 2:
+        return plan.visible
+    layers = decoder_layers(model)
+    image_tokens = torch.zeros_like(plan.order, dtype=torch.bool)
+    if layers.images_both_ways:
+        image_tokens[:, : prompts.mask.shape[1]] = prompts.input_ids == model.config.image_token_id
+    masks = attention_masks(layers, plan.visible, plan.order, image_tokens)
+    if model.config._attn_implementation != "eager":
+        return masks
+    if isinstance(masks, dict):
+        return {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
+    return _additive(masks, model.dtype)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Eager attention adds its mask to the scores; SDPA takes booleans."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def _scatter(flat: Tensor, mask: Tensor) -> Tensor:
+    """Flat values [T] back to [N, C], 0 where ``mask`` is False."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

@@ -1,0 +1,126 @@
+"""One row per group: the prompt once, then its completions, each seeing the prompt and itself only.
+
+A prompt with an X-ray is 500 to 3,000 tokens and a completion at most a few hundred, so repeating the prompt for each
+of G completions would spend most of the work on copies. In a packed row the position ids of every completion start
+after the prompt, so each token gets the hidden state it would have in a row of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swift.engine.batch import Completions, PromptBatch
+from swift.engine.model_inputs import next_positions
+
+PADDING = -1
+PROMPT = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where prompt and completion tokens lie in a model input, and which hidden state predicts which token.
+
+    The input is the prompts' left-padded block [rows, P] followed by a block of completion tokens [rows, L - P].
+    """
+
+    suffix_ids: Tensor  # [rows, L - P] completion tokens
+    position_ids: Tensor  # [rows, L], or [3, rows, L] where the prompts' positions are [3, B, P]
+    order: Tensor  # [rows, L] each token's number in its own sequence
+    visible: Tensor  # bool [rows, L (query), L (key)] when packed, long [rows, L] when plain
+    predictor_rows: Tensor  # [T] flat index (row * L + column) of the hidden state that predicts each token
+    targets: Tensor  # [T] completion tokens, completion by completion
+    repeats: int  # rows per prompt: 1 when packed, G when plain
+
+    def __post_init__(self) -> None:
+        if self.predictor_rows.shape != self.targets.shape:
+            raise ValueError(f"{len(self.predictor_rows)} predictors for {len(self.targets)} tokens")
+
+
+def plain_layout(prompts: PromptBatch, completions: Completions, positions: Tensor | None = None) -> Layout:
+    """A row [prompt, completion] for every completion: the obvious form, right for every model.
+
+    ``positions`` [B, P] or [3, B, P] of the prompts' tokens; without them tokens are counted.
+    """
+    repeats = group_size(prompts, completions)
+    positions = prompts.order if positions is None else positions
+    prompt_mask = prompts.mask.repeat_interleave(repeats, dim=0)
+    mask = torch.cat([prompt_mask, completions.mask], dim=1)
+    width = mask.shape[1]
+    first = torch.arange(len(mask), device=mask.device)[:, None] * width + prompts.mask.shape[1] - 1
+    steps = torch.arange(completions.ids.shape[1], device=mask.device)
+    suffix = next_positions(positions, prompts.mask).repeat_interleave(repeats)[:, None] + steps
+    return Layout(
+        suffix_ids=completions.ids,
+        position_ids=_join(positions.repeat_interleave(repeats, dim=-2), suffix),
+        order=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        visible=mask.long(),
+        predictor_rows=(first + steps)[completions.mask],
+        targets=completions.ids[completions.mask],
+        repeats=repeats,
+    )
+
+
+def packed_layout(prompts: PromptBatch, completions: Completions, positions: Tensor | None = None) -> Layout:
+    """A row [prompt, c1, ..., cG] for every group, completions without padding between them; ``positions`` as in
+    `plain_layout`."""
+    size = group_size(prompts, completions)
+    positions = prompts.order if positions is None else positions
+    device = completions.ids.device
+    batch, prompt_width = prompts.mask.shape
+    lengths = completions.lengths.view(batch, size)
+    starts = (lengths.cumsum(dim=1) - lengths).flatten()  # [N] column of each completion within the suffix
+    suffix_width = int(lengths.sum(dim=1).max())
+    width = prompt_width + suffix_width
+
+    completion_of, step_of = completions.mask.nonzero(as_tuple=True)  # [T], [T]
+    row_of = completion_of // size
+    column_of = starts[completion_of] + step_of
+
+    suffix_ids = completions.ids.new_zeros(batch, suffix_width)
+    segments = torch.full((batch, width), PADDING, device=device)
+    segments[:, :prompt_width] = torch.where(prompts.mask, PROMPT, PADDING)
+    step = torch.zeros(batch, suffix_width, dtype=torch.long, device=device)
+
+    targets = completions.ids[completions.mask]
+    suffix_ids[row_of, column_of] = targets
+    segments[row_of, prompt_width + column_of] = completion_of % size + 1
+    step[row_of, column_of] = step_of
+
+    previous = torch.where(step_of == 0, prompt_width - 1, prompt_width + column_of - 1)
+    return Layout(
+        suffix_ids=suffix_ids,
+        position_ids=_join(positions, next_positions(positions, prompts.mask)[:, None] + step),
+        order=_join(prompts.order, prompts.lengths[:, None] + step),
+        visible=group_mask(segments),
+        predictor_rows=row_of * width + previous,
+        targets=targets,
+        repeats=1,
+    )
+
+
+def _join(prompt: Tensor, suffix: Tensor) -> Tensor:
+    """[rows, P] and [rows, L - P] side by side; the second alike in all three where the first is [3, rows, P]."""
+    return torch.cat([prompt, suffix.expand(*prompt.shape[:-1], -1)], dim=-1)
+
+
+def group_mask(segments: Tensor) -> Tensor:
+    """Who may see whom, bool [rows, L (query), L (key)], from ``segments`` [rows, L].
+
+    Causal, and a key is seen by its own segment; the prompt's keys by every segment. Padding sees itself only, since
+    a softmax over nothing is not a number.
+    """
+    query, key = segments[:, :, None], segments[:, None, :]
+    visible = ((query == key) | (key == PROMPT)) & (query != PADDING) & (key != PADDING)
+    length = segments.shape[1]
+    return visible.tril_() | torch.eye(length, dtype=torch.bool, device=segments.device)
+
+
+def group_size(prompts: PromptBatch, completions: Completions) -> int:
+    """G, the completions of each prompt; they must come out even."""
+    size, rest = divmod(len(completions), len(prompts))
+    if rest or not size:
+        raise ValueError(f"{len(completions)} completions do not divide into {len(prompts)} groups")
+    return size

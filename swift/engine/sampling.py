@@ -1,0 +1,196 @@
+"""Sampling completions: a prompt is prefilled once, its cache repeated for the group, and the whole step decoded in
+one batch.
+
+Sampling is by inversion: one uniform number per token, drawn beforehand from (seed, step, attempt, prompt), picks the
+token whose slice of the cumulative distribution it falls into. The distribution is the same as multinomial sampling's,
+and a completion no longer depends on which other prompts share its batch or on how many processes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from swift.engine.batch import Completions, PromptBatch
+from swift.engine.model_inputs import next_positions, prompt_positions, remember_positions, token_types
+from swift.llm.policy import is_phi4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. Temperature 0 is greedy; ``top_k`` 0 and ``top_p`` 1 cut nothing off."""
+
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    pad_token_id: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    banned_token_ids: tuple[int, ...] = ()
+
+
+def prompt_uniforms(seed: tuple[int, ...], count: int, length: int) -> np.ndarray:
+    """Uniform numbers [count, length] for the completions of one prompt, from a key such as (seed, step, prompt)."""
+    return np.random.default_rng(seed).random((count, length))
+
+
+class InversionSampler(LogitsProcessor):
+    """Leaves one token per row: the one whose slice of the cumulative distribution holds the row's uniform number.
+
+    ``uniforms`` [N, max_new_tokens] in [0, 1); ``prompt_width`` is the number of columns before the first new token.
+    """
+
+    def __init__(self, uniforms: Tensor, prompt_width: int) -> None:
+        self.uniforms = uniforms
+        self.prompt_width = prompt_width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        chosen = invert(
+            scores.softmax(dim=-1, dtype=torch.float32), self.uniforms[:, input_ids.shape[1] - self.prompt_width]
+        )
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0)
+
+
+def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Index of the first token whose cumulative probability exceeds the uniform number. [N, V], [N] -> [N].
+
+    Cumulated in float64 and kept below its own total, so that rounding can neither run past the last token nor choose
+    one of probability zero.
+    """
+    cumulative = probabilities.double().cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    threshold = torch.minimum(uniforms[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    prompts: PromptBatch,
+    group_size: int,
+    sampling: Sampling,
+    uniforms: Tensor | None = None,
+    *,
+    shared: bool = True,
+) -> Completions:
+    """``group_size`` completions of each prompt, prefilled once per prompt, or, unless ``shared``, once per completion.
+
+    ``uniforms`` [B * G, max_new_tokens] are needed unless greedy. Returns N = B * G completions, groups adjacent.
+    """
+    # A group of one has nothing to share, so transformers may prefill it; for Phi-4 it would encode the images again at
+    # every token.
+    shared = shared and (group_size > 1 or is_phi4(model))
+    draw = sampling_processors(sampling, uniforms, prompts)
+    return trim(decode(model, prompts, group_size, sampling, draw, shared=shared), sampling.stop_token_ids)
+
+
+def decode(
+    model: nn.Module,
+    prompts: PromptBatch,
+    group_size: int,
+    sampling: Sampling,
+    processors: LogitsProcessorList,
+    *,
+    shared: bool,
+) -> Tensor:
+    """The tokens [N, C] that ``processors`` leave at each step, whatever follows a stop token included."""
+    if shared:
+        inputs = {"past_key_values": prefill(model, prompts, group_size)}
+        rows = prompts.with_embeds(None).repeat(group_size)
+    else:
+        rows = prompts.repeat(group_size)
+        inputs = rows.images | token_types(model, rows.input_ids)
+    with own_settings_aside(model):
+        output = model.generate(
+            rows.input_ids,
+            attention_mask=rows.mask.long(),
+            generation_config=generation_config(sampling, sampling.max_new_tokens),
+            logits_processor=processors,
+            **inputs,
+        )
+    return output[:, rows.input_ids.shape[1] :]
+
+
+def generation_config(sampling: Sampling, new_tokens: int) -> GenerationConfig:
+    """One token after the other, as the logits processors choose, up to ``new_tokens`` or a stop token."""
+    return GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=list(sampling.stop_token_ids),
+        pad_token_id=sampling.pad_token_id,
+    )
+
+
+@contextmanager
+def own_settings_aside(model: nn.Module) -> Iterator[None]:
+    """Without the checkpoint's generation_config.json: `generate` fills what a call leaves open from it (penalties,
+    forced and suppressed tokens, a kind of cache), which would bend the distribution that is scored."""
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
+
+
+def prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
+    """The cache of all prompt tokens but the last, which the decoding loop feeds itself, ``group_size`` times each."""
+    images = prompts.images
+    positions = prompt_positions(model, prompts.input_ids, prompts.order, prompts.mask, images)
+    if prompts.embeds is not None:
+        inputs = {"inputs_embeds": prompts.embeds[:, :-1]}
+    else:
+        input_ids = prompts.input_ids[:, :-1]
+        inputs = {"input_ids": input_ids, **token_types(model, input_ids), **images}
+    cache = model(
+        **inputs,
+        attention_mask=prompts.mask[:, :-1].long(),
+        position_ids=positions[..., :-1],
+        use_cache=True,
+        logits_to_keep=1,
+    ).past_key_values
+    cache.batch_repeat_interleave(group_size)
+    deltas = next_positions(positions, prompts.mask) - prompts.lengths
+    remember_positions(model, deltas.repeat_interleave(group_size))
+    return cache
+
+
+def sampling_processors(sampling: Sampling, uniforms: Tensor | None, prompts: PromptBatch) -> LogitsProcessorList:
+    """What turns logits into the choice of one token a row."""
+    device, processors = prompts.input_ids.device, LogitsProcessorList()
+    if sampling.banned_token_ids:
+        processors.append(SuppressTokensLogitsProcessor(list(sampling.banned_token_ids), device=device))
+    if sampling.temperature == 0:
+        return processors
+    if uniforms is None:
+        raise ValueError("sampling at a temperature above 0 needs uniform numbers, one per completion and token")
+    if sampling.temperature != 1:
+        processors.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        processors.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        processors.append(TopPLogitsWarper(sampling.top_p))
+    processors.append(InversionSampler(uniforms.to(device), prompts.input_ids.shape[1]))
+    return processors
+
+
+def trim(ids: Tensor, stop_token_ids: tuple[int, ...]) -> Completions:
+    """Cut each row after its first stop token."""
+    stops = torch.isin(ids, torch.tensor(stop_token_ids, device=ids.device))
+    finished = stops.any(dim=1)
+    lengths = torch.where(finished, stops.int().argmax(dim=1) + 1, ids.shape[1])
+    return Completions(ids[:, : int(lengths.max())], lengths, finished)

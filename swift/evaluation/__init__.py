@@ -1,0 +1,1 @@
+"""Putting files of questions to policies: jobs, answers on disk, result files."""

@@ -1,0 +1,268 @@
+"""What the evaluation scripts share: put files of questions to policies, and leave a result file for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from swift.evaluation.answering import (
+    Answered,
+    Batching,
+    Task,
+    answer_batches,
+    automatic_batching,
+    automatic_threads,
+    drawn,
+    make_batches,
+)
+from swift.evaluation.arguments import EvaluationArguments, TokenArguments
+from swift.evaluation.jobs import (
+    Job,
+    check_or_skip,
+    checkpoint_name,
+    given_text,
+    make_jobs,
+    read_questions,
+)
+from swift.evaluation.partial_results import PartialWriter, partial_path, partial_paths
+from swift.evaluation.results import build_document, screen_lines, stored
+from swift.llm.checkpoint.load import load_policy
+from swift.llm.checkpoint.save import resolve_checkpoint
+from swift.llm.policy import Policy
+from swift.llm.template.choose import template_for
+from swift.llm.template.phi4 import IMAGE_SEPARATOR
+from swift.utils.distributed import get_dist_setting, is_master
+from swift.utils.errors import UserError
+from swift.utils.files import write_json
+from swift.utils.logger import get_logger
+from swift.utils.run_info import git_state, package_versions
+from utils.get_knowledge_graph import extractor_name
+from utils.intervals import patients
+
+logger = get_logger()
+
+
+def run_evaluation(arguments: EvaluationArguments) -> int:
+    """Every file put to every checkpoint, what is done already excepted. The cheap mistakes are found before a policy
+    is loaded. Raises UserError."""
+    checkpoints = [resolve_checkpoint(path) for path in arguments.model_path]
+    files = read_questions(arguments)
+    try:
+        extractor_name()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    jobs = make_jobs(arguments, checkpoints, files)
+    waiting = []
+    for job in jobs:
+        if not arguments.resume:
+            job.clear(arguments.part)
+        elif job.finished():
+            _remove_partials(job)
+            print(f"{job.result}: there already, of the same settings")
+            _list(job, arguments)
+            continue
+        waiting.append(job)
+    for checkpoint in dict.fromkeys(job.checkpoint for job in waiting):
+        evaluator = Evaluator(arguments, checkpoint)
+        for job in waiting:
+            if job.checkpoint == checkpoint:
+                evaluator.run(job)
+                if document := finish(job, given=getattr(arguments, "given", None) is not None):
+                    _report(job, document)
+                    _list(job, arguments)
+        del evaluator  # the next checkpoint needs the memory
+    return 0
+
+
+class Evaluator:
+    """A policy, loaded once, that answers files of questions."""
+
+    def __init__(self, arguments: EvaluationArguments, checkpoint: Path):
+        self.arguments = arguments
+        self.checkpoint = checkpoint
+        self.policy = _load(checkpoint, arguments)
+        threads = automatic_threads(self.policy.model) if arguments.num_workers is None else arguments.num_workers
+        self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=threads)
+
+    def run(self, job: Job) -> None:
+        """Answer this process's part of the job's questions into its partial file, from where that stands. Raises
+        UserError for a prompt that does not fit and, unless they are skipped, for an unreadable image."""
+        arguments, records = self.arguments, job.questions.records
+        done, unfit = job.rows().keys(), self._unfit(job)
+        header = self._header(job)
+        batching, task = Batching(**header["batching"]), self.task()
+        positions = set(range(len(records))) - job.questions.skipped.keys() - unfit.keys()
+        new_tokens = task.num_samples * task.sampling.max_new_tokens
+        batches = make_batches(self.template, records, sorted(positions), batching, new_tokens)
+        number, count = arguments.part
+        mine = [batch for batch in batches[number - 1 :: count] if not done >= set(batch)]
+        problems = [Answered(index, (), unfit[index]) for index in sorted(unfit.keys() - done)]
+        if not mine and not problems:
+            return
+        answers = answer_batches(self.policy, self.template, records, mine, task)
+        hidden = arguments.no_tqdm or not is_master()
+        with (
+            closing(
+                PartialWriter(partial_path(job.result, arguments.part), header, self._run_facts(batching))
+            ) as writer,
+            tqdm(desc=job.questions.name, total=sum(map(len, mine)), unit="question", disable=hidden) as progress,
+        ):
+            self._write(job, writer, chain([problems] if problems else [], answers), progress)
+
+    def _write(self, job: Job, writer: PartialWriter, answers: Iterable[list[Answered]], progress: tqdm) -> None:
+        clock = time.perf_counter()
+        try:
+            for batch in answers:
+                problem = next((one.problem for one in batch if one.problem is not None), None)
+                if problem is not None and self.arguments.on_error == "stop":
+                    raise UserError(f"{problem}; or pass --on_error skip. The answers so far are kept")
+                rows = [stored(one, job.questions.digests[one.index]) for one in batch]
+                writer.append(rows, time.perf_counter() - clock)
+                clock = time.perf_counter()
+                progress.update(len(batch))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the memory of {self.policy.model.device} does not hold a batch of --batch_size "
+                f"{self.arguments.batch_size}; pass a smaller number. The answers so far are kept"
+            ) from error
+
+    def task(self) -> Task:
+        """What is asked for every question."""
+        arguments = self.arguments
+        sampling = drawn(self.template, arguments.max_new_tokens, arguments.temperature)
+        if not isinstance(arguments, TokenArguments):
+            return Task(sampling, arguments.num_samples, arguments.seed)
+        given = None if arguments.given is None else partial(given_text, name=arguments.given)
+        return Task(sampling, arguments.num_samples, arguments.seed, arguments.top_k_alternatives, given)
+
+    def _unfit(self, job: Job) -> dict[int, str]:
+        """Why a question's prompt cannot be made, by position; empty, or an error, unless such are skipped."""
+        records = job.questions.records
+        positions = [index for index in range(len(records)) if index not in job.questions.skipped]
+        found = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
+        return {positions[place]: problem for place, problem in found.items()}
+
+    def _header(self, job: Job) -> dict[str, Any]:
+        """What a new partial file begins with. Its batching is that of the files which are there, unless
+        ``--batch_size`` sets another."""
+        if self.arguments.most_questions is not None:
+            batching = dataclasses.asdict(Batching(self.arguments.most_questions))
+        elif there := job.partials():
+            batching = there[0].header["batching"]
+        else:
+            batching = dataclasses.asdict(automatic_batching(self.policy.model))
+        if self.arguments.part[1] > 1:
+            _check_batching(job, batching)
+        first = next(i for i in range(len(job.questions.records)) if i not in job.questions.skipped)
+        facts = {
+            "dataset": job.questions.name,
+            "annotation_file": str(job.questions.path),
+            "checkpoint": checkpoint_name(job.checkpoint),
+            "control": self.arguments.control,
+            "decoding": "greedy" if self.arguments.temperature == 0 else "sampling",
+            "prompt_example": self.template.encode_prompt(job.questions.records[first]).text,
+            "image_separator": IMAGE_SEPARATOR,
+            "dynamic_hd": self.policy.image_processor.dynamic_hd,
+        }
+        return {"settings": job.settings, "facts": facts, "batching": batching}
+
+    def _run_facts(self, batching: Batching) -> dict[str, Any]:
+        """How this process answers: what does not decide the answers, but for rounding."""
+        model = self.policy.model
+        return {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "host": platform.node(),
+            "command": sys.argv,
+            "arguments": dataclasses.asdict(self.arguments),
+            "part": "{}/{}".format(*self.arguments.part),
+            "batching": dataclasses.asdict(batching),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config._attn_implementation,
+            "device": str(model.device),
+            "threads": torch.get_num_threads(),
+            "git": git_state(),
+            "versions": {"python": platform.python_version(), **package_versions()},
+        }
+
+
+def _check_batching(job: Job, batching: dict[str, Any]) -> None:
+    """Raises UserError where another part's batches are not these: of different batches some questions would fall to no
+    part."""
+    for one in job.partials():
+        if (other := one.header["batching"]) != batching:
+            raise UserError(
+                f"{one.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and parts must "
+                f"share the same batches; pass --batch_size {other['questions']} to every part, go on in one process "
+                "without --shard, or remove that file"
+            )
+
+
+def finish(job: Job, given: bool) -> dict[str, Any] | None:
+    """Fold the partial files into the result file and its ``.run.json`` and return the document; None while questions
+    wait for other parts, or where another part was faster. Raises UserError where every question was skipped."""
+    partials, rows = job.partials(), job.rows()
+    if waiting := job.unanswered(rows):
+        if not (job.result.exists() and not partial_paths(job.result)):
+            print(f"{job.result}: {waiting} questions wait for other parts")
+        return None
+    skipped = job.questions.skipped | {index: row["problem"] for index, row in rows.items() if "problem" in row}
+    answers = {index: row["answers"] for index, row in rows.items() if index not in skipped}
+    if not answers:
+        raise UserError(f"{job.questions.path}: every question was skipped, the first: {next(iter(skipped.values()))}")
+    facts = {**partials[0].header["facts"], "settings": job.settings, "images": job.images}
+    document = build_document(facts, job.questions.records, answers, skipped, given)
+    runs = [run for one in partials for run in one.runs]
+    write_json(job.result.with_suffix(".run.json"), {"result": job.result.name, "runs": runs})
+    write_json(job.result, document)
+    _remove_partials(job)
+    return document
+
+
+def _remove_partials(job: Job) -> None:
+    for path in partial_paths(job.result):
+        path.unlink(missing_ok=True)
+
+
+def _list(job: Job, arguments: EvaluationArguments) -> None:
+    if arguments.list_results is not None:
+        with Path(arguments.list_results).open("a", encoding="utf-8") as file:
+            file.write(f"{job.result}\n")
+
+
+def _report(job: Job, document: dict[str, Any]) -> None:
+    people = len(set(patients(document["results"])))
+    skipped = f", {document['num_skipped']} skipped" if document["num_skipped"] else ""
+    print(f"{job.result}: {document['num_samples']} questions about {people} patients{skipped}; mean [95% interval]")
+    print("\n".join(screen_lines(document)))
+
+
+def _load(checkpoint: Path, arguments: EvaluationArguments) -> Policy:
+    policy = load_policy(
+        checkpoint,
+        base=arguments.base_model_path,
+        dtype=arguments.torch_dtype if arguments.torch_dtype == "auto" else getattr(torch, arguments.torch_dtype),
+        attn_impl="flash_attn" if arguments.use_flash_attention else "auto",
+        dynamic_hd=arguments.dynamic_hd,
+    )
+    policy.model.to(_device())
+    return policy
+
+
+def _device() -> torch.device:
+    """The accelerator of this process's rank, or the CPU."""
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    local_rank = max(get_dist_setting()[1], 0)
+    return torch.device(torch.accelerator.current_accelerator().type, local_rank % torch.accelerator.device_count())

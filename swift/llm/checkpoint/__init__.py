@@ -1,0 +1,1 @@
+"""Policies on disk: layouts, loading, saving, checking."""

@@ -1,0 +1,54 @@
+"""The README.md of a saved checkpoint: what it stands on and how it came about, for whoever finds the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from swift.llm.policy import is_phi4
+from swift.utils.files import write_text
+
+HEAD = "# {name}\n\nA {kind} of {model}, trained with CheX-Phi4MM.\n\n"
+PHI4 = {
+    "model": "Phi-4-multimodal",
+    "base": "the native layout of the base",
+    "loader": "Phi4MultimodalForCausalLM",
+}
+OTHER = {"base": "the base", "loader": "AutoModelForImageTextToText"}
+ADAPTER = """## Load
+
+    from swift.llm.checkpoint.load import load_policy
+    policy = load_policy("{name}")  # base= names the base's folder where it moved
+
+or, on {base}, with transformers and PEFT:
+
+    base = {loader}.from_pretrained(BASE)
+    model = PeftModel.from_pretrained(base, "{name}", adapter_name="vision")
+"""
+FULL = """## Load
+
+    from swift.llm.checkpoint.load import load_policy
+    policy = load_policy("{name}")
+
+or with transformers and PEFT (where vision-lora/ is there):
+
+    base = {loader}.from_pretrained("{name}")
+    model = PeftModel.from_pretrained(base, "{name}/vision-lora", adapter_name="vision")
+"""
+
+
+def write_card(folder: Path, facts: Mapping[str, object], model: nn.Module, *, adapter: bool) -> Path:
+    """Write README.md of ``model``: a row for every fact that is not None; a list is shown with commas."""
+    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items() if value is not None]
+    words = PHI4 if is_phi4(model) else OTHER | {"model": type(model).__name__}
+    kind = "vision adapter" if adapter else "full checkpoint"
+    table = "\n".join(["| | |", "|---|---|", *rows]) + "\n\n"
+    usage = (ADAPTER if adapter else FULL).format(name=folder.name, **words)
+    return write_text(folder / "README.md", HEAD.format(name=folder.name, kind=kind, **words) + table + usage)
+
+
+def _cell(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return text.replace("|", r"\|").replace("\n", " ")

@@ -1,0 +1,93 @@
+"""Loading vision-language models other than Phi-4: whatever `AutoModelForImageTextToText` knows, with its processor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from swift.llm.checkpoint.base_weights import fingerprint
+from swift.llm.checkpoint.dtypes import weight_type
+from swift.llm.checkpoint.stored_tensors import Stored, find_shards, list_tensors
+from swift.llm.checkpoint.tokenizers import load_tokenizer
+from swift.llm.images.hf_processor import load_processor
+from swift.llm.policy import Policy
+from swift.utils.errors import UserError, one_line
+
+PHI4 = ("phi4_multimodal", "phi4mm")
+
+
+def is_other_model(model_type: object) -> bool:
+    """Whether ``config.json``'s model_type is that of a vision-language model that is not Phi-4."""
+    return (
+        isinstance(model_type, str)
+        and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        and model_type not in PHI4
+    )
+
+
+def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynamic_hd: int | None = None) -> Policy:
+    """The policy in a full folder. Raises UserError for one that is not whole, or not a decoder with a linear head, and
+    for a ``dynamic_hd``, which is Phi-4's."""
+    if dynamic_hd is not None:
+        raise UserError(
+            f"--dynamic_hd {dynamic_hd} is for Phi-4's tiling; the model in {path} has settings of its own in "
+            "preprocessor_config.json: leave the flag out"
+        )
+    stored = list_tensors(find_shards(path))
+    config = _load_config(path)
+    weight_type(path, _stated_type(config, stored) if dtype == "auto" else dtype)
+    model = _load_weights(path, config, dtype, attention).eval()
+    tokenizer = load_tokenizer(path, model.get_input_embeddings().weight.shape[0], as_written=False)
+    try:
+        processor = load_processor(path, tokenizer)
+    except UserError:
+        raise
+    except Exception as error:  # files of the wrong shape fail anywhere in transformers
+        raise UserError(f"{path}: its processor cannot be built ({one_line(error)}); copy its files again") from error
+    return Policy(model, tokenizer, processor, path, fingerprint=fingerprint(stored))
+
+
+def _load_config(path: Path) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # values of the wrong type fail anywhere in transformers
+        raise UserError(f"{path / 'config.json'} describes no model: {one_line(error)}; copy it again") from error
+
+
+def _stated_type(config: PreTrainedConfig, stored: Mapping[str, Stored]) -> object:
+    """The type config.json states, else that of most stored weights."""
+    stated = getattr(config, "dtype", None)
+    if stated is not None:
+        return stated
+    kinds = Counter(tensor.dtype for tensor in stored.values() if tensor.dtype.is_floating_point)
+    return kinds.most_common(1)[0][0] if kinds else None
+
+
+def _load_weights(path: Path, config: PreTrainedConfig, dtype: torch.dtype | str, attention: str) -> nn.Module:
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    except Exception as error:  # broken files fail anywhere in transformers
+        raise UserError(f"{path}: weights cannot be loaded: {one_line(error)}; copy its files again") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, info[problem])):
+            raise UserError(
+                f"{path}: {len(names)} {problem.replace('_', ' ')}, e.g. {names[0]}; the folder is not whole"
+            )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{path}: {config.model_type} is an encoder-decoder; only decoders can be trained here")
+    if not isinstance(model.get_output_embeddings(), nn.Linear):
+        raise UserError(f"{path}: {config.model_type} has no linear output head; such models cannot be trained here")
+    return model

@@ -1,0 +1,1 @@
+"""Radiographs from untrusted files to the tensors a model takes."""

@@ -1,0 +1,153 @@
+"""Radiographs in DICOM files, shown as a viewer shows them first.
+
+Stored values go through the modality LUT or rescale, then the first VOI LUT, or the first window, or, where the file
+has neither, a window of the range found; MONOCHROME1 is inverted and pixel padding is black (PS3.3 C.7.6.3, C.11).
+Needs pydicom, which is loaded when the first DICOM file is opened. UserErrors here say what the image is or has; the
+caller puts its name before them.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from swift.llm.images.windowing import eight_bits, spread, window
+from swift.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MAGIC, MAGIC_AT = b"DICM", 128
+INVERTED, GRAY, PALETTE = "MONOCHROME1", ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
+COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", PALETTE)
+BITS = (1, 8, 16)
+
+
+def is_dicom(stream: BinaryIO) -> bool:
+    """Whether a file is DICOM, by its content; leaves ``stream`` at its beginning."""
+    head = stream.read(MAGIC_AT + len(MAGIC))
+    stream.seek(0)
+    return head[MAGIC_AT:] == MAGIC
+
+
+def read_dicom(stream: BinaryIO, pixels: bool = True) -> Dataset:
+    """The data set of a DICOM file that holds one image we can show, its pixels not yet decoded; without ``pixels``
+    only what stands before them is read. Raises UserError for other DICOM files and where pydicom is missing; pydicom's
+    own errors for broken ones."""
+    pydicom = _pydicom()
+    dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels)
+    if not dataset.get("Rows") or not dataset.get("Columns") or (pixels and "PixelData" not in dataset):
+        raise UserError(f"is a DICOM file without an image ({dataset.get('Modality', 'no modality')}); leave it out")
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+        raise UserError(f"is a DICOM file of {frames} frames; save the one that is meant as an image of its own")
+    if (photometric := dataset.get("PhotometricInterpretation")) not in (*GRAY, *COLOR):
+        raise UserError(f"is a DICOM image of kind {photometric}, not one of {', '.join((*GRAY, *COLOR))}; convert it")
+    if (bits := dataset.get("BitsAllocated")) not in BITS:
+        raise UserError(f"is a DICOM image with {bits} bits allocated, not one of {BITS}; convert it")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and not _can_decode(pydicom, syntax):
+        raise UserError(
+            f"is a DICOM image compressed as {syntax.name}, which no installed decoder reads; "
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or convert it"
+        )
+    return dataset
+
+
+def decode_dicom(dataset: Dataset) -> np.ndarray:
+    """The image as uint8, [rows, columns] for grey and [rows, columns, 3] for colour. Raises UserError for a window
+    that means nothing, pydicom's own errors for broken pixels."""
+    stored = _pydicom().pixels.pixel_array(dataset)
+    if dataset.PhotometricInterpretation in GRAY:
+        return _show_gray(dataset, stored)
+    if dataset.PhotometricInterpretation == PALETTE:
+        stored = _pydicom().pixels.apply_color_lut(stored, dataset)
+        full = np.iinfo(stored.dtype).max
+    else:
+        full = 2**dataset.BitsStored - 1
+    return stored if full == 255 else eight_bits(stored / full)
+
+
+def _show_gray(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
+    """What is shown of a pixel depends on its stored value alone: work it out once for every value in between."""
+    low = int(stored.min())
+    places = stored.astype(np.int32) - low
+    counts = np.bincount(places.ravel())
+    levels = np.arange(low, low + len(counts))
+    padding = _is_padding(dataset, levels)
+    values = _modality(dataset, levels)
+    inverted = dataset.PhotometricInterpretation == INVERTED
+    shares = _voi(dataset, values)
+    if shares is None:
+        shown = spread(np.where((counts > 0) & ~padding, values, np.nan), inverted)
+    else:
+        shown = eight_bits(shares, inverted)
+    return np.where(padding, np.uint8(0), shown)[places]
+
+
+def _is_padding(dataset: Dataset, levels: np.ndarray) -> np.ndarray:
+    first = dataset.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(len(levels), dtype=bool)
+    low, high = sorted((first, dataset.get("PixelPaddingRangeLimit", first)))
+    return (low <= levels) & (levels <= high)
+
+
+def _modality(dataset: Dataset, levels: np.ndarray) -> np.ndarray:
+    """Stored values in the unit that windows are told in, float64."""
+    if sequence := dataset.get("ModalityLUTSequence"):
+        return _look_up(dataset, sequence[0], levels)
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    return levels * float(1 if slope is None else slope) + float(intercept or 0)
+
+
+def _voi(dataset: Dataset, values: np.ndarray) -> np.ndarray | None:
+    """Shares of full brightness, or None where the file says nothing of how it wants to be seen."""
+    if sequence := dataset.get("VOILUTSequence"):
+        bits = sequence[0].LUTDescriptor[2]
+        return np.clip(_look_up(dataset, sequence[0], values) / (2**bits - 1), 0, 1)
+    center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if center is None or width is None:
+        return None
+    try:
+        return window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
+    except ValueError as error:
+        raise UserError(f"is a DICOM image whose VOI window cannot be used: {error}; mend or convert it") from error
+
+
+def _first(value: object) -> float | None:
+    """The first number of an element that may be missing, empty, one number or several."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        return float(value)
+    return float(value[0]) if len(value) else None
+
+
+def _look_up(dataset: Dataset, table: Dataset, values: np.ndarray) -> np.ndarray:
+    """``values`` through a LUT: its first and last entries stand for all values below and above it (PS3.3 C.11.1.1)."""
+    entries, first = table.LUTDescriptor[0] or 2**16, table.LUTDescriptor[1]
+    data = table.LUTData
+    if isinstance(data, bytes):
+        little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        kind = "u1" if len(data) == entries else "<u2" if little else ">u2"
+        data = np.frombuffer(data, dtype=kind)
+    data = np.asarray(data, dtype=np.float64)[:entries]
+    return data[np.clip(np.rint(values).astype(np.int64) - first, 0, len(data) - 1)]
+
+
+def _can_decode(pydicom: ModuleType, syntax: str) -> bool:
+    try:
+        return pydicom.pixels.get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _pydicom() -> ModuleType:
+    try:
+        import pydicom
+        import pydicom.pixels
+    except ImportError as error:
+        raise UserError("is a DICOM file, and pydicom is not there to read it; pip install pydicom") from error
+    return pydicom

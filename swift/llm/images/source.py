@@ -1,0 +1,186 @@
+"""Radiographs from untrusted files: where one comes from, and how its pixels become 8-bit RGB.
+
+Only still-image formats are opened, each by Pillow's own decoder: formats that run a helper program (EPS) stay closed.
+Of a file with several pages the first counts. DICOM, recognised by its content, is read by ``swift.llm.images.dicom``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from swift.llm.images.dicom import MAGIC, MAGIC_AT, decode_dicom, is_dicom, read_dicom
+from swift.llm.images.windowing import spread
+from swift.utils.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
+MAX_PIXELS = 89_000_000  # a large digital radiograph has 20 million; above this Pillow itself warns of a bomb
+EXIF_ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+
+_DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+# The first bytes of PNG, JPEG, GIF, WebP and TIFF as base64 shows them; "/9j/" is also how a path may begin.
+_BARE_BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkq|TU0AKg)[^.]{50,}", re.DOTALL)
+_LONGEST_PATH = 4096
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One image: a file (``path``), or the bytes that stood in the record (``data``). ``name`` and ``place``, the part
+    of the record that held it, are for messages."""
+
+    name: str
+    path: Path | None = None
+    data: bytes | None = field(default=None, repr=False)
+    place: str = field(default="image", compare=False)
+
+    @classmethod
+    def from_path(cls, path: str | Path) -> ImageSource:
+        """The image in a file; the file is not touched."""
+        return cls(str(path), path=Path(path))
+
+    @classmethod
+    def from_base64(cls, text: str) -> ImageSource:
+        """The image in a base64 text, bare or as a data URI. Raises UserError where the text is not base64."""
+        prefix = _DATA_URI.match(text)
+        payload = re.sub(r"\s+", "", text[prefix.end() :] if prefix else text)
+        try:
+            data = base64.b64decode(payload, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UserError(f"the image is not valid base64 ({error}); encode the whole file again") from error
+        return cls(f"a base64 image of {len(data)} bytes", data=data)
+
+    @cached_property
+    def key(self) -> str:
+        """What equal images share: the path, or the digest of the bytes."""
+        return str(self.path) if self.data is None else "sha256:" + hashlib.sha256(self.data).hexdigest()
+
+    def open(self) -> BinaryIO:
+        """The encoded bytes, to be closed by the caller. Raises UserError for a file that is missing or shut."""
+        if self.data is not None:
+            return io.BytesIO(self.data)
+        if not self.path.is_file():
+            raise UserError(f"image {self.name} is missing; put the file there or pass --image_root")
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise UserError(f"image {self.name} cannot be read ({error.strerror}); mend its rights") from error
+
+
+def is_base64(text: str) -> bool:
+    """Whether an image field holds the image itself rather than a path."""
+    if _DATA_URI.match(text) or _BARE_BASE64.fullmatch(text) or len(text) > _LONGEST_PATH:
+        return True
+    return _is_base64_dicom(text)
+
+
+def _is_base64_dicom(text: str) -> bool:
+    """Whether ``text`` encodes a file with DICOM's mark: four characters are three bytes, the preamble is 128."""
+    start = MAGIC_AT // 3 * 4
+    code = re.sub(r"\s+", "", text)[start : start + 8]
+    try:
+        return base64.b64decode(code, validate=True)[MAGIC_AT % 3 :] == MAGIC
+    except (binascii.Error, ValueError):  # ValueError for what is not ASCII
+        return False
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """The image as 8-bit RGB, upright.
+
+    Deeper than 8 bits: the range found in the image is spread over 0..255, as a viewer's default window does; a DICOM
+    file is seen through its own window. Transparent pixels become black, the colour of unexposed film borders. EXIF
+    rotation is applied. Raises UserError, naming the image, for anything that is not a whole image of a known format.
+    """
+    with _reading(source) as stream:
+        if is_dicom(stream):
+            return Image.fromarray(_decode_dicom(stream)).convert("RGB")
+        image = _open(stream)
+        white_is_zero = image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
+        return _to_rgb(ImageOps.exif_transpose(image), white_is_zero)
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """Upright (width, height) in pixels, read from the header alone. Raises UserError as :func:`open_image` does."""
+    with _reading(source) as stream:
+        if is_dicom(stream):
+            header = read_dicom(stream, pixels=False)
+            return _checked_size(header.Columns, header.Rows)
+        image = _open(stream)
+        # not image.getexif(), with which a PNG decodes itself to look for the tag behind its pixels
+        # nor for a TIFF, whose size Pillow has turned already
+        turned = image.format != "TIFF" and Image.Image.getexif(image).get(EXIF_ORIENTATION) in QUARTER_TURNS
+    width, height = image.size
+    return (height, width) if turned else (width, height)
+
+
+def check_image(source: ImageSource, decode: bool = True) -> None:
+    """Raise UserError unless the image is there and whole; ``decode=False`` trusts the header and the checksums."""
+    with _reading(source) as stream:
+        if is_dicom(stream):
+            _decode_dicom(stream) if decode else read_dicom(stream)
+            return
+        _open(stream).verify()
+        if decode:
+            stream.seek(0)
+            image = _open(stream)
+            image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size: every byte is still read
+            image.load()
+
+
+@contextmanager
+def _reading(source: ImageSource) -> Iterator[BinaryIO]:
+    """The source's bytes; whatever goes wrong while they are decoded becomes a UserError that names the image."""
+    with source.open() as stream:
+        try:
+            yield stream
+        except UserError as error:
+            raise UserError(f"image {source.name} {error}") from error
+        except Image.UnidentifiedImageError as error:
+            kinds = ", ".join((*FORMATS, "DICOM"))
+            raise UserError(f"image {source.name} is not a {kinds} file; convert it to PNG") from error
+        except Exception as error:  # decoders raise whatever broken bytes make them raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"image {source.name} is truncated or damaged ({reason}); copy or convert it again"
+            ) from error
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    image = Image.open(stream, formats=FORMATS)
+    _checked_size(*image.size)
+    return image
+
+
+def _decode_dicom(stream: BinaryIO) -> np.ndarray:
+    dataset = read_dicom(stream)
+    _checked_size(dataset.Columns, dataset.Rows)
+    return decode_dicom(dataset)
+
+
+def _checked_size(width: int, height: int) -> tuple[int, int]:
+    if width * height > MAX_PIXELS:
+        raise UserError(f"has {width} x {height} pixels, over {MAX_PIXELS}; scale it down")
+    return width, height
+
+
+def _to_rgb(image: Image.Image, white_is_zero: bool) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow inverts only 8-bit TIFFs whose white is 0
+        return Image.fromarray(spread(np.asarray(image), inverted=white_is_zero)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB")
+    return image.convert("RGB")

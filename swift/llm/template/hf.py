@@ -1,0 +1,216 @@
+"""Prompts and completions in the words of a model's own chat template and processor.
+
+The chat template lays out the turns with an image token for each image; each of those becomes what the processor puts
+there. Text of a dataset never turns into a control token: it goes through the template with an invisible mark inside
+every stretch that spells one, and the prompt is encoded in parts, cut at the marks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
+from swift.llm.images.cache import CACHE_BYTES, ImageCache
+from swift.llm.images.hf_processor import VisionProcessor
+from swift.llm.images.source import image_size
+from swift.llm.template.phi4 import UNFINISHED, EncodedPrompt, EncodesAhead
+from swift.utils.errors import UserError
+
+MARK = "\ue0f4"  # a private-use character, which no text carries on purpose
+ANSWER = "ANSWER-OF-THE-ASSISTANT"
+TEXT, IMAGE = "text", "image"
+
+
+class ProcessorTemplate(EncodesAhead):
+    """Encodes and decodes for one model's tokenizer and processor; the same calls as `Phi4Template`.
+
+    Args:
+        stop_token_ids: ids that the model's generation configuration ends at; the end of an assistant turn, as the chat
+            template writes it, is added.
+        banned_token_ids: ids never to be generated, besides the image token.
+        max_length: most tokens a prompt may have; None for no limit.
+        cache_bytes: how much memory prepared images may take between calls.
+
+    Raises UserError for a folder without a chat template, or one that cannot lay out a question.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: VisionProcessor,
+        stop_token_ids: Iterable[int] = (),
+        banned_token_ids: Iterable[int] = (),
+        max_length: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ):
+        self.tokenizer, self.image_processor, self.max_length = tokenizer, image_processor, max_length
+        self._layout = getattr(image_processor.processor, "chat_template", None) or tokenizer.chat_template
+        if not self._layout:
+            raise UserError(f"{image_processor.folder} has no chat template; add its chat_template.jinja")
+        # Processors use the tokenizer, which is for one thread at a time.
+        self._cache = ImageCache(image_processor, cache_bytes, threads=0)
+        controls = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens, image_processor.image_token})
+        self._controls = re.compile(f"(?={'|'.join(map(re.escape, filter(None, controls)))})")
+        self._front = self._added_in_front()
+        self._lead, self._opening, self._end = self._answer_frame()
+        self.stop_token_ids: tuple[int, ...] = tuple(sorted({*stop_token_ids, self._end}))
+        padding = tokenizer.pad_token_id
+        self.pad_token_id: int = self._end if padding is None else padding
+        image_token = tokenizer.convert_tokens_to_ids(image_processor.image_token)
+        self.banned_token_ids: tuple[int, ...] = tuple(sorted({*banned_token_ids, image_token}))
+
+    def encode_prompt(self, record: Record) -> EncodedPrompt:
+        """The record's turns and images, up to where the assistant begins. Raises UserError, naming the record, for an
+        unreadable image or a prompt over ``max_length``."""
+        try:
+            images = tuple(self._cache(source) for source in record.images)
+            ids, text, order = self._encode_turns(record, [image.text for image in images])
+        except UserError as error:
+            raise UserError(f"{record.source}: {error}") from error
+        return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)
+
+    def check_prompts(self, records: Iterable[Record]) -> None:
+        """Raise one UserError for every record whose prompt is over ``max_length`` or whose image cannot be prepared:
+        the first problem and a count. Reads image headers only."""
+        problems = []
+        for record in records:
+            try:
+                sizes = [image_size(source) for source in record.images]
+                self._encode_turns(record, [self.image_processor.text_for(*size) for size in sizes])
+            except UserError as error:
+                problems.append(f"{record.source}: {error}")
+        raise_problems(problems)
+
+    def encode_completion(self, text: str) -> list[int]:
+        """The ids of an answer and the end of its turn, to train on."""
+        lead = self._encode(self._lead)
+        ids = self._encode(self._lead + self._opening + self._marked(text))
+        # tokenizers that put a space before a text's first word must not do so in the middle of a turn
+        inside = ids[len(lead) :] if ids[: len(lead)] == lead else self._encode(self._opening + self._marked(text))
+        return [*inside, self._end]
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of a completion: stop tokens are left out, every other token is shown."""
+        kept = [token for token in map(int, ids) if token not in self.stop_token_ids]
+        return self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]:
+        """One text per token; joined they are ``decode(ids)``. Each is what the token adds to the text before it, so
+        this is right for tokenizers whose tokens read differently alone; bytes of a character spread over several
+        tokens go to the last of them."""
+        ids = list(map(int, ids))
+        pieces, done, last = [], "", 0
+        for position, token in enumerate(ids):
+            text = self.decode(ids[: position + 1])
+            whole = text.startswith(done) and not text.endswith(UNFINISHED)
+            pieces.append(text[len(done) :] if whole else "")
+            done = text if whole else done
+            last = last if token in self.stop_token_ids else position
+        if pieces:
+            pieces[last] += self.decode(ids)[len(done) :]
+        return pieces
+
+    def _encode_turns(self, record: Record, image_texts: list[str]) -> tuple[list[int], str, list[int]]:
+        """Ids, text, and the numbers (from 1) of the images in order of appearance."""
+        order = image_placeholders(record.messages) or list(range(1, len(record.images) + 1))
+        laid_out = self._render(self._turns(record), add_generation_prompt=True)
+        parts = laid_out.split(self.image_processor.image_token)
+        if len(parts) - 1 != len(order):
+            raise UserError(
+                f"the chat template places {len(parts) - 1} of {len(order)} images; mend the template of the checkpoint"
+            )
+        expanded = parts[0] + "".join(
+            image_texts[number - 1] + part for number, part in zip(order, parts[1:], strict=True)
+        )
+        has_front = laid_out.startswith(self.tokenizer.bos_token or MARK)
+        ids = ([] if has_front else self._front) + self._encode(expanded)
+        if self.max_length is not None and len(ids) > self.max_length:
+            raise UserError(
+                f"the prompt has {len(ids)} tokens, over --max_length {self.max_length}; raise it or drop the record"
+            )
+        shown = "".join(f"{part}<|image_{number}|>" for part, number in zip(parts, order, strict=False)) + parts[-1]
+        return ids, shown.replace(MARK, ""), order
+
+    def _turns(self, record: Record) -> list[dict[str, Any]]:
+        """The record's messages as chat templates take them: a list of texts and images each."""
+        placed = bool(image_placeholders(record.messages))
+        waiting = [] if placed else [{"type": IMAGE}] * len(record.images)
+        turns = []
+        for message in record.messages:
+            content, is_user = message["content"], message["role"] == "user"
+            items: list[dict[str, Any]] = waiting if is_user else []
+            waiting = [] if is_user else waiting
+            start = 0
+            for match in PLACEHOLDER.finditer(content) if is_user else ():
+                items = [*items, *self._text_item(content[start : match.start()]), {"type": IMAGE}]
+                start = match.end()
+            rest = self._text_item(content[start:])
+            turns.append({"role": message["role"], "content": [*items, *(rest or ([] if items else [_text("")]))]})
+        return turns
+
+    def _text_item(self, text: str) -> list[dict[str, Any]]:
+        return [_text(self._marked(text))] if text else []
+
+    def _marked(self, text: str) -> str:
+        """``text`` with a mark after the first character of whatever spells a control token."""
+        text = text.replace(MARK, "")
+        cuts = [match.start() + 1 for match in self._controls.finditer(text)]
+        bounds = zip([0, *cuts], [*cuts, len(text)], strict=True)
+        return MARK.join(text[start:end] for start, end in bounds)
+
+    def _encode(self, text: str) -> list[int]:
+        return [
+            token
+            for part in text.split(MARK)
+            if part
+            for token in self.tokenizer.encode(part, add_special_tokens=False)
+        ]
+
+    def _render(self, turns: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns, chat_template=self._layout, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            raise UserError(f"the checkpoint's chat template refuses the turns ({error})") from error
+
+    def _added_in_front(self) -> list[int]:
+        """What the tokenizer itself puts before a text: for some models the begin token, which the chat templates of
+        others write."""
+        with_front, bare = (self.tokenizer.encode("a", add_special_tokens=added) for added in (True, False))
+        return next((with_front[:start] for start, token in enumerate(with_front) if token == bare[0]), [])
+
+    def _answer_frame(self) -> tuple[str, str, int]:
+        """The end of a prompt from its last control token on, what the chat template writes between it and an answer,
+        and the token that ends an answer: the first control token after it, or the tokenizer's end of text."""
+        question = [{"role": "user", "content": [_text("Question")]}]
+        prompt = self._render(question, add_generation_prompt=True)
+        whole = self._render(
+            [*question, {"role": "assistant", "content": [_text(ANSWER)]}], add_generation_prompt=False
+        )
+        before, found, after = whole.partition(ANSWER)
+        if not found:
+            raise UserError(f"{self.image_processor.folder}: the chat template leaves out the assistant's answer")
+        opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        match = self._controls.search(after)
+        ends = [self.tokenizer.eos_token_id]
+        if match:
+            ends.insert(0, self.tokenizer.encode(after[match.start() :], add_special_tokens=False)[0])
+        end = next((token for token in ends if token is not None), None)
+        if end is None:
+            raise UserError(
+                f"{self.image_processor.folder}: neither chat template nor tokenizer names an end of answers"
+            )
+        last = max((match.start() for match in self._controls.finditer(prompt)), default=0)
+        return prompt[last:], opening, end
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": TEXT, TEXT: text}

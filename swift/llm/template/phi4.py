@@ -1,0 +1,235 @@
+"""Phi-4's chat format: records -> token ids with room for images, and token ids -> text.
+
+    <|system|>text<|end|><|user|><|image_1|><|image_2|>question<|end|><|assistant|>answer<|end|>
+
+without newlines. Each <|image_k|> becomes as many copies of the image token as the model has features for image k.
+Text from a dataset never turns into a control token: "<|end|>" in a question is encoded as the seven characters it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
+from swift.llm.images.cache import CACHE_BYTES, DECODING_THREADS, ImageCache
+from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
+from swift.llm.images.protocol import Picture
+from swift.llm.images.source import ImageSource, image_size
+from swift.utils.errors import UserError
+
+IMAGE_SEPARATOR = ""  # after an image that the template places; published training had "\n", published evaluation ""
+END, ASSISTANT, END_OF_TEXT = "<|end|>", "<|assistant|>", "<|endoftext|>"
+IMAGE_TOKEN, AUDIO_TOKEN = "<|endoftext10|>", "<|endoftext11|>"
+UNFINISHED = "\ufffd"  # what decoding gives for the first bytes of a character
+PROBE = "No pleural effusion, 5 cm. α→β"
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One prompt, as the model takes it."""
+
+    input_ids: Tensor  # [P] long, each image as its run of image tokens
+    images: tuple[Picture, ...]  # in the order of their runs
+    text: str  # the prompt with <|image_k|> for images, for logs
+
+
+class EncodesAhead:
+    """Many prompts at a time, for templates that encode one (``encode_prompt``) and keep their images in ``_cache``."""
+
+    _cache: ImageCache
+
+    def encode_prompts(self, records: Sequence[Record]) -> list[EncodedPrompt]:
+        """The prompt of each record, their images decoded side by side. Raises what ``encode_prompt`` raises."""
+        self._cache.prefetch(_images_of(records), first=True)
+        return [self.encode_prompt(record) for record in records]
+
+    def prefetch(self, records: Iterable[Record]) -> None:
+        """Announce the records that will be encoded next, in order and in place of those announced before: worker
+        threads decode their images meanwhile, as far as the cache has room. Returns at once; changes no result."""
+        self._cache.prefetch(_images_of(records))
+
+
+def _images_of(records: Iterable[Record]) -> list[ImageSource]:
+    return [source for record in records for source in record.images]
+
+
+class Phi4Template(EncodesAhead):
+    """Encodes and decodes for one tokenizer and image processor.
+
+    Args:
+        image_token_id: the id the model replaces with image features.
+        max_length: most tokens a prompt may have; None for no limit.
+        cache_bytes: how much memory tiled images may take between calls.
+        decoding_threads: how many decode announced images meanwhile; 0: none do.
+        rope_switch: see `policy.rope_switch`; a completion of up to ``new_tokens`` tokens must not cross it, since
+            transformers then computes the prompt anew from its ids, without images.
+        stop_token_ids: ids that the model's generation configuration ends at, besides the template's own.
+
+    Raises UserError for a tokenizer that lacks Phi-4's control tokens or does not decode token by token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: DynamicHDImageProcessor,
+        image_token_id: int,
+        max_length: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        decoding_threads: int = DECODING_THREADS,
+        rope_switch: int | None = None,
+        new_tokens: int = 0,
+        stop_token_ids: Iterable[int] = (),
+    ):
+        self.rope_switch, self.new_tokens = rope_switch, new_tokens
+        self.tokenizer, self.image_processor = tokenizer, image_processor
+        self.image_token_id, self.max_length = image_token_id, max_length
+        self._cache = ImageCache(image_processor, cache_bytes, decoding_threads)
+        self._vocabulary = tokenizer.get_added_vocab()
+        # a lookahead, so that control tokens that overlap are all found
+        self._controls = re.compile(f"(?={'|'.join(map(re.escape, self._vocabulary))})")
+        self._pieces: dict[int, str] = {}
+        for name in ("<|user|>", ASSISTANT, END):
+            self._id(name)
+        ends = {self._vocabulary.get(END_OF_TEXT), tokenizer.eos_token_id, self._id(END)}
+        self.stop_token_ids: tuple[int, ...] = tuple(sorted({*stop_token_ids, *ends} - {None}))
+        padding = tokenizer.pad_token_id
+        self.pad_token_id: int = self.stop_token_ids[0] if padding is None else padding
+        placeholders = {image_token_id, self._vocabulary.get(IMAGE_TOKEN), self._vocabulary.get(AUDIO_TOKEN)}
+        self.banned_token_ids: tuple[int, ...] = tuple(sorted(placeholders - {None}))
+        probe = self._encode(PROBE)
+        if "".join(self.decode_tokens(probe)) != self.decode(probe):
+            raise UserError("the tokenizer does not decode token by token; use the checkpoint's byte-level tokenizer")
+
+    def encode_prompt(self, record: Record) -> EncodedPrompt:
+        """The record's turns and images, up to and including ``<|assistant|>``. Raises UserError, naming the record,
+        for an unreadable image or a prompt over ``max_length``."""
+        try:
+            images = tuple(self._cache(source) for source in record.images)
+            ids, text, order = self._encode_turns(record, [image.num_tokens for image in images])
+            self._check_length(len(ids))
+        except UserError as error:
+            raise UserError(f"{record.source}: {error}") from error
+        return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)
+
+    def check_prompts(self, records: Iterable[Record]) -> None:
+        """Raise one UserError for every record whose prompt is over ``max_length`` or whose image cannot be tiled: the
+        first problem and a count. Reads image headers only."""
+        counts: dict[str, int] = {}
+        problems = []
+        for record in records:
+            try:
+                for source in record.images:
+                    if source.key not in counts:
+                        counts[source.key] = self._count_tokens(source)
+                ids, _, _ = self._encode_turns(record, [counts[source.key] for source in record.images])
+                self._check_length(len(ids))
+            except UserError as error:
+                problems.append(f"{record.source}: {error}")
+        raise_problems(problems)
+
+    def encode_completion(self, text: str) -> list[int]:
+        """The ids of an answer and its ``<|end|>``, to train on."""
+        return [*self._encode(text), self._id(END)]
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of a completion: stop tokens are left out, every other token is shown."""
+        kept = [token for token in map(int, ids) if token not in self.stop_token_ids]
+        return self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]:
+        """One text per token; joined they are ``decode(ids)``.
+
+        Bytes of a character spread over several tokens go to the last of them. A stop token is "".
+        """
+        pieces, pending, last = [], [], None
+        for position, token in enumerate(map(int, ids)):
+            pieces.append("")
+            if token in self.stop_token_ids:
+                continue
+            last = position
+            pending.append(token)
+            text = self._piece(token) if len(pending) == 1 else self.decode(pending)
+            if not text.endswith(UNFINISHED):
+                pieces[position] = text
+                pending = []
+        if pending:
+            pieces[last] = self.decode(pending)
+        return pieces
+
+    def _encode_turns(self, record: Record, tokens_per_image: list[int]) -> tuple[list[int], str, list[int]]:
+        """Ids, text, and the numbers (from 1) of the images in order of appearance."""
+        numbers = image_placeholders(record.messages)
+        order = numbers or list(range(1, len(record.images) + 1))
+        waiting = iter(order)
+        ids: list[int] = []
+        text: list[str] = []
+
+        def image(number: int) -> None:
+            ids.extend([self.image_token_id] * tokens_per_image[number - 1])
+            text.append(f"<|image_{number}|>")
+
+        def words(content: str) -> None:
+            ids.extend(self._encode(content))
+            text.append(content)
+
+        def control(name: str) -> None:
+            ids.append(self._id(name))
+            text.append(name)
+
+        for message in record.messages:
+            control(f"<|{message['role']}|>")
+            is_user, content = message["role"] == "user", message["content"]
+            for number in waiting if is_user and not numbers else ():
+                image(number)
+                words(IMAGE_SEPARATOR)
+            start = 0
+            for match in PLACEHOLDER.finditer(content) if is_user else ():
+                words(content[start : match.start()])
+                image(next(waiting))
+                start = match.end()
+            words(content[start:])
+            control(END)
+        control(ASSISTANT)
+        return ids, "".join(text), order
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of plain text. What spells a control token is encoded in two parts, so that it stays plain text."""
+        cuts = [match.start() + 1 for match in self._controls.finditer(text)]
+        bounds = zip([0, *cuts], [*cuts, len(text)], strict=True)
+        parts = [text[start:end] for start, end in bounds if end > start]
+        return [token for part in parts for token in self.tokenizer.encode(part, add_special_tokens=False)]
+
+    def _piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self.decode([token])
+        return self._pieces[token]
+
+    def _id(self, name: str) -> int:
+        if name not in self._vocabulary:
+            raise UserError(f"the tokenizer has no token {name}; use the tokenizer of a Phi-4-multimodal checkpoint")
+        return self._vocabulary[name]
+
+    def _count_tokens(self, source: ImageSource) -> int:
+        try:
+            return self.image_processor.count_tokens(*image_size(source))
+        except UserError as error:
+            raise error if source.name in str(error) else UserError(f"image {source.name}: {error}") from error
+
+    def _check_length(self, length: int) -> None:
+        if self.max_length is not None and length > self.max_length:
+            raise UserError(
+                f"the prompt has {length} tokens, over --max_length {self.max_length}; "
+                "raise it, lower --dynamic_hd, or drop the record"
+            )
+        if self.rope_switch is not None and length <= self.rope_switch < length + self.new_tokens:
+            raise UserError(
+                f"the prompt has {length} tokens and its completion up to {self.new_tokens}, across the model's rope "
+                f"switch at {self.rope_switch}, where generation loses the images; lower --dynamic_hd or the most "
+                "tokens a completion may have, or drop the record"
+            )

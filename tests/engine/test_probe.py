@@ -1,0 +1,213 @@
+"""What is refused and what takes the slow path: models that compute otherwise than we think, folders not whole."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from swift.engine import packing
+from swift.engine.logprobs import why_plain
+from swift.engine.probe import Paths, choose_paths, probe_batch
+from swift.llm.checkpoint.load import load_policy
+from swift.llm.dataset import Record, load_records
+from swift.llm.template.choose import template_for
+from swift.llm.template.hf import ProcessorTemplate
+from swift.utils.errors import UserError
+from tests.support.builders import QUESTIONS, SOLUTIONS, tiny_model
+from tests.support.tiny_models import MORE_WRITERS, WRITERS
+
+
+@pytest.fixture(scope="module")
+def records(world) -> list[Record]:
+    base = load_records([world / "data" / "train.json"])
+    return [base[0], replace(base[2], images=())]
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("llava") / "llava"
+    WRITERS["llava"](path)
+    return path
+
+
+def probe(folder: Path, records: list[Record], spoil) -> Paths:
+    policy = load_policy(folder)
+    template = template_for(policy)
+    spoil(policy.model)
+    return choose_paths(policy.model, template, [template.encode_prompt(record) for record in records])
+
+
+def test_a_model_that_counts_positions_itself_is_not_packed(llava, records, caplog):
+    def spoil(model):
+        def forget(module, args, kwargs):
+            return args, kwargs | {"position_ids": None}
+
+        model.model.language_model.register_forward_pre_hook(forget, with_kwargs=True)
+
+    caplog.set_level(logging.INFO)
+    assert not probe(llava, records, spoil).packed
+    assert "log-probabilities: plain (packed rows differ by" in caplog.text
+
+
+def test_a_model_that_takes_no_dense_mask_is_not_packed(llava, records, caplog):
+    def spoil(model):
+        def refuse(module, args, kwargs):
+            if kwargs["attention_mask"] is not None and kwargs["attention_mask"].ndim == 4:
+                raise ValueError("two dimensions only")
+
+        model.model.register_forward_pre_hook(refuse, with_kwargs=True)
+
+    caplog.set_level(logging.INFO)
+    assert not probe(llava, records, spoil).packed
+    assert "log-probabilities: plain (packed rows fail in this model: two dimensions only)" in caplog.text
+
+
+def test_a_model_whose_cache_cannot_be_shared_reads_each_prompt_anew(llava, records, caplog):
+    def spoil(model):
+        def cut(module, args, kwargs):
+            if kwargs.get("logits_to_keep") == 1 and kwargs.get("past_key_values") is None:
+                raise TypeError("no prefill")
+
+        model.register_forward_pre_hook(cut, with_kwargs=True)
+
+    caplog.set_level(logging.INFO)
+    assert probe(llava, records, spoil) == Paths(packed=True, shared=False)
+    assert "every completion reads its prompt anew (a shared cache fail in this model: no prefill)" in caplog.text
+
+
+def test_a_model_that_bends_its_logits_is_refused(llava, records):
+    def spoil(model):
+        def bend(module, args, output):
+            output.logits = output.logits * 0.5
+            return output
+
+        model.register_forward_hook(bend)
+
+    with pytest.raises(UserError, match="log-probabilities in padded rows differ"):
+        probe(llava, records, spoil)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "chat_template.jinja").unlink(), "has no chat template"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "its processor cannot be built"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors cannot be read"),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}"),
+            "chat template refuses the turns",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
+            "model_type 'bert' is not supported",
+        ),
+    ],
+)
+def test_folders_that_are_not_whole_are_refused(llava, tmp_path, spoil, message):
+    shutil.copytree(llava, tmp_path / "copy")
+    spoil(tmp_path / "copy")
+    with pytest.raises(UserError, match=message):
+        template_for(load_policy(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("kind", list(MORE_WRITERS))
+def test_more_kinds_take_the_fast_paths(kind, records, tmp_path):
+    MORE_WRITERS[kind](tmp_path)
+    assert probe(tmp_path, records, lambda model: None) == Paths(packed=True, shared=True)
+
+
+def test_dynamic_hd_is_refused(llava):
+    with pytest.raises(UserError, match="--dynamic_hd 2 is for Phi-4's tiling"):
+        load_policy(llava, dynamic_hd=2)
+
+
+def test_phi4_takes_the_fast_paths(world):
+    policy = load_policy(world / "policy")
+    template = template_for(policy)
+    examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
+    assert choose_paths(policy.model, template, examples) == Paths(packed=True, shared=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_completions_that_see_each_other_are_noticed_in_either_precision(world, monkeypatch, dtype):
+    """In bfloat16 the difference, 0.06 nats, is below what rounding may make in a large model's plain path."""
+    policy = load_policy(world / "policy", dtype=dtype)
+    template = template_for(policy)
+    examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
+
+    def leaky(segments):
+        length = segments.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        return causal & (segments != packing.PADDING)[:, None, :] | torch.eye(length, dtype=torch.bool)
+
+    assert choose_paths(policy.model, template, examples).packed
+    monkeypatch.setattr(packing, "group_mask", leaky)
+    assert not choose_paths(policy.model, template, examples).packed
+
+
+def test_a_processor_that_brings_code_is_refused_without_asking(llava, tmp_path, monkeypatch):
+    folder = shutil.copytree(llava, tmp_path / "copy")
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    file = folder / "preprocessor_config.json"
+    settings = {"image_processor_type": "X", "auto_map": {"AutoImageProcessor": "evil.X"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(UserError, match="its processor cannot be built"):
+        load_policy(folder)
+
+
+def test_prompts_stay_on_one_side_of_the_length_where_longrope_turns(world):
+    policy = load_policy(world / "policy")
+    template = template_for(policy)
+    examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
+    long, short = max(examples, key=lambda one: len(one.input_ids)), min(examples, key=lambda one: len(one.input_ids))
+    assert len(long.input_ids) > len(short.input_ids)
+    prompts, _ = probe_batch(policy.model, template, [long, short])
+    assert prompts.lengths.tolist() == [len(long.input_ids) + 2, len(short.input_ids) + 7]
+    policy.model.config.original_max_position_embeddings = len(short.input_ids) + 16
+    prompts, _ = probe_batch(policy.model, template, [long, short])
+    assert prompts.lengths.tolist() == [len(long.input_ids) + 2, len(long.input_ids) + 7]
+
+
+def test_layers_that_carry_a_state_are_not_packed():
+    model = tiny_model()
+    model.config.layer_types = ["linear_attention", "full_attention"]
+    assert why_plain(model) == "its linear_attention layers take no per-token mask"
+
+
+SPACED_CHAT = (
+    "{% for turn in messages %}{{ turn['role'] }}\n{% for part in turn['content'] %}{{ part['text'] }}{% endfor %}</s>"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
+)
+
+
+def test_tokenizers_that_put_a_space_in_front_do_not_do_so_inside_a_turn(llava):
+    """As SentencePiece tokenizers do: "yes" alone is "_yes", and so began an answer that follows a line break."""
+    base = load_policy(llava)
+    tokenizer = Tokenizer(models.BPE(unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    special = ["<pad>", "<s>", "</s>", "<image>"]
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([*QUESTIONS, *SOLUTIONS, "user\nassistant\n"], trainer)
+    spaced = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=SPACED_CHAT
+    )
+    processor = copy.copy(base.image_processor)
+    processor.processor = copy.copy(processor.processor)
+    processor.processor.chat_template = None
+    template = ProcessorTemplate(spaced, processor)
+    whole = spaced.encode("user\nIs it</s>assistant\nyes left</s>", add_special_tokens=False)
+    ids = template.encode_completion("yes left")
+    assert whole[-len(ids) :] == ids
+    assert "".join(spaced.convert_ids_to_tokens(ids)) == "yes\u2581left</s>"
+    assert "".join(template.decode_tokens(ids)) == template.decode(ids) == "yes left"

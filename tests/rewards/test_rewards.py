@@ -1,0 +1,573 @@
+"""Truth tables of the rewards in plugin.py. A row is (what the model said, the truth, the score, why)."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import plugin
+from swift.llm.dataset import Record
+from swift.plugin import orms
+from swift.plugin.loader import build_rewards, required_columns, score
+from swift.trainers.data import PromptItem
+from swift.trainers.rlhf_trainer.rollout import reward_columns
+from swift.utils.errors import UserError
+from tests.support.builders import random_completions
+from utils.answers import normalise_answers, parse_answers, think_text
+from utils.countdown import solves_countdown
+from utils.run_code import fenced_code, fraction_passed, run_python
+
+ACCURACY = [
+    ("asdf", "<answer>yes</answer>", 0.0, "garbage"),
+    ("", "<answer>yes</answer>", 0.0, "an empty completion says nothing"),
+    ("<answer>yes</answer>", "<answer>yes</answer>", 1.0, "the same answer"),
+    ("<answer>no</answer>", "<answer>yes</answer>", 0.0, "the other answer"),
+    ("<think>no</think><answer> YES </answer>", "<think>x</think><answer>yes</answer>", 1.0, "trimmed, lower-cased"),
+    ("<answer>left lung, heart</answer>", "<answer>heart,spine</answer>", 1.0, "one item shared is enough"),
+    ("<answer>left lung</answer>", "<answer>lung</answer>", 0.0, "items are compared whole, never as substrings"),
+    ("<answer>abnormal</answer>", "<answer>no</answer>", 0.0, "'no' inside another word is not an answer"),
+    ("<answer>yes.</answer>", "<answer>yes</answer>", 0.0, "punctuation inside a span is kept"),
+    ("<answer>a\nb</answer>", "<answer>a\nb</answer>", 1.0, "a span may hold a line break"),
+    ("<answer>no</answer><answer>yes</answer>", "<answer>yes</answer>", 0.0, "only the first span counts"),
+    ("<answer>yes, no</answer>", "<answer>yes</answer>", 1.0, "known hole: both answers always win"),
+    ("<answer>yes, no</answer>", "<answer>no</answer>", 1.0, "known hole: both answers always win"),
+    ("<answer></answer>", "<answer></answer>", 1.0, "nothing to list and nothing listed"),
+    ("<answer> , </answer>", "<answer></answer>", 1.0, "blanks and commas list nothing"),
+    ("<answer>edema</answer>", "<answer></answer>", 0.0, "something listed where there is nothing"),
+    ("<answer></answer>", "<answer>edema</answer>", 0.0, "nothing listed where there is something"),
+    ("asdf", "<answer></answer>", 0.0, "garbage is no empty answer"),
+    ("Yes. The heart is large.", "yes! It is.", 1.0, "prose: the first sentences agree"),
+    ("No. The heart is small.", "Yes. It is large.", 0.0, "prose: the first sentences differ"),
+    ("是？后文", "是。前文", 1.0, "full-width sentence ends"),
+    ("Is it? yes", "yes. a", 0.0, "prose: later sentences do not count"),
+    ("yes", "<answer>yes</answer>", 1.0, "a completion without a span gives its first sentence"),
+    ("<answer>yes", "<answer>yes</answer>", 0.0, "a span cut off before its end is no span"),
+    ("<think>a</think><answer>yes</answer>", "Yes. It is large.", 1.0, "a completion's span counts against prose too"),
+]
+
+
+@pytest.mark.parametrize(("completion", "solution", "expected", "reason"), ACCURACY)
+def test_accuracy_truth_table(completion, solution, expected, reason):
+    assert plugin.MultiModalAccuracyORM()([completion], solution=[solution]) == [expected], reason
+
+
+def test_each_completion_is_scored_against_its_own_solution():
+    # The published reward used the first sample's truth for the whole batch.
+    completions = ["<answer>yes</answer>", "<answer>no</answer>", "<answer>yes</answer>"]
+    solutions = ["<answer>yes</answer>", "<answer>no</answer>", "<answer>no</answer>"]
+    assert plugin.MultiModalAccuracyORM()(completions, solution=solutions) == [1.0, 1.0, 0.0]
+
+
+def test_answers_of_an_annotation_follow_the_same_rule():
+    assert normalise_answers([" Yes", "yes", ""]) == parse_answers("<answer>yes</answer>") == {"yes"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no tags", "no tags"),
+        ("<think> a </think><answer>b</answer>", "a"),
+        ("<think>cut off", "<think>cut off"),
+        ("x<think>a</think>y<think>b</think>", "a"),
+    ],
+)
+def test_think_text_is_the_first_span_or_everything(text, expected):
+    assert think_text(text) == expected
+
+
+class WordGraphs:
+    """Extractor for tests: each word is an entity, each 'a:b' also a relation; counts its calls."""
+
+    def __init__(self):
+        self.calls: list[list[str]] = []
+
+    def __call__(self, texts: list[str]) -> list[dict]:
+        self.calls.append(texts)
+        return [self.graph(text) for text in texts]
+
+    def graph(self, text: str) -> dict:
+        pairs = [word.split(":") for word in text.split() if ":" in word]
+        words = {part for word in text.split() for part in word.split(":")}
+        relations = [{"source_entity": a, "target_entity": b, "type": "modify"} for a, b in pairs]
+        return {"sentences": text, "entities": dict.fromkeys(words, "concept"), "relations": relations, "doc_key": "0"}
+
+
+# Score = mean of entity Jaccard and relation Jaccard; an empty union counts 1.
+KNOWLEDGE = [
+    ("<think>asdf</think>", "<think>a:b</think>", 0.0, "garbage: entities 0/3, relations 0/1"),
+    ("<think>a:b</think>", "<think>a:b</think>", 1.0, "the same graph"),
+    ("<think>a b</think>", "<think>a:b</think>", 0.5, "entities 2/2, relations 0/1"),
+    ("<think>a:b c</think>", "<think>a:b</think>", 5 / 6, "entities 2/3, relations 1/1"),
+    ("<think>b:a</think>", "<think>a:b</think>", 0.5, "a relation has a direction"),
+    ("<think>a</think><answer>b</answer>", "<think>a</think><answer>c</answer>", 1.0, "answers are not read"),
+    ("a:b", "<think>a:b</think>", 1.0, "no think span: the whole text"),
+    ("asdf", "a", 0.5, "known hole: no relation on either side counts as agreement"),
+    ("<think></think>", "<think></think>", 1.0, "two empty graphs agree"),
+]
+
+
+@pytest.mark.parametrize(("completion", "solution", "expected", "reason"), KNOWLEDGE)
+def test_knowledge_graph_truth_table(completion, solution, expected, reason):
+    assert plugin.KnowledgeGraphORM(WordGraphs())([completion], solution=[solution]) == pytest.approx([expected]), (
+        reason
+    )
+
+
+def test_knowledge_graph_scores_each_completion_against_its_own_solution():
+    reward = plugin.KnowledgeGraphORM(WordGraphs())
+    assert reward(["a", "b", "a"], solution=["a", "b", "b"]) == [1.0, 1.0, 0.5]
+
+
+def test_knowledge_graph_extracts_once_a_call_and_keeps_references():
+    extract = WordGraphs()
+    reward = plugin.KnowledgeGraphORM(extract)
+    reward(["a", "b", "a"], solution=["r", "r", "s"])
+    reward(["c", "r"], solution=["s", "r"])
+    assert extract.calls == [["a", "b", "r", "s"], ["c"]]
+
+
+def test_knowledge_graph_keeps_a_bounded_number_of_references():
+    extract = WordGraphs()
+    reward = plugin.KnowledgeGraphORM(extract)
+    reward.kept_references = 2
+    assert reward(["x"] * 3, solution=["x", "y", "z"]) == [1.0, 0.5, 0.5]
+    assert set(reward.references) == {"y", "z"}
+
+
+def test_kg_text_whole_reads_the_completion_whole_and_the_reference_in_part(monkeypatch):
+    monkeypatch.setenv("KG_TEXT", "whole")
+    reward = plugin.KnowledgeGraphORM(WordGraphs())
+    # "<think>", "a", "</think>", "b" against "a": entities 1/4, relations 0/0.
+    assert reward(["<think> a </think> b"], solution=["<think>a</think> b"]) == [0.625]
+
+
+def test_knowledge_graph_reads_reports_with_the_extractor_of_this_repository():
+    truth = "<think>Small right pleural effusion. No pneumothorax.</think>"
+    others = ["<think>No pneumothorax. Small right pleural effusion.</think>", "<think>No pleural effusion.</think>"]
+    same, contradicting = plugin.KnowledgeGraphORM()(others, solution=[truth, truth])
+    assert same == 1.0
+    assert contradicting < 0.5
+
+
+def test_unknown_kg_text_is_refused(monkeypatch):
+    monkeypatch.setenv("KG_TEXT", "half")
+    with pytest.raises(ValueError, match=r"KG_TEXT='half'.*KG_TEXT=think"):
+        plugin.KnowledgeGraphORM(WordGraphs())
+
+
+FORMAT = [
+    ("asdf", 0.0, "garbage"),
+    ("<think>a</think><answer>b</answer>", 1.0, "the shape"),
+    (" <think>a\nb</think>\n<answer>c</answer>\n", 1.0, "blanks around and line breaks inside"),
+    ("<think></think><answer></answer>", 1.0, "shape says nothing of content"),
+    ("<answer>b</answer><think>a</think>", 0.0, "wrong order"),
+    ("<think>a</think>", 0.0, "no answer"),
+    ("<think>a</think>so<answer>b</answer>", 0.0, "words between"),
+    ("<think>a</think><answer>b</answer>!", 0.0, "words after"),
+    ("<think>a</think><answer>b</answer><answer>c</answer>", 0.0, "two answers"),
+    ("<think>a<think>b</think><answer>c</answer>", 0.0, "a tag inside a span"),
+]
+
+
+@pytest.mark.parametrize(("completion", "expected", "reason"), FORMAT)
+def test_format_truth_table(completion, expected, reason):
+    assert plugin.MathFormatORM()([completion]) == [expected], reason
+
+
+ANSWERS = "yes, no, m, f, ap, pa, left lung, right lung, effusion, edema, nodule, heart"  # a whole vocabulary
+
+# (what the model said, the truth, faithful score, strict score, why)
+STRICT_ACCURACY = [
+    ("asdf", "<answer>yes</answer>", 0.0, 0.0, "garbage"),
+    ("<answer>yes</answer>", "<answer>yes</answer>", 1.0, 1.0, "right"),
+    ("<answer>no</answer>", "<answer>yes</answer>", 0.0, 0.0, "wrong"),
+    ("<answer>yes, no</answer>", "<answer>yes</answer>", 1.0, 0.0, "gamed: both answers contradict each other"),
+    ("<answer>no, yes, no</answer>", "<answer>no</answer>", 1.0, 0.0, "gamed in another order"),
+    ("<answer>ap, pa</answer>", "<answer>pa</answer>", 1.0, 0.0, "gamed: both views"),
+    ("<answer>m, f</answer>", "<answer>f</answer>", 1.0, 0.0, "gamed: both sexes"),
+    (f"<answer>{ANSWERS}</answer>", "<answer>edema</answer>", 1.0, 0.0, "gamed: the whole vocabulary"),
+    ("<answer>effusion, edema, nodule</answer>", "<answer>edema</answer>", 1.0, 0.5, "gamed by listing: 2 / (3 + 1)"),
+    ("<answer>edema</answer>", "<answer>effusion, edema, nodule</answer>", 1.0, 0.5, "gamed: the surest of three"),
+    ("<answer>left lung, right lung</answer>", "<answer>right lung, left lung</answer>", 1.0, 1.0, "both may be true"),
+    ("<answer>ap, pa</answer>", "<answer>ap, pa</answer>", 1.0, 1.0, "the reference names both views"),
+    ("<answer>ap, pa, yes, no</answer>", "<answer>ap, pa</answer>", 1.0, 0.0, "gamed: another pair besides"),
+    ("<answer></answer>", "<answer></answer>", 1.0, 1.0, "nothing to list and nothing listed"),
+    ("<answer></answer>", "<answer>edema</answer>", 0.0, 0.0, "nothing listed"),
+    ("<answer>edema</answer>", "<answer></answer>", 0.0, 0.0, "nothing to list"),
+    ("Yes. The heart is large.", "yes! It is.", 1.0, 1.0, "prose: the first sentences"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("completion", "solution", "faithful", "strict", "reason"), STRICT_ACCURACY)
+def test_strict_accuracy_is_not_gamed_where_the_faithful_one_is(completion, solution, faithful, strict, reason):
+    assert plugin.MultiModalAccuracyORM()([completion], solution=[solution]) == [faithful], reason
+    assert plugin.StrictAccuracyORM()([completion], solution=[solution]) == pytest.approx([strict]), reason
+
+
+# Of words as entities and a:b as relations (WordGraphs). F1 = 2 * shared / (mine + theirs), of either kind.
+STRICT_GRAPHS = [
+    ("<think>x</think>", "<think>a:b</think>", 0.0, 0.0, "garbage"),
+    ("<think>a:b</think>", "<think>a:b</think>", 1.0, 1.0, "the same graph"),
+    ("<think>a:b c</think>", "<think>a:b</think>", 5 / 6, (4 / 5 + 1) / 2, "one entity too many"),
+    ("<think></think>", "<think>a b</think>", 0.5, 0.0, "gamed: says nothing, so relates nothing"),
+    ("<think>x</think>", "<think>a</think>", 0.5, 0.0, "gamed: no relation on either side"),
+    ("<think>a</think>", "<think>a b</think>", (1 / 2 + 1) / 2, 2 / 3, "relations neither has are left out"),
+    ("", "<think>a b</think>", 0.5, 0.0, "gamed: an empty completion"),
+    ("a b", "<think>a b</think>", 1.0, 0.0, "reasoning has to be marked as such"),
+    ("<think>a b c d e f g h</think>", "<think>a</think>", (1 / 8 + 1) / 2, 2 / 9, "gamed: the whole vocabulary"),
+    ("<think></think>", "<think></think>", 1.0, 0.0, "gamed: nothing to check, nothing to earn"),
+    ("<think>a</think>", "<think></think>", 0.5, 0.0, "a reference that says nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("completion", "solution", "faithful", "strict", "reason"), STRICT_GRAPHS)
+def test_graph_f1_is_not_gamed_where_the_faithful_jaccard_is(completion, solution, faithful, strict, reason):
+    assert plugin.KnowledgeGraphORM(WordGraphs())([completion], solution=[solution]) == pytest.approx([faithful]), (
+        reason
+    )
+    assert plugin.KnowledgeGraphF1ORM(WordGraphs())([completion], solution=[solution]) == pytest.approx([strict]), (
+        reason
+    )
+
+
+def test_graph_f1_takes_each_rows_own_reference_and_keeps_it():
+    extract = WordGraphs()
+    reward = plugin.KnowledgeGraphF1ORM(extract)
+    thoughts = [f"<think>{text}</think>" for text in ("a", "b", "a")]
+    assert reward(thoughts, solution=["a", "b", "b"]) == [1.0, 1.0, 0.0]
+    reward(thoughts[:1], solution=["b"])
+    assert extract.calls == [["a", "b"], []]
+
+
+def test_graph_f1_ignores_the_switch_of_the_faithful_reward(monkeypatch):
+    monkeypatch.setenv("KG_TEXT", "whole")
+    assert plugin.KnowledgeGraphF1ORM(WordGraphs())(["<think>a</think> b"], solution=["<think>a</think>"]) == [1.0]
+
+
+STRICT_FORMAT = [
+    ("asdf", 0.0, 0.0, "garbage"),
+    ("<think>a</think><answer>b</answer>", 1.0, 1.0, "the shape"),
+    ("<think></think><answer>yes</answer>", 1.0, 0.0, "gamed: empty reasoning"),
+    ("<think> \n </think><answer>yes</answer>", 1.0, 0.0, "gamed: blank reasoning"),
+    ("<think>a</think><answer></answer>", 1.0, 1.0, "an empty answer is the right one to some questions"),
+    ("<think>a</think><answer>b</answer>!", 0.0, 0.0, "words after"),
+]
+
+
+@pytest.mark.parametrize(("completion", "faithful", "strict", "reason"), STRICT_FORMAT)
+def test_the_stricter_format_wants_reasoning(completion, faithful, strict, reason):
+    assert plugin.MathFormatORM()([completion]) == [faithful], reason
+    assert plugin.FormatORM()([completion]) == [strict], reason
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(0, 0.0), (80, 0.0), (81, -0.05), (90, -0.5), (99, -0.95), (100, -1.0), (130, -1.0)]
+)
+def test_length_falls_in_a_straight_line_over_the_last_fifth(tokens, expected):
+    # 100 tokens at most, of which the last 20 are the cache.
+    reward = plugin.SoftLengthORM(max_completion_length=100)
+    assert reward(["x"], completion_tokens=[tokens]) == pytest.approx([expected])
+
+
+def test_the_trainer_counts_tokens_for_its_rewards():
+    records = [Record((), (), "a", {"idx": number}, "s") for number in range(2)]
+    items = [PromptItem(number, record, None) for number, record in enumerate(records)]
+    completions = random_completions(6, longest=5)
+    columns = reward_columns(items, 3, completions)
+    assert columns["completion_tokens"] == [len(ids) for ids in completions.token_lists()]
+    assert columns["idx"] == [0, 0, 0, 1, 1, 1]
+
+
+def test_length_counts_with_a_tokenizer_where_nobody_has_counted():
+    class Words:
+        def encode(self, text, add_special_tokens):
+            return text.split()
+
+    reward = plugin.SoftLengthORM(max_completion_length=4, soft_cache_length=2, tokenizer=Words())
+    assert reward(["a b", "a b c", "a b c d"]) == [0.0, -0.5, -1.0]
+
+
+def test_length_takes_its_constants_from_the_arguments_and_refuses_impossible_ones():
+    settings = type("Settings", (), {"max_completion_length": 10, "soft_cache_length": 5})()
+    [(_, reward)] = build_rewards(["external_length"], settings)
+    assert reward(["x"], completion_tokens=[6]) == pytest.approx([-0.2])
+    settings.soft_cache_length = 11
+    with pytest.raises(UserError, match=r"external_length.*soft_cache_length 11 must be in 1..max_completion_length"):
+        build_rewards(["external_length"], settings)
+    with pytest.raises(ValueError, match="needs the column completion_tokens, or a tokenizer"):
+        plugin.SoftLengthORM()(["x"])
+
+
+COUNTDOWN = [
+    ("asdf", [1, 2], 3, False, "garbage"),
+    ("", [1, 2], 3, False, "empty"),
+    ("1 + 2", [1, 2], 3, True, "plain"),
+    ("1 + 2 = 3", [1, 2], 3, True, "the part after = is not read"),
+    ("1 + 2", [1, 2], 4, False, "wrong value"),
+    ("3", [1, 2], 3, False, "numbers left out"),
+    ("1 + 2 + 1", [1, 2], 4, False, "a number used twice"),
+    ("12", [1, 2], 12, False, "numbers may not be glued"),
+    ("(8 - 2) / 3 * 4", [8, 2, 3, 4], 8, True, "precedence and brackets"),
+    ("8 / 3 * 3", [8, 3, 3], 8, True, "exact division"),
+    ("-1 + 4", [1, 4], 3, True, "a leading minus"),
+    ("2 ** 3", [2, 3], 8, False, "powers are not allowed"),
+    ("7 // 2", [7, 2], 3, False, "floor division is not allowed"),
+    ("1 / 0", [1, 0], 1, False, "division by zero"),
+    ("01 + 2", [1, 2], 3, False, "not a number"),
+    ("1.0 + 2", [1, 0, 2], 3, False, "a decimal point would glue 1 and 0"),
+    ("1 2", [1, 2], 3, False, "not an expression"),
+    ("1 + x", [1], 3, False, "names"),
+    ("__import__('os')", [], 0, False, "calls"),
+    ("(" * 150 + "1" + ")" * 150, [1], 1, False, "too long to be meant"),
+]
+
+
+@pytest.mark.parametrize(("equation", "numbers", "target", "expected", "reason"), COUNTDOWN)
+def test_countdown_truth_table(equation, numbers, target, expected, reason):
+    assert solves_countdown(equation, numbers, target) is expected, reason
+
+
+def test_countdown_reads_the_answer_span_and_its_own_row():
+    completions = ["1+2", "<answer>1+2</answer>", "<answer>1+2</answer>"]
+    rewards = plugin.CountdownORM()(completions, nums=[[1, 2]] * 3, target=[3, 3, 4])
+    assert rewards == [0.0, 1.0, 0.0]
+
+
+def test_math_accuracy_without_its_library_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    with pytest.raises(UserError, match=r"external_math_acc.*pip install math_verify"):
+        build_rewards(["external_math_acc"])
+
+
+@pytest.mark.parametrize(
+    ("completion", "solution", "expected", "reason"),
+    [
+        ("asdf", "$3$", 0.0, "garbage"),
+        ("<think>$3$</think><answer>$4$</answer>", "$3$", 0.0, "the answer counts, not the thinking"),
+        (r"<answer>$\frac{1}{2}$</answer>", r"<answer>$0.5$</answer>", 1.0, "equal as mathematics"),
+        ("$3$", "no number here", 0.0, "a truth that is not mathematics"),
+    ],
+)
+def test_math_accuracy_truth_table(completion, solution, expected, reason):
+    pytest.importorskip("math_verify", reason="optional: pip install math_verify")
+    assert plugin.MathAccuracyORM()([completion], solution=[solution]) == [expected], reason
+
+
+def fenced(code: str, language: str = "python") -> str:
+    return f"<think>a</think><answer>```{language}\n{code}\n```</answer>"
+
+
+DOUBLING = {
+    "language": "python",
+    "test_cases": [{"input": "2", "output": "4"}, {"input": "-1\n", "output": "-2\n"}],
+}
+
+CODE = [
+    ("asdf", DOUBLING, 0.0, "garbage"),
+    (fenced("print(2 * int(input()))"), DOUBLING, 1.0, "both cases pass"),
+    (fenced("print(int(input()) + 2)"), DOUBLING, 0.5, "2 + 2 passes, -1 + 2 does not"),
+    (fenced("print(2 * int(input())"), DOUBLING, 0.0, "syntax error"),
+    (fenced("print(4); raise SystemExit(1)"), DOUBLING, 0.0, "failing exit status"),
+    (fenced("print(2 * int(input()))", "java"), DOUBLING, 0.0, "block in another language"),
+    (fenced("print(4)") + fenced("print(2 * int(input()))"), DOUBLING, 1.0, "the last block counts"),
+    (fenced("print(1)"), None, 0.0, "no verification_info"),
+    (fenced("print(1)"), {**DOUBLING, "test_cases": []}, 0.0, "no test cases"),
+    (fenced("print(2 * int(input()))"), {**DOUBLING, "language": "java"}, 0.0, "another language is wanted"),
+]
+
+
+@pytest.mark.parametrize(("completion", "info", "expected", "reason"), CODE)
+def test_code_reward_truth_table(monkeypatch, completion, info, expected, reason):
+    monkeypatch.setenv("CHEX_RUN_CODE", "1")
+    assert plugin.CodeRewardORM()([completion], verification_info=[info]) == [expected], reason
+
+
+def test_code_reward_accepts_verification_info_as_json_text(monkeypatch):
+    monkeypatch.setenv("CHEX_RUN_CODE", "1")
+    text = '{"language": "python", "test_cases": [{"input": "", "output": "1"}]}'
+    assert plugin.CodeRewardORM()([fenced("print(1)")], verification_info=[text]) == [1.0]
+
+
+def test_code_reward_is_zero_for_data_without_the_column():
+    assert plugin.CodeRewardORM()(["a", "b"], solution=["c", "d"]) == [0.0, 0.0]
+
+
+def test_code_does_not_run_unless_asked(monkeypatch):
+    monkeypatch.delenv("CHEX_RUN_CODE", raising=False)
+    with pytest.raises(ValueError, match="CHEX_RUN_CODE=1"):
+        plugin.CodeRewardORM()([fenced("print(1)")], verification_info=[DOUBLING])
+
+
+def test_a_misspelt_switch_is_refused(monkeypatch):
+    monkeypatch.setenv("CHEX_RUN_CODE", "yes")
+    with pytest.raises(ValueError, match="CHEX_RUN_CODE='yes'"):
+        plugin.CodeRewardORM()
+
+
+@pytest.mark.parametrize(
+    ("program", "seconds", "reason"),
+    [
+        ("while True: pass", 1, "endless loop"),
+        ("x = bytearray(2**30); print(1)", 20, "1 GiB of memory"),
+        ("print('x' * 2**21)", 20, "2 MiB of output"),
+    ],
+)
+def test_limited_process_stops(program, seconds, reason):
+    started = time.monotonic()
+    assert run_python(program, seconds=seconds) is None, reason
+    assert time.monotonic() - started < 10
+
+
+def test_limited_process_sees_no_environment_and_no_files_of_ours(monkeypatch):
+    monkeypatch.setenv("CHEX_SECRET", "x")
+    printed = run_python("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}), sorted(os.listdir()))")
+    assert printed == "[] ['program.py', 'stdout']\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)",
+        "import os\nchild = os.fork()\nif child:\n  print(child)\nelse:\n  os.setsid()\n  while True: pass",
+    ],
+    ids=["killed with its session", "busy in a session of its own until its CPU time is up"],
+)
+def test_what_the_program_started_ends_too(program):
+    child = int(run_python(program, seconds=1))
+    deadline = time.monotonic() + 8
+    while _is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(child)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_outputs_are_compared_line_by_line_without_trailing_blanks():
+    assert fraction_passed("print('a ')\nprint('b')", [{"input": "", "output": "a\nb\n"}]) == 1.0
+    assert fraction_passed("print('a b')", [{"input": "", "output": "a\nb\n"}]) == 0.0
+
+
+def test_fenced_code_picks_the_language():
+    text = "```java\nx\n```\n```Python\ny\n```\n```\nz\n```"
+    assert [fenced_code(text, name) for name in ("java", "python", None, "go")] == ["x\n", "y\n", "z\n", None]
+
+
+@pytest.mark.parametrize(
+    ("completion", "info", "expected", "reason"),
+    [
+        ("asdf", DOUBLING, 0.0, "garbage"),
+        (fenced("x"), DOUBLING, 1.0, "shape and language"),
+        (fenced("x", "java"), DOUBLING, 0.0, "another language"),
+        (fenced("x", "java"), None, 1.0, "any language where the row names none"),
+        ("```python\nx\n```", DOUBLING, 0.0, "no think/answer shape"),
+        ("<think>```python\nx\n```</think><answer>y</answer>", DOUBLING, 0.0, "the block must be in the answer"),
+    ],
+)
+def test_code_format_truth_table(completion, info, expected, reason):
+    assert plugin.CodeFormatORM()([completion], verification_info=[info]) == [expected], reason
+
+
+def test_every_name_is_registered():
+    names = "r1v_acc kg_jac math_acc math_format countdown code_reward code_format acc_strict kg_f1 format length"
+    assert {f"external_{name}" for name in names.split()} <= set(orms)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Register rewards for one test only."""
+
+    def register(**rewards):
+        for name, reward in rewards.items():
+            monkeypatch.setitem(orms, name, reward)
+
+    return register
+
+
+def test_scores_are_one_column_a_reward_and_nan_for_none(registered):
+    registered(
+        first=lambda completions, **columns: [float(len(text)) for text in completions],
+        second=lambda completions, bonus, **columns: [None, bonus[1]],
+    )
+    scores = score(build_rewards(["first", "second"]), ["a", "bbb"], {"bonus": [0.5, True]})
+    assert scores.dtype == np.float32
+    np.testing.assert_array_equal(scores, [[1.0, np.nan], [3.0, 1.0]])
+
+
+def test_required_columns_are_the_parameters_without_default(registered):
+    registered(needs=lambda completions, truth, weight=1.0, **columns: completions)
+    rewards = build_rewards(["external_r1v_acc", "external_countdown", "needs", "external_code_reward"])
+    assert required_columns(rewards) == {
+        "solution": "external_r1v_acc",
+        "target": "external_countdown",
+        "nums": "external_countdown",
+        "truth": "needs",
+    }
+
+
+def test_a_class_takes_its_settings_from_the_arguments_by_name(registered):
+    class Capped:
+        def __init__(self, tokenizer, max_completion_length=5, other=7):
+            self.built_with = (tokenizer, max_completion_length, other)
+
+        def __call__(self, completions, **columns):
+            return [0.0] * len(completions)
+
+    registered(capped=Capped)
+    settings = type("Settings", (), {"max_completion_length": 256})()
+    [(_, reward)] = build_rewards(["capped"], settings, tokenizer="the tokenizer")
+    assert reward.built_with == ("the tokenizer", 256, 7)
+
+
+def test_an_instance_is_used_as_it_is(registered):
+    instance = plugin.MathFormatORM()
+    registered(ready=instance)
+    assert build_rewards(["ready"]) == [("ready", instance)]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "--reward_funcs is empty"),
+        (["external_rlv_acc"], "unknown reward 'external_rlv_acc'; did you mean 'external_r1v_acc'"),
+        (["zzzz"], "unknown reward 'zzzz'; known: external_acc_strict, "),
+        (["external_kg_jac", "external_kg_jac"], "names 'external_kg_jac' twice"),
+    ],
+)
+def test_wrong_reward_names_are_named(names, message):
+    with pytest.raises(UserError, match=message):
+        build_rewards(names)
+
+
+def broken(completions, **columns):
+    raise KeyError("laterality")
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (lambda completions, **columns: [0.0], "'bad' returned 1 values for 2 completions"),
+        (lambda completions, **columns: [0.0, float("nan")], "'bad' returned nan for completion 1"),
+        (lambda completions, **columns: [float("inf"), 0.0], "'bad' returned inf for completion 0"),
+        (lambda completions, **columns: 1.0, "'bad' must return a list of 2 numbers"),
+        (lambda completions, **columns: ["a", "b"], "'bad' must return a list of 2 numbers"),
+        (broken, r"'bad' failed: .*test_rewards.py line \d+: KeyError: 'laterality'"),
+    ],
+)
+def test_a_reward_that_misbehaves_is_named(registered, reward, message):
+    registered(bad=reward)
+    with pytest.raises(UserError, match=message):
+        score(build_rewards(["bad"]), ["a", "b"], {})
+
+
+def test_a_column_of_the_wrong_length_is_named():
+    with pytest.raises(ValueError, match="'solution' has 1 values for 2 completions"):
+        score([("external_r1v_acc", plugin.MultiModalAccuracyORM())], ["a", "b"], {"solution": ["a"]})

@@ -1,0 +1,83 @@
+"""Kills evaluations at random moments and starts them again, and says whether the files they leave are the same.
+
+    python -m tests.support.killed_evaluations WORLD OUTPUT KILLS
+
+Each evaluation is a child forked from this process, which has imported everything, so that a restart takes a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import evaluate_token_prob
+
+NAME = "policy_train_checkpoint_token_prob"
+
+
+def start(world: Path, output: Path) -> int:
+    """The process id of a child that evaluates into ``output``."""
+    child = os.fork()
+    if child:
+        return child
+    words = ["--model_path", world / "policy", "--annotation_file", world / "data" / "train.json"]
+    words += ["--output_dir", output, "--batch_size", 3, "--max_new_tokens", 12, "--num_workers", 2, "--no_tqdm"]
+    with (output.parent / "log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            status = evaluate_token_prob.main([*map(str, words), "--top_k_alternatives", "2"])
+        except BaseException as error:
+            print(repr(error), flush=True)
+            status = 1
+        log.flush()
+        os._exit(status)
+
+
+def wait(child: int) -> None:
+    """Until the child has ended well."""
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"an evaluation ended with status {os.waitstatus_to_exitcode(status)}")
+
+
+def main(world: Path, output: Path, kills: int) -> None:
+    """Print one JSON object."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    wait(start(world, output / "undisturbed"))
+    duration = time.perf_counter() - began
+    expected = (output / "undisturbed" / f"{NAME}.json").read_bytes()
+
+    rng = np.random.default_rng()
+    place, partial = output / "killed", output / "killed" / f"{NAME}.partial.jsonl"
+    killed, interrupted, identical = 0, 0, []
+    while killed < kills or partial.exists() or not (place / f"{NAME}.json").exists():
+        child = start(world, place)
+        if killed < kills:
+            time.sleep(rng.uniform(0.1, 0.6) * duration)
+        finished, status = os.waitpid(child, os.WNOHANG if killed < kills else 0)
+        if not finished:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            killed += 1
+            interrupted += partial.exists() and partial.read_bytes().count(b'"index"') > 0
+        elif status:
+            raise RuntimeError(f"an evaluation ended with status {os.waitstatus_to_exitcode(status)}")
+        if (place / f"{NAME}.json").exists() and not partial.exists():
+            identical.append((place / f"{NAME}.json").read_bytes() == expected)
+            if killed < kills:
+                shutil.rmtree(place)
+    print(json.dumps({"kills": killed, "with_answers": interrupted, "identical": identical, "seconds": duration}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

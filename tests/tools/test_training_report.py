@@ -1,0 +1,165 @@
+"""The page of a training run: its numbers from a log and a file of completions, and the page in Chromium."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from swift.trainers import curves
+from tests.support.browser import needs_chromium, visit
+from tools.training_report import choose_groups, main, page_data
+
+HOSTILE = "</script><b>bold</b>"
+
+
+def row(step, group, rewards, advantage, **fields):
+    text = f"<think>{HOSTILE}</think><answer>yes</answer>"
+    return {
+        "step": step,
+        "group": f"{step}-{group}",
+        "idx": group,
+        "prompt": f"<|user|><|image_1|>Question {group}?<|end|><|assistant|>",
+        "solution": "<answer>yes</answer>",
+        "completion": text,
+        "raw_completion_tokens": [[text[:10], text[10:], ""]],
+        "per_token_logps": [[-0.5, -1.0, -0.25]],
+        "rewards": rewards,
+        "advantage": advantage,
+        "finished": True,
+        "in_loss": True,
+        **fields,
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two steps of two groups of two; the second group of each step is flat. Weights are 1 and 2."""
+    folder = tmp_path / "run"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    arguments = {"reward_funcs": ["acc", "kg"], "reward_weights": [1.0, 2.0], "beta": 0.5, "model": HOSTILE}
+    (folder / "args.json").write_text(json.dumps({"arguments": arguments}))
+    log = [{"step": 1, "reward": 1.5, "kl": 0.0, "loss": 0.25, "rewards/acc": 0.5}, {"step": 1, "train_runtime": 9.0}]
+    (folder / "checkpoint-1" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    rows = []
+    for step in (1, 2):
+        rows += [
+            row(step, 7, {"acc": 1.0, "kg": 0.5}, 0.7),
+            row(step, 7, {"acc": 0.0, "kg": 0.25}, -0.7, finished=False),
+        ]
+        # 1 + 2 * 0.5 = 0 + 2 * 1: equal in sum, though not in parts
+        rows += [row(step, 8, {"acc": 1.0, "kg": 0.5}, 0.0), row(step, 8, {"acc": None, "kg": 1.0}, 0.0, in_loss=False)]
+    lines = [json.dumps(one) for one in rows]
+    (folder / "completions.jsonl").write_text("\n".join(lines) + '\n{"step": 3, "re')
+    return folder
+
+
+def test_curves_are_the_log_and_go_on_with_what_completions_tell(run):
+    panels = page_data(run, "", 10)["panels"]
+    series = {one["label"]: (one["x"], one["y"]) for panel in panels for one in panel["series"]}
+    # step 2 by hand: rewards 2, 0.5, 2, 2; std of (2, 0.5) = 1.5 / sqrt 2 = 1.0607, of (2, 2) = 0; one of four is
+    # truncated
+    assert series["reward"] == ([1, 2], [1.5, pytest.approx(6.5 / 4)])
+    assert series["acc"] == ([1, 2], [0.5, pytest.approx(2 / 3)])
+    assert series["reward std"] == ([2], [pytest.approx(1.0607 / 2, abs=1e-4)])
+    assert series["zero spread groups"] == ([2], [0.5])
+    assert series["truncated"] == ([2], [0.25])
+    assert series["length"] == ([2], [3.0])
+    assert series["kl"] == ([1], [0.0])
+
+
+def test_groups_show_every_completion_with_its_rewards(run):
+    data = page_data(run, "", 10)
+    assert (data["steps"], data["sampled"], data["flat"], len(data["groups"])) == (2, 4, 2, 4)
+    first, second, *_ = data["groups"]
+    assert (first["step"], first["flat"], second["flat"]) == (1, False, True)
+    assert [(one["reward"], one["advantage"], one["finished"]) for one in first["completions"]] == [
+        (2.0, 0.7, True), (0.5, -0.7, False),
+    ]  # fmt: skip
+    assert second["completions"][1]["rewards"] == {"acc": None, "kg": 1.0}
+    assert second["completions"][1]["tokens"]["nats"] == [50, 100, 25]
+
+
+def test_groups_are_taken_evenly_with_both_ends():
+    keys = [(step, str(group)) for step in range(50) for group in range(2)]
+    chosen = sorted(choose_groups(keys, 5))
+    assert len(chosen) == 5
+    assert (keys[0], keys[-1]) == (chosen[0], chosen[-1])
+    assert {step for step, _ in chosen} == {0, 12, 25, 37, 49}
+    assert choose_groups(keys, 200) == set(keys)
+    assert choose_groups(keys, 1) == {keys[0]}
+
+
+def test_a_run_without_completions_has_curves_only(run):
+    (run / "completions.jsonl").unlink()
+    data = page_data(run, "", 10)
+    assert data["groups"] == []
+    assert "Loss" in {panel["title"] for panel in data["panels"]}
+
+
+def test_an_unfinished_checkpoint_is_passed_over(run):
+    (run / "checkpoint-2").mkdir()
+    (run / "checkpoint-2" / "trainer_state.json").write_text("{")
+    assert page_data(run, "", 10)["panels"][0]["series"][0]["y"][0] == 1.5
+
+
+def test_what_is_no_run_or_broken_is_one_line_and_status_2(run, tmp_path, capsys):
+    def error(*flags):
+        assert main([*map(str, flags), "--output", str(tmp_path / "out")]) == 2
+        return capsys.readouterr().err
+
+    assert "holds no training run" in error(tmp_path)
+    assert "--groups 0" in error(run, "--groups", 0)
+    lines = (run / "completions.jsonl").read_text().splitlines()
+    (run / "completions.jsonl").write_text("\n".join([lines[0], "{}", *lines[1:]]))
+    assert "line 2 is no JSON object" in error(run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_panels_are_those_with_values():
+    history = [{"step": 1, "loss": 1.0, "rewards/a": 0.1}, {"step": 2, "loss": 0.5, "other": 3}]
+    found = dict(curves.panels(history))
+    assert set(found) == {"Reward", "Loss"}
+    assert found["Loss"] == {"loss": ([1, 2], [1.0, 0.5])}
+
+
+@needs_chromium
+def test_the_page_draws_curves_and_walks_through_groups(run, tmp_path):
+    assert main([str(run), "--output", str(tmp_path), "--title", HOSTILE]) == 0
+    steps = """
+    await pause(200);
+    outcome.charts = all("#charts h3").map((head) => head.textContent);
+    outcome.paths = all("#charts path").length;
+    outcome.where = one("#where").textContent;
+    outcome.rewards = all(".completion .marks").map((marks) => marks.textContent);
+    press("j", document.body);
+    outcome.next = [one("#where").textContent, all(".flat").map((mark) => mark.textContent)];
+    pick("groups", "truncated");
+    outcome.truncated = one("#where").textContent;
+    type("no such words");
+    outcome.none = [one("#where").textContent, all(".completion").length];
+    type("question 7");
+    one("#tokens").click();
+    outcome.tokens = all(".completion:first-of-type .token").length;
+    outcome.bold = all("#group b b, .completion p b").length;
+    const svg = one("#charts svg");
+    svg.focus();
+    press("ArrowLeft"); press("ArrowLeft");
+    outcome.read = one("#charts .keys").textContent;
+    one("#theme").click();
+    outcome.theme = document.documentElement.dataset.theme;
+    """
+    seen = visit(tmp_path / "training.html", tmp_path / "visit", steps)
+    outcome = seen.outcome
+    assert (outcome["errors"], outcome["blocked"], seen.addresses) == ([], [], set())
+    assert {"Reward", "Loss", "Shares"} <= set(outcome["charts"])
+    assert outcome["paths"] > 8
+    assert outcome["where"] == "Step 1, group 1 of 4 shown"
+    assert outcome["rewards"] == ["reward2acc1kg0.5advantage+0.70", "reward0.5acc0kg0.25advantage−0.70truncated"]
+    assert outcome["next"] == ["Step 1, group 2 of 4 shown", ["no spread", "not in loss"]]
+    assert outcome["truncated"] == "Step 1, group 1 of 2 shown"
+    assert outcome["none"] == ["No group is like that.", 0]
+    assert outcome["tokens"] == 3
+    assert outcome["bold"] == 0
+    assert "step 1" in outcome["read"]
+    assert outcome["theme"] == "dark"

@@ -1,0 +1,179 @@
+"""Two processes over gloo compute what one does: same groups, same losses, one writer, one step to stop at."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from safetensors.torch import load_file
+
+from swift.utils.run_folder import newest_checkpoint
+from tests.support.builders import ROOT, rlhf_command, run_python
+from tests.training.test_grpo_trainer import make_trainer
+
+# Four prompts a step of twelve: an epoch is three steps, so five of them cross into the second.
+STEPS, GROUP, PROMPTS = 5, 4, 4
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+
+# A reward that random texts earn. The process of rank STOP_RANK, and no other, sends itself Ctrl-C in step 2.
+PLUGIN = """
+import os, signal
+from swift.plugin import ORM, orms
+
+
+class Stopping(ORM):
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, completions, **columns):
+        self.calls += 1
+        if self.calls == 2 and os.environ.get("STOP_RANK", "none") == os.environ.get("RANK"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return [sum(text.count(vowel) for vowel in "aeiou") / (len(text) + 1) for text in completions]
+
+
+orms["stopping"] = Stopping
+"""
+
+
+@pytest.fixture(scope="module")
+def flags(world, tmp_path_factory) -> dict[str, object]:
+    """Two processes share one validation question, so that one of them has none."""
+    folder = tmp_path_factory.mktemp("plugin")
+    plugin = folder / "stopping.py"
+    plugin.write_text(PLUGIN)
+    validation = folder / "validation.json"
+    validation.write_text(json.dumps(json.loads((world / "data" / "train.json").read_text())[:1]))
+    return {
+        "val_dataset": validation,
+        "image_root": world / "data" / "images",
+        "eval_strategy": "steps",
+        "eval_steps": STEPS,
+        "external_plugins": [ROOT / "plugin.py", plugin],
+        "reward_funcs": ["external_r1v_acc", "external_kg_jac", "stopping"],
+        "max_steps": STEPS,
+    }
+
+
+@pytest.fixture(scope="module")
+def launch(world, flags):
+    """Start the run in ``output`` on two processes."""
+
+    def start(output: Path, environment: dict[str, str] | None = None, **more: object) -> CompletedProcess[str]:
+        command = rlhf_command(world, output, per_device_train_batch_size=PROMPTS * GROUP // 2, **flags | more)
+        environment = {"FREEZE_NON_VISION_PARAMS": "1", **(environment or {})}
+        return run_python("swift.cli.rlhf", *command, launcher=TORCHRUN, **environment)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def single(world, flags, tmp_path_factory) -> Path:
+    """The folder of the run on one process, the freezing hook's work done by hand."""
+    output = tmp_path_factory.mktemp("single") / "run"
+    make_trainer(world, output, per_device_train_batch_size=PROMPTS * GROUP, **flags).train()
+    return output
+
+
+@pytest.fixture(scope="module")
+def double(launch, tmp_path_factory) -> tuple[Path, str]:
+    """The folder of the run on two processes, and its log."""
+    output = tmp_path_factory.mktemp("double") / "run"
+    process = launch(output)
+    assert process.returncode == 0, process.stderr
+    return output, process.stderr
+
+
+def log_history(run: Path) -> list[dict]:
+    history = json.loads((run / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "completions.jsonl").read_text().splitlines()]
+
+
+def test_every_step_has_the_figures_of_a_single_process(single, double):
+    expected, found = log_history(single), log_history(double[0])
+    assert len(expected) == len(found) == STEPS
+    for one, two in zip(expected, found, strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - {name for name in one if name.startswith("seconds/")}:
+            assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
+
+
+def test_a_process_without_a_validation_question_takes_part(single, double):
+    """It had no figures to gather and left the other waiting."""
+
+    def validation(run: Path) -> dict:
+        state = json.loads((run / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
+        (entry,) = (entry for entry in state["log_history"] if "eval_reward" in entry)
+        return entry
+
+    expected = validation(single)
+    assert expected["eval_completion_length"] >= 1
+    assert validation(double[0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_final_weights_are_those_of_a_single_process(single, double):
+    one, two = (load_file(run / f"checkpoint-{STEPS}" / "adapter_model.safetensors") for run in (single, double[0]))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert (value - two[name]).abs().max() < 1e-4, name
+
+
+def test_groups_are_never_split(double):
+    """Each group's rows stand together and are complete, so that one process sampled and normalised all of it."""
+    groups = [row["group"] for row in rows(double[0])]
+    assert len(groups) == STEPS * PROMPTS * GROUP
+    for start in range(0, len(groups), GROUP):
+        assert len(set(groups[start : start + GROUP])) == 1
+    assert set(Counter(groups).values()) == {GROUP}
+
+
+def test_completions_of_both_processes_are_written_once(single, double):
+    def said(run: Path) -> list[tuple]:
+        return sorted((row["step"], row["group"], row["token_ids"], row["rewards"]["stopping"]) for row in rows(run))
+
+    assert said(double[0]) == said(single)
+
+
+def test_files_have_one_writer(double):
+    """Nothing is left under a temporary name, and of a checkpoint's files only the generators are per process."""
+    output, _ = double
+    assert {path.name for path in output.iterdir()} == {
+        "args.json",
+        "completions.jsonl",
+        "curves.png",
+        f"checkpoint-{STEPS}",
+    }
+    assert json.loads((output / "args.json").read_text())["world_size"] == 2
+    states = {path.name for path in (output / f"checkpoint-{STEPS}").glob("rng_state*")}
+    assert states == {"rng_state_0.pth", "rng_state_1.pth"}
+
+
+def test_the_log_shows_the_parallel_settings_once(double):
+    lines = [line for line in double[1].splitlines() if "world size" in line]
+    (line,) = lines
+    assert "rank 0, world size 2, backend gloo" in line
+    assert f"batch per device {PROMPTS * GROUP // 2}, global {PROMPTS * GROUP}" in line
+
+
+def test_no_time_goes_into_a_search_for_unused_parameters(double):
+    """The vision adapter and the head take part in every pass; DistributedDataParallel warns when told to search."""
+    assert "find_unused_parameters" not in double[1]
+
+
+def test_a_signal_to_one_process_stops_both_at_one_step_and_resumes(launch, double, tmp_path):
+    stopped = launch(tmp_path / "run", {"STOP_RANK": "1"})
+    assert stopped.returncode != 0
+    assert stopped.stderr.count("stopped at step 2; go on with --resume_from_checkpoint true") == 1
+    assert newest_checkpoint(tmp_path / "run").name == "checkpoint-2"
+    resumed = launch(tmp_path / "run", resume_from_checkpoint=True)
+    assert resumed.returncode == 0, resumed.stderr
+    name = f"checkpoint-{STEPS}/adapter_model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (double[0] / name).read_bytes()
+    assert (tmp_path / "run" / "completions.jsonl").read_text() == (double[0] / "completions.jsonl").read_text()

@@ -1,0 +1,55 @@
+"""The snapshot stands in for a second model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from swift.engine.logprobs import score
+from swift.trainers.rlhf_trainer.reference import Snapshot
+from tests.support.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
+from utils.freezing import untie_head
+
+
+def trained_away(model) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+@pytest.mark.parametrize("untie", [False, True], ids=["tied head", "untied head"])
+def test_snapshot_equals_a_deep_copy_of_the_model(untie):
+    model = tiny_model()
+    if untie:
+        untie_head(model)
+    train_adapter_and_head(model)
+    twin, snapshot = copy.deepcopy(model), Snapshot.of(model)
+    trained_away(model)
+    prompts, completions = random_prompts(), random_completions(6)
+    own = score(model, prompts, completions).logps
+    with snapshot.swapped_into(model):
+        found = score(model, prompts, completions).logps
+    assert torch.equal(found, score(twin, prompts, completions).logps)
+    assert not torch.allclose(found, own)
+    assert torch.equal(score(model, prompts, completions).logps, own)
+
+
+def test_the_policy_comes_back_after_an_error():
+    model = tiny_model()
+    train_adapter_and_head(model)
+    snapshot = Snapshot.of(model)
+    trained_away(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="inside"), snapshot.swapped_into(model):
+        raise RuntimeError("inside")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_snapshot_holds_trainable_tensors_only():
+    model = tiny_model()
+    train_adapter_and_head(model)
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert Snapshot.of(model).values.keys() == names

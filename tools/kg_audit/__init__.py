@@ -1,0 +1,1 @@
+"""The knowledge-graph audit behind tools/0x_*_kg.py."""

@@ -1,0 +1,210 @@
+"""The numbers of evaluated runs: every metric with its interval, by kind of question, and paired against a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from swift.utils.errors import UserError
+from tools.reports.result_files import GROUPINGS, Run, group_rows
+from tools.reports.tables import Table
+from utils.get_knowledge_graph import extractor_name
+from utils.intervals import LEVEL, RESAMPLES, Interval, McNemar, mcnemar_exact, patients, ratio_intervals
+from utils.metrics import ACCURACY_RULES, TRAINING_RULE
+
+RULE_METRICS = {rule: "accuracy" if rule == TRAINING_RULE else rule for rule in ACCURACY_RULES}
+LABELS = {
+    "accuracy": "accuracy",
+    "length": "length (tokens)",
+    "format": "format kept",
+    "kg_jaccard": "KG Jaccard",
+    "kg_f1": "KG F1",
+    **{name: f"accuracy, {rule}" for rule, name in RULE_METRICS.items() if rule != TRAINING_RULE},
+}
+_FIRST = ("accuracy", "kg_jaccard", "entity_f1", "length")  # what summary.json holds stands first
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run against a baseline over the same questions: run minus baseline."""
+
+    run: str
+    baseline: str
+    difference: dict[str, Interval]
+    mcnemar: dict[str, McNemar]  # by accuracy rule
+
+    def as_dict(self) -> dict[str, Any]:
+        """What metrics.json holds of it."""
+        return {
+            "run": self.run,
+            "baseline": self.baseline,
+            "difference": _numbers(self.difference),
+            "mcnemar": {rule: test.as_dict() for rule, test in self.mcnemar.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All numbers of some runs over the same questions."""
+
+    baseline: str
+    summary: dict[str, dict[str, Interval]]  # by run, by metric
+    breakdown: dict[str, list[dict[str, Any]]]  # by field of GROUPINGS
+    comparisons: list[Comparison]
+
+    def against(self, run: str, baseline: str) -> Comparison | None:
+        """The comparison of two runs, where it was made."""
+        return next((c for c in self.comparisons if (c.run, c.baseline) == (run, baseline)), None)
+
+
+def label(metric: str) -> str:
+    """A metric's name in tables."""
+    return LABELS.get(metric, metric.replace("_", " ").replace(" f1", " F1").replace("jaccard", "Jaccard"))
+
+
+def number(metric: str, value: Interval | float, sign: str = "") -> str:
+    """A metric's value as text: shares with three digits, lengths with one."""
+    return f"{value:{sign}.{1 if metric == 'length' else 3}f}"
+
+
+def direction(metric: str) -> int:
+    """1 where more is better, -1 where less is, 0 where neither is said."""
+    if metric in ("length", "confidence", "token_logprob"):
+        return 0
+    return -1 if "hallucination" in metric or "omission" in metric else 1
+
+
+def compute_numbers(runs: Mapping[str, Run], baseline: str | None = None) -> Numbers:
+    """Summary, breakdown and comparisons of ``runs`` (as `tools.reports.result_files.load_runs` gives them).
+
+    The baseline is the first run unless named. Every pair is compared, in both orders, while there are few runs; with
+    more than four only each with the baseline. Raises UserError for a baseline that is no run.
+    """
+    names = list(runs)
+    baseline = names[0] if baseline is None else baseline
+    if baseline not in runs:
+        raise UserError(f"--baseline {baseline} is not among the runs ({', '.join(names)}); name one of them")
+    clusters = patients(runs[baseline].results)
+    metrics = _shared_metrics(runs)
+    pairs = [(run, other) for other in names for run in names if run != other]
+    if len(names) > 4:
+        pairs = [pair for pair in pairs if pair[1] == baseline]
+    return Numbers(
+        baseline,
+        {name: _intervals({metric: run.metrics[metric] for metric in metrics}, clusters) for name, run in runs.items()},
+        {field: breakdown(runs, field, metrics) for field in GROUPINGS},
+        [_compare(runs[run], runs[other], metrics, clusters) for run, other in pairs],
+    )
+
+
+def breakdown(runs: Mapping[str, Run], field: str, metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """``{"name", "count", "runs": {run: {metric: Interval}}}`` for each value of ``field``, the most frequent first;
+    empty where no result has it."""
+    results = next(iter(runs.values())).results
+    clusters = np.array(patients(results))
+    return [
+        {
+            "name": value,
+            "count": len(rows),
+            "runs": {
+                name: _intervals({metric: run.metrics[metric][rows] for metric in metrics}, clusters[rows].tolist())
+                for name, run in runs.items()
+            },
+        }
+        for value, rows in group_rows(results, field).items()
+    ]
+
+
+def metrics_document(runs: Mapping[str, Run], numbers: Numbers) -> dict[str, Any]:
+    """What metrics.json holds: everything."""
+    results = runs[numbers.baseline].results
+    return {
+        "questions": len(results),
+        "patients": len(set(patients(results))),
+        "level": LEVEL,
+        "resamples": RESAMPLES,
+        "extractor": extractor_name(),
+        "baseline": numbers.baseline,
+        "runs": {
+            name: {
+                "metrics": _numbers(numbers.summary[name]),
+                "by": {
+                    field: {row["name"]: {"count": row["count"], **_numbers(row["runs"][name])} for row in rows}
+                    for field, rows in numbers.breakdown.items()
+                    if rows
+                },
+                "files": [_file_facts(document) for document in run.documents],
+            }
+            for name, run in runs.items()
+        },
+        "comparisons": [comparison.as_dict() for comparison in numbers.comparisons],
+    }
+
+
+def main_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
+    """A line a metric, a column a run, then one for each run's difference from the baseline: mean [low, high]."""
+    columns = _columns(numbers, labels)
+    rows = [["metric", *columns]]
+    for metric in numbers.summary[numbers.baseline]:
+        cells = [number(metric, column[metric], sign) if column[metric] else "" for sign, column in columns.values()]
+        rows.append([label(metric), *cells])
+    return rows
+
+
+def number_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
+    """The main table for spreadsheets: mean, low and high of each column in columns of their own."""
+    columns = _columns(numbers, labels)
+    rows = [["metric", *(name for column in columns for name in (column, f"{column}, low", f"{column}, high"))]]
+    for metric in numbers.summary[numbers.baseline]:
+        row = [metric]
+        for _, column in columns.values():
+            value = column[metric]
+            row += [f"{part:.6g}" for part in (value.mean, value.lo, value.hi)] if value else [""] * 3
+        rows.append(row)
+    return rows
+
+
+def _columns(numbers: Numbers, labels: Mapping[str, str]) -> dict[str, tuple[str, dict[str, Interval]]]:
+    """Columns of the main table by heading: the sign to print, and the values by metric."""
+    columns = {labels[run]: ("", values) for run, values in numbers.summary.items()}
+    for run in numbers.summary:
+        if comparison := numbers.against(run, numbers.baseline):
+            columns[f"{labels[run]} - {labels[numbers.baseline]}"] = ("+", comparison.difference)
+    return columns
+
+
+def _shared_metrics(runs: Mapping[str, Run]) -> list[str]:
+    """Metrics that all runs have, those of summary.json first; the training rule goes by the name of accuracy."""
+    everywhere = set.intersection(*(set(run.metrics) for run in runs.values())) - {TRAINING_RULE}
+    shared = [name for name in next(iter(runs.values())).metrics if name in everywhere]
+    return [*(name for name in _FIRST if name in shared), *(name for name in shared if name not in _FIRST)]
+
+
+def _compare(run: Run, baseline: Run, metrics: Sequence[str], clusters: Sequence[str]) -> Comparison:
+    with np.errstate(invalid="ignore"):  # two infinities have no difference
+        differences = {metric: run.metrics[metric] - baseline.metrics[metric] for metric in metrics}
+    tests = {
+        rule: mcnemar_exact(baseline.metrics[metric] > 0, run.metrics[metric] > 0)
+        for rule, metric in RULE_METRICS.items()
+        if metric in metrics
+    }
+    return Comparison(run.name, baseline.name, _intervals(differences, clusters), tests)
+
+
+def _intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, Interval | None]:
+    """The mean of each metric with its interval; a question where a metric is not finite does not count for it."""
+    table = np.stack(list(values.values()), axis=1)  # [N, M]
+    there = np.isfinite(table)
+    return dict(zip(values, ratio_intervals(np.where(there, table, 0), there, clusters), strict=True))
+
+
+def _numbers(intervals: Mapping[str, Interval | None]) -> dict[str, dict[str, float] | None]:
+    return {metric: interval and interval.as_dict() for metric, interval in intervals.items()}
+
+
+def _file_facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result file says of itself, short of its prompt example."""
+    return {name: value for name, value in document.items() if name != "prompt_example"}

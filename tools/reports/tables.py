@@ -1,0 +1,76 @@
+"""One table in the forms people ask for: terminal, CSV, Markdown, LaTeX, HTML. A table is a sequence of rows of as many text cells each, the header first."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Sequence
+
+Table = Sequence[Sequence[str]]
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def align(rows: Table, gap: int = 3) -> str:
+    """Rows of as many cells each, as lines with columns ``gap`` blanks apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ((cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join((" " * gap).join(line).rstrip() for line in lines)
+
+
+def to_csv(rows: Table) -> str:
+    """RFC 4180 with "\\n" line ends."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
+
+
+def to_markdown(rows: Table) -> str:
+    """A GitHub table: the first column to the left, the others to the right."""
+    cells = [[_on_one_line(cell).replace("|", r"\|") for cell in row] for row in rows]
+    ruler = [":---", *["---:"] * (len(cells[0]) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [cells[0], ruler, *cells[1:]])
+
+
+def to_latex(rows: Table, caption: str = "") -> str:
+    """A `table` with booktabs rules."""
+    head, *body = (" & ".join(_escape(_on_one_line(cell)) for cell in row) + r" \\" for row in rows)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        *([rf"\caption{{{_escape(caption)}}}"] if caption else []),
+        rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_html(rows: Table) -> str:
+    """A bare `<table>`."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>\n"
+
+    head, body = line(rows[0], "th"), "".join(line(row, "td") for row in rows[1:])
+    return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"[\\~^&%$#_{}]", lambda match: _LATEX[match[0]], text)
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""Sampling of training sets: policies, and the pools they draw from."""

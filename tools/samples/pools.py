@@ -1,0 +1,234 @@
+"""What sampling reads: pools of questions, how hard a model found them, and the patients kept for evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from swift.llm.dataset import IMAGE_FIELDS, find_solution, raise_problems, read_items
+from swift.utils.errors import UserError
+from tools.reports.result_files import read_results
+from tools.samples.policies import Pool
+from utils.metrics import PUBLISHED_RULE
+
+Item = dict[str, Any]
+STRATIFY = (("question_type",), ("semantic_type", "content_type"))  # the first that the items have
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named pool on disk and its share of a sample."""
+
+    name: str
+    files: tuple[Path, ...]
+    share: Fraction
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The items of a source with the words that name each in a message, both [N], and what `sampling` needs."""
+
+    source: Source
+    items: list[Item]
+    places: list[str]
+    pool: Pool
+    stratify: tuple[str, ...]
+
+
+def parse_pool(text: str) -> Source:
+    """``NAME=FILE:SHARE``, the value of --pool."""
+    name, equals, rest = text.partition("=")
+    file, colon, share = rest.rpartition(":")
+    try:
+        part = Fraction(share)
+    except (ValueError, ZeroDivisionError):
+        part = Fraction(0)
+    if not (name and equals and file and colon) or not 0 < part <= 1:
+        raise UserError(
+            f"--pool {text!r} must be NAME=FILE:SHARE with a share above 0 and at most 1, e.g. a=a.json:0.5"
+        )
+    return Source(name, (Path(file),), part)
+
+
+def read_questions(
+    source: Source,
+    stratify: Sequence[str] | None,
+    results: dict[tuple[str, str], float] | None,
+    left_out: frozenset[str] = frozenset(),
+) -> Questions:
+    """A source's items but those of the patients ``left_out``, each checked to have a solution. ``results`` are pass
+    rates by `question_key`; None takes ``is_correct`` where every item has it. ``stratify`` names fields; None takes
+    the first of `STRATIFY` that the items have. Raises UserError."""
+    found = [pair for file in source.files for pair in read_items(_existing(file))]
+    found = [(item, place) for item, place in found if not isinstance(item, dict) or patient(item) not in left_out]
+    if not found:
+        raise UserError(f"pool {source.name}: {source.files[0]} leaves no items to choose from; pass another file")
+    raise_problems(filter(None, (_problem(item, place) for item, place in found)))
+    items, places = [item for item, _ in found], [place for _, place in found]
+    keys = [question_key(item) for item in items]
+    _refuse_twins(keys, places)
+    fields = _stratify(items, source.name) if stratify is None else tuple(stratify)
+    strata = [_stratum(item, fields, place) for item, place in found]
+    rates = _pass_rates(items, places, keys, results)
+    return Questions(source, items, places, Pool(source.name, keys, strata, rates), fields)
+
+
+def question_key(item: Item) -> tuple[str, str]:
+    """What makes two items the same question: ``idx``, or the images where there is none, and the wording."""
+    name = item["idx"] if item.get("idx") is not None else image_names(item)
+    return str(name), prompt_turns(item)[-1]["content"]
+
+
+def prompt_turns(item: Item) -> list[dict[str, str]]:
+    """The turns before the solution of an item that `find_solution` has read."""
+    turns = item.get("messages") or [{"role": "user", "content": item["question"]}]
+    return list(turns[:-1] if turns[-1]["role"] == "assistant" else turns)
+
+
+def image_names(item: Item) -> list[str]:
+    """The item's images as training reads them: paths in the image folder, or base64 text."""
+    field = next((name for name in IMAGE_FIELDS if item.get(name) is not None), None)
+    values = [] if field is None else item[field] if isinstance(item[field], list) else [item[field]]
+    return [f"{value}.png" for value in values] if field == "image_ids" else list(values)
+
+
+def training_record(item: Item, **more: Any) -> Item:
+    """Form A: images, messages, solution, idx, subject_id, study_id, answer; then every other field of the item,
+    because rewards may read it."""
+    record = {"images": image_names(item), "messages": prompt_turns(item), "solution": find_solution(item)}
+    named = {name: item[name] for name in ("idx", "subject_id", "study_id", "answer") if name in item}
+    dropped = {*record, *named, *IMAGE_FIELDS, "explanation"}
+    return record | named | {name: value for name, value in item.items() if name not in dropped} | more
+
+
+def patient(item: Item) -> str | None:
+    """The item's ``subject_id`` as text: files disagree on its type."""
+    return None if item.get("subject_id") is None else str(item["subject_id"])
+
+
+def evaluation_patients(paths: Sequence[Path]) -> frozenset[str]:
+    """Patients of the evaluation files. Raises UserError where a question does not say whose it is."""
+    found = [pair for path in paths for pair in read_items(path)]
+    raise_problems(
+        f"{place}: field 'subject_id' is missing, so nobody knows which patient must not be trained on; add it, "
+        "or pass --shared_patients allow"
+        for item, place in found
+        if not isinstance(item, dict) or patient(item) is None
+    )
+    return frozenset(patient(item) for item, _ in found)
+
+
+def read_pass_rates(paths: Sequence[Path], rule: str) -> dict[tuple[str, str], float]:
+    """How often a model was right, by `question_key`, from result files of evaluate.py. Raises UserError."""
+    rates: dict[tuple[str, str], float] = {}
+    for path in paths:
+        for position, result in enumerate(read_results(path, fields=("question",))["results"]):
+            place = f"result file {path} result {position}"
+            if result.get("idx") is None:
+                raise UserError(f"{place}: field 'idx' is missing, so its question cannot be found; evaluate again")
+            key = str(result["idx"]), result["question"]
+            if key in rates:
+                raise UserError(f"{place}: question {key[0]} comes twice; pass the results of one evaluation")
+            rates[key] = pass_rate(result, rule, place)
+    return rates
+
+
+def pass_rate(result: Item, rule: str, place: str) -> float:
+    """The share of right answers, 0 to 1, that a result tells of: its ``pass_rate`` (one number, or one a rule), else
+    that of its ``samples``, else whether its one answer is ``correct``."""
+    rate, samples = result.get("pass_rate"), result.get("samples")
+    if isinstance(rate, dict):
+        rate = rate.get(rule)
+    if rate is None and isinstance(samples, list) and samples:
+        verdicts = [_verdict(sample, rule) for sample in samples]
+        rate = None if None in verdicts else sum(verdicts) / len(verdicts)
+    if rate is None and not samples:
+        rate = _verdict(result, rule)
+    if isinstance(rate, bool | int | float) and 0 <= rate <= 1:
+        return float(rate)
+    raise UserError(
+        f"{place}: neither pass_rate, samples nor correct says whether it is right by the rule {rule}; evaluate again, "
+        "or name another --rule"
+    )
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, as hexadecimal text."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _verdict(answer: Any, rule: str) -> bool | None:
+    correct = answer.get("correct") if isinstance(answer, dict) else None
+    if isinstance(correct, dict) and isinstance(correct.get(rule), bool):
+        return correct[rule]
+    said = answer.get("is_correct") if isinstance(answer, dict) and rule == PUBLISHED_RULE else None
+    return said if isinstance(said, bool) else None
+
+
+def _pass_rates(
+    items: Sequence[Item], places: Sequence[str], keys: Sequence[tuple[str, str]], results: dict | None
+) -> list[float] | None:
+    if results is not None:
+        raise_problems(
+            f"{place}: --results say nothing of this question (idx {key[0]}); evaluate the whole pool"
+            for key, place in zip(keys, places, strict=True)
+            if key not in results
+        )
+        return [results[key] for key in keys]
+    said = [item.get("is_correct") for item in items]
+    if all(value is None for value in said):
+        return None
+    raise_problems(
+        f"{place}: field 'is_correct' must be true or false, it is {json.dumps(value)}; mend it, or pass --results"
+        for value, place in zip(said, places, strict=True)
+        if value not in (0, 1)
+    )
+    return [float(value) for value in said]
+
+
+def _problem(item: Any, place: str) -> str | None:
+    try:
+        if find_solution(item) is None:
+            return f"{place}: field 'solution' is missing or empty; rewards compare with it: add it, or 'explanation'"
+        if not all(isinstance(name, str) for name in image_names(item)):
+            return f"{place}: its images must be a list of texts; mend it"
+    except UserError as error:
+        return f"{place}: {error}"
+    return None
+
+
+def _stratify(items: Sequence[Item], pool: str) -> tuple[str, ...]:
+    for fields in STRATIFY:
+        if all(item.get(field) is not None for item in items for field in fields):
+            return fields
+    raise UserError(
+        f"pool {pool}: not every item has question_type, or semantic_type and content_type, to be balanced by; "
+        "add them, or name other fields with --stratify"
+    )
+
+
+def _stratum(item: Item, fields: Iterable[str], place: str) -> str:
+    values = [item.get(field) for field in fields]
+    if None in values:
+        raise UserError(f"{place}: field {list(fields)[values.index(None)]!r} is missing; add it, or change --stratify")
+    return " ".join(map(str, values))
+
+
+def _refuse_twins(keys: Sequence[tuple[str, str]], places: Sequence[str]) -> None:
+    first: dict[tuple[str, str], str] = {}
+    raise_problems(
+        f"{place} is the same question as {first[key]} (idx {key[0]}); keep one of them"
+        for key, place in zip(keys, places, strict=True)
+        if first.setdefault(key, place) is not place
+    )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"pool file {path} does not exist; correct the path")
+    return path

@@ -1,0 +1,1 @@
+"""Sweeps: their runs, processes, summary and plots."""

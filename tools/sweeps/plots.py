@@ -1,0 +1,140 @@
+"""Pictures of a sweep: what data sets of each size bring, and how rewards and length go while training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from swift.utils.files import replacing
+from tools.sweeps.summary import SETTINGS, Row, SweepRun
+
+SIZE = SETTINGS.index("size")
+SIZE_PANELS = (("accuracy", "Accuracy"), ("kg_f1", "Knowledge-graph F1"))
+STYLES = ("-", "--", ":", "-.")
+COLOURS = tuple(f"C{number}" for number in range(10))
+LENGTH = "completion_length"
+
+
+def label_of(setting: Sequence[str], shown: Sequence[int]) -> str:
+    """A setting's name in a legend: the values at the positions ``shown``."""
+    names = {"size": "size ", "learning_rate": "lr ", "generations": "G ", "beta": "beta "}
+    parts = [f"{names.get(SETTINGS[position], '')}{setting[position]}" for position in shown]
+    return ", ".join(parts).replace("external_", "").replace(" ,", ",")
+
+
+def varying(rows: Sequence[Row]) -> list[int]:
+    """Positions of the settings that differ between rows, the size left out; the policy where none does."""
+    found = [position for position in range(len(SETTINGS)) if len({row.setting[position] for row in rows}) > 1]
+    return [position for position in found if position != SIZE] or [0]
+
+
+def draw_sizes(rows: Sequence[Row], path: Path) -> Path | None:
+    """Accuracy and graph F1 against the number of training records; None where nothing was evaluated."""
+    rows = [row for row in rows if row.means]
+    panels = [(name, title) for name, title in SIZE_PANELS if any(name in row.means for row in rows)]
+    if not panels:
+        return None
+    shown = varying(rows)
+    sizes = sorted({float(row.setting[SIZE]) for row in rows})
+    labels = list(dict.fromkeys(label_of(row.setting, shown) for row in rows))
+    figure, grid = _figure(1, len(panels), width=5.2, height=3.8)
+    for axes, (metric, title) in zip(grid.flat, panels, strict=True):
+        for number, label in enumerate(labels):
+            line = [row for row in rows if label_of(row.setting, shown) == label and metric in row.means]
+            # Evenly spaced, a little beside each other, so that intervals do not hide one another.
+            shift = (number - (len(labels) - 1) / 2) * min(0.06, 0.4 / len(labels))
+            places = [sizes.index(float(row.setting[SIZE])) + shift for row in line]
+            means = np.array([row.means[metric].mean for row in line])
+            low, high = (np.array([getattr(row.means[metric], end) for row in line]) for end in ("lo", "hi"))
+            axes.errorbar(places, means, [means - low, high - means], marker="o", markersize=4, capsize=3,
+                          linewidth=1.6, color=_colour(number), label=label)  # fmt: skip
+        axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
+        axes.set_xlim(-0.4, len(sizes) - 0.6)
+        _finish(axes, f"{title} (mean over seeds, 95% over patients)", "training records")
+    _legend(figure, grid.flat[0], len(labels))
+    return _save(figure, path)
+
+
+def draw_steps(rows: Sequence[Row], path: Path) -> Path | None:
+    """Completion length and the parts of the reward against the step, means over seeds; None without training logs."""
+    rows = [row for row in rows if any(run.history for run in row.runs)]
+    names = {name for row in rows for run in row.runs for entry in run.history for name in entry}
+    panels = [
+        name for name in (LENGTH, "reward", *sorted(n for n in names if n.startswith("rewards/"))) if name in names
+    ]
+    if not panels:
+        return None
+    several = len({row.setting[SIZE] for row in rows}) > 1
+    shown = varying(rows) + ([SIZE] if several else [])
+    sizes = sorted({row.setting[SIZE] for row in rows}, key=float)
+    series = list(dict.fromkeys(label_of(row.setting, varying(rows)) for row in rows))
+    columns = min(2, len(panels))
+    figure, grid = _figure(-(-len(panels) // columns), columns, width=5.2, height=3.2)
+    for axes, name in zip(grid.flat, panels, strict=False):
+        for row in rows:
+            steps, values = mean_over_seeds(row.runs, name)
+            if steps:
+                colour = _colour(series.index(label_of(row.setting, varying(rows))))
+                style = STYLES[sizes.index(row.setting[SIZE]) % len(STYLES)]
+                axes.plot(steps, smoothed(values), style, color=colour, linewidth=1.6,
+                          label=label_of(row.setting, shown))  # fmt: skip
+        title = (
+            "Completion length (tokens)"
+            if name == LENGTH
+            else name.replace("rewards/", "reward: ").replace("external_", "").capitalize()
+        )
+        _finish(axes, title, "step")
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    _legend(figure, grid.flat[0], len(rows))
+    return _save(figure, path)
+
+
+def mean_over_seeds(runs: Sequence[SweepRun], name: str) -> tuple[list[int], list[float]]:
+    """The steps that any run's log has ``name`` for, and its mean over the runs that have it there."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        for entry in run.history:
+            if name in entry:
+                found.setdefault(entry["step"], []).append(entry[name])
+    return sorted(found), [float(np.mean(found[step])) for step in sorted(found)]
+
+
+def smoothed(values: Sequence[float]) -> np.ndarray:
+    """A running mean over a tenth of the steps, shorter at the ends."""
+    half = len(values) // 20
+    return np.array([np.mean(values[max(0, at - half) : at + half + 1]) for at in range(len(values))])
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _finish(axes: Axes, title: str, xlabel: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(xlabel, fontsize=9)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, axes: Axes, entries: int) -> None:
+    """One legend below all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=1 if entries < 3 else 2, fontsize=8, frameon=False)
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    return path

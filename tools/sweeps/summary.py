@@ -1,0 +1,207 @@
+"""The numbers of a sweep: runs read from their folders, grouped over seeds, compared with the accuracy-only baseline.
+
+A *setting* is everything that tells runs apart but the seed. A setting's value for a question is its mean over the
+seeds, and an interval draws patients, so it says how sure a number is for these runs over other patients; how much runs
+differ among themselves is their standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swift.utils.errors import UserError
+from swift.utils.run_folder import newest_checkpoint, trainer_state
+from tools.reports.result_files import load_runs
+from tools.sweeps.runs import evaluation_settings, first_difference, read_object, training_settings
+from utils.intervals import Interval, difference_interval, mean_interval, patients
+
+SETTINGS = ("policy", "size", "learning_rate", "generations", "beta", "rewards")
+METRICS = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format", "length")
+COMPARED = ("accuracy", "kg_f1")
+BASELINE = "external_r1v_acc"
+# What may differ between the seeds of a setting: the seed, and where the data lie (their digest is compared instead).
+PER_RUN = {"seed", "dataset"}
+PER_REWARDS = {"reward_funcs", "reward_weights"}  # and between a setting and its baseline
+
+Setting = tuple[str, ...]  # values of SETTINGS
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run: what sweep.json says of it, its metrics (each [N]; None where it was not evaluated), its log."""
+
+    tag: str
+    setting: Setting
+    seed: str
+    status: str
+    reason: str
+    metrics: Mapping[str, np.ndarray] | None
+    history: Sequence[Mapping[str, Any]]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is in the numbers."""
+        return self.metrics is not None
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not in the numbers."""
+        status = "not evaluated" if self.status == "finished" else self.status
+        return f"seed {self.seed} {status}" + (f": {self.reason}" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting's line in the table. ``means`` and ``differences`` are empty where no run counts."""
+
+    setting: Setting
+    runs: tuple[SweepRun, ...]
+    means: dict[str, Interval]
+    deviations: dict[str, float]  # over seeds, of the runs' means; empty below two runs
+    differences: dict[str, Interval]  # to the baseline, over the seeds that both have
+
+    @property
+    def counted(self) -> list[SweepRun]:
+        """The runs in the numbers."""
+        return [run for run in self.runs if run.counts]
+
+
+def read_sweep(folder: Path) -> tuple[list[SweepRun], list[str]]:
+    """The runs of a sweep, and the patient of each question. Raises UserError where there is nothing to summarise, and
+    where runs of one setting, or of a setting and its baseline, were made with different flags."""
+    entries = (read_object(folder / "sweep.json") or {}).get("runs")
+    if not entries:
+        raise UserError(f"{folder} has no sweep.json with runs; give the folder that train_loop.sh wrote")
+    files = {tag: _result_files(folder / entry["folder"]) for tag, entry in entries.items()}
+    evaluated = {tag: paths for tag, paths in files.items() if paths and entries[tag]["status"] == "finished"}
+    loaded = load_runs(evaluated) if evaluated else {}
+    runs = []
+    for tag, entry in entries.items():
+        metrics = loaded[tag].metrics if tag in loaded else None
+        setting = tuple(entry[name] for name in SETTINGS)
+        history = _history(folder / entry["folder"])
+        runs.append(SweepRun(tag, setting, entry["seed"], entry["status"], entry["reason"], metrics, history))
+    _refuse_different(folder, runs, entries)
+    questions = next(iter(loaded.values())).results if loaded else []
+    return runs, patients(questions)
+
+
+def summarise(runs: Iterable[SweepRun], clusters: Sequence[str], baseline: str = BASELINE) -> list[Row]:
+    """One row a setting, ordered by its values, sizes as numbers."""
+    groups: dict[Setting, list[SweepRun]] = {}
+    for run in runs:
+        groups.setdefault(run.setting, []).append(run)
+    rows = []
+    for setting in sorted(groups, key=_order):
+        members = tuple(sorted(groups[setting], key=lambda run: _number(run.seed)))
+        counted = [run for run in members if run.counts]
+        names = [name for name in METRICS if counted and all(name in run.metrics for run in counted)]
+        means = {name: mean_interval(_over_seeds(counted, name), clusters) for name in names}
+        deviations = {
+            name: statistics.stdev(float(run.metrics[name].mean()) for run in counted)
+            for name in names
+            if len(counted) > 1
+        }
+        rivals = groups.get((*setting[:-1], baseline), []) if setting[-1] != baseline else []
+        rows.append(Row(setting, members, means, deviations, _differences(rivals, counted, clusters)))
+    return rows
+
+
+def best(rows: Sequence[Row], metric: str) -> set[int]:
+    """Positions of the rows whose mean of a metric is highest."""
+    means = {position: row.means[metric].mean for position, row in enumerate(rows) if metric in row.means}
+    return {position for position, mean in means.items() if mean == max(means.values())}
+
+
+def as_document(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as JSON, for summary.json."""
+    return [
+        {
+            **dict(zip(SETTINGS, row.setting, strict=True)),
+            "seeds": [run.seed for run in row.counted],
+            "metrics": {name: value.as_dict() for name, value in row.means.items()},
+            "deviation_over_seeds": row.deviations,
+            "difference_to_baseline": {name: value.as_dict() for name, value in row.differences.items()},
+            "not_in_the_numbers": [run.why_not for run in row.runs if not run.counts],
+        }
+        for row in rows
+    ]
+
+
+def _differences(rivals: Sequence[SweepRun], mine: Sequence[SweepRun], clusters: Sequence[str]) -> dict[str, Interval]:
+    """Mine minus the rivals', question by question, each averaged over the seeds that both have."""
+    theirs = {run.seed: run for run in rivals if run.counts}
+    pairs = [(theirs[run.seed], run) for run in mine if run.seed in theirs]
+    if not pairs:
+        return {}
+    first, second = zip(*pairs, strict=True)
+    return {
+        name: difference_interval(_over_seeds(first, name), _over_seeds(second, name), clusters)
+        for name in COMPARED
+        if all(name in run.metrics for run in (*first, *second))
+    }
+
+
+def _over_seeds(runs: Sequence[SweepRun], metric: str) -> np.ndarray:
+    """A metric's mean over runs, question by question, [N]."""
+    return np.mean([run.metrics[metric] for run in runs], axis=0)
+
+
+def _refuse_different(folder: Path, runs: Iterable[SweepRun], entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise where runs that are averaged over seeds, or compared but for their rewards, differ in other flags too."""
+    first: dict[tuple[str, Setting], tuple[str, dict[str, Any]]] = {}
+    for run in runs:
+        if not (run.counts or run.history):
+            continue
+        for what, made in _how_made(folder / entries[run.tag]["folder"], run.counts).items():
+            for setting, left_out in ((run.setting, set()), (run.setting[:-1], PER_REWARDS)):
+                kept = {name: value for name, value in made.items() if name not in left_out}
+                other, before = first.setdefault((what, setting), (run.tag, kept))
+                if difference := first_difference(before, kept):
+                    name, one, another = difference
+                    raise UserError(
+                        f"{folder}: runs {other} and {run.tag} would count as the same but for seed and rewards, yet "
+                        f"{name} of the {what} is {one} in the first and {another} in the second; sweep other settings "
+                        "into another SWEEP folder"
+                    )
+
+
+def _how_made(run: Path, evaluated: bool) -> dict[str, dict[str, Any]]:
+    """Settings of a run's training and, where it counts, of its evaluation."""
+    kept = read_object(run / "run.json") or {}
+    training = training_settings(read_object(run / "args.json") or {}) | {"data_sha256": kept.get("data_sha256")}
+    made = {"training": {name: value for name, value in training.items() if name not in PER_RUN}}
+    return made | ({"evaluation": evaluation_settings(kept.get("evaluation") or {})} if evaluated else {})
+
+
+def _result_files(run: Path) -> list[Path]:
+    """The result files of a run's finished evaluation."""
+    evaluation = (read_object(run / "run.json") or {}).get("evaluation") or {}
+    if "replaced_by" in evaluation:
+        return []
+    files = [run / "eval" / name for name in evaluation.get("files", ())]
+    return files if all(file.is_file() for file in files) else []
+
+
+def _history(run: Path) -> list[dict[str, Any]]:
+    checkpoint = newest_checkpoint(run)
+    return [] if checkpoint is None else trainer_state(checkpoint)["log_history"]
+
+
+def _order(setting: Setting) -> tuple:
+    named = dict(zip(SETTINGS, setting, strict=True))
+    numbers = (_number(named[name]) for name in ("size", "learning_rate", "generations", "beta"))
+    return (named["rewards"], named["policy"], *numbers)
+
+
+def _number(text: str) -> tuple[float, str]:
+    try:
+        return float(text), ""
+    except ValueError:
+        return float("inf"), text
