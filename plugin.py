@@ -7,8 +7,8 @@ the sampled completions and, by name, every column of their dataset rows, all li
 number per completion. ms-swift 3.3.0.post1 loads this file as it is, so it uses only what that version offers.
 
 The published rewards can be gamed (tests/rewards/test_rewards.py shows how): ``external_r1v_acc`` by naming every
-answer, ``external_kg_jac`` by saying nothing. ``external_acc_strict``, ``external_kg_f1`` and ``external_format`` cannot in
-these ways; ``external_length`` charges for answers that come near the limit.
+answer, ``external_kg_jac`` by saying nothing. ``external_acc_strict``, ``external_kg_f1`` and ``external_format``
+cannot in these ways; ``external_length`` charges for answers that come near the limit.
 
 Environment:
     FREEZE_NON_VISION_PARAMS=1  train the vision LoRA and lm_head only

@@ -1,4 +1,7 @@
-"""One table in the forms people ask for: terminal, CSV, Markdown, LaTeX, HTML. A table is a sequence of rows of as many text cells each, the header first."""
+"""One table in the forms people ask for: terminal, CSV, Markdown, LaTeX, HTML.
+
+A table is a sequence of rows of as many text cells each, the header first.
+"""
 
 from __future__ import annotations
 
