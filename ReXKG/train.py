@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from ReXKG.neural.agreement import format_agreement
-from ReXKG.neural.annotations import Sentence, read_annotations
+from ReXKG.neural.annotations import AnnotatedSentence, read_annotations
 from ReXKG.neural.checkpoint import load_encoder, load_model, read_config, save_json, save_model
 from ReXKG.neural.encoder import write_encoder
 from ReXKG.neural.entity.model import EntityModel
 from ReXKG.neural.entity.reader import EntityReader
 from ReXKG.neural.entity.task import EntityTask
-from ReXKG.neural.fit import Settings, Task, fit
+from ReXKG.neural.fit import FitSettings, FitTask, fit
 from ReXKG.neural.folders import WEIGHT_FILES
 from ReXKG.neural.pieces import WordPieces
 from ReXKG.neural.relation.markers import read_markers, write_markers
@@ -38,7 +38,7 @@ from ReXKG.neural.relation.task import RelationTask
 
 REPORT = "train_report.json"
 
-Score = Callable[[list[Sentence]], dict[str, Any]]
+Score = Callable[[list[AnnotatedSentence]], dict[str, Any]]
 
 
 def train_entity(args: argparse.Namespace) -> None:
@@ -71,7 +71,7 @@ def make_encoder(args: argparse.Namespace) -> None:
 
 def _prepare(
     args: argparse.Namespace, kind: type[EntityModel | RelationModel]
-) -> tuple[dict[str, list[Sentence]], EntityModel | RelationModel, WordPieces]:
+) -> tuple[dict[str, list[AnnotatedSentence]], EntityModel | RelationModel, WordPieces]:
     """The annotations by role, and a model on the encoder; the output folder with all but the weights."""
     _refuse_trained(args.output_dir)
     data = {role: read_annotations(path) for role in ("train", "dev", "test") if (path := getattr(args, role))}
@@ -86,15 +86,15 @@ def _prepare(
     return data, model, pieces
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    return Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
+def _settings(args: argparse.Namespace) -> FitSettings:
+    return FitSettings(**{name: getattr(args, name) for name in FitSettings.__dataclass_fields__})
 
 
 def _train(
     args: argparse.Namespace,
-    settings: Settings,
-    task: Task,
-    data: dict[str, list[Sentence]],
+    settings: FitSettings,
+    task: FitTask,
+    data: dict[str, list[AnnotatedSentence]],
     scores: dict[str, Score],
 ) -> None:
     """Fit, go back to the best epoch, score it on the held-out sets, print the tables and write the report."""
@@ -185,7 +185,7 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         ("warmup", "share of the steps"),
         ("seed", "of everything random"),
     ):
-        default = getattr(Settings(), name)
+        default = getattr(FitSettings(), name)
         how.add_argument(f"--{name}", type=type(default), default=default, metavar="N", help=f"{text} ({default})")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     how.add_argument("--device", type=_device, default=device, help=f"a torch device ({device})")

@@ -23,8 +23,8 @@ from bench.timing import compare
 from swift.engine.batch import collate_prompts
 from swift.engine.sampling import generate
 from swift.evaluation.answering import (
+    AnswerTask,
     Batching,
-    Task,
     answer_batches,
     automatic_batching,
     automatic_threads,
@@ -80,7 +80,7 @@ def engine(
     """The same by the engine of evaluate.py."""
     template, processor = make_template(policy, CACHE_BYTES, workers)
     batches = make_batches(template, records, range(len(records)), batching, new_tokens)
-    task = Task(greedy(template, new_tokens))
+    task = AnswerTask(greedy(template, new_tokens))
     answered = [one for batch in answer_batches(policy, template, records, batches, task) for one in batch]
     return [one.answers[0].text for one in sorted(answered, key=lambda one: one.index)], processor.tiled
 

@@ -24,7 +24,7 @@ from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 from bench.timing import Comparison, compare
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.chunked_head import ChunkedLogProbs
-from swift.engine.logprobs import score
+from swift.engine.logprobs import completion_logprobs
 from swift.engine.sampling import Sampling, generate
 from swift.llm.checkpoint.adapters import add_vision_adapter
 from swift.llm.template.phi4 import EncodedPrompt
@@ -57,7 +57,7 @@ def compare_scoring(model, prompts, completions, rounds: int) -> tuple[Compariso
 
     def work(packed: bool) -> torch.Tensor:
         model.zero_grad()
-        logps = score(model, prompts, completions, packed=packed).logps
+        logps = completion_logprobs(model, prompts, completions, packed=packed).logps
         logps.sum().backward()
         return logps.detach()
 

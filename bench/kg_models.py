@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from ReXKG.graph import Graph, merge_sentences
-from ReXKG.neural.annotations import Sentence
+from ReXKG.neural.annotations import AnnotatedSentence
 from ReXKG.neural.checkpoint import load_encoder, read_config, save_json, save_model
 from ReXKG.neural.encoder import write_encoder
 from ReXKG.neural.entity.model import EntityModel
@@ -34,7 +34,7 @@ def write_models(root: Path, words: Sequence[Sequence[str]], hidden_size: int, l
     `ENTITY_SHARE` of the words are entities and `RELATED_SHARE` of the pairs are related, of types that vary."""
     folders = ModelFolders(root / "run_entity", root / "run_relation", root)
     for folder in folders[:2]:
-        write_encoder(folder, [Sentence(tuple(one), (), ()) for one in words], hidden_size, layers)
+        write_encoder(folder, [AnnotatedSentence(tuple(one), (), ()) for one in words], hidden_size, layers)
     config = read_config(folders.entity)
     pieces = WordPieces.read((folders.entity,), config.vocab_size)
     torch.manual_seed(0)

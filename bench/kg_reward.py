@@ -33,7 +33,7 @@ from bench.kg_models import naive_extractor, naive_graphs, write_models
 from bench.reward_share import seconds_a_step, short_run_seconds
 from plugin import KnowledgeGraphORM
 from ReXKG.graph import Graph
-from ReXKG.neural.bert import encode
+from ReXKG.neural.bert import encode_at
 from ReXKG.neural.extractor import CACHED_SENTENCES, NeuralExtractor
 from ReXKG.neural.folders import ModelFolders
 from ReXKG.neural.relation.model import LONGEST_INPUT
@@ -140,7 +140,7 @@ def seconds_a_token(bert: BertModel, length: int, wanted: int | None = None) -> 
     with torch.inference_mode():
         for _ in range(3):
             started = time.perf_counter()
-            encode(bert, ids, torch.ones_like(ids), positions)
+            encode_at(bert, ids, torch.ones_like(ids), positions)
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds) / ids.numel()
 

@@ -21,7 +21,7 @@ from typing import Any
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
 from tools.evaluation_report import add_report_flags, check_report_flags, count_line, write_report
-from tools.reports.numbers import Comparison, Numbers, compute_numbers, number
+from tools.reports.numbers import Numbers, RunComparison, compute_numbers, number
 from tools.reports.result_files import find_files, load_runs, writable
 from tools.reports.tables import align
 from utils.get_knowledge_graph import extractor_name
@@ -33,7 +33,7 @@ STAGES = {"sft": "SFT", "grpo": "GRPO", "blind": "blind"}  # runs with flags of 
 RESERVED = ("difference", "seconds", "extractor")  # keys of summary.json beside the runs
 
 
-def summarise(numbers: Numbers) -> dict[str, dict[str, Interval]]:
+def comparison_summary(numbers: Numbers) -> dict[str, dict[str, Interval]]:
     """Each run's first metrics, and those of ``difference``: the first run after the baseline minus it, paired.
     Metrics that were not computed are left out."""
     summary = dict(numbers.summary)
@@ -45,7 +45,7 @@ def summarise(numbers: Numbers) -> dict[str, dict[str, Interval]]:
     }
 
 
-def table(summary: Mapping[str, Mapping[str, Interval]], labels: Mapping[str, str]) -> str:
+def comparison_table(summary: Mapping[str, Mapping[str, Interval]], labels: Mapping[str, str]) -> str:
     """The summary as text, a metric a line: mean [low, high]."""
     rows = [["", *(labels[column] for column in summary)]]
     for metric in next(iter(summary.values())):
@@ -56,7 +56,7 @@ def table(summary: Mapping[str, Mapping[str, Interval]], labels: Mapping[str, st
     return align(rows)
 
 
-def significance_line(comparison: Comparison, labels: Mapping[str, str]) -> str:
+def significance_line(comparison: RunComparison, labels: Mapping[str, str]) -> str:
     """What McNemar's test says of a run and its baseline."""
     test, difference = comparison.mcnemar[TRAINING_RULE], comparison.difference["accuracy"]
     return (
@@ -67,7 +67,7 @@ def significance_line(comparison: Comparison, labels: Mapping[str, str]) -> str:
 
 def summary_document(numbers: Numbers, seconds: float | None) -> dict[str, Any]:
     """What summary.json holds."""
-    summary = summarise(numbers)
+    summary = comparison_summary(numbers)
     intervals = {name: {metric: value.as_dict() for metric, value in row.items()} for name, row in summary.items()}
     return intervals | {"seconds": seconds, "extractor": extractor_name()}
 
@@ -128,13 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     comparisons = _with_baseline(numbers)
     if comparisons:
         labels |= {"difference": f"{labels[comparisons[0].run]} - {labels[numbers.baseline]}"}
-    print(table(summarise(numbers), labels))
+    print(comparison_table(comparison_summary(numbers), labels))
     for comparison in comparisons:
         print(significance_line(comparison, labels))
     return 0
 
 
-def _with_baseline(numbers: Numbers) -> list[Comparison]:
+def _with_baseline(numbers: Numbers) -> list[RunComparison]:
     """Every other run against the baseline, in the order of the runs."""
     return [comparison for comparison in numbers.comparisons if comparison.baseline == numbers.baseline]
 

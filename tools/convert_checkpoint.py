@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from swift.llm.checkpoint.adapters import CONFIG, FOLDERS, PREFIX, WEIGHTS
+from swift.llm.checkpoint.adapters import CONFIG, FOLDERS, PEFT_PREFIX, WEIGHTS
 from swift.llm.checkpoint.assemble import empty_model, match_tensors, refuse_zero_adapters
 from swift.llm.checkpoint.checksums import CHECKSUMS, checksums, verify_checksums
 from swift.llm.checkpoint.layouts import Adapter, Checkpoint, read_json
@@ -106,7 +106,7 @@ def make_plan(source: Path, to: str, *, base: Path | None = None, merge: bool = 
     if to == "native":
         files = _shards(weights, shard_bytes)
         for name, adapter in adapters.items():
-            tensors = {PREFIX + key: Piece(stored) for key, stored in adapter.tensors.items()}
+            tensors = {PEFT_PREFIX + key: Piece(stored) for key, stored in adapter.tensors.items()}
             files[f"{FOLDERS[name]}/{WEIGHTS}"] = tensors
     else:
         files = _shards(_remote_names(weights, adapters), shard_bytes)

@@ -18,7 +18,7 @@ from swift.utils.files import write_json, write_text
 from swift.utils.logger import get_logger
 from tools.reports.evaluation_page import render_report
 from tools.reports.numbers import Numbers, compute_numbers, main_table, metrics_document, number_table
-from tools.reports.result_files import Run, find_files, load_runs, writable
+from tools.reports.result_files import EvaluatedRun, find_files, load_runs, writable
 from tools.reports.tables import align, to_csv, to_latex, to_markdown
 from utils.intervals import patients
 
@@ -42,7 +42,7 @@ def check_report_flags(arguments: argparse.Namespace) -> None:
 
 
 def write_report(
-    runs: Mapping[str, Run], numbers: Numbers, labels: Mapping[str, str], arguments: argparse.Namespace
+    runs: Mapping[str, EvaluatedRun], numbers: Numbers, labels: Mapping[str, str], arguments: argparse.Namespace
 ) -> None:
     """Write report.html, table.{csv,tex,md} and metrics.json to ``arguments.output``."""
     page = render_report(
@@ -58,7 +58,7 @@ def write_report(
                 len(page.encode("utf-8")) / 1e6, folder)  # fmt: skip
 
 
-def count_line(run: Run) -> str:
+def count_line(run: EvaluatedRun) -> str:
     """How many questions and patients the numbers are about."""
     return f"{len(run.results)} questions about {len(set(patients(run.results)))} patients; mean [95% interval]"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ReXKG.lexicon.attachment import attach
 from ReXKG.lexicon.extractor import LexiconExtractor
 from ReXKG.lexicon.polarity import resolve_polarity
-from ReXKG.neural.annotations import Sentence, document
+from ReXKG.neural.annotations import AnnotatedSentence, document
 from ReXKG.neural.mentions import Mention, Relation
 from ReXKG.text import split_sentences, tokenize
 from swift.utils.errors import UserError, reports_user_errors
@@ -32,7 +32,7 @@ _SENTENCES_A_DOCUMENT = 3
 logger = get_logger()
 
 
-def annotate(words: Sequence[str], extractor: LexiconExtractor) -> Sentence:
+def annotate(words: Sequence[str], extractor: LexiconExtractor) -> AnnotatedSentence:
     """The sentence as the lexicon extractor reads it, with the places of what it found."""
     items = extractor.tag(list(words))
     mentions: dict[int, Mention] = {}
@@ -47,7 +47,7 @@ def annotate(words: Sequence[str], extractor: LexiconExtractor) -> Sentence:
     # Relations speak of texts; here each item's text is its number, so that they speak of places.
     triples = attach([item._replace(text=str(number)) for number, item in enumerate(items)])
     relations = (Relation(mentions[int(source)], mentions[int(target)], label) for source, target, label in triples)
-    return Sentence(tuple(words), tuple(mentions.values()), tuple(relations))
+    return AnnotatedSentence(tuple(words), tuple(mentions.values()), tuple(relations))
 
 
 def demo_sentences(config: WorldConfig) -> list[str]:
@@ -72,7 +72,7 @@ def write_annotations(output: Path, config: WorldConfig) -> dict[str, int]:
     return counts
 
 
-def _documents(name: str, sentences: Sequence[Sentence]) -> Iterable[dict]:
+def _documents(name: str, sentences: Sequence[AnnotatedSentence]) -> Iterable[dict]:
     for first in range(0, len(sentences), _SENTENCES_A_DOCUMENT):
         yield document(f"{name}_{first}", sentences[first : first + _SENTENCES_A_DOCUMENT])
 

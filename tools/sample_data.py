@@ -27,16 +27,25 @@ from swift.llm.dataset import check_records, load_records
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import replacing, write_json
 from swift.utils.logger import get_logger
-from tools.samples.policies import ALIASES, POLICIES, Draw, Policy, Settings, borrowing, draw, largest_remainder
+from tools.samples.policies import (
+    ALIASES,
+    POLICIES,
+    Draw,
+    DrawSettings,
+    SamplingPolicy,
+    borrowing,
+    draw,
+    largest_remainder,
+)
 from tools.samples.pools import (
-    Item,
+    PoolItem,
+    PoolSource,
     Questions,
-    Source,
     evaluation_patients,
     parse_pool,
     patient,
     read_pass_rates,
-    read_questions,
+    read_pool_questions,
     sha256,
     training_record,
 )
@@ -50,11 +59,11 @@ class Sample:
     """One training set, not yet written."""
 
     path: Path
-    records: list[Item]
+    records: list[PoolItem]
     manifest: dict[str, Any]
 
 
-def take(questions: Sequence[Questions], policy: Policy, size: int, settings: Settings) -> list[Draw]:
+def take(questions: Sequence[Questions], policy: SamplingPolicy, size: int, settings: DrawSettings) -> list[Draw]:
     """One draw a pool, their sizes by the pools' shares; a question that one pool gave is not taken from the next."""
     shares = {part.source.name: part.source.share for part in questions}
     sizes = largest_remainder(size, shares, {part.source.name: len(part.items) for part in questions})
@@ -67,7 +76,12 @@ def take(questions: Sequence[Questions], policy: Policy, size: int, settings: Se
 
 
 def make_sample(
-    questions: Sequence[Questions], policy: Policy, size: int, settings: Settings, path: Path, facts: dict[str, Any]
+    questions: Sequence[Questions],
+    policy: SamplingPolicy,
+    size: int,
+    settings: DrawSettings,
+    path: Path,
+    facts: dict[str, Any],
 ) -> Sample:
     """The records of one training set and its manifest; says what was borrowed."""
     draws, records, pools = take(questions, policy, size, settings), [], {}
@@ -169,7 +183,7 @@ def read_sources(arguments: argparse.Namespace, patients: frozenset[str]) -> lis
     if not any(POLICIES[name].stratified for name in arguments.policies):
         stratify = ()
     left_out = patients if arguments.shared_patients == "exclude" else frozenset()
-    questions = [read_questions(source, stratify, results, left_out) for source in arguments.sources]
+    questions = [read_pool_questions(source, stratify, results, left_out) for source in arguments.sources]
     if len({part.stratify for part in questions}) > 1:
         raise UserError("the pools do not have the same fields to stratify by; name some with --stratify")
     if arguments.shared_patients != "allow":
@@ -225,7 +239,7 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
     arguments.sizes, arguments.seeds = (list(dict.fromkeys(given)) for given in (arguments.sizes, arguments.seeds))
     arguments.sources = [parse_pool(text) for text in arguments.pool]
     if arguments.source:
-        arguments.sources = [Source("source", tuple(arguments.source), Fraction(1))]
+        arguments.sources = [PoolSource("source", tuple(arguments.source), Fraction(1))]
     shares = sum(source.share for source in arguments.sources)
     if shares != 1 or len({source.name for source in arguments.sources}) < len(arguments.sources):
         raise UserError(
@@ -248,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = [*(file for source in arguments.sources for file in source.files), *(arguments.results or [])]
     facts = {"rule": arguments.rule if arguments.results else "is_correct", **leakage}
     facts["inputs"] = {str(file): sha256(file) for file in inputs}
-    base = Settings(0, arguments.quotas, tuple(arguments.pass_rate), arguments.strict)
+    base = DrawSettings(0, arguments.quotas, tuple(arguments.pass_rate), arguments.strict)
     samples = []
     for seed in arguments.seeds:
         for name in arguments.policies:

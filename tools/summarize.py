@@ -26,11 +26,11 @@ from tools.sweeps.summary import (
     COMPARED,
     METRICS,
     SETTINGS,
-    Row,
+    SweepRow,
     as_document,
     best,
     read_sweep,
-    summarise,
+    summarize_sweep,
 )
 from utils.intervals import Interval
 
@@ -47,7 +47,7 @@ STARRED = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format")
 logger = get_logger()
 
 
-def table(rows: Sequence[Row], baseline: str) -> list[list[str]]:
+def sweep_table(rows: Sequence[SweepRow], baseline: str) -> list[list[str]]:
     """The table as texts. Settings that all rows share are left to the caption, metrics that none has are left out."""
     settings = [name for name in SETTINGS if name in ("policy", "size", "rewards") or name not in shared(rows)]
     metrics = [name for name in METRICS if any(name in row.means for row in rows)]
@@ -72,7 +72,7 @@ def table(rows: Sequence[Row], baseline: str) -> list[list[str]]:
     return lines
 
 
-def numbers(rows: Sequence[Row]) -> list[list[str]]:
+def numbers(rows: Sequence[SweepRow]) -> list[list[str]]:
     """The same as bare numbers, one a cell, for CSV."""
     head = [*SETTINGS, "runs", "planned"]
     head += [f"{name}{end}" for name in METRICS for end in ("", "_lo", "_hi", "_sd")]
@@ -88,13 +88,13 @@ def numbers(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def shared(rows: Sequence[Row]) -> dict[str, str]:
+def shared(rows: Sequence[SweepRow]) -> dict[str, str]:
     """The settings that are the same in all rows."""
     columns = zip(SETTINGS, zip(*(row.setting for row in rows), strict=True), strict=True)
     return {name: values[0] for name, values in columns if len(set(values)) == 1}
 
 
-def caption(rows: Sequence[Row], questions: int, people: int) -> str:
+def caption(rows: Sequence[SweepRow], questions: int, people: int) -> str:
     """What the table is of, in one sentence or two."""
     same = [
         f"{HEADINGS.get(name, name)} {value}" for name, value in shared(rows).items() if name not in ("policy", "size")
@@ -109,7 +109,7 @@ def _cell(value: Interval | None, digits: int, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.{digits}f}"
 
 
-def _deviation(row: Row, name: str) -> str:
+def _deviation(row: SweepRow, name: str) -> str:
     return f" ({row.deviations[name]:.{1 if name == 'length' else 3}f})" if name in row.deviations else ""
 
 
@@ -148,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     output = arguments.output or arguments.sweep
     runs, clusters = read_sweep(arguments.sweep)
-    rows = summarise(runs, clusters, arguments.baseline)
-    cells, said = table(rows, arguments.baseline), caption(rows, len(clusters), len(set(clusters)))
+    rows = summarize_sweep(runs, clusters, arguments.baseline)
+    cells, said = sweep_table(rows, arguments.baseline), caption(rows, len(clusters), len(set(clusters)))
     drawn = [draw_sizes(rows, output / "sizes.png"), draw_steps(rows, output / "steps.png")]
     pictures = [picture for picture in drawn if picture is not None]
     write_json(output / "summary.json", {"questions": len(clusters), "rows": as_document(rows)})

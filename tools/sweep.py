@@ -27,8 +27,17 @@ from typing import Any
 from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
 from swift.utils.files import write_json
 from tools.reports.tables import align
-from tools.sweeps.jobs import POLL_SECONDS, ROOT, Job, locked, start_job
-from tools.sweeps.runs import Run, Stage, next_stage, note_evaluation, note_start, parse_plan, read_object, step_of
+from tools.sweeps.jobs import POLL_SECONDS, ROOT, RunProcess, locked, start_job
+from tools.sweeps.runs import (
+    PlannedRun,
+    Stage,
+    next_stage,
+    note_evaluation,
+    note_start,
+    parse_plan,
+    read_object,
+    step_of,
+)
 
 
 class Ledger:
@@ -38,7 +47,7 @@ class Ledger:
         self.path = folder / "sweep.json"
         self.runs: dict[str, dict[str, Any]] = (read_object(self.path) or {}).get("runs", {})
 
-    def note(self, run: Run, status: str, reason: str = "", log: Path | None = None) -> None:
+    def note(self, run: PlannedRun, status: str, reason: str = "", log: Path | None = None) -> None:
         """Set what is known of a run, on disk as well."""
         entry = {**run.settings, "folder": run.folder.name, "status": status, "reason": reason}
         self.runs[run.tag] = entry | ({"log": str(log)} if log else {})
@@ -49,14 +58,14 @@ class Ledger:
 class Sweep:
     """All runs of a plan, and as many jobs at once as there are ``slots`` (each None, or the GPUs of its jobs)."""
 
-    runs: list[Run]
+    runs: list[PlannedRun]
     ledger: Ledger
     logs: Path
     slots: deque[str | None]
     lock: int
     status_seconds: float
     stops: int = 0
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[RunProcess] = field(default_factory=list)
     shown: float = 0.0
 
     def work(self) -> int:
@@ -80,7 +89,7 @@ class Sweep:
         """The handler of the signals that interrupt a sweep."""
         self.stops += 1
 
-    def _due(self, run: Run) -> Stage | None:
+    def _due(self, run: PlannedRun) -> Stage | None:
         """What there is to do for a run; None, noted, where it is finished or cannot be done."""
         try:
             stage = next_stage(run)
@@ -90,14 +99,14 @@ class Sweep:
         self.ledger.note(run, "finished" if stage is Stage.NOTHING else "planned")
         return None if stage is Stage.NOTHING else stage
 
-    def _start(self, run: Run, stage: Stage, gpus: str | None) -> None:
+    def _start(self, run: PlannedRun, stage: Stage, gpus: str | None) -> None:
         note_start(run)
         self.jobs.append(start_job(run, stage, gpus, self.logs, self.lock))
         log = self.jobs[-1].log
         self.ledger.note(run, "running", log=log)
         self._say(f"{stage.value}: {run.tag}{'' if gpus is None else f' on GPU {gpus}'}, log {log}")
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: RunProcess) -> None:
         """Note how a job ended; what was trained is evaluated in the same slot."""
         self.jobs.remove(job)
         stage, reason = _outcome(job)
@@ -147,7 +156,7 @@ class Sweep:
         return int(bool(left))
 
 
-def _outcome(job: Job) -> tuple[Stage, str]:
+def _outcome(job: RunProcess) -> tuple[Stage, str]:
     """What a run whose job has ended needs next, and why it failed; "" where it did not."""
     if job.process.returncode != 0:
         return job.stage, job.last_words()
@@ -166,7 +175,7 @@ def _over_status_line() -> str:
     return "\r\033[K" if sys.stderr.isatty() else ""
 
 
-def print_plan(runs: Sequence[Run], data_later: bool) -> int:
+def print_plan(runs: Sequence[PlannedRun], data_later: bool) -> int:
     """What would be done: a table, the first run's commands, and why runs cannot be done; 1 where some cannot. Runs
     whose data are missing are planned where ``data_later`` says that the data will be made."""
     rows, problems = [["run", "next", "data"]], []

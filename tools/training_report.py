@@ -31,7 +31,7 @@ FACTS = (
     "max_completion_length", "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations",
     "dynamic_sample", "reward_funcs", "reward_weights", "max_steps", "num_train_epochs", "seed",
 )  # fmt: skip
-Row = dict[str, Any]
+CompletionRow = dict[str, Any]
 
 logger = get_logger()
 
@@ -42,7 +42,7 @@ def read_arguments(run: Path) -> dict[str, Any]:
     return read_json(path, "mend or remove it").get("arguments", {}) if path.exists() else {}
 
 
-def read_history(run: Path) -> list[Row]:
+def read_history(run: Path) -> list[CompletionRow]:
     """The Trainer's log as the newest readable checkpoint holds it; empty without one."""
     states = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda path: _number(path.parent.name))
     for path in reversed(states):
@@ -53,7 +53,7 @@ def read_history(run: Path) -> list[Row]:
     return []
 
 
-def read_completions(path: Path) -> Iterator[Row]:
+def read_completions(path: Path) -> Iterator[CompletionRow]:
     """The rows of completions.jsonl; a line cut at the very end, as a kill leaves it, is passed over."""
     broken = None
     with path.open(encoding="utf-8") as lines:
@@ -69,17 +69,19 @@ def read_completions(path: Path) -> Iterator[Row]:
             yield row
 
 
-def total_reward(row: Row, weights: Mapping[str, float]) -> float:
+def total_reward(row: CompletionRow, weights: Mapping[str, float]) -> float:
     """The weighted sum of a completion's rewards, those that do not apply left out."""
     return sum(weights.get(name, 1.0) * value for name, value in row["rewards"].items() if value is not None)
 
 
-def group_key(row: Row) -> tuple[int, str]:
+def group_key(row: CompletionRow) -> tuple[int, str]:
     """What the completions of a group share."""
     return row["step"], str(row.get("group", row.get("prompt")))
 
 
-def survey(rows: Iterator[Row], weights: Mapping[str, float]) -> tuple[dict[tuple[int, str], list[float]], list[Row]]:
+def survey(
+    rows: Iterator[CompletionRow], weights: Mapping[str, float]
+) -> tuple[dict[tuple[int, str], list[float]], list[CompletionRow]]:
     """One pass over all completions: the total rewards of each group, in order of first sight, and a log entry per step
     with what can be told from completions alone."""
     groups: dict[tuple[int, str], list[float]] = defaultdict(list)
@@ -97,14 +99,14 @@ def survey(rows: Iterator[Row], weights: Mapping[str, float]) -> tuple[dict[tupl
         if "finished" in row:
             step["truncated"].append(not row["finished"])
     for (number, _), totals in groups.items():
-        values[number]["reward_std"].append(spread(totals))
-        values[number]["zero_spread_groups"].append(spread(totals) <= FLAT)
+        values[number]["reward_std"].append(reward_spread(totals))
+        values[number]["zero_spread_groups"].append(reward_spread(totals) <= FLAT)
     entries = [{name: statistics.fmean(found) for name, found in step.items()} | {"step": number}
                for number, step in sorted(values.items())]  # fmt: skip
     return dict(groups), entries
 
 
-def spread(totals: Sequence[float]) -> float:
+def reward_spread(totals: Sequence[float]) -> float:
     """The standard deviation within a group, with Bessel's correction as in training; 0 of one completion."""
     return statistics.stdev(totals) if len(totals) > 1 else 0.0
 
@@ -117,7 +119,7 @@ def choose_groups(keys: Sequence[tuple[int, str]], count: int) -> set[tuple[int,
 
 
 def show_groups(
-    rows: Iterator[Row], chosen: Mapping[tuple[int, str], Sequence[float]], weights: Mapping[str, float]
+    rows: Iterator[CompletionRow], chosen: Mapping[tuple[int, str], Sequence[float]], weights: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """What the page shows of the chosen groups, in the order of the steps."""
     groups: dict[tuple[int, str], dict[str, Any]] = {}
@@ -132,8 +134,8 @@ def show_groups(
                 "idx": row.get("idx"),
                 "prompt": row.get("prompt", ""),
                 "solution": row.get("solution") or "",
-                "spread": round(spread(chosen[key]), 4),
-                "flat": spread(chosen[key]) <= FLAT,
+                "spread": round(reward_spread(chosen[key]), 4),
+                "flat": reward_spread(chosen[key]) <= FLAT,
                 "completions": [],
             },
         )
@@ -141,7 +143,7 @@ def show_groups(
     return sorted(groups.values(), key=lambda group: group["step"])
 
 
-def show_completion(row: Row, weights: Mapping[str, float]) -> dict[str, Any]:
+def show_completion(row: CompletionRow, weights: Mapping[str, float]) -> dict[str, Any]:
     """One completion for the page."""
     texts, logps = (row.get(name) or [None] for name in ("raw_completion_tokens", "per_token_logps"))
     tokens = token_columns(row["completion"], texts[0], logps[0])
@@ -184,7 +186,7 @@ def page_data(run: Path, title: str, count: int) -> dict[str, Any]:
             for name, series in panels(history)
         ],
         "sampled": len(sampled),
-        "flat": sum(spread(totals) <= FLAT for totals in sampled.values()),
+        "flat": sum(reward_spread(totals) <= FLAT for totals in sampled.values()),
         "groups": shown,
     }
 

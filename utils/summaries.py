@@ -14,7 +14,7 @@ from utils.metrics import RULES, TRAINING_RULE, Result, answer_scores, question_
 TYPES = ("question_type", "semantic_type", "content_type")
 
 
-def summarise(results: Sequence[Result]) -> dict[str, Any]:
+def summarize_results(results: Sequence[Result]) -> dict[str, Any]:
     """The part of a result file that is computed from ``results``.
 
     metrics      {name: {"mean", "lo", "hi"}}, see `utils.metrics.question_metrics`
@@ -64,7 +64,7 @@ def by_type(results: Sequence[Result], values: Mapping[str, np.ndarray]) -> dict
     return found
 
 
-def summarise_given(results: Sequence[Result]) -> dict[str, Any]:
+def summarize_given(results: Sequence[Result]) -> dict[str, Any]:
     """The same for given texts: ``given_length`` in tokens, ``given_logprob`` summed over the text,
     ``given_token_logprob`` averaged over its tokens, and ``given_top1``, the share of tokens that were the most
     likely."""

@@ -22,7 +22,7 @@ from ReXKG.text import tokenize
 
 HERE = Path(__file__).parent
 # The file names a kind of thing; whether it is present is for the sentence to say.
-LABELS = {
+TERM_LABELS = {
     "anatomy": ANATOMY,
     "concept": CONCEPT,
     "device": DEVICES_PRESENT,
@@ -31,7 +31,7 @@ LABELS = {
     "size": SIZE,
     "none": None,
 }
-ROLES = ("", "side", "degree", "course", "event", "noun", "outline", "finding", "state")
+TERM_ROLES = ("", "side", "degree", "course", "event", "noun", "outline", "finding", "state")
 _NOUN_LABELS = frozenset({ANATOMY, DISORDER_PRESENT, DEVICES_PRESENT, PROCEDURES})
 
 LONGEST_WORD = 40
@@ -242,11 +242,11 @@ def _term_items(term: str, fields: list[str], where: str) -> tuple[Item, ...]:
     if len(texts) != len(kinds):
         raise ValueError(f"{where}: {term!r} has {len(texts)} parts but {len(kinds)} types; give one type a part")
     for kind in kinds:
-        if kind not in LABELS:
-            raise ValueError(f"{where}: type {kind!r} of {term!r} is unknown; use one of {', '.join(LABELS)}")
+        if kind not in TERM_LABELS:
+            raise ValueError(f"{where}: type {kind!r} of {term!r} is unknown; use one of {', '.join(TERM_LABELS)}")
     for role in roles:
-        if role not in ROLES:
+        if role not in TERM_ROLES:
             raise ValueError(
-                f"{where}: role {role!r} of {term!r} is unknown; use one of {', '.join(ROLES[1:])} or none"
+                f"{where}: role {role!r} of {term!r} is unknown; use one of {', '.join(TERM_ROLES[1:])} or none"
             )
-    return tuple(entity(t.strip(), LABELS[k], r) for t, k, r in zip(texts, kinds, roles, strict=True))
+    return tuple(entity(t.strip(), TERM_LABELS[k], r) for t, k, r in zip(texts, kinds, roles, strict=True))

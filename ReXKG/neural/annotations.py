@@ -21,7 +21,7 @@ _FIELDS = ("sentences", "ner", "relations")
 
 
 @dataclass(frozen=True)
-class Sentence:
+class AnnotatedSentence:
     """A sentence's words, and its mentions and relations with words counted from its beginning."""
 
     words: tuple[str, ...]
@@ -29,7 +29,7 @@ class Sentence:
     relations: tuple[Relation, ...]
 
 
-def read_annotations(path: str | Path) -> list[Sentence]:
+def read_annotations(path: str | Path) -> list[AnnotatedSentence]:
     """All sentences of a file, in order.
 
     Raises:
@@ -50,7 +50,7 @@ def read_annotations(path: str | Path) -> list[Sentence]:
     return sentences
 
 
-def document(doc_key: str, sentences: Iterable[Sentence]) -> dict[str, Any]:
+def document(doc_key: str, sentences: Iterable[AnnotatedSentence]) -> dict[str, Any]:
     """The document that these sentences make, as it stands in a file."""
     found: dict[str, Any] = {"doc_key": doc_key, "sentences": [], "ner": [], "relations": []}
     offset = 0
@@ -67,7 +67,7 @@ def document(doc_key: str, sentences: Iterable[Sentence]) -> dict[str, Any]:
     return found
 
 
-def _read_document(line: str, where: str) -> Iterator[Sentence]:
+def _read_document(line: str, where: str) -> Iterator[AnnotatedSentence]:
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
@@ -87,7 +87,7 @@ def _read_document(line: str, where: str) -> Iterator[Sentence]:
         inside = range(offset, offset + len(words))
         mentions = _read_mentions(fields["ner"][i], inside, f"{where}: ner[{i}]")
         relations = _read_relations(fields["relations"][i], inside, mentions, f"{where}: relations[{i}]")
-        yield Sentence(tuple(words), tuple(mentions.values()), tuple(relations))
+        yield AnnotatedSentence(tuple(words), tuple(mentions.values()), tuple(relations))
         offset += len(words)
 
 

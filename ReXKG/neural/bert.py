@@ -13,7 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import BertModel
 
 
-def encode(bert: BertModel, ids: torch.Tensor, mask: torch.Tensor, wanted: torch.Tensor | None = None) -> torch.Tensor:
+def encode_at(
+    bert: BertModel, ids: torch.Tensor, mask: torch.Tensor, wanted: torch.Tensor | None = None
+) -> torch.Tensor:
     """Last hidden states.
 
     Args:

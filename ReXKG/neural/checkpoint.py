@@ -29,7 +29,7 @@ _UNUSED = ("bert.pooler.", "bert.embeddings.position_ids")
 _LISTED = 10
 
 
-def read_json(path: Path) -> dict:
+def read_model_json(path: Path) -> dict:
     """The JSON object in a file. Raises ValueError naming the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -43,7 +43,7 @@ def read_json(path: Path) -> dict:
 def read_config(folder: Path) -> BertConfig:
     """The encoder's sizes. Raises ValueError where the folder is not of a BERT."""
     path = Path(folder) / "config.json"
-    values = read_json(path)
+    values = read_model_json(path)
     if values.get("model_type", "bert") != "bert":
         raise ValueError(f"{path}: model_type {values['model_type']!r} is not supported; use a BERT-type encoder")
     try:
@@ -159,7 +159,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def fingerprint(models: Iterable[nn.Module], *settings: object) -> str:
+def model_fingerprint(models: Iterable[nn.Module], *settings: object) -> str:
     """Eight hexadecimal digits that change with any weight or setting."""
     digest = hashlib.sha256(repr(settings).encode())
     for model in models:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel
 
-from ReXKG.neural.annotations import Sentence
+from ReXKG.neural.annotations import AnnotatedSentence
 from ReXKG.neural.checkpoint import save_json, save_model
 
 # Where BERT's own vocabularies have them; relation markers are drawn from the unused ones.
@@ -21,7 +21,7 @@ _UNIT = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 def write_encoder(
     folder: str | Path,
-    sentences: Sequence[Sentence],
+    sentences: Sequence[AnnotatedSentence],
     hidden_size: int = 128,
     layers: int = 2,
     heads: int = 4,

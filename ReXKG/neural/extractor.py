@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 
 from ReXKG.graph import Graph, SentenceGraph, merge_sentences
-from ReXKG.neural.checkpoint import fingerprint
 from ReXKG.neural.entity.model import EntityModel
 from ReXKG.neural.entity.reader import EntityReader
 from ReXKG.neural.folders import ModelFolders
@@ -58,7 +57,7 @@ class NeuralExtractor:
         ]
         table = read_markers(folders.relation, pieces[1], markers)
         vocabularies = [sorted(one.vocabulary.items()) for one in pieces]
-        self.name = f"neural-{fingerprint((entities, relations), vocabularies, table)}"
+        self.name = f"neural-{model_fingerprint((entities, relations), vocabularies, table)}"
         self.entities = EntityReader(entities, pieces[0], device, token_budget)
         self.relations = RelationReader(relations, pieces[1], table, device, token_budget)
         self._remembered: OrderedDict[str, SentenceGraph] = OrderedDict()

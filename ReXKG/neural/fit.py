@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ReXKG.neural.annotations import Sentence
+from ReXKG.neural.annotations import AnnotatedSentence
 from ReXKG.neural.batching import Encoded, batches
 
 Example = TypeVar("Example", bound=Encoded)
@@ -20,23 +20,23 @@ _CLIP, _WEIGHT_DECAY = 1.0, 0.01
 logger = logging.getLogger("chex.knowledge_graph")
 
 
-class Task(Protocol[Example]):
+class FitTask(Protocol[Example]):
     """What is trained: a model, how a batch of its examples is judged, and how a set of sentences is."""
 
     model: nn.Module
 
-    def examples(self, sentences: Sequence[Sentence]) -> list[Example]:
+    def examples(self, sentences: Sequence[AnnotatedSentence]) -> list[Example]:
         """Inputs of the model with their labels."""
 
     def loss(self, batch: Sequence[Example]) -> torch.Tensor:
         """A scalar."""
 
-    def score(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
+    def score(self, sentences: Sequence[AnnotatedSentence]) -> dict[str, Any]:
         """`ReXKG.neural.agreement.agreement` of the model's predictions."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """How to train. ``batch_tokens`` counts padded word-pieces; ``warmup`` is a share of all steps; ``patience`` is the
     number of epochs without a better development F1 after which training stops. Raises ValueError below 1."""
 
@@ -55,10 +55,10 @@ class Settings:
 
 
 def fit(
-    task: Task,
-    train: Sequence[Sentence],
-    dev: Sequence[Sentence],
-    settings: Settings,
+    task: FitTask,
+    train: Sequence[AnnotatedSentence],
+    dev: Sequence[AnnotatedSentence],
+    settings: FitSettings,
     keep: Callable[[], None],
 ) -> list[dict[str, float]]:
     """Train until the development F1 stops rising; ``keep`` is called whenever it is the best so far, or as good: of
@@ -102,7 +102,7 @@ def fit(
 
 
 def _optimizer(
-    model: nn.Module, settings: Settings, steps: int
+    model: nn.Module, settings: FitSettings, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     encoder = list(model.bert.parameters())
     known = set(map(id, encoder))

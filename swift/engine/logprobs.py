@@ -17,7 +17,7 @@ DENSE_MASK_ATTENTION = ("sdpa", "eager")
 
 
 @dataclass(frozen=True)
-class Scores:
+class LogProbs:
     """Per-token results of one scoring pass; 0 in padding."""
 
     logps: Tensor  # [N, C] float32, natural logarithm, at the sampling temperature
@@ -36,7 +36,7 @@ def why_plain(model: nn.Module) -> str | None:
     return None
 
 
-def score(
+def completion_logprobs(
     model: nn.Module,
     prompts: PromptBatch,
     completions: Completions,
@@ -45,7 +45,7 @@ def score(
     packed: bool = True,
     with_entropy: bool = False,
     alternatives: int | None = None,
-) -> Scores:
+) -> LogProbs:
     """Score every token of ``completions`` (N = B * G, groups adjacent) after its prompt. ``alternatives`` asks for
     ranks and that many most likely tokens.
 
@@ -65,7 +65,7 @@ def score(
         ).logits
     logps = _scatter(flat, completions.mask)
     entropy = None if call.entropy is None else _scatter(call.entropy, completions.mask)
-    return Scores(logps, entropy, call.choices)
+    return LogProbs(logps, entropy, call.choices)
 
 
 def _model_inputs(model: nn.Module, prompts: PromptBatch, images: dict[str, Tensor], plan: Layout) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
-from swift.engine.logprobs import score, why_plain
+from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.model_inputs import decoder_layers, token_types
 from swift.engine.sampling import Sampling, decode
 from swift.llm.template.choose import Template
@@ -70,7 +70,7 @@ def choose_paths(model: nn.Module, template: Template, examples: Sequence[Encode
     training = model.training
     model.eval()
     prompts, completions = probe_batch(model, template, examples)
-    plain = score(model, prompts, completions, packed=False).logps[completions.mask]
+    plain = completion_logprobs(model, prompts, completions, packed=False).logps[completions.mask]
     alone = torch.cat([_alone(model, prompts.select([row // len(LENGTHS)]), ids) for row, ids in _rows(completions)])
     if not (off := _distance(plain, alone)) < tolerance:
         raise UserError(
@@ -134,7 +134,7 @@ def _alone(model: nn.Module, prompt: PromptBatch, ids: list[int]) -> Tensor:
 
 
 def _packed(model: nn.Module, prompts: PromptBatch, completions: Completions) -> Tensor:
-    return score(model, prompts, completions, packed=True).logps[completions.mask]
+    return completion_logprobs(model, prompts, completions, packed=True).logps[completions.mask]
 
 
 def _sampled(model: nn.Module, template: Template, prompts: PromptBatch, completions: Completions) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from swift.engine.batch import Completions, collate_completions, collate_prompts
-from swift.engine.logprobs import score, why_plain
+from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.sampling import Sampling, generate, prompt_uniforms
 from swift.engine.staged_sampling import generate_shrinking
 from swift.evaluation.token_scores import TokenScores, token_scores
@@ -35,7 +35,7 @@ BATCHES_AHEAD = 1  # read while another is decoded: each holds the pixels of its
 
 
 @dataclass(frozen=True)
-class Task:
+class AnswerTask:
     """What is asked of the policy for every question."""
 
     sampling: Sampling
@@ -184,7 +184,7 @@ def answer_batches(
     template: Template,
     records: Sequence[Record],
     batches: Sequence[Sequence[int]],
-    task: Task,
+    task: AnswerTask,
 ) -> Iterator[list[Answered]]:
     """The answers to each batch of positions, as soon as it is done."""
     for indexes, prompts in read_ahead(template, records, batches):
@@ -222,7 +222,7 @@ def _answer(
     template: Template,
     records: Sequence[Record],
     read: Sequence[tuple[int, EncodedPrompt]],
-    task: Task,
+    task: AnswerTask,
 ) -> list[tuple[Answer, ...]]:
     """The answers to each question of one batch."""
     if not read:
@@ -242,7 +242,7 @@ def _answer(
     if task.alternatives is not None:
         packed = task.num_samples > 1 and is_phi4(policy.model) and why_plain(policy.model) is None
         with torch.no_grad():
-            found = score(
+            found = completion_logprobs(
                 policy.model,
                 prompts,
                 completions,
@@ -255,7 +255,7 @@ def _answer(
     return [tuple(answers[start : start + task.num_samples]) for start in range(0, len(answers), task.num_samples)]
 
 
-def _uniforms(read: Sequence[tuple[int, EncodedPrompt]], task: Task) -> torch.Tensor | None:
+def _uniforms(read: Sequence[tuple[int, EncodedPrompt]], task: AnswerTask) -> torch.Tensor | None:
     """Numbers [B * K, tokens] to sample by: a function of seed and question alone."""
     if task.sampling.temperature == 0:
         return None

@@ -11,7 +11,13 @@ from typing import Any
 
 from swift.evaluation.arguments import EvaluationArguments, TokenArguments
 from swift.evaluation.controls import blank_images, shuffle_images
-from swift.evaluation.partial_results import Partial, partial_path, partial_paths, read_partial, remove_partial
+from swift.evaluation.partial_results import (
+    Partial,
+    partial_answers_path,
+    partial_answers_paths,
+    read_partial,
+    remove_partial,
+)
 from swift.evaluation.results import question_id, with_explanation
 from swift.llm.checkpoint.save import base_of, is_adapter
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
@@ -66,7 +72,7 @@ def _image_stamp(source: ImageSource) -> tuple[str, int]:
     return source.path.name, source.path.stat().st_size if source.path.is_file() else -1
 
 
-def read_questions(arguments: EvaluationArguments) -> list[QuestionFile]:
+def read_question_files(arguments: EvaluationArguments) -> list[QuestionFile]:
     """The questions of the single file or the sweep, each checked to be whole and answerable. Raises UserError."""
     return [_read_file(path, arguments) for path in _annotation_files(arguments)]
 
@@ -168,7 +174,7 @@ def checkpoint_name(checkpoint: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """One annotation file put to one checkpoint."""
 
     checkpoint: Path
@@ -179,7 +185,7 @@ class Job:
 
     def partials(self) -> list[Partial]:
         """The partial files of this job; those of other settings are left out."""
-        found = [read_partial(path) for path in partial_paths(self.result)]
+        found = [read_partial(path) for path in partial_answers_paths(self.result)]
         return [one for one in found if one is not None and not self.differences(one.header["settings"])]
 
     def rows(self) -> dict[int, dict[str, Any]]:
@@ -208,7 +214,7 @@ class Job:
     def finished(self) -> bool:
         """Whether the result file is there and of this job's settings. Raises UserError for one of others, and for
         partial files of others: they are not to be lost."""
-        for path in partial_paths(self.result):
+        for path in partial_answers_paths(self.result):
             partial = read_partial(path)
             if partial and (other := self.differences(partial.header["settings"])):
                 raise UserError(_in_the_way(path, other))
@@ -233,7 +239,7 @@ class Job:
     def clear(self, part: tuple[int, int]) -> None:
         """Remove this part's answers, all parts' where it is the whole, so that the job starts over; and the result,
         lest another part take it for the new one. Raises UserError while a process writes to them."""
-        for path in partial_paths(self.result) if part[1] == 1 else [partial_path(self.result, part)]:
+        for path in partial_answers_paths(self.result) if part[1] == 1 else [partial_answers_path(self.result, part)]:
             remove_partial(path)
         if is_master():  # another rank may come so late that the result is new
             for path in (self.result, self.result.with_suffix(".run.json")):
@@ -247,9 +253,11 @@ def _in_the_way(path: Path, other: Sequence[str]) -> str:
     )
 
 
-def make_jobs(arguments: EvaluationArguments, checkpoints: Sequence[Path], files: Sequence[QuestionFile]) -> list[Job]:
+def make_jobs(
+    arguments: EvaluationArguments, checkpoints: Sequence[Path], files: Sequence[QuestionFile]
+) -> list[EvaluationJob]:
     """Every file put to every checkpoint. Raises UserError where two of them would leave the same result file."""
-    jobs: dict[Path, Job] = {}
+    jobs: dict[Path, EvaluationJob] = {}
     for checkpoint in checkpoints:
         weights = weight_digests(checkpoint, arguments.base_model_path)
         for questions in files:
@@ -266,7 +274,7 @@ def make_jobs(arguments: EvaluationArguments, checkpoints: Sequence[Path], files
                     f"{checkpoint} and {jobs[result].checkpoint} would both write {result}; evaluate them into "
                     "different --output_dir"
                 )
-            jobs[result] = Job(checkpoint, questions, result, settings, value_digest(questions.digests))
+            jobs[result] = EvaluationJob(checkpoint, questions, result, settings, value_digest(questions.digests))
     return list(jobs.values())
 
 

@@ -38,14 +38,14 @@ class Partial:
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)  # by index; of two, the first
 
 
-def partial_path(result: Path, shard: tuple[int, int] = (1, 1)) -> Path:
+def partial_answers_path(result: Path, shard: tuple[int, int] = (1, 1)) -> Path:
     """Where shard ``(number from 1, count)`` of a result file keeps its answers."""
     number, count = shard
     part = "" if count == 1 else f"_shard-{number}-of-{count}"
     return result.with_name(f"{result.stem}{part}{SUFFIX}")
 
 
-def partial_paths(result: Path) -> list[Path]:
+def partial_answers_paths(result: Path) -> list[Path]:
     """The partial files of a result file that are there, whatever the shard, in one order."""
     named = re.compile(re.escape(result.stem) + r"(_shard-\d+-of-\d+)?" + re.escape(SUFFIX))
     found = result.parent.glob(f"{glob.escape(result.stem)}*{SUFFIX}")

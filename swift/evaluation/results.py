@@ -12,7 +12,7 @@ from swift.llm.dataset import Record
 from utils.get_knowledge_graph import extractor_name
 from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, judge, reference_answers
 from utils.self_consistency import majority_answers
-from utils.summaries import summarise, summarise_given
+from utils.summaries import summarize_given, summarize_results
 
 # What a row says of the answer, by name and by how a name begins: a question's own fields of these names are left out,
 # lest they pass for what the model wrote.
@@ -129,7 +129,7 @@ def build_document(
     if listed:
         document["scored_over"] = f"the {len(results)} questions answered; {len(listed)} skipped ones count nowhere"
     if given:
-        document |= summarise_given(results)
+        document |= summarize_given(results)
     else:
         accuracies = {rule: sum(row["correct"][rule] for row in results) / len(results) for rule in ACCURACY_RULES}
         document |= {
@@ -137,7 +137,7 @@ def build_document(
             "accuracy_rule": PUBLISHED_RULE,
             "accuracies": accuracies,
             "rules": RULES,
-            **summarise(results),
+            **summarize_results(results),
             "extractor": extractor_name(),
         }
     return document | {"results": results, "skipped": listed}

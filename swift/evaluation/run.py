@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from swift.evaluation.answering import (
     Answered,
+    AnswerTask,
     Batching,
-    Task,
     answer_batches,
     automatic_batching,
     automatic_threads,
@@ -29,14 +29,14 @@ from swift.evaluation.answering import (
 )
 from swift.evaluation.arguments import EvaluationArguments, TokenArguments
 from swift.evaluation.jobs import (
-    Job,
+    EvaluationJob,
     check_or_skip,
     checkpoint_name,
     given_text,
     make_jobs,
-    read_questions,
+    read_question_files,
 )
-from swift.evaluation.partial_results import PartialWriter, partial_path, partial_paths
+from swift.evaluation.partial_results import PartialWriter, partial_answers_path, partial_answers_paths
 from swift.evaluation.results import build_document, screen_lines, stored
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.checkpoint.save import resolve_checkpoint
@@ -58,7 +58,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
     """Every file put to every checkpoint, what is done already excepted. The cheap mistakes are found before a policy
     is loaded. Raises UserError."""
     checkpoints = [resolve_checkpoint(path) for path in arguments.model_path]
-    files = read_questions(arguments)
+    files = read_question_files(arguments)
     try:
         extractor_name()
     except ValueError as error:
@@ -96,7 +96,7 @@ class Evaluator:
         threads = automatic_threads(self.policy.model) if arguments.num_workers is None else arguments.num_workers
         self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=threads)
 
-    def run(self, job: Job) -> None:
+    def run(self, job: EvaluationJob) -> None:
         """Answer this process's part of the job's questions into its partial file, from where that stands. Raises
         UserError for a prompt that does not fit and, unless they are skipped, for an unreadable image."""
         arguments, records = self.arguments, job.questions.records
@@ -115,13 +115,15 @@ class Evaluator:
         hidden = arguments.no_tqdm or not is_master()
         with (
             closing(
-                PartialWriter(partial_path(job.result, arguments.part), header, self._run_facts(batching))
+                PartialWriter(partial_answers_path(job.result, arguments.part), header, self._run_facts(batching))
             ) as writer,
             tqdm(desc=job.questions.name, total=sum(map(len, mine)), unit="question", disable=hidden) as progress,
         ):
             self._write(job, writer, chain([problems] if problems else [], answers), progress)
 
-    def _write(self, job: Job, writer: PartialWriter, answers: Iterable[list[Answered]], progress: tqdm) -> None:
+    def _write(
+        self, job: EvaluationJob, writer: PartialWriter, answers: Iterable[list[Answered]], progress: tqdm
+    ) -> None:
         clock = time.perf_counter()
         try:
             for batch in answers:
@@ -138,23 +140,23 @@ class Evaluator:
                 f"{self.arguments.batch_size}; pass a smaller number. The answers so far are kept"
             ) from error
 
-    def task(self) -> Task:
+    def task(self) -> AnswerTask:
         """What is asked for every question."""
         arguments = self.arguments
         sampling = drawn(self.template, arguments.max_new_tokens, arguments.temperature)
         if not isinstance(arguments, TokenArguments):
-            return Task(sampling, arguments.num_samples, arguments.seed)
+            return AnswerTask(sampling, arguments.num_samples, arguments.seed)
         given = None if arguments.given is None else partial(given_text, name=arguments.given)
-        return Task(sampling, arguments.num_samples, arguments.seed, arguments.top_k_alternatives, given)
+        return AnswerTask(sampling, arguments.num_samples, arguments.seed, arguments.top_k_alternatives, given)
 
-    def _unfit(self, job: Job) -> dict[int, str]:
+    def _unfit(self, job: EvaluationJob) -> dict[int, str]:
         """Why a question's prompt cannot be made, by position; empty, or an error, unless such are skipped."""
         records = job.questions.records
         positions = [index for index in range(len(records)) if index not in job.questions.skipped]
         found = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
         return {positions[place]: problem for place, problem in found.items()}
 
-    def _header(self, job: Job) -> dict[str, Any]:
+    def _header(self, job: EvaluationJob) -> dict[str, Any]:
         """What a new partial file begins with. Its batching is that of the files which are there, unless
         ``--batch_size`` sets another."""
         if self.arguments.most_questions is not None:
@@ -197,7 +199,7 @@ class Evaluator:
         }
 
 
-def _check_batching(job: Job, batching: dict[str, Any]) -> None:
+def _check_batching(job: EvaluationJob, batching: dict[str, Any]) -> None:
     """Raises UserError where another part's batches are not these: of different batches some questions would fall to no
     part."""
     for one in job.partials():
@@ -209,12 +211,12 @@ def _check_batching(job: Job, batching: dict[str, Any]) -> None:
             )
 
 
-def finish(job: Job, given: bool) -> dict[str, Any] | None:
+def finish(job: EvaluationJob, given: bool) -> dict[str, Any] | None:
     """Fold the partial files into the result file and its ``.run.json`` and return the document; None while questions
     wait for other parts, or where another part was faster. Raises UserError where every question was skipped."""
     partials, rows = job.partials(), job.rows()
     if waiting := job.unanswered(rows):
-        if not (job.result.exists() and not partial_paths(job.result)):
+        if not (job.result.exists() and not partial_answers_paths(job.result)):
             print(f"{job.result}: {waiting} questions wait for other parts")
         return None
     skipped = job.questions.skipped | {index: row["problem"] for index, row in rows.items() if "problem" in row}
@@ -230,18 +232,18 @@ def finish(job: Job, given: bool) -> dict[str, Any] | None:
     return document
 
 
-def _remove_partials(job: Job) -> None:
-    for path in partial_paths(job.result):
+def _remove_partials(job: EvaluationJob) -> None:
+    for path in partial_answers_paths(job.result):
         path.unlink(missing_ok=True)
 
 
-def _list(job: Job, arguments: EvaluationArguments) -> None:
+def _list(job: EvaluationJob, arguments: EvaluationArguments) -> None:
     if arguments.list_results is not None:
         with Path(arguments.list_results).open("a", encoding="utf-8") as file:
             file.write(f"{job.result}\n")
 
 
-def _report(job: Job, document: dict[str, Any]) -> None:
+def _report(job: EvaluationJob, document: dict[str, Any]) -> None:
     people = len(set(patients(document["results"])))
     skipped = f", {document['num_skipped']} skipped" if document["num_skipped"] else ""
     print(f"{job.result}: {document['num_samples']} questions about {people} patients{skipped}; mean [95% interval]")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.engine.batch import Completions
-from swift.engine.logprobs import Scores
+from swift.engine.logprobs import LogProbs
 from swift.llm.template.phi4 import Phi4Template
 
-DIGITS = 7  # significant ones that are kept: float32 has no more
+DECIMALS = 7  # significant ones that are kept: float32 has no more
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TokenScores:
             raise ValueError(f"every token needs each number, their counts are {sorted(lengths)}")
 
 
-def token_scores(template: Phi4Template, completions: Completions, scores: Scores) -> list[TokenScores]:
+def token_scores(template: Phi4Template, completions: Completions, scores: LogProbs) -> list[TokenScores]:
     """The scores of each completion; ``scores`` were asked for entropy and choices."""
     choices = zip(
         scores.choices.ranks.tolist(), scores.choices.top_ids.tolist(), scores.choices.top_logps.tolist(), strict=True
@@ -61,4 +61,4 @@ def token_scores(template: Phi4Template, completions: Completions, scores: Score
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{value:.{DECIMALS}g}")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from swift.llm.images.source import ImageSource, check_image, is_base64
 from swift.utils.errors import UserError
 
-ROLES = ("system", "user", "assistant")
+MESSAGE_ROLES = ("system", "user", "assistant")
 IMAGE_FIELDS = ("images", "image", "image_ids")
 PLACEHOLDER = re.compile(r"<image>|<\|?image_(\d+)\|?>")
 CHECKING_THREADS = 8
@@ -212,8 +212,8 @@ def _turns(item: Any) -> tuple[tuple[dict[str, str], ...], str | None]:
     if not isinstance(messages, list):
         raise UserError(f"field 'messages' must be a list of turns, it is {_kind(messages)}")
     for position, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise UserError(f"field 'messages' turn {position}: needs a role, one of {', '.join(ROLES)}")
+        if not isinstance(message, dict) or message.get("role") not in MESSAGE_ROLES:
+            raise UserError(f"field 'messages' turn {position}: needs a role, one of {', '.join(MESSAGE_ROLES)}")
         if not isinstance(message.get("content"), str):
             raise UserError(
                 f"field 'messages' turn {position}: 'content' must be text, it is {_kind(message.get('content'))}"

@@ -7,7 +7,7 @@ import re
 from torch import nn
 
 from swift.llm.arguments import ModelArguments
-from swift.llm.checkpoint.adapters import HEAD, add_vision_adapter
+from swift.llm.checkpoint.adapters import HEAD_WEIGHT, add_vision_adapter
 from swift.llm.policy import input_embeddings
 from swift.utils.errors import UserError
 from utils.freezing import untie_head
@@ -29,7 +29,7 @@ def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
     chosen = NAMED_SETS.get(arguments.trainable, arguments.trainable)
     pattern = re.compile(chosen or _patterns(model)[arguments.train_type])
     embedding = next(name for name, value in model.named_parameters() if value is input_embeddings(model).weight)
-    if pattern.search(HEAD) and not pattern.search(embedding):
+    if pattern.search(HEAD_WEIGHT) and not pattern.search(embedding):
         untie_head(model)
     names = [name for name, _ in model.named_parameters() if pattern.search(name)]
     if not names:

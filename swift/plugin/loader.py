@@ -75,7 +75,7 @@ def required_columns(rewards: Iterable[tuple[str, Callable]]) -> dict[str, str]:
     return needed
 
 
-def score(
+def reward_matrix(
     rewards: list[tuple[str, Callable]], completions: list[str], columns: Mapping[str, list]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Score N completions with R rewards: float32 [N, R], NaN where a reward returned None.

@@ -9,7 +9,7 @@ from swift.utils.logger import get_logger
 
 logger = get_logger()
 
-SHOWN = {
+SHOWN_METRICS = {
     "loss": "loss",
     "reward": "reward",
     "kl": "kl",
@@ -59,7 +59,7 @@ class LogLines(TrainerCallback):
 def summary(logs: dict[str, float]) -> str:
     """The values of ``logs`` that a person watches, short: parts of the reward without the plugin's prefix, seconds as
     rollout+reward+update."""
-    parts = [f"{label} {logs[name]:.3g}" for name, label in SHOWN.items() if name in logs]
+    parts = [f"{label} {logs[name]:.3g}" for name, label in SHOWN_METRICS.items() if name in logs]
     rewards = [
         f"{name.removeprefix('rewards/').removeprefix('external_')} {value:.2f}"
         for name, value in logs.items()

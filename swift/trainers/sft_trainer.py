@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swift.engine.batch import Completions, PromptBatch
-from swift.engine.logprobs import score
+from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import choose_paths
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy
@@ -73,7 +73,7 @@ class SFTTrainer(PolicyTrainer):
     def _log_likelihood(self, model: nn.Module, batch: Batch) -> Tensor:
         prompts, completions, learned = batch
         packed = self.packed and len(completions) > len(prompts)
-        return (score(model, prompts, completions, packed=packed).logps * learned).sum()
+        return (completion_logprobs(model, prompts, completions, packed=packed).logps * learned).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Negative log-likelihood of this micro-batch over the tokens of the global batch, times world_size since

@@ -9,12 +9,12 @@ from typing import Any
 
 MODEL_FILES = ("*.safetensors", "*.bin", "*config.json", "tokenizer*", "vocab*", "merges.txt", "*.model")
 SAMPLE, SAMPLES = 1 << 16, 64  # bytes read at each of as many places of a large file
-DIGITS = 16
+DIGEST_DIGITS = 16
 
 
 def value_digest(value: Any) -> str:
     """Of anything JSON can hold; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def folder_digest(folder: str | Path) -> str:
@@ -36,4 +36,4 @@ def _sampled(path: Path) -> str:
             for place in range(SAMPLES):
                 file.seek(place * (size - SAMPLE) // (SAMPLES - 1))
                 found.update(file.read(SAMPLE))
-    return found.hexdigest()[:DIGITS]
+    return found.hexdigest()[:DIGEST_DIGITS]

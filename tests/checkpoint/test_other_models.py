@@ -22,7 +22,7 @@ import evaluate
 from swift.cli.rlhf import main as rlhf
 from swift.cli.sft import main as sft
 from swift.engine.batch import Completions, collate_prompts, concat_prompts
-from swift.engine.logprobs import score
+from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import Paths, choose_paths
 from swift.engine.sampling import Sampling, generate, prompt_uniforms
 from swift.llm.arguments import ModelArguments
@@ -121,7 +121,7 @@ def logps_of(policy: Policy, record: Record, template: Template) -> torch.Tensor
     """Log-probabilities of three fixed tokens after the record's prompt."""
     prompt = collate_prompts([template.encode_prompt(record)], template.pad_token_id)
     chosen = Completions(torch.tensor([[40, 50, 60]]), torch.tensor([3]), torch.ones(1, dtype=torch.bool))
-    return score(policy.model, prompt, chosen, packed=False).logps
+    return completion_logprobs(policy.model, prompt, chosen, packed=False).logps
 
 
 def tiles(images: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -177,7 +177,7 @@ def test_scores_equal_one_forward_of_transformers_own_inputs(policy, prompts, co
     assert expected.std() > 0.5
     with torch.no_grad():
         for packed in (True, False):
-            found = score(policy.model, prompts, completions, packed=packed).logps
+            found = completion_logprobs(policy.model, prompts, completions, packed=packed).logps
             assert (found - expected).abs().max() < TOLERANCE, "packed" if packed else "plain"
 
 
@@ -187,7 +187,9 @@ def test_gradients_of_packed_rows_are_those_of_plain_ones(folder, prompts, compl
     found = []
     for packed in (True, False):
         policy.model.zero_grad()
-        (score(policy.model, prompts, completions, packed=packed).logps * torch.linspace(-1, 1, 5)).sum().backward()
+        (
+            completion_logprobs(policy.model, prompts, completions, packed=packed).logps * torch.linspace(-1, 1, 5)
+        ).sum().backward()
         found.append({name: value.grad for name, value in trainable_parameters(policy.model).items()})
     assert any(".lora_A." in name for name in found[0])
     for name, value in found[0].items():
@@ -214,8 +216,8 @@ def test_the_probe_takes_the_fast_paths(policy, template, records, caplog):
 
 def test_eager_attention_packs_too(folder, policy, prompts, completions):
     eager = load_policy(folder, attn_impl="eager").model
-    found = score(eager, prompts, completions, packed=True).logps
-    assert (found - score(policy.model, prompts, completions, packed=False).logps).abs().max() < TOLERANCE
+    found = completion_logprobs(eager, prompts, completions, packed=True).logps
+    assert (found - completion_logprobs(policy.model, prompts, completions, packed=False).logps).abs().max() < TOLERANCE
 
 
 def test_a_template_reaches_data_loader_workers(template, records):
@@ -226,9 +228,9 @@ def test_a_template_reaches_data_loader_workers(template, records):
 
 
 def test_batches_survive_cutting_and_joining(policy, prompts, completions):
-    expected = score(policy.model, prompts, completions).logps.detach()
+    expected = completion_logprobs(policy.model, prompts, completions).logps.detach()
     joined = concat_prompts(prompts.select([2, 1]), prompts.select([0])).select([2, 1, 0])
-    assert (score(policy.model, joined, completions).logps - expected).abs().max() < TOLERANCE
+    assert (completion_logprobs(policy.model, joined, completions).logps - expected).abs().max() < TOLERANCE
 
 
 def test_the_image_matters(policy, template, world):
@@ -277,7 +279,9 @@ def test_questions_about_one_image_share_a_row(policy, template, records):
     for size, packed in ((3, True), (3, False), (1, False)):
         prompts, completions, learned = collate_groups(list(QuestionGroups(questions, template, size)), template)
         assert len(prompts) == len(texts) // size
-        sums.append(float((score(policy.model, prompts, completions, packed=packed).logps * learned).sum()))
+        sums.append(
+            float((completion_logprobs(policy.model, prompts, completions, packed=packed).logps * learned).sum())
+        )
     assert sums[0] == pytest.approx(sums[2], abs=1e-4)
     assert sums[1] == pytest.approx(sums[2], abs=1e-4)
 

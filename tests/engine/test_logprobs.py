@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from swift.engine.batch import Completions, PromptBatch
-from swift.engine.logprobs import score, why_plain
+from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.packing import PADDING, group_mask, packed_layout, plain_layout
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor, collate
 from swift.llm.policy import prompt_embeddings
@@ -60,7 +60,7 @@ def test_scores_and_gradients_equal_one_forward_per_completion(model, size, pack
     prompts, completions = random_prompts(), random_completions(3 * size, seed=size)
     expected = logps_one_by_one(model, prompts, completions, TEMPERATURE)
     expected_gradients = gradients(model, expected)
-    logps = score(model, prompts, completions, temperature=TEMPERATURE, packed=packed).logps
+    logps = completion_logprobs(model, prompts, completions, temperature=TEMPERATURE, packed=packed).logps
     assert (logps - expected).abs().max() < TOLERANCE
     found = gradients(model, logps)
     assert found.keys() == expected_gradients.keys()
@@ -72,18 +72,20 @@ def test_scores_and_gradients_equal_one_forward_per_completion(model, size, pack
 def test_shared_prompt_embeddings_give_the_same_scores(model):
     prompts, completions = random_prompts(), random_completions(6)
     shared = prompts.with_embeds(prompt_embeddings(model, prompts.input_ids, prompts.images))
-    expected = score(model, prompts, completions).logps
+    expected = completion_logprobs(model, prompts, completions).logps
     for packed in (True, False):
-        assert torch.allclose(score(model, shared, completions, packed=packed).logps, expected, atol=TOLERANCE)
+        assert torch.allclose(
+            completion_logprobs(model, shared, completions, packed=packed).logps, expected, atol=TOLERANCE
+        )
 
 
 def test_eager_attention_packs_too():
     model = tiny_model()
     prompts, completions = random_prompts(), random_completions(6)
-    expected = score(model, prompts, completions, packed=False).logps
+    expected = completion_logprobs(model, prompts, completions, packed=False).logps
     model.set_attn_implementation("eager")
     assert why_plain(model) is None
-    assert torch.allclose(score(model, prompts, completions, packed=True).logps, expected, atol=TOLERANCE)
+    assert torch.allclose(completion_logprobs(model, prompts, completions, packed=True).logps, expected, atol=TOLERANCE)
 
 
 def test_attention_without_a_dense_mask_is_not_packed():
@@ -94,17 +96,17 @@ def test_attention_without_a_dense_mask_is_not_packed():
 
 def test_a_completion_does_not_see_its_siblings(model):
     prompts, completions = random_prompts(), random_completions(6)
-    before = score(model, prompts, completions).logps
+    before = completion_logprobs(model, prompts, completions).logps
     ids = completions.ids.clone()
     ids[0] = (ids[0] + 1).clamp(7, 63)
-    after = score(model, prompts, replace(completions, ids=ids)).logps
+    after = completion_logprobs(model, prompts, replace(completions, ids=ids)).logps
     assert torch.equal(before[1:], after[1:])
     assert not torch.equal(before[0], after[0])
 
 
 def test_entropy_equals_its_definition(model):
     prompts, completions = random_prompts(images=(1,), lengths=(5,)), random_completions(1, longest=4, seed=3)
-    found = score(model, prompts, completions, temperature=TEMPERATURE, with_entropy=True).entropy
+    found = completion_logprobs(model, prompts, completions, temperature=TEMPERATURE, with_entropy=True).entropy
     text = torch.cat([prompts.input_ids, completions.ids], dim=1)
     logps = (model(text, **prompts.images).logits[0] / TEMPERATURE).log_softmax(dim=-1)
     expected = -(logps.exp() * logps).sum(dim=-1)[prompts.input_ids.shape[1] - 1 : -1]

@@ -10,8 +10,8 @@ from PIL import Image
 
 import evaluate
 from swift.evaluation.answering import (
+    AnswerTask,
     Batching,
-    Task,
     answer_batches,
     automatic_batching,
     decoding_order,
@@ -191,7 +191,7 @@ def answered(policy, words, records, task, batches):
 def test_batches_answer_as_one_question_at_a_time_does(world, template, samples, temperature):
     policy, words = template
     records = all_records(world)
-    task = Task(drawn(words, 8, temperature), samples, seed=1)
+    task = AnswerTask(drawn(words, 8, temperature), samples, seed=1)
     together = answered(policy, words, records, task, [decoding_order(words, records)])
     alone = answered(policy, words, records, task, [[index] for index in range(len(records))])
     assert together == alone
@@ -204,7 +204,7 @@ def test_samples_are_a_function_of_the_seed_and_differ(world, template):
     records = all_records(world)
 
     def draw(seed):
-        return answered(policy, words, records, Task(drawn(words, 8, 1.0), 4, seed), [[0, 1, 2]])
+        return answered(policy, words, records, AnswerTask(drawn(words, 8, 1.0), 4, seed), [[0, 1, 2]])
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import evaluate_token_prob
-from swift.evaluation.partial_results import PartialWriter, partial_path, partial_paths, read_partial
+from swift.evaluation.partial_results import PartialWriter, partial_answers_path, partial_answers_paths, read_partial
 from tests.support.builders import run_python, write_world
 
 NAME = "policy_train_checkpoint_token_prob"
@@ -95,7 +95,7 @@ def test_two_processes_leave_the_same_file(questions, undisturbed, tmp_path):
 
 @pytest.mark.parametrize("left", [0.0, 0.1, 0.37, 0.62, 0.99])
 def test_a_file_cut_anywhere_is_gone_on_from_by_one_process(questions, undisturbed, begun, left):
-    (partial,) = partial_paths(result(begun))
+    (partial,) = partial_answers_paths(result(begun))
     content = partial.read_bytes()
     partial.write_bytes(content[: int(left * len(content))])
     kept = read_partial(partial)
@@ -107,8 +107,8 @@ def test_a_file_cut_anywhere_is_gone_on_from_by_one_process(questions, undisturb
 
 def test_a_line_that_was_cut_is_dropped_before_the_file_is_written_on(questions, undisturbed, begun, capsys):
     """Once glued to the next line, it would damage the file for the restart after."""
-    (partial,) = partial_paths(result(begun))
-    own = partial_path(result(begun))
+    (partial,) = partial_answers_paths(result(begun))
+    own = partial_answers_path(result(begun))
     own.write_bytes(partial.read_bytes()[:-300])
     partial.unlink()
     header = read_partial(own).header
@@ -121,7 +121,7 @@ def test_a_line_that_was_cut_is_dropped_before_the_file_is_written_on(questions,
 
 def test_a_question_whose_image_has_changed_is_answered_again(questions, begun, tmp_path):
     world = Path(shutil.copytree(questions, tmp_path / "world"))
-    (partial,) = partial_paths(result(begun))
+    (partial,) = partial_answers_paths(result(begun))
     index = next(iter(read_partial(partial).rows))
     picture = world / "data" / "images" / f"{index:03d}.png"
     Image.new("RGB", Image.open(picture).size, "black").save(picture)
@@ -132,7 +132,7 @@ def test_a_question_whose_image_has_changed_is_answered_again(questions, begun, 
 
 
 def test_every_place_a_line_can_be_cut_at_is_read(begun):
-    (partial,) = partial_paths(result(begun))
+    (partial,) = partial_answers_paths(result(begun))
     content = partial.read_bytes()
     end = content.rfind(b"\n", 0, -1) + 1
     whole = read_partial(partial)
@@ -157,7 +157,7 @@ def test_a_finished_file_is_kept_and_another_of_other_settings_refused(questions
 
 
 def test_answers_of_other_settings_are_not_gone_on_from(questions, undisturbed, begun, capsys):
-    (partial,) = partial_paths(result(begun))
+    (partial,) = partial_answers_paths(result(begun))
     before = partial.read_bytes()
     assert run(questions, begun, "--control", "blank") == 0  # a file of another name
     assert run(questions, begun, "--top_k_alternatives", 1) == 2
@@ -183,7 +183,7 @@ def test_other_weights_and_other_questions_are_other_settings(questions, begun, 
 
 
 def test_a_line_damaged_in_the_middle_is_an_error_that_names_it(questions, begun, capsys):
-    (partial,) = partial_paths(result(begun))
+    (partial,) = partial_answers_paths(result(begun))
     lines = partial.read_bytes().splitlines(keepends=True)
     partial.write_bytes(b"".join([*lines[:3], b'{"index"\n', *lines[4:]]))
     assert run(questions, begun) == 2
@@ -230,7 +230,7 @@ def test_answers_before_a_broken_image_are_kept_for_when_it_is_mended(broken, tm
     error = capsys.readouterr().err.splitlines()[-1]
     assert "cut.jpg is truncated" in error
     assert "--on_error skip" in error
-    (partial,) = partial_paths(result(tmp_path / "out"))
+    (partial,) = partial_answers_paths(result(tmp_path / "out"))
     kept = len(read_partial(partial).rows)
     assert kept > 0
     Image.effect_noise((28, 28), 80).convert("RGB").save(picture)
@@ -264,14 +264,14 @@ def test_two_checkpoints_in_one_call_leave_a_file_each_and_one_name_twice_is_ref
 
 @pytest.mark.parametrize("more", [[], ["--resume", "false"]])
 def test_a_part_that_another_process_answers_is_left_to_it(questions, undisturbed, begun, capsys, more):
-    (partial,) = partial_paths(result(begun))
+    (partial,) = partial_answers_paths(result(begun))
     writer = PartialWriter(partial, {}, {"host": "other"})
     before = partial.read_bytes()
     assert run(questions, begun, "--shard", "1/2", "--batch_size", 3, "--resume", "false") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "another process answers this part" in error
     assert "--shard" in error
-    own = partial_path(result(begun))
+    own = partial_answers_path(result(begun))
     partial.rename(own)
     assert run(questions, begun, *more) == 2
     assert "another process answers this part" in capsys.readouterr().err

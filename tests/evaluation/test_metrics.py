@@ -8,7 +8,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from utils.answers import parse_answers
 from utils.metrics import RULES, answer_scores, judge, question_metrics, reference_answers
 from utils.self_consistency import majority_answers, pass_at_k, pass_sizes
-from utils.summaries import summarise
+from utils.summaries import summarize_results
 
 
 def completion(answer, think="There is a small left pleural effusion."):
@@ -213,7 +213,7 @@ def test_several_samples_are_scored_together():
 
 def test_a_summary_tells_kinds_of_questions_apart():
     results = random_results(60, 7)
-    summary = summarise(results)
+    summary = summarize_results(results)
     metrics = question_metrics(results)
     kinds = summary["by_type"]["semantic_type"]
     assert list(summary["by_type"]) == ["semantic_type"]

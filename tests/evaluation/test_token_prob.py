@@ -11,7 +11,7 @@ import torch
 import evaluate_token_prob
 from swift.engine import chunked_head
 from swift.engine.chunked_head import token_choices
-from swift.evaluation.answering import Task, answer_batches, drawn, greedy
+from swift.evaluation.answering import AnswerTask, answer_batches, drawn, greedy
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import load_records
 from swift.llm.images.dynamic_hd import collate
@@ -52,7 +52,7 @@ def from_scratch(policy, record, ids) -> torch.Tensor:
 @pytest.mark.parametrize(("samples", "temperature"), [(1, 0.0), (3, 0.8)], ids=["greedy", "three samples"])
 def test_numbers_equal_a_forward_pass_from_scratch(policy, records, monkeypatch, samples, temperature):
     monkeypatch.setattr(chunked_head, "CHUNK_ELEMENTS", 7 * 512)  # seven tokens a chunk, so that there are many
-    task = Task(drawn(policy[1], 8, temperature), samples, alternatives=4)
+    task = AnswerTask(drawn(policy[1], 8, temperature), samples, alternatives=4)
     found = answers(policy, records, task)
     assert len(found) == 7 * samples
     for record, answer in found:
@@ -71,20 +71,20 @@ def test_numbers_equal_a_forward_pass_from_scratch(policy, records, monkeypatch,
 
 
 def test_probabilities_over_the_vocabulary_sum_to_one(policy, records):
-    task = Task(greedy(policy[1], 5), alternatives=512)  # the whole vocabulary
+    task = AnswerTask(greedy(policy[1], 5), alternatives=512)  # the whole vocabulary
     for _, answer in answers(policy, records, task):
         for options in answer.scores.alternatives:
             assert sum(torch.tensor([value for _, value in options]).double().exp()) == pytest.approx(1, abs=TOLERANCE)
 
 
 def test_tokens_join_to_what_was_written(policy, records):
-    for record, answer in answers(policy, records, Task(drawn(policy[1], 30, 1.5), 4, alternatives=0)):
+    for record, answer in answers(policy, records, AnswerTask(drawn(policy[1], 30, 1.5), 4, alternatives=0)):
         assert "".join(answer.scores.tokens) == answer.text, record.source
         assert len(answer.scores.tokens) == len(answer.token_ids)
 
 
 def test_tokens_of_characters_of_several_bytes_join_to_a_given_text(policy, records):
-    task = Task(greedy(policy[1], 1), alternatives=0, given=lambda record: TEXT)
+    task = AnswerTask(greedy(policy[1], 1), alternatives=0, given=lambda record: TEXT)
     for record, answer in answers(policy, records, task):
         assert answer.text == "".join(answer.scores.tokens) == TEXT
         assert len(answer.token_ids) > len(TEXT)  # this vocabulary spells such characters in bytes

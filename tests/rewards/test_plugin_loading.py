@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from swift.plugin import ORM, orms
-from swift.plugin.loader import build_rewards, load_external_plugins, score
+from swift.plugin.loader import build_rewards, load_external_plugins, reward_matrix
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.utils import distributed
 from swift.utils.errors import UserError
@@ -88,7 +88,7 @@ def test_a_plugin_in_ms_swift_style_registers_its_rewards(tmp_path):
     load_external_plugins([written(tmp_path, MS_SWIFT_PLUGIN)])
     rewards = build_rewards(["shortness", "with_tokenizer"])
     assert isinstance(rewards[0][1], ORM)
-    scores = score(rewards, ["a", "b" * 17], {"solution": ["aa", "aa"], "messages": [[], []]})
+    scores = reward_matrix(rewards, ["a", "b" * 17], {"solution": ["aa", "aa"], "messages": [[], []]})
     assert scores.tolist() == [[1.0, 1.0], [0.0, 0.0]]
 
 
@@ -103,7 +103,7 @@ def test_a_plugin_may_import_a_file_beside_it(tmp_path):
     written(tmp_path, "BONUS = 0.25\n", "beside_it.py")
     text = "from beside_it import BONUS\nfrom swift.plugin import orms\norms['b'] = lambda c, **k: [BONUS] * len(c)\n"
     load_external_plugins([written(tmp_path, text)])
-    assert score(build_rewards(["b"]), ["x"], {}).tolist() == [[0.25]]
+    assert reward_matrix(build_rewards(["b"]), ["x"], {}).tolist() == [[0.25]]
 
 
 def test_a_plugin_is_imported_once_however_often_it_is_named(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import plugin
 from swift.llm.dataset import Record
 from swift.plugin import orms
-from swift.plugin.loader import build_rewards, required_columns, score
+from swift.plugin.loader import build_rewards, required_columns, reward_matrix
 from swift.trainers.data import PromptItem
 from swift.trainers.rlhf_trainer.rollout import reward_columns
 from swift.utils.errors import UserError
@@ -497,7 +497,7 @@ def test_scores_are_one_column_a_reward_and_nan_for_none(registered):
         first=lambda completions, **columns: [float(len(text)) for text in completions],
         second=lambda completions, bonus, **columns: [None, bonus[1]],
     )
-    scores = score(build_rewards(["first", "second"]), ["a", "bbb"], {"bonus": [0.5, True]})
+    scores = reward_matrix(build_rewards(["first", "second"]), ["a", "bbb"], {"bonus": [0.5, True]})
     assert scores.dtype == np.float32
     np.testing.assert_array_equal(scores, [[1.0, np.nan], [3.0, 1.0]])
 
@@ -565,9 +565,9 @@ def broken(completions, **columns):
 def test_a_reward_that_misbehaves_is_named(registered, reward, message):
     registered(bad=reward)
     with pytest.raises(UserError, match=message):
-        score(build_rewards(["bad"]), ["a", "b"], {})
+        reward_matrix(build_rewards(["bad"]), ["a", "b"], {})
 
 
 def test_a_column_of_the_wrong_length_is_named():
     with pytest.raises(ValueError, match="'solution' has 1 values for 2 completions"):
-        score([("external_r1v_acc", plugin.MultiModalAccuracyORM())], ["a", "b"], {"solution": ["a"]})
+        reward_matrix([("external_r1v_acc", plugin.MultiModalAccuracyORM())], ["a", "b"], {"solution": ["a"]})

@@ -7,7 +7,7 @@ import pytest
 
 from ReXKG.graph import ENTITY_TYPES, RELATION_TYPES
 from ReXKG.lexicon.extractor import CACHED_SENTENCES, LexiconExtractor
-from ReXKG.lexicon.vocabulary import LABELS, Vocabulary
+from ReXKG.lexicon.vocabulary import TERM_LABELS, Vocabulary
 from ReXKG.text import split_sentences, tokenize
 
 TYPES = {
@@ -282,7 +282,7 @@ def test_the_lexicon_is_sorted_within_blocks_and_has_no_term_twice():
     assert len(terms) == len(set(terms))
     for block in blocks:
         assert block == sorted(block, key=lambda row: row[0])
-        assert all(kind in LABELS for row in block for kind in row[1].split("+"))
+        assert all(kind in TERM_LABELS for row in block for kind in row[1].split("+"))
 
 
 def test_every_cue_is_one_that_a_rule_reads():

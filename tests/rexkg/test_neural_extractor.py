@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 from ReXKG.neural import extractor as neural
 from ReXKG.neural.batching import batches
-from ReXKG.neural.bert import encode
+from ReXKG.neural.bert import encode_at
 from ReXKG.neural.entity.model import MAX_SPAN
 from ReXKG.neural.entity.reader import split_words
 from ReXKG.neural.extractor import NeuralExtractor
@@ -86,8 +86,8 @@ def test_the_encoder_gives_the_numbers_of_transformers_at_every_position_and_at_
     wanted = torch.tensor([[0, 8], [4, 4], [0, 0], [3, 1]])
     with torch.no_grad():
         expected = bert(ids, mask).last_hidden_state
-        torch.testing.assert_close(encode(bert, ids, mask)[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=0)
-        found = encode(bert, ids, mask, wanted)
+        torch.testing.assert_close(encode_at(bert, ids, mask)[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=0)
+        found = encode_at(bert, ids, mask, wanted)
     torch.testing.assert_close(found, expected[torch.arange(4)[:, None], wanted], atol=1e-5, rtol=0)
 
 

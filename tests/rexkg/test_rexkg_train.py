@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from ReXKG.lexicon.extractor import LexiconExtractor
 from ReXKG.neural.agreement import agreement, format_agreement
-from ReXKG.neural.annotations import Sentence, document, read_annotations
+from ReXKG.neural.annotations import AnnotatedSentence, document, read_annotations
 from ReXKG.neural.encoder import write_encoder
 from ReXKG.neural.entity.model import EntityModel
 from ReXKG.neural.extractor import NeuralExtractor
-from ReXKG.neural.fit import Settings, fit
+from ReXKG.neural.fit import FitSettings, fit
 from ReXKG.neural.folders import find_models
 from ReXKG.neural.mentions import Mention, Relation
 from ReXKG.neural.relation.reader import Pair
@@ -23,7 +23,9 @@ from tools.demo_world.dataset import WorldConfig
 from tools.make_kg_annotations import annotate, write_annotations
 
 SMALL, EFFUSION = Mention(0, 0, "concept"), Mention(1, 2, "disorder_present")
-SENTENCE = Sentence(("small", "pleural", "effusion"), (SMALL, EFFUSION), (Relation(SMALL, EFFUSION, "modify"),))
+SENTENCE = AnnotatedSentence(
+    ("small", "pleural", "effusion"), (SMALL, EFFUSION), (Relation(SMALL, EFFUSION, "modify"),)
+)
 WORLD = WorldConfig(patients=(300, 80, 40), eval_questions=100)
 FAST = ["--learning_rate", "3e-3", "--head_learning_rate", "3e-3", "--batch_tokens", "400", "--patience", "10"]
 
@@ -215,7 +217,7 @@ class Scripted:
 )
 def test_the_best_epoch_is_kept_and_patience_runs_out(scores, kept, epochs):
     task, saved = Scripted(scores), []
-    history = fit(task, [], [], Settings(epochs=len(scores), patience=2), keep=lambda: saved.append(task.scored))
+    history = fit(task, [], [], FitSettings(epochs=len(scores), patience=2), keep=lambda: saved.append(task.scored))
     assert saved == kept
     assert [entry["dev_f1"] for entry in history] == scores[:epochs]
 
@@ -270,7 +272,7 @@ def test_relation_training_needs_markers_and_pairs(data, tmp_path, capsys):
     (bare / "vocab.txt").write_text(entries)
     out = ["--encoder", bare, "--output_dir", tmp_path / "out"]
     assert "lacks [unused1]" in fails(capsys, "relation", *files, *out)
-    alone = write(tmp_path / "alone.jsonl", document("d", [Sentence(SENTENCE.words, (SMALL,), ())]))
+    alone = write(tmp_path / "alone.jsonl", document("d", [AnnotatedSentence(SENTENCE.words, (SMALL,), ())]))
     out = ["--encoder", data / "bert", "--output_dir", tmp_path / "out2"]
     assert "no pair of entities" in fails(capsys, "relation", "--train", alone, "--dev", alone, *out)
 

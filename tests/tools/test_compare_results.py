@@ -11,7 +11,7 @@ from swift.utils.logger import get_logger
 from tests.support.report_runs import TRUTH, WRONG, compare, result, write, write_runs
 from tools import compare_results, evaluation_report
 from tools.reports.numbers import breakdown, compute_numbers, main_table
-from tools.reports.result_files import Run, find_files, load_runs, question_name
+from tools.reports.result_files import EvaluatedRun, find_files, load_runs, question_name
 from utils.get_knowledge_graph import extractor_name
 
 
@@ -152,7 +152,7 @@ def test_metrics_json_has_every_metric_of_every_run_and_kind(files, tmp_path):
 
 def test_many_runs_are_compared_with_the_baseline_only():
     results = [{"subject_id": n} for n in range(4)]
-    runs = {name: Run(name, [], results, {"accuracy": np.array([1.0, 0, 1, 0])}) for name in "abcdef"}
+    runs = {name: EvaluatedRun(name, [], results, {"accuracy": np.array([1.0, 0, 1, 0])}) for name in "abcdef"}
     pairs = [(comparison.run, comparison.baseline) for comparison in compute_numbers(runs, "c").comparisons]
     assert pairs == [("a", "c"), ("b", "c"), ("d", "c"), ("e", "c"), ("f", "c")]
 
@@ -161,11 +161,14 @@ def test_questions_without_a_value_do_not_count_for_its_mean():
     results = [{"subject_id": n} for n in range(4)]
     nan = float("nan")
     columns = {"a": np.array([nan, 0.5, 1.0, -np.inf]), "b": np.array([1.0, 1.0, nan, -np.inf])}
-    runs = {name: Run(name, [], results, {"accuracy": np.ones(4), "share": column}) for name, column in columns.items()}
+    runs = {
+        name: EvaluatedRun(name, [], results, {"accuracy": np.ones(4), "share": column})
+        for name, column in columns.items()
+    }
     numbers = compute_numbers(runs)
     assert numbers.summary["a"]["share"].mean == 0.75
     assert numbers.against("b", "a").difference["share"].mean == 0.5  # of the one question that both have
-    nothing = compute_numbers({"a": Run("a", [], results, {"accuracy": np.ones(4), "share": np.full(4, nan)})})
+    nothing = compute_numbers({"a": EvaluatedRun("a", [], results, {"accuracy": np.ones(4), "share": np.full(4, nan)})})
     assert nothing.summary["a"]["share"] is None
     assert main_table(nothing, {"a": "A"})[2] == ["share", ""]
 
@@ -267,7 +270,7 @@ def test_flags_that_cannot_be_met_are_one_line_and_status_2(files, tmp_path, cap
 
 def test_breakdown_is_by_value_the_most_frequent_first():
     results = [{"content_type": kind, "subject_id": n} for n, kind in enumerate(["view", "size", "size", None])]
-    run = Run("sft", [], results, {"accuracy": np.array([1.0, 1.0, 0.0, 1.0])})
+    run = EvaluatedRun("sft", [], results, {"accuracy": np.array([1.0, 1.0, 0.0, 1.0])})
     rows = breakdown({"sft": run}, "content_type", ["accuracy"])
     means = [(row["name"], row["count"], row["runs"]["sft"]["accuracy"].mean) for row in rows]
     assert means == [("size", 2, 0.5), ("view", 1, 1.0)]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from swift.utils.errors import UserError
 from tools.demo_world.dataset import EVALUATION_FILES, World, WorldConfig, build_world
-from tools.demo_world.facts import DEVICES, KINDS, Finding, Region, Study, possible_in
+from tools.demo_world.facts import DEVICES, FINDING_KINDS, Finding, Region, Study, possible_in
 from tools.demo_world.render import draw_study
 from tools.make_demo import VERSION, main, make_demo, make_policy
 
@@ -212,7 +212,7 @@ def test_the_most_frequent_answer_to_a_question_is_wrong_more_often_than_right(w
 
 # Truth of the reasoning, by a reader that knows the facts and none of the code that wrote the sentences
 
-THINGS = (*KINDS, *DEVICES)
+THINGS = (*FINDING_KINDS, *DEVICES)
 SEVERITIES = ("small", "moderate", "large", "mild", "severe")
 
 
@@ -406,7 +406,7 @@ def test_a_big_heart_leaves_only_fluid_at_the_left_base(world: World) -> None:
     ],
 )
 def test_region_questions_only_name_what_could_be_there(kind: str, zone: str | None, expected: bool) -> None:
-    assert possible_in(KINDS[kind], Region("left", zone)) is expected
+    assert possible_in(FINDING_KINDS[kind], Region("left", zone)) is expected
 
 
 # Pictures

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.rexkg.test_graph import EFFUSION, EMPTY, NO_EFFUSION, make_graph, random_graph
-from tools.kg_audit.scores import Audited, audit, most_frequent, score_question, summarise, worst_examples
+from tools.kg_audit.scores import Audited, audit, most_frequent, score_question, summarize_audited, worst_examples
 from tools.kg_audit.table import VALUES_SHOWN, render
 from utils.intervals import mean_interval
 
@@ -55,7 +55,7 @@ def test_values_are_the_ratios_of_their_counts_wherever_there_are_any():
 def test_per_question_is_the_mean_and_pooled_the_ratio_of_sums():
     # Hallucination: 1 of 2 and 0 of 0, that is (0.5 + 0) / 2 per question and 1 / 2 pooled.
     rows = [score_question(MINE, TRUTH), score_question(EMPTY, EFFUSION)]
-    summary = summarise(rows, ["a", "b"])
+    summary = summarize_audited(rows, ["a", "b"])
     assert summary["hallucination"]["per_question"] == mean_interval([0.5, 0.0], ["a", "b"])
     assert summary["hallucination"]["pooled"].mean == 0.5
     # Entity recall: 1 of 3 and 0 of 2.
@@ -66,13 +66,13 @@ def test_per_question_is_the_mean_and_pooled_the_ratio_of_sums():
 
 def test_a_score_that_some_questions_lack_is_of_the_others():
     rows = [score_question(MINE, TRUTH, EMPTY), score_question(EFFUSION, EMPTY), score_question(MINE, TRUTH, REPORT)]
-    with_report = summarise(rows, ["a", "b", "c"])["hallucination_with_report"]
+    with_report = summarize_audited(rows, ["a", "b", "c"])["hallucination_with_report"]
     assert with_report["per_question"].mean == 0.25
     assert with_report["pooled"].mean == 0.25
 
 
 def test_shares_of_nothing_are_left_out():
-    summary = summarise([score_question(EMPTY, EMPTY)], ["a"])
+    summary = summarize_audited([score_question(EMPTY, EMPTY)], ["a"])
     assert summary["entity_f1"]["per_question"].mean == 1.0
     assert all("pooled" not in score for score in summary.values())
 

@@ -7,7 +7,14 @@ import pytest
 
 from tests.rexkg.test_graph import EMPTY, make_graph
 from tools.kg_audit import graph_files as kg_files
-from tools.kg_audit.graph_files import NamedTexts, info_path, make_graphs, partial_path, read_graphs, read_graphs_of
+from tools.kg_audit.graph_files import (
+    NamedTexts,
+    info_path,
+    make_graphs,
+    partial_graphs_path,
+    read_graphs,
+    read_graphs_of,
+)
 from utils import get_knowledge_graph as door
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name
 
@@ -90,12 +97,12 @@ def cut(tmp_path, extracted, monkeypatch):
 
 @pytest.mark.parametrize("tail", [b"", b'{"sentences": "no pneumo'])
 def test_a_cut_run_goes_on_after_its_last_whole_graph(cut, extracted, tail):
-    with open(partial_path(cut), "ab") as file:
+    with open(partial_graphs_path(cut), "ab") as file:
         file.write(tail)
     make_graphs(cut, TEXTS)
     assert extracted == [TEXTS.texts[2:4], TEXTS.texts[4:]]
     assert read_graphs(cut) == extract_knowledge_graph(TEXTS.texts)
-    assert not partial_path(cut).exists()
+    assert not partial_graphs_path(cut).exists()
 
 
 def test_without_resume_a_cut_run_starts_afresh(cut, extracted):
@@ -104,7 +111,7 @@ def test_without_resume_a_cut_run_starts_afresh(cut, extracted):
 
 
 def test_a_run_cut_before_its_first_line_starts_afresh(cut, extracted):
-    partial_path(cut).write_bytes(b'{"texts": "ab')
+    partial_graphs_path(cut).write_bytes(b'{"texts": "ab')
     make_graphs(cut, TEXTS)
     assert read_graphs(cut) == extract_knowledge_graph(TEXTS.texts)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.support.report_runs import TRUTH, WRONG, compare, result, write, write_runs
 from tools.reports.page import render_page
-from tools.reports.thumbnails import SIDES, image_addresses, is_drawn
+from tools.reports.thumbnails import THUMBNAIL_SIDES, image_addresses, is_drawn
 from tools.reports.token_columns import token_columns
 
 
@@ -123,11 +123,11 @@ def test_images_shrink_to_the_room_there_is(tmp_path):
         with Image.open(tmp_path / "one.jpg") as image:
             return max(image.size), sum(map(len, addresses))
 
-    assert shrunk(10**9)[0] == SIDES[0]
+    assert shrunk(10**9)[0] == THUMBNAIL_SIDES[0]
     middle, size = shrunk(150_000)
     assert size <= 150_000
-    assert SIDES[-1] < middle < SIDES[0]
-    assert shrunk(1)[0] == SIDES[-1]
+    assert THUMBNAIL_SIDES[-1] < middle < THUMBNAIL_SIDES[0]
+    assert shrunk(1)[0] == THUMBNAIL_SIDES[-1]
 
 
 def test_token_columns_are_short_and_exact_to_a_hundredth():

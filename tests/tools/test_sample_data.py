@@ -15,7 +15,7 @@ from bench import sample_data as bench
 from swift.llm.dataset import load_records
 from swift.utils.logger import get_logger
 from tools.sample_data import main
-from tools.samples.policies import POLICIES, Pool, Settings, apportion, draw, largest_remainder
+from tools.samples.policies import POLICIES, DrawSettings, Pool, apportion, draw, largest_remainder
 
 KINDS = ("plane", "presence", "size")
 
@@ -147,7 +147,7 @@ def test_a_draw_gives_what_its_account_says(seed):
     hard = [position for position, rate in enumerate(rates) if rate <= 0.5]
     for name, candidates in {"uniform": range(len(strata)), "hard_uniform": hard}.items():
         size = rng.randrange(1, len(candidates) + 1)
-        drawn = draw(pool, POLICIES[name], size, Settings(seed=seed))
+        drawn = draw(pool, POLICIES[name], size, DrawSettings(seed=seed))
         assert len(set(drawn.positions)) == size
         assert set(drawn.positions) <= set(candidates)
         counts = Counter(strata[position] for position in drawn.positions)
@@ -160,7 +160,7 @@ def test_a_draw_gives_what_its_account_says(seed):
 
 def test_a_smaller_sample_lies_within_a_larger_one():
     pool = Pool("p", list(range(300)), [KINDS[number % 3] for number in range(300)], None)
-    draws = [set(draw(pool, POLICIES["uniform"], size, Settings()).positions) for size in (30, 31, 90)]
+    draws = [set(draw(pool, POLICIES["uniform"], size, DrawSettings()).positions) for size in (30, 31, 90)]
     assert draws[0] < draws[1] < draws[2]
 
 

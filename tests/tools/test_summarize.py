@@ -12,7 +12,7 @@ from PIL import Image
 
 from tools.summarize import main
 from tools.sweeps.plots import mean_over_seeds, smoothed
-from tools.sweeps.summary import SETTINGS, SweepRun
+from tools.sweeps.summary import SETTINGS, FinishedRun
 from utils.intervals import RESAMPLES
 
 TRUTH = "<think>There is a small left pleural effusion.</think><answer>yes</answer>"
@@ -227,7 +227,7 @@ def test_equal_runs_give_equal_bytes(sweep):
 
 def test_curves_are_means_over_the_seeds_that_have_a_step():
     logs = ([{"step": 1, "kl": 2.0}, {"step": 2, "kl": 4.0}], [{"step": 1, "kl": 4.0}, {"step": 2, "loss": 1.0}])
-    runs = [SweepRun("t", tuple(SETTINGS), str(seed), "finished", "", None, log) for seed, log in enumerate(logs)]
+    runs = [FinishedRun("t", tuple(SETTINGS), str(seed), "finished", "", None, log) for seed, log in enumerate(logs)]
     assert mean_over_seeds(runs, "kl") == ([1, 2], [3.0, 4.0])
     # 40 steps: two to each side, fewer at the ends.
     np.testing.assert_allclose(smoothed([float(n) for n in range(40)])[[0, 1, 20, 39]], [1.0, 1.5, 20.0, 38.0])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from swift.engine.logprobs import score
+from swift.engine.logprobs import completion_logprobs
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import load_records
 from swift.llm.images.source import ImageSource
@@ -45,7 +45,7 @@ def records(world):
 
 def log_likelihood(policy, template, groups, packed):
     prompts, completions, learned = collate_groups(groups, template)
-    logps = score(policy.model, prompts, completions, packed=packed).logps
+    logps = completion_logprobs(policy.model, prompts, completions, packed=packed).logps
     return (logps * learned).sum(), int(learned.sum())
 
 

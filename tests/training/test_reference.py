@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from swift.engine.logprobs import score
+from swift.engine.logprobs import completion_logprobs
 from swift.trainers.rlhf_trainer.reference import Snapshot
 from tests.support.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
 from utils.freezing import untie_head
@@ -29,12 +29,12 @@ def test_snapshot_equals_a_deep_copy_of_the_model(untie):
     twin, snapshot = copy.deepcopy(model), Snapshot.of(model)
     trained_away(model)
     prompts, completions = random_prompts(), random_completions(6)
-    own = score(model, prompts, completions).logps
+    own = completion_logprobs(model, prompts, completions).logps
     with snapshot.swapped_into(model):
-        found = score(model, prompts, completions).logps
-    assert torch.equal(found, score(twin, prompts, completions).logps)
+        found = completion_logprobs(model, prompts, completions).logps
+    assert torch.equal(found, completion_logprobs(twin, prompts, completions).logps)
     assert not torch.allclose(found, own)
-    assert torch.equal(score(model, prompts, completions).logps, own)
+    assert torch.equal(completion_logprobs(model, prompts, completions).logps, own)
 
 
 def test_the_policy_comes_back_after_an_error():

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from swift.cli.rlhf import main
-from swift.llm.checkpoint.adapters import HEAD
+from swift.llm.checkpoint.adapters import HEAD_WEIGHT
 from swift.llm.checkpoint.load import load_policy
 from swift.utils.files import write_json
 from tests.llm.test_arguments import PUBLISHED
@@ -49,7 +49,7 @@ def test_hook_changes_the_vision_lora_and_the_head_only(frozen, world):
     before, after = (load_policy(path).model.state_dict() for path in (world / "policy", frozen[0]))
     assert before.keys() == after.keys()
     changed = {name for name, value in after.items() if value.numpy().tobytes() != before[name].numpy().tobytes()}
-    assert changed == {name for name in after if ".lora_" in name or name == HEAD}
+    assert changed == {name for name in after if ".lora_" in name or name == HEAD_WEIGHT}
 
 
 def test_run_folder_holds_the_documented_files(frozen):

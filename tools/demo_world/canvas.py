@@ -15,9 +15,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-SIZE = 448
-HALF = SIZE // 2
-_COARSE = SIZE // 4
+CANVAS_SIZE = 448
+HALF = CANVAS_SIZE // 2
+_COARSE = CANVAS_SIZE // 4
 
 Point = tuple[float, float]
 Outline = Sequence[Point] | np.ndarray
@@ -66,9 +66,9 @@ class Canvas:
         """``shift`` in pixels, ``turn`` in radians, both about the film's centre."""
         cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
         self._matrix = np.array([[cos, -sin], [sin, cos]])
-        self._offset = np.full(2, SIZE / 2) + shift - self._matrix @ np.full(2, SIZE / 2)
+        self._offset = np.full(2, CANVAS_SIZE / 2) + shift - self._matrix @ np.full(2, CANVAS_SIZE / 2)
         self._scale = scale
-        axis = (np.arange(_COARSE) + 0.5) * (SIZE / _COARSE)
+        axis = (np.arange(_COARSE) + 0.5) * (CANVAS_SIZE / _COARSE)
         pixels = np.stack(np.meshgrid(axis, axis), -1) - self._offset
         canonical = (pixels @ np.linalg.inv(self._matrix).T).astype(np.float32)
         self.x, self.y = canonical[..., 0], canonical[..., 1]  # canonical coordinates on a coarse grid
@@ -81,7 +81,7 @@ class Canvas:
     def layer(self, shapes: Sequence[Stroke | Plate], blur: float = 1.0, crisp: bool = False) -> np.ndarray:
         """Shapes, later ones over earlier ones, each at its own strength; ``blur`` in pixels of the film."""
         step = 1 if crisp else 2
-        image = Image.new("L", (SIZE // step, SIZE // step))
+        image = Image.new("L", (CANVAS_SIZE // step, CANVAS_SIZE // step))
         draw = ImageDraw.Draw(image)
         placed = self._place([point for shape in shapes for point in shape.points], step)
         start = 0

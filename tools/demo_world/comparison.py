@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tools.demo_world import language
-from tools.demo_world.facts import DEVICES, KINDS, Study
-from tools.demo_world.language import Sentence, with_article
+from tools.demo_world.facts import DEVICES, FINDING_KINDS, Study
+from tools.demo_world.language import FactSentence, with_article
 from tools.demo_world.questions import MAX_LISTED, Draft, verify
 
 _TRENDS = ("increased", "decreased", "stable")
@@ -22,7 +22,7 @@ def change_of(before: Study, after: Study, kind: str) -> str | None:
     return "increased" if new.rank > old.rank else "decreased"
 
 
-def _change_sentence(before: Study, after: Study, kind: str) -> Sentence:
+def _change_sentence(before: Study, after: Study, kind: str) -> FactSentence:
     change = change_of(before, after, kind)
     if change is None:
         return language.absent_on_both(kind)
@@ -33,13 +33,13 @@ def _change_sentence(before: Study, after: Study, kind: str) -> Sentence:
     return language.finding_trend(after.find(kind), change)
 
 
-def _device_sentence(before: Study, after: Study, device: str) -> Sentence:
+def _device_sentence(before: Study, after: Study, device: str) -> FactSentence:
     was, present = before.shows(device), after.shows(device)
     return language.device_same(device, present) if was == present else language.device_change(device, placed=present)
 
 
 def _trends(before: Study, after: Study) -> Iterator[Draft]:
-    for kind in KINDS:
+    for kind in FINDING_KINDS:
         change = change_of(before, after, kind)
         if change is None:
             continue
@@ -49,7 +49,7 @@ def _trends(before: Study, after: Study) -> Iterator[Draft]:
             yield verify("compare_new", change == "new", said, kind, **slots)
         if change != "new":
             yield verify("compare_resolved", change == "resolved", said, kind, **slots)
-        graded = bool(KINDS[kind].severities)
+        graded = bool(FINDING_KINDS[kind].severities)
         outcomes = ("new", "resolved", *(_TRENDS if graded else ("stable",)))
         yield Draft("compare_query_change", (change,), (said,), slots, kind, change, outcomes)
         if graded and change in _TRENDS:
@@ -68,7 +68,7 @@ def _devices(before: Study, after: Study) -> Iterator[Draft]:
 
 
 def _images(before: Study, after: Study) -> Iterator[Draft]:
-    for thing in (*KINDS, *DEVICES):
+    for thing in (*FINDING_KINDS, *DEVICES):
         was, present = before.shows(thing), after.shows(thing)
         answer = ("both",) if was and present else ("first",) if was else ("second",) if present else ()
         sentence = _device_sentence if thing in DEVICES else _change_sentence
@@ -80,7 +80,7 @@ def _images(before: Study, after: Study) -> Iterator[Draft]:
 
 def _lists(before: Study, after: Study) -> Iterator[Draft]:
     for what in ("new", "resolved"):
-        kinds = tuple(kind for kind in KINDS if change_of(before, after, kind) == what)
+        kinds = tuple(kind for kind in FINDING_KINDS if change_of(before, after, kind) == what)
         if len(kinds) <= MAX_LISTED:
             said = tuple(_change_sentence(before, after, kind) for kind in kinds) or (language.no_change(what),)
             yield Draft(f"compare_query_{what}", kinds, said, topic=what, outcome=" ".join(kinds))
@@ -91,9 +91,9 @@ def drafts_of_pair(before: Study, after: Study) -> list[Draft]:
     return [draft for generate in (_trends, _devices, _images, _lists) for draft in generate(before, after)]
 
 
-def further_of_pair(before: Study, after: Study, said: list[Sentence]) -> list[Sentence]:
+def further_of_pair(before: Study, after: Study, said: list[FactSentence]) -> list[FactSentence]:
     """Facts of a pair beside those ``said``: what changed, and the second image's heart."""
-    changed = [kind for kind in KINDS if change_of(before, after, kind)]
+    changed = [kind for kind in FINDING_KINDS if change_of(before, after, kind)]
     facts = [_change_sentence(before, after, kind) for kind in changed]
     if "cardiomegaly" not in changed:
         facts.append(language.thing_absent("cardiomegaly"))

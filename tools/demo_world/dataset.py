@@ -10,8 +10,8 @@ import numpy as np
 
 from tools.demo_world.comparison import drafts_of_pair, further_of_pair
 from tools.demo_world.facts import Study, first_study, next_study
-from tools.demo_world.language import Sentence, further
-from tools.demo_world.phrasing import TEMPLATES
+from tools.demo_world.language import FactSentence, further
+from tools.demo_world.phrasing import QUESTION_TEMPLATES
 from tools.demo_world.questions import YES_NO, Draft, drafts_of
 
 SPLITS = ("train", "valid", "test")
@@ -23,7 +23,7 @@ _PAIR_SHARE = {"train": 0.3, "valid": 0.3, "test": 0.67}
 _REGION_SHARE = 0.35
 _STREAM = 201
 
-Record = dict[str, Any]
+DemoRecord = dict[str, Any]
 Drafts = dict[str, list[Draft]]  # by template
 
 
@@ -47,7 +47,7 @@ class World:
     """All studies, and the records of every annotation file by its path under ``annotations/``."""
 
     studies: tuple[Study, ...]
-    files: dict[str, list[Record]]
+    files: dict[str, list[DemoRecord]]
 
 
 class DraftChooser:
@@ -59,10 +59,10 @@ class DraftChooser:
 
     def choose(self, drafts: Drafts, group: str, barred: set[str], rng: np.random.Generator) -> Draft | None:
         """The next draft of a group, of a template that is not barred; None where there is none."""
-        names = [name for name in drafts if TEMPLATES[name].group == group and name not in barred]
+        names = [name for name in drafts if QUESTION_TEMPLATES[name].group == group and name not in barred]
         if not names:
             return None
-        weights = np.array([TEMPLATES[name].weight for name in names])
+        weights = np.array([QUESTION_TEMPLATES[name].weight for name in names])
         # A template whose fair outcomes this study cannot offer gives way to the next one.
         order = [names[i] for i in rng.choice(len(names), len(names), replace=False, p=weights / weights.sum())]
         best: list[tuple[float, Draft]] = []
@@ -97,7 +97,7 @@ def _fair_use(used: Counter[str], outcomes: tuple[str, ...]) -> float:
 def build_world(config: WorldConfig) -> World:
     """Everything but the pictures. Equal configurations give equal worlds."""
     studies: list[Study] = []
-    files: dict[str, list[Record]] = {}
+    files: dict[str, list[DemoRecord]] = {}
     for split in SPLITS:
         patients = _patients(config, split, len(studies))
         files |= _ask(config, split, patients)
@@ -122,7 +122,7 @@ def _patients(config: WorldConfig, split: str, first_index: int) -> list[list[St
     return patients
 
 
-def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[str, list[Record]]:
+def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[str, list[DemoRecord]]:
     """The records of a split by file."""
     rng = np.random.default_rng([config.seed, _STREAM + 1, SPLITS.index(split)])
     asker = _Asker(split, rng)
@@ -134,7 +134,7 @@ def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[s
             for group, path in EVALUATION_FILES.items()
         }
     number = SPLITS.index(split)
-    records: list[Record] = []
+    records: list[DemoRecord] = []
     for visits in patients:
         for study in visits:
             records += asker.about([study], config.questions[number])
@@ -151,9 +151,9 @@ class _Asker:
         self._split, self._rng = split, rng
         self._chooser = DraftChooser()
 
-    def about(self, visits: list[Study], count: int) -> list[Record]:
+    def about(self, visits: list[Study], count: int) -> list[DemoRecord]:
         """``count`` questions about one study or one pair, each template at most once."""
-        records: list[Record] = []
+        records: list[DemoRecord] = []
         barred: set[str] = set()
         drafts = self._drafts(visits)
         for _ in range(count):
@@ -161,10 +161,10 @@ class _Asker:
             records += self._one(visits, drafts, group, barred)
         return records
 
-    def spread(self, subjects: list[list[Study]], group: str, count: int) -> list[Record]:
+    def spread(self, subjects: list[list[Study]], group: str, count: int) -> list[DemoRecord]:
         """``count`` questions of a group over many subjects, as evenly as possible."""
         barred: list[set[str]] = [set() for _ in subjects]
-        records: list[Record] = []
+        records: list[DemoRecord] = []
         while len(records) < count and subjects:
             before = len(records)
             for i in self._rng.permutation(len(subjects)):
@@ -180,16 +180,16 @@ class _Asker:
             drafts[draft.template].append(draft)
         return drafts
 
-    def _one(self, visits: list[Study], drafts: Drafts, group: str, barred: set[str]) -> list[Record]:
+    def _one(self, visits: list[Study], drafts: Drafts, group: str, barred: set[str]) -> list[DemoRecord]:
         draft = self._chooser.choose(drafts, group, barred, self._rng)
         if draft is None:
             return []
         barred.add(draft.template)
         return [self._record(visits, draft)]
 
-    def _record(self, visits: list[Study], draft: Draft) -> Record:
+    def _record(self, visits: list[Study], draft: Draft) -> DemoRecord:
         """An evaluation item with every field; the other forms are made from it."""
-        template, current = TEMPLATES[draft.template], visits[-1]
+        template, current = QUESTION_TEMPLATES[draft.template], visits[-1]
         wordings = template.phrasings(self._split)
         wording = wordings[self._rng.integers(len(wordings))]
         return {
@@ -217,7 +217,7 @@ class _Asker:
             return f"{thoughts} So the answer is {answer}."
         return f"<think>{thoughts}</think><answer>{answer}</answer>"
 
-    def _asides(self, visits: list[Study], draft: Draft) -> list[Sentence]:
+    def _asides(self, visits: list[Study], draft: Draft) -> list[FactSentence]:
         """True facts that the answer does not rest on: SFT data is as wordy as the models that write it, and what
         reinforcement is rewarded for is to the point."""
         said = list(draft.said)
@@ -225,20 +225,20 @@ class _Asker:
         count = self._rng.choice(len(ASIDES), p=ASIDES)
         return [others[i] for i in self._rng.permutation(len(others))[:count]]
 
-    def _word(self, fact: Sentence) -> str:
+    def _word(self, fact: FactSentence) -> str:
         """One of the fact's wordings, mostly the first: each change of words costs a small model many examples."""
         if self._rng.random() < USUAL_WORDING:
             return fact.wordings[0]
         return fact.wordings[self._rng.integers(len(fact.wordings))]
 
 
-def _trained_on(record: Record, messages: list[dict[str, str]]) -> Record:
+def _trained_on(record: DemoRecord, messages: list[dict[str, str]]) -> DemoRecord:
     kept = {key: value for key, value in record.items() if key not in ("image_ids", "explanation", "idx")}
     images = [f"{image_id}.png" for image_id in record["image_ids"]]
     return {"idx": record["idx"], "images": images, "messages": messages, **kept}
 
 
-def _sft_record(record: Record) -> Record:
+def _sft_record(record: DemoRecord) -> DemoRecord:
     """Form B: the assistant's turn is the solution."""
     return _trained_on(
         record,
@@ -246,7 +246,7 @@ def _sft_record(record: Record) -> Record:
     )
 
 
-def _pool_record(record: Record) -> Record:
+def _pool_record(record: DemoRecord) -> DemoRecord:
     """Form A: a prompt and its solution; sampling policies choose from these."""
     pool = _trained_on(record, [{"role": "user", "content": record["question"]}])
     return {**pool, "solution": record["explanation"]}

@@ -31,7 +31,7 @@ class Kind:
     severities: tuple[str, ...] = ()
 
 
-KINDS = {
+FINDING_KINDS = {
     kind.name: kind
     for kind in (
         Kind("pleural effusion", True, ("lower",), ("small", "moderate", "large")),
@@ -66,7 +66,7 @@ class Finding:
     @property
     def rank(self) -> int:
         """Severity as a number from 0, to compare two studies."""
-        severities = KINDS[self.kind].severities
+        severities = FINDING_KINDS[self.kind].severities
         return severities.index(self.severity) if severities else 0
 
 
@@ -156,7 +156,7 @@ def _add_findings(
     found: tuple[Finding, ...], barred: set[str], probability: float, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
     """Try each kind that is not barred with the given probability; what finds no free place is left out."""
-    for kind in _shuffled([kind for kind in KINDS.values() if kind.name not in barred], rng):
+    for kind in _shuffled([kind for kind in FINDING_KINDS.values() if kind.name not in barred], rng):
         if rng.random() >= probability:
             continue
         fitting = [finding for finding in _variants(kind) if compatible(finding, found)]
@@ -166,7 +166,7 @@ def _add_findings(
 
 
 def _in_order(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    order = list(KINDS)
+    order = list(FINDING_KINDS)
     return tuple(sorted(findings, key=lambda finding: order.index(finding.kind)))
 
 
@@ -192,7 +192,7 @@ def next_study(study: Study, index: int, rng: np.random.Generator) -> Study:
     for finding in study.findings:
         if rng.random() < 0.35:
             continue
-        severities = KINDS[finding.kind].severities
+        severities = FINDING_KINDS[finding.kind].severities
         if severities and rng.random() < 0.65:
             changed = replace(finding, severity=severities[rng.integers(len(severities))])
             rest = tuple(other for other in study.findings if other is not finding)

@@ -22,16 +22,16 @@ _RULED_OUT = ("pneumothorax", "pleural effusion", "consolidation", "cardiomegaly
 
 
 @dataclass(frozen=True)
-class Sentence:
+class FactSentence:
     """One fact: the names of the things it speaks of and its wordings."""
 
     about: frozenset[str]
     wordings: tuple[str, ...]
 
 
-def _sentence(about: str | frozenset[str], *wordings: str) -> Sentence:
+def _sentence(about: str | frozenset[str], *wordings: str) -> FactSentence:
     names = frozenset({about}) if isinstance(about, str) else about
-    return Sentence(names, tuple(words[0].upper() + words[1:] for words in wordings))
+    return FactSentence(names, tuple(words[0].upper() + words[1:] for words in wordings))
 
 
 def with_article(thing: str) -> str:
@@ -40,7 +40,7 @@ def with_article(thing: str) -> str:
 
 
 @lru_cache
-def finding_present(finding: Finding) -> Sentence:
+def finding_present(finding: Finding) -> FactSentence:
     """The finding with all its properties."""
     kind, side, zone, severity = finding.kind, finding.side, finding.zone, finding.severity
     article = with_article(kind).removesuffix(kind)
@@ -77,7 +77,7 @@ def finding_present(finding: Finding) -> Sentence:
     return _sentence(kind, *wordings)
 
 
-def device_present(device: str) -> Sentence:
+def device_present(device: str) -> FactSentence:
     """A device and where it is."""
     if device == "pacemaker":
         return _sentence(
@@ -90,14 +90,14 @@ def device_present(device: str) -> Sentence:
     )  # fmt: skip
 
 
-def thing_present(study: Study, thing: str) -> Sentence:
+def thing_present(study: Study, thing: str) -> FactSentence:
     """The sentence for a finding or device that the study shows."""
     finding = study.find(thing)
     return finding_present(finding) if finding else device_present(thing)
 
 
 @lru_cache
-def thing_absent(thing: str, region: Region | None = None) -> Sentence:
+def thing_absent(thing: str, region: Region | None = None) -> FactSentence:
     """Absence, of the whole image or in one region."""
     if thing == "cardiomegaly":
         return _sentence(
@@ -109,20 +109,20 @@ def thing_absent(thing: str, region: Region | None = None) -> Sentence:
     )
 
 
-def none_of(things: tuple[str, ...], region: Region | None = None) -> Sentence:
+def none_of(things: tuple[str, ...], region: Region | None = None) -> FactSentence:
     """Two things both absent."""
     place = f" in the {region.name}" if region else ""
     listed = " or ".join(things)
     return _sentence(frozenset(things), f"no {listed} is seen{place}.", f"there is no {listed}{place}.")
 
 
-def absent_on_side(kind: str, side: str) -> Sentence:
+def absent_on_side(kind: str, side: str) -> FactSentence:
     """Absence on one side."""
     return _sentence(kind, f"no {kind} is seen on the {side}.", f"there is no {kind} on the {side}.")
 
 
 @lru_cache
-def region_clear(region: Region) -> Sentence:
+def region_clear(region: Region) -> FactSentence:
     """Nothing abnormal in the region."""
     return _sentence(
         region.name, f"the {region.name} is clear.", f"no abnormality is seen in the {region.name}.",
@@ -130,12 +130,12 @@ def region_clear(region: Region) -> Sentence:
     )  # fmt: skip
 
 
-def all_clear() -> Sentence:
+def all_clear() -> FactSentence:
     """A study without findings."""
     return _sentence("all", "no abnormality is seen.", "there is no abnormality.", "no finding is seen.")
 
 
-def no_devices() -> Sentence:
+def no_devices() -> FactSentence:
     """A study without devices."""
     return _sentence(frozenset(DEVICES), "no device is seen.", "there is no device in place.")
 
@@ -145,12 +145,12 @@ def a_view(view: str) -> str:
     return f"an {view}" if view == "ap" else f"a {view}"
 
 
-def view_sentence(view: str) -> Sentence:
+def view_sentence(view: str) -> FactSentence:
     """The projection."""
     return _sentence("view", f"this is {a_view(view)} view of the chest.", f"the image is a frontal {view} view.")
 
 
-def sex_sentence(sex: str) -> Sentence:
+def sex_sentence(sex: str) -> FactSentence:
     """The sex, with the sign that shows it."""
     if sex == "f":
         return _sentence(
@@ -165,19 +165,19 @@ def _named(finding: Finding) -> str:
     return f"{finding.side} {finding.kind}" if finding.side else finding.kind
 
 
-def finding_new(finding: Finding) -> Sentence:
+def finding_new(finding: Finding) -> FactSentence:
     """Absent on the first image, present on the second."""
     name = _named(finding)
     return _sentence(finding.kind, f"the {name} is new on the second image.", f"there is new {name}.")
 
 
-def finding_resolved(finding: Finding) -> Sentence:
+def finding_resolved(finding: Finding) -> FactSentence:
     """Present on the first image, absent on the second; the finding is the first image's."""
     name = _named(finding)
     return _sentence(finding.kind, f"the {name} has resolved on the second image.", f"the {name} has resolved.")
 
 
-def finding_trend(finding: Finding, trend: str) -> Sentence:
+def finding_trend(finding: Finding, trend: str) -> FactSentence:
     """Present on both images; ``trend`` is increased, decreased or stable."""
     name = _named(finding)
     if trend == "stable":
@@ -189,7 +189,7 @@ def finding_trend(finding: Finding, trend: str) -> Sentence:
     )
 
 
-def device_change(device: str, placed: bool) -> Sentence:
+def device_change(device: str, placed: bool) -> FactSentence:
     """A device that came or went between the images."""
     verb = "placed" if placed else "removed"
     return _sentence(
@@ -197,33 +197,33 @@ def device_change(device: str, placed: bool) -> Sentence:
     )
 
 
-def device_same(device: str, present: bool) -> Sentence:
+def device_same(device: str, present: bool) -> FactSentence:
     """A device that is on both images or on neither."""
     if present:
         return _sentence(device, f"the {device} is seen on both images.", f"the {device} is present on both images.")
     return _sentence(device, f"no {device} is seen on either image.", f"there is no {device} on either image.")
 
 
-def absent_on_both(kind: str) -> Sentence:
+def absent_on_both(kind: str) -> FactSentence:
     """A finding on neither image."""
     return _sentence(kind, f"no {kind} is seen on either image.", f"there is no {kind} on either image.")
 
 
-def no_change(what: str) -> Sentence:
+def no_change(what: str) -> FactSentence:
     """Nothing new or nothing resolved; ``what`` is one of those words."""
     if what == "new":
         return _sentence("change", "no new finding is seen on the second image.", "there is no new finding.")
     return _sentence("change", "no finding has resolved on the second image.", "no finding has resolved.")
 
 
-def further(study: Study, said: list[Sentence]) -> list[Sentence]:
+def further(study: Study, said: list[FactSentence]) -> list[FactSentence]:
     """Facts of a study beside those ``said``: its findings, and what is often ruled out."""
     facts = [finding_present(finding) for finding in study.findings]
     facts += [thing_absent(kind) for kind in _RULED_OUT if not study.find(kind)]
     return unmentioned(facts, said)
 
 
-def unmentioned(facts: list[Sentence], said: list[Sentence]) -> list[Sentence]:
+def unmentioned(facts: list[FactSentence], said: list[FactSentence]) -> list[FactSentence]:
     """The facts that speak of nothing that was spoken of."""
     mentioned = frozenset().union(*(sentence.about for sentence in said))
     return [fact for fact in facts if not fact.about & mentioned]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from swift.engine.batch import collate_completions, collate_prompts
-from swift.engine.logprobs import score
+from swift.engine.logprobs import completion_logprobs
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.checkpoint.save import save_policy
 from swift.llm.dataset import Record
@@ -28,7 +28,7 @@ from swift.llm.images.dynamic_hd import ProcessedImage, collate
 from swift.llm.images.source import ImageSource
 from swift.llm.policy import Policy
 from swift.llm.template.phi4 import EncodedPrompt, Phi4Template
-from tools.demo_world.facts import DEVICES, KINDS, SEXES, SIDES, VIEWS, Finding, Study
+from tools.demo_world.facts import DEVICES, FINDING_KINDS, SEXES, SIDES, VIEWS, Finding, Study
 from tools.demo_world.reports import report_of
 
 RARE = -3.0  # a fact is absent until a token says otherwise
@@ -88,7 +88,7 @@ def learn_to_report(
         learned = torch.zeros(completions.ids.shape)
         for row, (_, flags) in enumerate(texts):
             learned[row, : len(flags)] = torch.tensor(flags)
-        logps = score(policy.model, prompts, completions, packed=False).logps
+        logps = completion_logprobs(policy.model, prompts, completions, packed=False).logps
         return -(logps * learned).sum() / learned.sum()
 
     parameters = list(policy.model.parameters())
@@ -150,7 +150,7 @@ def image_tokens(embed: nn.Module, films: list[ProcessedImage]) -> Tensor:
 def fact_names() -> list[tuple[str, ...]]:
     """Every fact that may hold of a study: a finding, its place, its severity, a device, the view, the sex."""
     names: list[tuple[str, ...]] = [(word,) for word in (*DEVICES, *VIEWS, *SEXES)]
-    for kind in KINDS.values():
+    for kind in FINDING_KINDS.values():
         for side in SIDES if kind.sided else (None,):
             for zone in kind.zones or (None,):
                 names += _facts_of_finding(Finding(kind.name, side, zone))

@@ -12,8 +12,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tools.demo_world import language
-from tools.demo_world.facts import DEVICES, KINDS, REGIONS, SIDES, VIEWS, ZONES, Finding, Region, Study, possible_in
-from tools.demo_world.language import Sentence, with_article
+from tools.demo_world.facts import (
+    DEVICES,
+    FINDING_KINDS,
+    REGIONS,
+    SIDES,
+    VIEWS,
+    ZONES,
+    Finding,
+    Region,
+    Study,
+    possible_in,
+)
+from tools.demo_world.language import FactSentence, with_article
 
 MAX_LISTED = 3
 YES_NO = ("yes", "no")
@@ -25,30 +36,30 @@ class Draft:
 
     template: str
     answer: tuple[str, ...]
-    said: tuple[Sentence, ...]
+    said: tuple[FactSentence, ...]
     slots: dict[str, str] = field(default_factory=dict)
     topic: str = ""
     outcome: str = ""
     outcomes: tuple[str, ...] = ()
 
 
-def verify(template: str, truth: bool, said: Sentence, topic: str, /, **slots: str) -> Draft:
+def verify(template: str, truth: bool, said: FactSentence, topic: str, /, **slots: str) -> Draft:
     """A yes/no draft."""
     outcome = "yes" if truth else "no"
     return Draft(template, (outcome,), (said,), slots, topic, outcome, YES_NO)
 
 
-def _state(study: Study, thing: str) -> Sentence:
+def _state(study: Study, thing: str) -> FactSentence:
     return language.thing_present(study, thing) if study.shows(thing) else language.thing_absent(thing)
 
 
 def _presence(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
-    for thing in (*KINDS, *DEVICES):
+    for thing in (*FINDING_KINDS, *DEVICES):
         yield verify(
             "verify_presence", study.shows(thing), _state(study, thing), thing,
             thing=thing, a_thing=with_article(thing),
         )  # fmt: skip
-    for kind in KINDS.values():
+    for kind in FINDING_KINDS.values():
         for side in SIDES if kind.sided else ():
             finding = study.find(kind.name)
             here = finding is not None and finding.side == side
@@ -61,7 +72,7 @@ def _presence(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
 
 def _severity(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
     for finding in study.findings:
-        severities = KINDS[finding.kind].severities
+        severities = FINDING_KINDS[finding.kind].severities
         if not severities:
             continue
         said = (language.finding_present(finding),)
@@ -98,7 +109,7 @@ def _view_and_sex(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
 
 
 def _choose_finding(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
-    things = (*KINDS, *DEVICES)
+    things = (*FINDING_KINDS, *DEVICES)
     for _ in range(12):
         first, second = (things[i] for i in rng.permutation(len(things))[:2])
         if not (study.shows(first) and study.shows(second)):
@@ -118,7 +129,7 @@ def two_options(
 
 def _place(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
     for finding in study.findings:
-        kind, said = KINDS[finding.kind], (language.finding_present(finding),)
+        kind, said = FINDING_KINDS[finding.kind], (language.finding_present(finding),)
         if not kind.sided:
             continue
         slots = {"kind": kind.name}
@@ -138,7 +149,9 @@ def _lists(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
     yield Draft("query_device", study.devices, said, topic="devices", outcome=outcome)
 
 
-def list_findings(template: str, findings: tuple[Finding, ...], nothing: Sentence, topic: str, **slots: str) -> Draft:
+def list_findings(
+    template: str, findings: tuple[Finding, ...], nothing: FactSentence, topic: str, **slots: str
+) -> Draft:
     """A query for findings; ``nothing`` is said when there are none."""
     said = tuple(language.finding_present(finding) for finding in findings) or (nothing,)
     names = tuple(finding.kind for finding in findings)
@@ -155,7 +168,7 @@ def _region(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
         said = language.finding_present(found[0]) if found else clear
         yield verify("region_abnormality", bool(found), said, region.name, **slots)
         yield list_findings("region_query", found, clear, region.name, **slots)
-        kinds = [kind.name for kind in KINDS.values() if possible_in(kind, region)]
+        kinds = [kind.name for kind in FINDING_KINDS.values() if possible_in(kind, region)]
         here = {finding.kind: finding for finding in found}
         for kind in kinds:
             said = language.finding_present(here[kind]) if kind in here else language.thing_absent(kind, region)
@@ -170,9 +183,9 @@ def _region(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
 
 def _region_side(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
     for finding in study.findings:
-        if not KINDS[finding.kind].sided:
+        if not FINDING_KINDS[finding.kind].sided:
             continue
-        places = [region for region in REGIONS if possible_in(KINDS[finding.kind], region)]
+        places = [region for region in REGIONS if possible_in(FINDING_KINDS[finding.kind], region)]
         true = [region for region in places if finding.cells & region.cells]
         for region in true:
             rivals = [other for other in places if other not in true and (other.zone is None) == (region.zone is None)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from tools.demo_world import anatomy, pathology
 from tools.demo_world.anatomy import Body
-from tools.demo_world.canvas import HALF, SIZE, Canvas, Plate, Stroke, enlarged
+from tools.demo_world.canvas import CANVAS_SIZE, HALF, Canvas, Plate, Stroke, enlarged
 from tools.demo_world.facts import SIDES, Study
 
 _OPACITIES = {
@@ -57,10 +57,10 @@ def _density(canvas: Canvas, body: Body, study: Study, seed: int, film: np.rando
 
     edema = study.find("pulmonary edema")
     congestion = 0.0 if edema is None else (1.0 if edema.severity == "severe" else 0.5)
-    crisp = enlarged(marked, SIZE) * anatomy.vessels(canvas, body, congestion)
-    crisp += enlarged(soft, SIZE)
+    crisp = enlarged(marked, CANVAS_SIZE) * anatomy.vessels(canvas, body, congestion)
+    crisp += enlarged(soft, CANVAS_SIZE)
     if outline is not None:
-        crisp += 0.30 * enlarged(air, SIZE) * pathology.pleural_line(canvas, outline)
+        crisp += 0.30 * enlarged(air, CANVAS_SIZE) * pathology.pleural_line(canvas, outline)
     metal = _devices(body, study, seed)
     if metal:
         crisp += 0.46 * canvas.layer(metal, blur=0.8, crisp=True)
@@ -118,7 +118,7 @@ def _uneven_beam(film: np.random.Generator) -> np.ndarray:
 def _expose(density: np.ndarray, film: np.random.Generator) -> np.ndarray:
     """Exposure, contrast and grain; the result is uint8."""
     exposure, contrast = film.uniform(-0.03, 0.04), film.uniform(0.92, 1.08)
-    grain = np.frombuffer(film.bytes(SIZE * SIZE), dtype=np.uint8).reshape(SIZE, SIZE)
+    grain = np.frombuffer(film.bytes(CANVAS_SIZE * CANVAS_SIZE), dtype=np.uint8).reshape(CANVAS_SIZE, CANVAS_SIZE)
     levels = density * np.float32(255 * contrast)
     levels += np.float32(255 * (0.45 * (1 - contrast) + exposure))
     levels += grain * np.float32(3 / 255)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tools.demo_world import language
-from tools.demo_world.facts import DEVICES, KINDS, Study
+from tools.demo_world.facts import DEVICES, FINDING_KINDS, Study
 
 Line = tuple[str, str]  # what the form gives, and what is filled in
 
@@ -22,8 +22,8 @@ def report_of(study: Study, rng: np.random.Generator) -> list[Line]:
     return lines
 
 
-def _subjects(study: Study) -> Iterator[tuple[str, language.Sentence, list[Line]]]:
-    for thing in (*KINDS, *DEVICES):
+def _subjects(study: Study) -> Iterator[tuple[str, language.FactSentence, list[Line]]]:
+    for thing in (*FINDING_KINDS, *DEVICES):
         shown = study.shows(thing)
         sentence = language.thing_present(study, thing) if shown else language.thing_absent(thing)
         yield thing, sentence, [("Present:", "yes" if shown else "no"), *_properties(study, thing)]
@@ -37,7 +37,7 @@ def _properties(study: Study, thing: str) -> Iterator[Line]:
         return
     if finding.side:
         yield "Side:", finding.side
-    if finding.zone and len(KINDS[thing].zones) > 1:
+    if finding.zone and len(FINDING_KINDS[thing].zones) > 1:
         yield "Zone:", finding.zone
     if finding.severity:
         yield "Severity:", finding.severity

@@ -26,9 +26,9 @@ from tools.kg_audit.graph_files import NamedTexts, make_graphs, read_graphs, rea
 from tools.kg_audit.scores import Audited, audit
 from tools.kg_audit.table import render
 from tools.kg_audit.texts import (
-    Row,
+    AuditRow,
     generated_texts,
-    read_annotations,
+    read_annotation_file,
     read_audited,
     reference_texts,
     report_texts,
@@ -40,7 +40,7 @@ from utils.get_knowledge_graph import extractor_name
 from utils.intervals import Interval
 from utils.mimic import SECTION_NAMES, SECTIONS, read_reports
 
-Source = tuple[Path, list[Row]]
+TextSource = tuple[Path, list[AuditRow]]
 
 logger = get_logger()
 
@@ -118,7 +118,7 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_run(sources: Sequence[Source], arguments: argparse.Namespace) -> dict[str, Any]:
+def _check_run(sources: Sequence[TextSource], arguments: argparse.Namespace) -> dict[str, Any]:
     """What was audited and how, for its record. Raises UserError where the files are not those of one run."""
     paths = [str(path) for path, _ in sources]
     if len(set(paths)) < len(paths):
@@ -145,9 +145,9 @@ def _check_run(sources: Sequence[Source], arguments: argparse.Namespace) -> dict
     }
 
 
-def _collect(sources: Sequence[Source], arguments: argparse.Namespace) -> Audited:
+def _collect(sources: Sequence[TextSource], arguments: argparse.Namespace) -> Audited:
     """Make or read the graphs of all result files, in order."""
-    results: list[Row] = []
+    results: list[AuditRow] = []
     predicted: list[Graph] = []
     references: list[Graph] = []
     reports: list[Graph | None] = []
@@ -201,8 +201,8 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
 
-def _read_sources(arguments: argparse.Namespace) -> list[Source]:
-    read: Callable[[Path], list[Row]] = read_audited if arguments.results else read_annotations
+def _read_sources(arguments: argparse.Namespace) -> list[TextSource]:
+    read: Callable[[Path], list[AuditRow]] = read_audited if arguments.results else read_annotation_file
     return [(path, read(path)) for path in arguments.results or arguments.annotation_file or ()]
 
 

@@ -60,7 +60,7 @@ def info_path(path: Path) -> Path:
     return path.with_suffix(".info.json")
 
 
-def partial_path(path: Path) -> Path:
+def partial_graphs_path(path: Path) -> Path:
     """Where a graph file grows."""
     return path.with_suffix(".partial.jsonl")
 
@@ -72,7 +72,7 @@ def make_graphs(path: Path, texts: NamedTexts, *, resume: bool = True, overwrite
     with. Raises UserError where something made from other texts, or by another extractor, is in the way, unless
     ``overwrite`` replaces it.
     """
-    identity, partial = texts.identity, partial_path(path)
+    identity, partial = texts.identity, partial_graphs_path(path)
     if path.exists():
         obstacle = _difference(path, identity)
         if obstacle and not overwrite:

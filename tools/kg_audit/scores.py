@@ -41,7 +41,7 @@ class Audited:
             raise ValueError(f"results, graphs and reports must be as many, they are {sorted(lengths)}")
 
 
-def summarise(scores: Sequence[Mapping[str, Score]], clusters: Sequence[str]) -> dict[str, dict[str, Interval]]:
+def summarize_audited(scores: Sequence[Mapping[str, Score]], clusters: Sequence[str]) -> dict[str, dict[str, Interval]]:
     """``{name: {"per_question", "pooled"}}`` over questions [N] with the patient of each. A score counts for the
     questions that have it; what none has, and ratios of nothing, are left out."""
     names = list(dict.fromkeys(name for row in scores for name in row))
@@ -103,12 +103,12 @@ def audit(audited: Audited) -> dict[str, Any]:
         "with_report": sum(report is not None for report in audited.reports),
         "level": LEVEL,
         "resamples": RESAMPLES,
-        "scores": summarise(scores, clusters),
+        "scores": summarize_audited(scores, clusters),
         "breakdown": {
             field: {
                 value: {
                     "questions": len(rows),
-                    "scores": summarise([scores[row] for row in rows], [clusters[row] for row in rows]),
+                    "scores": summarize_audited([scores[row] for row in rows], [clusters[row] for row in rows]),
                 }
                 for value, rows in members.items()
             }

@@ -13,10 +13,10 @@ from tools.reports.result_files import question_name, read_results
 from utils.answers import think_text
 from utils.mimic import join_texts, study_key
 
-Row = Mapping[str, Any]
+AuditRow = Mapping[str, Any]
 
 
-def read_audited(path: Path) -> list[Row]:
+def read_audited(path: Path) -> list[AuditRow]:
     """The results of a result file, each with its ``dataset``, ``checkpoint``, ``control`` and ``idx``. Raises
     UserError where one has no generated text or no explanation."""
     document = read_results(path, ("generated_text",))
@@ -32,7 +32,7 @@ def read_audited(path: Path) -> list[Row]:
     return rows
 
 
-def read_annotations(path: Path) -> list[Row]:
+def read_annotation_file(path: Path) -> list[AuditRow]:
     """The records of an annotation or training file, each with ``explanation`` and ``idx``. Raises UserError where one
     has no explanation, solution or assistant turn."""
     rows, problems = [], []
@@ -48,28 +48,28 @@ def read_annotations(path: Path) -> list[Row]:
     return rows
 
 
-def reference_texts(rows: Sequence[Row], path: Path) -> NamedTexts:
+def reference_texts(rows: Sequence[AuditRow], path: Path) -> NamedTexts:
     """The reasoning of each explanation."""
     return NamedTexts([row["idx"] for row in rows], [think_text(row["explanation"]) for row in rows], str(path))
 
 
-def generated_texts(rows: Sequence[Row], path: Path, reading: Callable[[str], str] = think_text) -> NamedTexts:
+def generated_texts(rows: Sequence[AuditRow], path: Path, reading: Callable[[str], str] = think_text) -> NamedTexts:
     """What ``reading`` takes of each generated text."""
     return NamedTexts([row["idx"] for row in rows], [reading(row["generated_text"]) for row in rows], str(path))
 
 
-def report_texts(rows: Sequence[Row], path: Path, reports: Mapping[str, str]) -> NamedTexts:
+def report_texts(rows: Sequence[AuditRow], path: Path, reports: Mapping[str, str]) -> NamedTexts:
     """The reports of each question's studies, from texts by study; empty for a question without any."""
     texts = [join_texts(reports.get(study, "") for study in studies_of(row)) for row in rows]
     return NamedTexts(study_names(rows), texts, str(path))
 
 
-def study_names(rows: Sequence[Row]) -> list[str]:
+def study_names(rows: Sequence[AuditRow]) -> list[str]:
     """What the graphs of `report_texts` are of."""
     return ["+".join(studies_of(row)) for row in rows]
 
 
-def studies_of(row: Row) -> list[str]:
+def studies_of(row: AuditRow) -> list[str]:
     """The `study_key` of each study that the question is about; none where it does not say."""
     study = row.get("study_id")
     studies = study if isinstance(study, list) else [study]

@@ -15,8 +15,8 @@ from typing import Any
 
 from ReXKG.graph import ASSERTED_TYPES, ENTITY_TYPES, RELATION_TYPES, Graph
 from tools.reports.numbers import RULE_METRICS, Numbers, direction, label, metrics_document
-from tools.reports.page import data_uri, encode, render_page
-from tools.reports.result_files import GROUPINGS, Run
+from tools.reports.page import data_uri, encode_data, render_page
+from tools.reports.result_files import GROUPINGS, EvaluatedRun
 from tools.reports.thumbnails import image_addresses
 from tools.reports.token_columns import token_columns
 from utils.answers import answer_span, parse_answers
@@ -25,7 +25,7 @@ from utils.metrics import reasoning_graphs, reference_answers
 PAGE_BYTES = 28_000_000
 LEAST_IMAGE_BYTES = 4_000_000
 ALTERNATIVES_BYTES = 8_000_000
-KINDS = {  # the words of an entity's type on the page; other types go without
+QUESTION_KINDS = {  # the words of an entity's type on the page; other types go without
     "disorder_present": "present",
     "disorder_notpresent": "absent",
     "devices_present": "device",
@@ -34,7 +34,7 @@ KINDS = {  # the words of an entity's type on the page; other types go without
 
 
 def render_report(
-    runs: Mapping[str, Run],
+    runs: Mapping[str, EvaluatedRun],
     numbers: Numbers,
     labels: Mapping[str, str],
     title: str,
@@ -58,19 +58,19 @@ def render_report(
         "fields": [{"name": name, "label": text} for name, text in GROUPINGS.items()],
         "terms": terms.words,
         "entity_types": [
-            {"name": name, "kind": KINDS.get(name), "claim": name in ASSERTED_TYPES} for name in ENTITY_TYPES
+            {"name": name, "kind": QUESTION_KINDS.get(name), "claim": name in ASSERTED_TYPES} for name in ENTITY_TYPES
         ],
         "relation_types": RELATION_TYPES,
         "cases": questions,
         "curves": data_uri(curves.read_bytes(), "png") if curves else None,
     }
-    room = max(LEAST_IMAGE_BYTES, PAGE_BYTES - len(encode(data).encode("utf-8")))
+    room = max(LEAST_IMAGE_BYTES, PAGE_BYTES - len(encode_data(data).encode("utf-8")))
     data["images"] = image_addresses(paths, embed=embed_images, limit=room)
     files = any(not address.startswith("data:") for address in data["images"])
     return render_page("report", title, data, image_files=files)
 
 
-def _numbers(runs: Mapping[str, Run], numbers: Numbers, labels: Mapping[str, str]) -> dict[str, Any]:
+def _numbers(runs: Mapping[str, EvaluatedRun], numbers: Numbers, labels: Mapping[str, str]) -> dict[str, Any]:
     """The page's tables and plots."""
     document = metrics_document(runs, numbers)
     names = list(runs)
@@ -115,7 +115,7 @@ def _points(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _questions(runs: Mapping[str, Run], numbers: Numbers, terms: _Terms) -> list[dict[str, Any]]:
+def _questions(runs: Mapping[str, EvaluatedRun], numbers: Numbers, terms: _Terms) -> list[dict[str, Any]]:
     """Every question, what the runs said of it, and the facts in both."""
     results = runs[numbers.baseline].results
     explanations = [result.get("explanation") or "" for result in results]
@@ -142,7 +142,7 @@ def _case_metrics(numbers: Numbers) -> list[str]:
     return [name for name in numbers.summary[numbers.baseline] if name not in RULE_METRICS.values()]
 
 
-def _answers(run: Run, shown: Sequence[str], terms: _Terms) -> list[dict[str, Any]]:
+def _answers(run: EvaluatedRun, shown: Sequence[str], terms: _Terms) -> list[dict[str, Any]]:
     """What a run said of each question: the text, who finds it right, its facts, its tokens."""
     texts = [result["generated_text"] for result in run.results]
     rules = [run.metrics[metric] for metric in RULE_METRICS.values()]
@@ -150,7 +150,7 @@ def _answers(run: Run, shown: Sequence[str], terms: _Terms) -> list[dict[str, An
     answers = []
     for position, (text, graph) in enumerate(zip(texts, reasoning_graphs(texts), strict=True)):
         tokens = _tokens(run.results[position])
-        room -= len(encode(tokens.get("others", {}))) if tokens else 0
+        room -= len(encode_data(tokens.get("others", {}))) if tokens else 0
         if tokens and room < 0:
             tokens.pop("others", None)
         answers.append(

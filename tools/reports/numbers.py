@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from swift.utils.errors import UserError
-from tools.reports.result_files import GROUPINGS, Run, group_rows
+from tools.reports.result_files import GROUPINGS, EvaluatedRun, group_rows
 from tools.reports.tables import Table
 from utils.get_knowledge_graph import extractor_name
 from utils.intervals import LEVEL, RESAMPLES, Interval, McNemar, mcnemar_exact, patients, ratio_intervals
 from utils.metrics import ACCURACY_RULES, TRAINING_RULE
 
 RULE_METRICS = {rule: "accuracy" if rule == TRAINING_RULE else rule for rule in ACCURACY_RULES}
-LABELS = {
+METRIC_LABELS = {
     "accuracy": "accuracy",
     "length": "length (tokens)",
     "format": "format kept",
@@ -28,7 +28,7 @@ _FIRST = ("accuracy", "kg_jaccard", "entity_f1", "length")  # what summary.json 
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """A run against a baseline over the same questions: run minus baseline."""
 
     run: str
@@ -53,16 +53,16 @@ class Numbers:
     baseline: str
     summary: dict[str, dict[str, Interval]]  # by run, by metric
     breakdown: dict[str, list[dict[str, Any]]]  # by field of GROUPINGS
-    comparisons: list[Comparison]
+    comparisons: list[RunComparison]
 
-    def against(self, run: str, baseline: str) -> Comparison | None:
+    def against(self, run: str, baseline: str) -> RunComparison | None:
         """The comparison of two runs, where it was made."""
         return next((c for c in self.comparisons if (c.run, c.baseline) == (run, baseline)), None)
 
 
 def label(metric: str) -> str:
     """A metric's name in tables."""
-    return LABELS.get(metric, metric.replace("_", " ").replace(" f1", " F1").replace("jaccard", "Jaccard"))
+    return METRIC_LABELS.get(metric, metric.replace("_", " ").replace(" f1", " F1").replace("jaccard", "Jaccard"))
 
 
 def number(metric: str, value: Interval | float, sign: str = "") -> str:
@@ -77,7 +77,7 @@ def direction(metric: str) -> int:
     return -1 if "hallucination" in metric or "omission" in metric else 1
 
 
-def compute_numbers(runs: Mapping[str, Run], baseline: str | None = None) -> Numbers:
+def compute_numbers(runs: Mapping[str, EvaluatedRun], baseline: str | None = None) -> Numbers:
     """Summary, breakdown and comparisons of ``runs`` (as `tools.reports.result_files.load_runs` gives them).
 
     The baseline is the first run unless named. Every pair is compared, in both orders, while there are few runs; with
@@ -100,7 +100,7 @@ def compute_numbers(runs: Mapping[str, Run], baseline: str | None = None) -> Num
     )
 
 
-def breakdown(runs: Mapping[str, Run], field: str, metrics: Sequence[str]) -> list[dict[str, Any]]:
+def breakdown(runs: Mapping[str, EvaluatedRun], field: str, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """``{"name", "count", "runs": {run: {metric: Interval}}}`` for each value of ``field``, the most frequent first;
     empty where no result has it."""
     results = next(iter(runs.values())).results
@@ -118,7 +118,7 @@ def breakdown(runs: Mapping[str, Run], field: str, metrics: Sequence[str]) -> li
     ]
 
 
-def metrics_document(runs: Mapping[str, Run], numbers: Numbers) -> dict[str, Any]:
+def metrics_document(runs: Mapping[str, EvaluatedRun], numbers: Numbers) -> dict[str, Any]:
     """What metrics.json holds: everything."""
     results = runs[numbers.baseline].results
     return {
@@ -176,14 +176,16 @@ def _columns(numbers: Numbers, labels: Mapping[str, str]) -> dict[str, tuple[str
     return columns
 
 
-def _shared_metrics(runs: Mapping[str, Run]) -> list[str]:
+def _shared_metrics(runs: Mapping[str, EvaluatedRun]) -> list[str]:
     """Metrics that all runs have, those of summary.json first; the training rule goes by the name of accuracy."""
     everywhere = set.intersection(*(set(run.metrics) for run in runs.values())) - {TRAINING_RULE}
     shared = [name for name in next(iter(runs.values())).metrics if name in everywhere]
     return [*(name for name in _FIRST if name in shared), *(name for name in shared if name not in _FIRST)]
 
 
-def _compare(run: Run, baseline: Run, metrics: Sequence[str], clusters: Sequence[str]) -> Comparison:
+def _compare(
+    run: EvaluatedRun, baseline: EvaluatedRun, metrics: Sequence[str], clusters: Sequence[str]
+) -> RunComparison:
     with np.errstate(invalid="ignore"):  # two infinities have no difference
         differences = {metric: run.metrics[metric] - baseline.metrics[metric] for metric in metrics}
     tests = {
@@ -191,7 +193,7 @@ def _compare(run: Run, baseline: Run, metrics: Sequence[str], clusters: Sequence
         for rule, metric in RULE_METRICS.items()
         if metric in metrics
     }
-    return Comparison(run.name, baseline.name, _intervals(differences, clusters), tests)
+    return RunComparison(run.name, baseline.name, _intervals(differences, clusters), tests)
 
 
 def _intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, Interval | None]:

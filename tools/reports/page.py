@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE_FOLDER = Path(__file__).parent / "templates"
 SCRIPTS = {"report": ("shared", "report", "questions"), "training": ("shared", "training")}
 
 
@@ -33,7 +33,7 @@ def render_page(name: str, title: str, data: Mapping[str, Any], *, image_files: 
         "title": html.escape(title),
         "style": style,
         "body": _read(f"{name}.html"),
-        "data": encode(data),
+        "data": encode_data(data),
         "script": script,
     }
     # Cut at the slots of the frame alone: what is filled in may say "[[data]]" and mean it.
@@ -41,7 +41,7 @@ def render_page(name: str, title: str, data: Mapping[str, Any], *, image_files: 
     return "".join(parts[piece] if position % 2 else piece for position, piece in enumerate(pieces))
 
 
-def encode(data: Any) -> str:
+def encode_data(data: Any) -> str:
     """JSON that cannot close the element it stands in; half a surrogate pair becomes "?"."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").encode("utf-8", "replace").decode("utf-8")
@@ -57,4 +57,4 @@ def _digest(text: str) -> str:
 
 
 def _read(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
+    return (TEMPLATE_FOLDER / name).read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ logger = get_logger()
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluatedRun:
     """One policy's answers, in the order of the first run's questions, and their metrics, each array [N]."""
 
     name: str
@@ -43,13 +43,13 @@ class Run:
     metrics: dict[str, np.ndarray]
 
 
-def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
+def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, EvaluatedRun]:
     """Runs by name from the files of each. All must hold the same questions, in any order.
 
     Warns of runs that were evaluated with different settings. Raises UserError for a file that is not a result file, a
     question twice in one run, or runs that differ in their questions.
     """
-    runs: dict[str, Run] = {}
+    runs: dict[str, EvaluatedRun] = {}
     keys: list[Hashable] = []
     for name, paths in files.items():
         documents = [read_results(path) for path in paths]
@@ -66,7 +66,7 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, Run]:
             metrics = question_metrics(results)
         except ValueError as error:
             raise UserError(f"result files of {name} cannot be scored: {error}") from error
-        runs[name] = Run(name, [_facts(document) for document in documents], results, metrics)
+        runs[name] = EvaluatedRun(name, [_facts(document) for document in documents], results, metrics)
     if other := _different_settings(list(runs.values())):
         logger.warning("the runs were evaluated with different settings, so they may differ for that: %s", other)
     return runs
@@ -188,7 +188,7 @@ def _common_start(texts: Sequence[str]) -> str:
     return low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
 
 
-def _different_settings(runs: Sequence[Run]) -> str:
+def _different_settings(runs: Sequence[EvaluatedRun]) -> str:
     """The settings in which runs differ from the first that tells its own, each with its values; "" for none."""
     first: dict[str, tuple[str, dict[str, Any]]] = {}
     differences: dict[str, str] = {}

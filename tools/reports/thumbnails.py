@@ -16,7 +16,7 @@ from swift.llm.images.source import ImageSource, open_image
 from swift.utils.errors import UserError
 from tools.reports.page import data_uri
 
-SIDES = (320, 256, 200, 160, 128, 96, 72, 48)  # pixels of the longer side, the first that fits is taken
+THUMBNAIL_SIDES = (320, 256, 200, 160, 128, 96, 72, 48)  # pixels of the longer side, the first that fits is taken
 _TRIED = 16  # images measured to choose a size
 
 
@@ -53,8 +53,8 @@ def _is_demo_world(folder: Path) -> bool:
 def _shrink(paths: Sequence[Path], limit: int) -> list[str]:
     """Data URIs of the largest size in SIDES that keeps to ``limit`` bytes; of the smallest where none does."""
     sample = paths[:: max(1, len(paths) // _TRIED)]
-    for side in SIDES:
-        last = side == SIDES[-1]
+    for side in THUMBNAIL_SIDES:
+        last = side == THUMBNAIL_SIDES[-1]
         if not last and len(paths) * sum(map(len, _encode(sample, side))) > limit * max(1, len(sample)):
             continue
         uris = _encode(paths, side)

@@ -24,7 +24,7 @@ EVERYTHING = "all"  # the one stratum of the random policies
 
 
 @dataclass(frozen=True)
-class Policy:
+class SamplingPolicy:
     """How items are chosen."""
 
     name: str
@@ -35,17 +35,17 @@ class Policy:
 POLICIES = {
     policy.name: policy
     for policy in (
-        Policy("uniform", hard=False, stratified=True),
-        Policy("hard_uniform", hard=True, stratified=True),
-        Policy("random", hard=False, stratified=False),
-        Policy("hard_random", hard=True, stratified=False),
+        SamplingPolicy("uniform", hard=False, stratified=True),
+        SamplingPolicy("hard_uniform", hard=True, stratified=True),
+        SamplingPolicy("random", hard=False, stratified=False),
+        SamplingPolicy("hard_random", hard=True, stratified=False),
     )
 }
 ALIASES = {"uniform_sample": "uniform", "hard_sample": "hard_uniform"}  # names in the published README
 
 
 @dataclass(frozen=True)
-class Settings:
+class DrawSettings:
     """What a draw depends on beside pool, policy and size."""
 
     seed: int = 42
@@ -111,7 +111,7 @@ def apportion(total: int, weights: Mapping[str, Fraction | int], room: Mapping[s
     return quotas
 
 
-def draw(pool: Pool, policy: Policy, size: int, settings: Settings, taken: frozenset = frozenset()) -> Draw:
+def draw(pool: Pool, policy: SamplingPolicy, size: int, settings: DrawSettings, taken: frozenset = frozenset()) -> Draw:
     """``size`` positions of a pool, none whose key is in ``taken``.
 
     Raises UserError where there are too few candidates, difficulty is not known, or, with ``strict``, a stratum is too
@@ -160,7 +160,7 @@ def borrowing(draws: Draw) -> str | None:
     return f"{missing} items borrowed from other strata, because some are too small: {named}"
 
 
-def _candidates(pool: Pool, policy: Policy, settings: Settings, taken: frozenset) -> list[int]:
+def _candidates(pool: Pool, policy: SamplingPolicy, settings: DrawSettings, taken: frozenset) -> list[int]:
     free = [position for position, key in enumerate(pool.keys) if key not in taken]
     if not policy.hard:
         return free

@@ -16,12 +16,12 @@ from tools.reports.result_files import read_results
 from tools.samples.policies import Pool
 from utils.metrics import PUBLISHED_RULE
 
-Item = dict[str, Any]
+PoolItem = dict[str, Any]
 STRATIFY = (("question_type",), ("semantic_type", "content_type"))  # the first that the items have
 
 
 @dataclass(frozen=True)
-class Source:
+class PoolSource:
     """A named pool on disk and its share of a sample."""
 
     name: str
@@ -33,14 +33,14 @@ class Source:
 class Questions:
     """The items of a source with the words that name each in a message, both [N], and what `sampling` needs."""
 
-    source: Source
-    items: list[Item]
+    source: PoolSource
+    items: list[PoolItem]
     places: list[str]
     pool: Pool
     stratify: tuple[str, ...]
 
 
-def parse_pool(text: str) -> Source:
+def parse_pool(text: str) -> PoolSource:
     """``NAME=FILE:SHARE``, the value of --pool."""
     name, equals, rest = text.partition("=")
     file, colon, share = rest.rpartition(":")
@@ -52,11 +52,11 @@ def parse_pool(text: str) -> Source:
         raise UserError(
             f"--pool {text!r} must be NAME=FILE:SHARE with a share above 0 and at most 1, e.g. a=a.json:0.5"
         )
-    return Source(name, (Path(file),), part)
+    return PoolSource(name, (Path(file),), part)
 
 
-def read_questions(
-    source: Source,
+def read_pool_questions(
+    source: PoolSource,
     stratify: Sequence[str] | None,
     results: dict[tuple[str, str], float] | None,
     left_out: frozenset[str] = frozenset(),
@@ -78,26 +78,26 @@ def read_questions(
     return Questions(source, items, places, Pool(source.name, keys, strata, rates), fields)
 
 
-def question_key(item: Item) -> tuple[str, str]:
+def question_key(item: PoolItem) -> tuple[str, str]:
     """What makes two items the same question: ``idx``, or the images where there is none, and the wording."""
     name = item["idx"] if item.get("idx") is not None else image_names(item)
     return str(name), prompt_turns(item)[-1]["content"]
 
 
-def prompt_turns(item: Item) -> list[dict[str, str]]:
+def prompt_turns(item: PoolItem) -> list[dict[str, str]]:
     """The turns before the solution of an item that `find_solution` has read."""
     turns = item.get("messages") or [{"role": "user", "content": item["question"]}]
     return list(turns[:-1] if turns[-1]["role"] == "assistant" else turns)
 
 
-def image_names(item: Item) -> list[str]:
+def image_names(item: PoolItem) -> list[str]:
     """The item's images as training reads them: paths in the image folder, or base64 text."""
     field = next((name for name in IMAGE_FIELDS if item.get(name) is not None), None)
     values = [] if field is None else item[field] if isinstance(item[field], list) else [item[field]]
     return [f"{value}.png" for value in values] if field == "image_ids" else list(values)
 
 
-def training_record(item: Item, **more: Any) -> Item:
+def training_record(item: PoolItem, **more: Any) -> PoolItem:
     """Form A: images, messages, solution, idx, subject_id, study_id, answer; then every other field of the item,
     because rewards may read it."""
     record = {"images": image_names(item), "messages": prompt_turns(item), "solution": find_solution(item)}
@@ -106,7 +106,7 @@ def training_record(item: Item, **more: Any) -> Item:
     return record | named | {name: value for name, value in item.items() if name not in dropped} | more
 
 
-def patient(item: Item) -> str | None:
+def patient(item: PoolItem) -> str | None:
     """The item's ``subject_id`` as text: files disagree on its type."""
     return None if item.get("subject_id") is None else str(item["subject_id"])
 
@@ -138,7 +138,7 @@ def read_pass_rates(paths: Sequence[Path], rule: str) -> dict[tuple[str, str], f
     return rates
 
 
-def pass_rate(result: Item, rule: str, place: str) -> float:
+def pass_rate(result: PoolItem, rule: str, place: str) -> float:
     """The share of right answers, 0 to 1, that a result tells of: its ``pass_rate`` (one number, or one a rule), else
     that of its ``samples``, else whether its one answer is ``correct``."""
     rate, samples = result.get("pass_rate"), result.get("samples")
@@ -171,7 +171,7 @@ def _verdict(answer: Any, rule: str) -> bool | None:
 
 
 def _pass_rates(
-    items: Sequence[Item], places: Sequence[str], keys: Sequence[tuple[str, str]], results: dict | None
+    items: Sequence[PoolItem], places: Sequence[str], keys: Sequence[tuple[str, str]], results: dict | None
 ) -> list[float] | None:
     if results is not None:
         raise_problems(
@@ -202,7 +202,7 @@ def _problem(item: Any, place: str) -> str | None:
     return None
 
 
-def _stratify(items: Sequence[Item], pool: str) -> tuple[str, ...]:
+def _stratify(items: Sequence[PoolItem], pool: str) -> tuple[str, ...]:
     for fields in STRATIFY:
         if all(item.get(field) is not None for item in items for field in fields):
             return fields
@@ -212,7 +212,7 @@ def _stratify(items: Sequence[Item], pool: str) -> tuple[str, ...]:
     )
 
 
-def _stratum(item: Item, fields: Iterable[str], place: str) -> str:
+def _stratum(item: PoolItem, fields: Iterable[str], place: str) -> str:
     values = [item.get(field) for field in fields]
     if None in values:
         raise UserError(f"{place}: field {list(fields)[values.index(None)]!r} is missing; add it, or change --stratify")

@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swift.utils.errors import UserError
-from tools.sweeps.runs import Run, Stage, replaces_evaluation, step_of
+from tools.sweeps.runs import PlannedRun, Stage, replaces_evaluation, step_of
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 60
-SHOWN = 300  # characters of an error, from its beginning, which says what is wrong
+LINES_SHOWN = 300  # characters of an error, from its beginning, which says what is wrong
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class Job:
+class RunProcess:
     """A stage of a run at work."""
 
-    run: Run
+    run: PlannedRun
     stage: Stage
     gpus: str | None
     log: Path
@@ -58,10 +58,10 @@ class Job:
         status = self.process.returncode
         lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
         what = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return f"{what}: {lines[-1][:SHOWN]}" if len(lines) > 1 else what
+        return f"{what}: {lines[-1][:LINES_SHOWN]}" if len(lines) > 1 else what
 
 
-def start_job(run: Run, stage: Stage, gpus: str | None, logs: Path, lock: int) -> Job:
+def start_job(run: PlannedRun, stage: Stage, gpus: str | None, logs: Path, lock: int) -> RunProcess:
     """Start a stage of a run: in a session of its own, so that a terminal's Ctrl-C does not reach it past the sweep."""
     command = list(run.evaluate if stage is Stage.EVALUATE else run.train)
     if stage is Stage.RESUME:
@@ -77,7 +77,7 @@ def start_job(run: Run, stage: Stage, gpus: str | None, logs: Path, lock: int) -
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             start_new_session=True, pass_fds=(lock,), preexec_fn=_end_with_parent,
         )  # fmt: skip
-    return Job(run, stage, gpus, log, process)
+    return RunProcess(run, stage, gpus, log, process)
 
 
 @contextmanager

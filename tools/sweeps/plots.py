@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from swift.utils.files import replacing
-from tools.sweeps.summary import SETTINGS, Row, SweepRun
+from tools.sweeps.summary import SETTINGS, FinishedRun, SweepRow
 
-SIZE = SETTINGS.index("size")
+FIGURE_SIZE = SETTINGS.index("size")
 SIZE_PANELS = (("accuracy", "Accuracy"), ("kg_f1", "Knowledge-graph F1"))
 STYLES = ("-", "--", ":", "-.")
 COLOURS = tuple(f"C{number}" for number in range(10))
@@ -27,20 +27,20 @@ def label_of(setting: Sequence[str], shown: Sequence[int]) -> str:
     return ", ".join(parts).replace("external_", "").replace(" ,", ",")
 
 
-def varying(rows: Sequence[Row]) -> list[int]:
+def varying(rows: Sequence[SweepRow]) -> list[int]:
     """Positions of the settings that differ between rows, the size left out; the policy where none does."""
     found = [position for position in range(len(SETTINGS)) if len({row.setting[position] for row in rows}) > 1]
-    return [position for position in found if position != SIZE] or [0]
+    return [position for position in found if position != FIGURE_SIZE] or [0]
 
 
-def draw_sizes(rows: Sequence[Row], path: Path) -> Path | None:
+def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
     """Accuracy and graph F1 against the number of training records; None where nothing was evaluated."""
     rows = [row for row in rows if row.means]
     panels = [(name, title) for name, title in SIZE_PANELS if any(name in row.means for row in rows)]
     if not panels:
         return None
     shown = varying(rows)
-    sizes = sorted({float(row.setting[SIZE]) for row in rows})
+    sizes = sorted({float(row.setting[FIGURE_SIZE]) for row in rows})
     labels = list(dict.fromkeys(label_of(row.setting, shown) for row in rows))
     figure, grid = _figure(1, len(panels), width=5.2, height=3.8)
     for axes, (metric, title) in zip(grid.flat, panels, strict=True):
@@ -48,7 +48,7 @@ def draw_sizes(rows: Sequence[Row], path: Path) -> Path | None:
             line = [row for row in rows if label_of(row.setting, shown) == label and metric in row.means]
             # Evenly spaced, a little beside each other, so that intervals do not hide one another.
             shift = (number - (len(labels) - 1) / 2) * min(0.06, 0.4 / len(labels))
-            places = [sizes.index(float(row.setting[SIZE])) + shift for row in line]
+            places = [sizes.index(float(row.setting[FIGURE_SIZE])) + shift for row in line]
             means = np.array([row.means[metric].mean for row in line])
             low, high = (np.array([getattr(row.means[metric], end) for row in line]) for end in ("lo", "hi"))
             axes.errorbar(places, means, [means - low, high - means], marker="o", markersize=4, capsize=3,
@@ -60,7 +60,7 @@ def draw_sizes(rows: Sequence[Row], path: Path) -> Path | None:
     return _save(figure, path)
 
 
-def draw_steps(rows: Sequence[Row], path: Path) -> Path | None:
+def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
     """Completion length and the parts of the reward against the step, means over seeds; None without training logs."""
     rows = [row for row in rows if any(run.history for run in row.runs)]
     names = {name for row in rows for run in row.runs for entry in run.history for name in entry}
@@ -69,9 +69,9 @@ def draw_steps(rows: Sequence[Row], path: Path) -> Path | None:
     ]
     if not panels:
         return None
-    several = len({row.setting[SIZE] for row in rows}) > 1
-    shown = varying(rows) + ([SIZE] if several else [])
-    sizes = sorted({row.setting[SIZE] for row in rows}, key=float)
+    several = len({row.setting[FIGURE_SIZE] for row in rows}) > 1
+    shown = varying(rows) + ([FIGURE_SIZE] if several else [])
+    sizes = sorted({row.setting[FIGURE_SIZE] for row in rows}, key=float)
     series = list(dict.fromkeys(label_of(row.setting, varying(rows)) for row in rows))
     columns = min(2, len(panels))
     figure, grid = _figure(-(-len(panels) // columns), columns, width=5.2, height=3.2)
@@ -80,7 +80,7 @@ def draw_steps(rows: Sequence[Row], path: Path) -> Path | None:
             steps, values = mean_over_seeds(row.runs, name)
             if steps:
                 colour = _colour(series.index(label_of(row.setting, varying(rows))))
-                style = STYLES[sizes.index(row.setting[SIZE]) % len(STYLES)]
+                style = STYLES[sizes.index(row.setting[FIGURE_SIZE]) % len(STYLES)]
                 axes.plot(steps, smoothed(values), style, color=colour, linewidth=1.6,
                           label=label_of(row.setting, shown))  # fmt: skip
         title = (
@@ -95,7 +95,7 @@ def draw_steps(rows: Sequence[Row], path: Path) -> Path | None:
     return _save(figure, path)
 
 
-def mean_over_seeds(runs: Sequence[SweepRun], name: str) -> tuple[list[int], list[float]]:
+def mean_over_seeds(runs: Sequence[FinishedRun], name: str) -> tuple[list[int], list[float]]:
     """The steps that any run's log has ``name`` for, and its mean over the runs that have it there."""
     found: dict[int, list[float]] = {}
     for run in runs:

@@ -42,7 +42,7 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of a plan. ``settings`` has tag, folder and data as well."""
 
     settings: dict[str, str]
@@ -68,15 +68,15 @@ class Run:
         return int(value) if int(value) > 0 else None
 
 
-def parse_plan(words: Sequence[str]) -> list[Run]:
+def parse_plan(words: Sequence[str]) -> list[PlannedRun]:
     """The runs of a plan. Raises UserError for one that is cut, empty, or names a tag twice."""
-    runs: list[Run] = []
+    runs: list[PlannedRun] = []
     for chunk in _chunks(words, "@run"):
         head, *rest = _parts(chunk)
         settings = dict(word.partition("=")[::2] for word in head)
         if not rest or not rest[0] or not {"tag", "folder", "data"} <= settings.keys():
             raise UserError("the plan is cut: a run lacks its tag, folder, data or command; see tools/launch.sh")
-        runs.append(Run(settings, *map(tuple, rest)))
+        runs.append(PlannedRun(settings, *map(tuple, rest)))
     tags = [run.tag for run in runs]
     if len(set(tags)) < len(tags):
         twice = next(tag for tag in tags if tags.count(tag) > 1)
@@ -100,7 +100,7 @@ def flags_of(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return flags
 
 
-def next_stage(run: Run) -> Stage:
+def next_stage(run: PlannedRun) -> Stage:
     """What is left to do for a run. Raises UserError where its data are missing, or its folder holds another run."""
     digest = data_digest(run)
     if not run.folder.is_dir() or not any(run.folder.iterdir()):
@@ -121,13 +121,13 @@ def next_stage(run: Run) -> Stage:
     return Stage.NOTHING if not run.evaluate or _is_evaluated(run, kept or {}, checkpoint) else Stage.EVALUATE
 
 
-def note_start(run: Run) -> None:
+def note_start(run: PlannedRun) -> None:
     """Write run.json where there is none, before anything else happens to a run."""
     if read_object(run.folder / "run.json") is None:
         write_json(run.folder / "run.json", {**run.settings, "data_sha256": data_digest(run)})
 
 
-def replaces_evaluation(run: Run) -> bool:
+def replaces_evaluation(run: PlannedRun) -> bool:
     """Whether the run's evaluation takes the place of one with other flags. Notes in run.json that it begins: result
     files of both may lie there until it has ended."""
     kept = read_object(run.folder / "run.json") or {}
@@ -139,7 +139,7 @@ def replaces_evaluation(run: Run) -> bool:
     return True
 
 
-def note_evaluation(run: Run) -> None:
+def note_evaluation(run: PlannedRun) -> None:
     """Add to run.json which evaluation is finished."""
     checkpoint = newest_checkpoint(run.folder)
     files = sorted(path.name for path in (run.folder / "eval").glob("*_results.json"))
@@ -172,7 +172,7 @@ def _shown(value: Any) -> str:
     return "not set" if value is None else repr(" ".join(value) if isinstance(value, tuple) else value)
 
 
-def step_of(run: Run) -> int:
+def step_of(run: PlannedRun) -> int:
     """The last optimizer step that completions.jsonl tells of; 0 before the first."""
     try:
         with open(run.folder / "completions.jsonl", "rb") as file:
@@ -188,7 +188,7 @@ def step_of(run: Run) -> int:
     return 0
 
 
-def data_digest(run: Run) -> str:
+def data_digest(run: PlannedRun) -> str:
     """SHA-256 of the run's data. Raises UserError where the file is missing."""
     try:
         return hashlib.sha256(run.data.read_bytes()).hexdigest()
@@ -205,7 +205,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _refuse_another(run: Run, written: Mapping[str, Any]) -> None:
+def _refuse_another(run: PlannedRun, written: Mapping[str, Any]) -> None:
     """Raise where args.json tells of other flags, or of environment switches that change what is computed."""
     now = _settings(run.train, os.environ)
     if other := first_difference(training_settings(written), now):
@@ -226,7 +226,7 @@ def _is_last(checkpoint: Path) -> bool:
     return state["global_step"] >= state["max_steps"] > 0
 
 
-def _is_evaluated(run: Run, kept: Mapping[str, Any], checkpoint: Path) -> bool:
+def _is_evaluated(run: PlannedRun, kept: Mapping[str, Any], checkpoint: Path) -> bool:
     done = kept.get("evaluation") or {}
     return (
         "replaced_by" not in done
@@ -236,7 +236,7 @@ def _is_evaluated(run: Run, kept: Mapping[str, Any], checkpoint: Path) -> bool:
     )
 
 
-def _evaluation_flags(run: Run) -> dict[str, list[str]]:
+def _evaluation_flags(run: PlannedRun) -> dict[str, list[str]]:
     return {name: list(values) for name, values in flags_of(run.evaluate).items() if name not in PLACES}
 
 

@@ -33,7 +33,7 @@ Setting = tuple[str, ...]  # values of SETTINGS
 
 
 @dataclass(frozen=True)
-class SweepRun:
+class FinishedRun:
     """One run: what sweep.json says of it, its metrics (each [N]; None where it was not evaluated), its log."""
 
     tag: str
@@ -57,22 +57,22 @@ class SweepRun:
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """A setting's line in the table. ``means`` and ``differences`` are empty where no run counts."""
 
     setting: Setting
-    runs: tuple[SweepRun, ...]
+    runs: tuple[FinishedRun, ...]
     means: dict[str, Interval]
     deviations: dict[str, float]  # over seeds, of the runs' means; empty below two runs
     differences: dict[str, Interval]  # to the baseline, over the seeds that both have
 
     @property
-    def counted(self) -> list[SweepRun]:
+    def counted(self) -> list[FinishedRun]:
         """The runs in the numbers."""
         return [run for run in self.runs if run.counts]
 
 
-def read_sweep(folder: Path) -> tuple[list[SweepRun], list[str]]:
+def read_sweep(folder: Path) -> tuple[list[FinishedRun], list[str]]:
     """The runs of a sweep, and the patient of each question. Raises UserError where there is nothing to summarise, and
     where runs of one setting, or of a setting and its baseline, were made with different flags."""
     entries = (read_object(folder / "sweep.json") or {}).get("runs")
@@ -86,15 +86,15 @@ def read_sweep(folder: Path) -> tuple[list[SweepRun], list[str]]:
         metrics = loaded[tag].metrics if tag in loaded else None
         setting = tuple(entry[name] for name in SETTINGS)
         history = _history(folder / entry["folder"])
-        runs.append(SweepRun(tag, setting, entry["seed"], entry["status"], entry["reason"], metrics, history))
+        runs.append(FinishedRun(tag, setting, entry["seed"], entry["status"], entry["reason"], metrics, history))
     _refuse_different(folder, runs, entries)
     questions = next(iter(loaded.values())).results if loaded else []
     return runs, patients(questions)
 
 
-def summarise(runs: Iterable[SweepRun], clusters: Sequence[str], baseline: str = BASELINE) -> list[Row]:
+def summarize_sweep(runs: Iterable[FinishedRun], clusters: Sequence[str], baseline: str = BASELINE) -> list[SweepRow]:
     """One row a setting, ordered by its values, sizes as numbers."""
-    groups: dict[Setting, list[SweepRun]] = {}
+    groups: dict[Setting, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(run.setting, []).append(run)
     rows = []
@@ -109,17 +109,17 @@ def summarise(runs: Iterable[SweepRun], clusters: Sequence[str], baseline: str =
             if len(counted) > 1
         }
         rivals = groups.get((*setting[:-1], baseline), []) if setting[-1] != baseline else []
-        rows.append(Row(setting, members, means, deviations, _differences(rivals, counted, clusters)))
+        rows.append(SweepRow(setting, members, means, deviations, _differences(rivals, counted, clusters)))
     return rows
 
 
-def best(rows: Sequence[Row], metric: str) -> set[int]:
+def best(rows: Sequence[SweepRow], metric: str) -> set[int]:
     """Positions of the rows whose mean of a metric is highest."""
     means = {position: row.means[metric].mean for position, row in enumerate(rows) if metric in row.means}
     return {position for position, mean in means.items() if mean == max(means.values())}
 
 
-def as_document(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def as_document(rows: Sequence[SweepRow]) -> list[dict[str, Any]]:
     """The rows as JSON, for summary.json."""
     return [
         {
@@ -134,7 +134,9 @@ def as_document(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _differences(rivals: Sequence[SweepRun], mine: Sequence[SweepRun], clusters: Sequence[str]) -> dict[str, Interval]:
+def _differences(
+    rivals: Sequence[FinishedRun], mine: Sequence[FinishedRun], clusters: Sequence[str]
+) -> dict[str, Interval]:
     """Mine minus the rivals', question by question, each averaged over the seeds that both have."""
     theirs = {run.seed: run for run in rivals if run.counts}
     pairs = [(theirs[run.seed], run) for run in mine if run.seed in theirs]
@@ -148,12 +150,12 @@ def _differences(rivals: Sequence[SweepRun], mine: Sequence[SweepRun], clusters:
     }
 
 
-def _over_seeds(runs: Sequence[SweepRun], metric: str) -> np.ndarray:
+def _over_seeds(runs: Sequence[FinishedRun], metric: str) -> np.ndarray:
     """A metric's mean over runs, question by question, [N]."""
     return np.mean([run.metrics[metric] for run in runs], axis=0)
 
 
-def _refuse_different(folder: Path, runs: Iterable[SweepRun], entries: Mapping[str, Mapping[str, Any]]) -> None:
+def _refuse_different(folder: Path, runs: Iterable[FinishedRun], entries: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise where runs that are averaged over seeds, or compared but for their rewards, differ in other flags too."""
     first: dict[tuple[str, Setting], tuple[str, dict[str, Any]]] = {}
     for run in runs:

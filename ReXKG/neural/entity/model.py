@@ -10,11 +10,11 @@ from torch.nn.functional import linear, relu
 from transformers import BertConfig, BertModel
 
 from ReXKG.graph import ENTITY_TYPES
-from ReXKG.neural.bert import encode
+from ReXKG.neural.bert import encode_at
 from ReXKG.neural.checkpoint import PureModel
 
 MAX_SPAN = 8
-LABELS = (None, *ENTITY_TYPES)
+ENTITY_LABELS = (None, *ENTITY_TYPES)
 _WIDTH_SIZE = _HEAD_SIZE = 150
 _HEAD_DROPOUT = 0.2
 
@@ -44,7 +44,7 @@ class EntityModel(PureModel):
         self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
         self.width_embedding = nn.Embedding(MAX_SPAN + 1, _WIDTH_SIZE)
         self.ner_classifier = nn.Sequential(
-            _SpanNetwork(2 * config.hidden_size + _WIDTH_SIZE), nn.Linear(_HEAD_SIZE, len(LABELS))
+            _SpanNetwork(2 * config.hidden_size + _WIDTH_SIZE), nn.Linear(_HEAD_SIZE, len(ENTITY_LABELS))
         )
 
     @property
@@ -54,7 +54,7 @@ class EntityModel(PureModel):
 
     def forward(self, batch: EntityBatch) -> torch.Tensor:
         """Logits [spans, 9]."""
-        hidden = encode(self.bert, batch.ids, batch.mask)
+        hidden = encode_at(self.bert, batch.ids, batch.mask)
         features = self.ner_classifier[0](self.hidden_dropout(hidden), self.width_embedding.weight, batch.spans)
         return self.ner_classifier[1](features)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ReXKG.neural.batching import batches, pad, predicting, usual_budget
-from ReXKG.neural.entity.model import LABELS, MAX_SPAN, EntityBatch, EntityModel
+from ReXKG.neural.entity.model import ENTITY_LABELS, MAX_SPAN, EntityBatch, EntityModel
 from ReXKG.neural.mentions import Mention
 from ReXKG.neural.pieces import WordPieces
 
@@ -56,7 +56,7 @@ class EntityReader:
             places = ((window.sentence, *span) for window in batch for span in window.spans())
             for (sentence, start, end), label in zip(places, labels, strict=True):
                 if label:
-                    found[sentence].append(Mention(start, end, LABELS[label]))
+                    found[sentence].append(Mention(start, end, ENTITY_LABELS[label]))
         return [sorted(mentions) for mentions in found]
 
     def windows(self, number: int, words: Sequence[str]) -> Iterator[Window]:

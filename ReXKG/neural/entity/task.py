@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from ReXKG.graph import ENTITY_TYPES
 from ReXKG.neural.agreement import agreement
-from ReXKG.neural.annotations import Sentence
-from ReXKG.neural.entity.model import LABELS
+from ReXKG.neural.annotations import AnnotatedSentence
+from ReXKG.neural.entity.model import ENTITY_LABELS
 from ReXKG.neural.entity.reader import EntityReader, Window
 
 
@@ -33,11 +33,11 @@ class EntityTask:
     def __init__(self, reader: EntityReader) -> None:
         self.reader, self.model = reader, reader.model
 
-    def examples(self, sentences: Sequence[Sentence]) -> list[LabelledWindow]:
+    def examples(self, sentences: Sequence[AnnotatedSentence]) -> list[LabelledWindow]:
         """The windows of all sentences."""
         examples = []
         for number, sentence in enumerate(sentences):
-            gold = {(one.start, one.end): LABELS.index(one.label) for one in sentence.mentions}
+            gold = {(one.start, one.end): ENTITY_LABELS.index(one.label) for one in sentence.mentions}
             for window in self.reader.windows(number, sentence.words):
                 examples.append(LabelledWindow(window, [gold.get(span, 0) for span in window.spans()]))
         return examples
@@ -48,7 +48,7 @@ class EntityTask:
         labels = [label for example in batch for label in example.labels]
         return cross_entropy(logits, torch.tensor(labels, device=logits.device))
 
-    def score(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
+    def score(self, sentences: Sequence[AnnotatedSentence]) -> dict[str, Any]:
         """`agreement` of predicted with annotated mentions."""
         predicted = self.reader.predict([sentence.words for sentence in sentences])
         return agreement(predicted, [sentence.mentions for sentence in sentences], ENTITY_TYPES)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ReXKG.graph import ENTITY_TYPES
-from ReXKG.neural.checkpoint import read_json
+from ReXKG.neural.checkpoint import read_model_json
 from ReXKG.neural.pieces import WordPieces
 
 CONVENTIONS = ("checkpoint", "published")
@@ -43,7 +43,7 @@ def read_markers(folder: str | Path, pieces: WordPieces, convention: str = "chec
         raise ValueError(f"marker convention {convention!r} is unknown: use one of {', '.join(CONVENTIONS)}")
     path = Path(folder) / FILE
     if convention == "checkpoint" and path.is_file():
-        names = read_json(path)
+        names = read_model_json(path)
         lost = sorted({str(entry) for entry in names.values()} - pieces.vocabulary.keys())
         if lost:
             raise ValueError(f"{path}: {', '.join(lost[:5])} not in the vocabulary; is vocab.txt that of this model?")

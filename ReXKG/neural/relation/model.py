@@ -9,11 +9,11 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from ReXKG.graph import RELATION_TYPES
-from ReXKG.neural.bert import encode
+from ReXKG.neural.bert import encode_at
 from ReXKG.neural.checkpoint import PureModel
 
 NO_RELATION = "no_relation"
-LABELS = (NO_RELATION, *RELATION_TYPES)
+RELATION_LABELS = (NO_RELATION, *RELATION_TYPES)
 LONGEST_INPUT = 256
 
 
@@ -41,7 +41,7 @@ class RelationModel(PureModel):
         self.bert = BertModel(config, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layer_norm = nn.LayerNorm(2 * config.hidden_size)
-        self.classifier = nn.Linear(2 * config.hidden_size, len(LABELS))
+        self.classifier = nn.Linear(2 * config.hidden_size, len(RELATION_LABELS))
 
     @property
     def longest(self) -> int:
@@ -50,5 +50,5 @@ class RelationModel(PureModel):
 
     def forward(self, batch: RelationBatch) -> torch.Tensor:
         """Logits [batch, 4]."""
-        hidden = encode(self.bert, batch.ids, batch.mask, batch.markers)
+        hidden = encode_at(self.bert, batch.ids, batch.mask, batch.markers)
         return self.classifier(self.dropout(self.layer_norm(hidden.flatten(1))))

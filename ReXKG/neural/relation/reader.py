@@ -13,7 +13,7 @@ from ReXKG.neural.batching import batches, pad, predicting, usual_budget
 from ReXKG.neural.mentions import Mention, Relation
 from ReXKG.neural.pieces import WordPieces
 from ReXKG.neural.relation.markers import Markers
-from ReXKG.neural.relation.model import LABELS, RelationBatch, RelationModel
+from ReXKG.neural.relation.model import RELATION_LABELS, RelationBatch, RelationModel
 
 _ADDED = 6  # [CLS], [SEP] and four markers
 
@@ -61,7 +61,7 @@ class RelationReader:
                 labels = self.model(self.collate(batch)).argmax(dim=1).tolist()
             for pair, label in zip(batch, labels, strict=True):
                 if label:
-                    found[pair.sentence].append(Relation(pair.source, pair.target, LABELS[label]))
+                    found[pair.sentence].append(Relation(pair.source, pair.target, RELATION_LABELS[label]))
         return [sorted(relations) for relations in found]
 
     def pairs(self, number: int, words: Sequence[str], mentions: Sequence[Mention]) -> Iterator[Pair]:

@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from ReXKG.graph import RELATION_TYPES
 from ReXKG.neural.agreement import agreement
-from ReXKG.neural.annotations import Sentence
+from ReXKG.neural.annotations import AnnotatedSentence
 from ReXKG.neural.entity.reader import EntityReader
 from ReXKG.neural.mentions import Mention
-from ReXKG.neural.relation.model import LABELS
+from ReXKG.neural.relation.model import RELATION_LABELS
 from ReXKG.neural.relation.reader import Pair, RelationReader
 
 
@@ -34,11 +34,11 @@ class RelationTask:
     def __init__(self, reader: RelationReader) -> None:
         self.reader, self.model = reader, reader.model
 
-    def examples(self, sentences: Sequence[Sentence]) -> list[LabelledPair]:
+    def examples(self, sentences: Sequence[AnnotatedSentence]) -> list[LabelledPair]:
         """Every ordered pair of annotated mentions."""
         examples = []
         for number, sentence in enumerate(sentences):
-            gold = {(one.source, one.target): LABELS.index(one.label) for one in sentence.relations}
+            gold = {(one.source, one.target): RELATION_LABELS.index(one.label) for one in sentence.relations}
             for pair in self.reader.pairs(number, sentence.words, sentence.mentions):
                 examples.append(LabelledPair(pair, gold.get((pair.source, pair.target), 0)))
         return examples
@@ -48,7 +48,7 @@ class RelationTask:
         logits = self.model(self.reader.collate([example.pair for example in batch]))
         return cross_entropy(logits, torch.tensor([example.label for example in batch], device=logits.device))
 
-    def score(self, sentences: Sequence[Sentence], entities: EntityReader | None = None) -> dict[str, Any]:
+    def score(self, sentences: Sequence[AnnotatedSentence], entities: EntityReader | None = None) -> dict[str, Any]:
         """`agreement` of predicted with annotated relations, between annotated mentions or those that ``entities``
         predicts (end to end)."""
         words = [sentence.words for sentence in sentences]

@@ -23,8 +23,8 @@ WEIGHTS = "adapter_model.safetensors"
 BASE = "base.json"  # which weights an adapter was trained on (base_weights.py)
 FOLDERS = {"vision": "vision-lora", "speech": "speech-lora"}
 VISION_TARGETS = r".*model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj|down_proj))"
-HEAD = "lm_head.weight"
-PREFIX = "base_model.model."
+HEAD_WEIGHT = "lm_head.weight"
+PEFT_PREFIX = "base_model.model."
 
 
 def add_vision_adapter(model: nn.Module, rank: int, alpha: int, targets: str = VISION_TARGETS) -> None:
@@ -56,10 +56,10 @@ def fill_adapter(model: nn.Module, folder: Path, name: str) -> bool:
     Returns whether a head was among them."""
     file = adapter_weights(folder)
     tensors = {_in_model_name(key, name): stored for key, stored in list_tensors([file]).items()}
-    if HEAD in tensors:
+    if HEAD_WEIGHT in tensors:
         untie_head(model)
     parameters = dict(model.named_parameters())
-    wanted = {key for key in parameters if f".{name}." in key} | ({HEAD} & tensors.keys())
+    wanted = {key for key in parameters if f".{name}." in key} | ({HEAD_WEIGHT} & tensors.keys())
     if wanted != tensors.keys():
         raise UserError(
             f"{file}: {len(wanted - tensors.keys())} tensors missing and {len(tensors.keys() - wanted)} without a "
@@ -72,11 +72,11 @@ def fill_adapter(model: nn.Module, folder: Path, name: str) -> bool:
                 "the adapter belongs to another base"
             )
     copy_tensors((stored, parameters[key].data) for key, stored in tensors.items())
-    return HEAD in tensors
+    return HEAD_WEIGHT in tensors
 
 
 def _in_model_name(key: str, adapter: str) -> str:
-    return re.sub(r"\.lora_([AB])\.(?:\w+\.)?weight$", rf".lora_\1.{adapter}.weight", key.removeprefix(PREFIX))
+    return re.sub(r"\.lora_([AB])\.(?:\w+\.)?weight$", rf".lora_\1.{adapter}.weight", key.removeprefix(PEFT_PREFIX))
 
 
 def save_adapter(
@@ -86,12 +86,12 @@ def save_adapter(
     `modules_to_save`, so that ``PeftModel.from_pretrained`` restores it too."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        PREFIX + key.replace(f".{name}.", "."): value.detach().cpu().contiguous()
+        PEFT_PREFIX + key.replace(f".{name}.", "."): value.detach().cpu().contiguous()
         for key, value in state.items()
         if f".lora_A.{name}." in key or f".lora_B.{name}." in key
     }
     if with_head:
-        tensors[PREFIX + HEAD] = state[HEAD].detach().cpu().contiguous()
+        tensors[PEFT_PREFIX + HEAD_WEIGHT] = state[HEAD_WEIGHT].detach().cpu().contiguous()
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     config = model.peft_config[name].to_dict() | {

@@ -14,7 +14,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import GenerationConfig, Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
-from swift.llm.checkpoint.adapters import HEAD
+from swift.llm.checkpoint.adapters import HEAD_WEIGHT
 from swift.llm.checkpoint.layouts import Checkpoint
 from swift.llm.checkpoint.stored_tensors import Stored, copy_tensors, listed, read_tensor
 from swift.utils.errors import UserError, one_line
@@ -54,7 +54,7 @@ def match_tensors(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Stored]
     for name, adapter in checkpoint.adapters.items():
         found |= {key.removesuffix("weight") + f"{name}.weight": stored for key, stored in adapter.tensors.items()}
     if model.config.tie_word_embeddings:
-        wanted.pop(HEAD), found.pop(HEAD, None)
+        wanted.pop(HEAD_WEIGHT), found.pop(HEAD_WEIGHT, None)
     problems = [
         listed("missing", wanted.keys() - found.keys()),
         listed("without a place", found.keys() - wanted.keys()),

@@ -17,7 +17,7 @@ DIGEST = "sha256_bfloat16"  # a base.json without it is of an older form, and no
 COMPARABLE = {"float32", "bfloat16"}  # one rounding from the first to the second, so that both give one digest
 
 
-def fingerprint(weights: Mapping[str, Stored]) -> dict[str, str]:
+def weights_fingerprint(weights: Mapping[str, Stored]) -> dict[str, str]:
     """What tells ``weights`` from others of the same shapes, whatever the layout and, of ``COMPARABLE``, the type."""
     kinds = {str(stored.dtype).removeprefix("torch.") for stored in weights.values() if stored.dtype.is_floating_point}
     return {"dtypes": " ".join(sorted(kinds)), DIGEST: digest_first_rows(weights)}

@@ -10,8 +10,8 @@ from torch import nn
 from swift.llm.policy import is_phi4
 from swift.utils.files import write_text
 
-HEAD = "# {name}\n\nA {kind} of {model}, trained with CheX-Phi4MM.\n\n"
-PHI4 = {
+CARD_HEAD = "# {name}\n\nA {kind} of {model}, trained with CheX-Phi4MM.\n\n"
+PHI4_LOADING = {
     "model": "Phi-4-multimodal",
     "base": "the native layout of the base",
     "loader": "Phi4MultimodalForCausalLM",
@@ -42,11 +42,11 @@ or with transformers and PEFT (where vision-lora/ is there):
 def write_card(folder: Path, facts: Mapping[str, object], model: nn.Module, *, adapter: bool) -> Path:
     """Write README.md of ``model``: a row for every fact that is not None; a list is shown with commas."""
     rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items() if value is not None]
-    words = PHI4 if is_phi4(model) else OTHER | {"model": type(model).__name__}
+    words = PHI4_LOADING if is_phi4(model) else OTHER | {"model": type(model).__name__}
     kind = "vision adapter" if adapter else "full checkpoint"
     table = "\n".join(["| | |", "|---|---|", *rows]) + "\n\n"
     usage = (ADAPTER if adapter else FULL).format(name=folder.name, **words)
-    return write_text(folder / "README.md", HEAD.format(name=folder.name, kind=kind, **words) + table + usage)
+    return write_text(folder / "README.md", CARD_HEAD.format(name=folder.name, kind=kind, **words) + table + usage)
 
 
 def _cell(value: object) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from swift.llm.checkpoint.adapters import CONFIG, FOLDERS, HEAD, adapter_weights
-from swift.llm.checkpoint.base_weights import check_base, fingerprint
+from swift.llm.checkpoint.adapters import CONFIG, FOLDERS, HEAD_WEIGHT, adapter_weights
+from swift.llm.checkpoint.base_weights import check_base, weights_fingerprint
 from swift.llm.checkpoint.remote_config import native_config
 from swift.llm.checkpoint.remote_names import is_derived, read_name
 from swift.llm.checkpoint.stored_tensors import Stored, find_shards, list_tensors, same_bytes
@@ -59,9 +59,9 @@ class Checkpoint:
         stored = Counter(stored.dtype for stored in self.weights.values())
         return getattr(torch, stated, None) or stored.most_common(1)[0][0]
 
-    def fingerprint(self) -> dict[str, str]:
+    def weights_fingerprint(self) -> dict[str, str]:
         """What tells the weights below an adapter from others, see base_weights.py."""
-        return fingerprint({name: stored for name, stored in self.weights.items() if name != HEAD})
+        return weights_fingerprint({name: stored for name, stored in self.weights.items() if name != HEAD_WEIGHT})
 
     def describe(self) -> list[str]:
         """One line each for what was found, every adapter, and what is left out and why."""
@@ -124,7 +124,7 @@ def with_adapter(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     if head is None:
         return checkpoint
     config = checkpoint.config | {"tie_word_embeddings": False}
-    return replace(checkpoint, config=config, weights=checkpoint.weights | {HEAD: head}, own_head=True)
+    return replace(checkpoint, config=config, weights=checkpoint.weights | {HEAD_WEIGHT: head}, own_head=True)
 
 
 def read_adapter(folder: Path) -> tuple[Adapter, Stored | None]:
@@ -141,7 +141,7 @@ def read_adapter(folder: Path) -> tuple[Adapter, Stored | None]:
     tensors, head = {}, None
     for key, stored in list_tensors([adapter_weights(folder)]).items():
         name = read_name(key).native
-        if name == HEAD:
+        if name == HEAD_WEIGHT:
             head = stored
         elif name in tensors:
             raise UserError(f"{stored.file}: {key} and {tensors[name].key} name one tensor; save the adapter again")
@@ -226,10 +226,10 @@ def _check_not_lost(parts: _Parts, adapters: dict[str, Adapter], config: dict[st
 def _settle_head(checkpoint: Checkpoint) -> Checkpoint:
     """A head that is stored although config.json ties it: no matter where it equals the embedding, else it counts."""
     weights, tied = checkpoint.weights, checkpoint.config.get("tie_word_embeddings", False)
-    if not tied or HEAD not in weights or EMBEDDING not in weights:
+    if not tied or HEAD_WEIGHT not in weights or EMBEDDING not in weights:
         return checkpoint
-    if same_bytes(weights[HEAD], weights[EMBEDDING]):
-        ignored = checkpoint.ignored | {HEAD: "it equals the input embedding that it is tied to"}
+    if same_bytes(weights[HEAD_WEIGHT], weights[EMBEDDING]):
+        ignored = checkpoint.ignored | {HEAD_WEIGHT: "it equals the input embedding that it is tied to"}
         return replace(checkpoint, ignored=ignored)
     logger.warning(
         "%s: config.json ties the head to the input embedding, but the stored head differs: taking the stored one, "

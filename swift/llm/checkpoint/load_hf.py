@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from swift.llm.checkpoint.base_weights import fingerprint
+from swift.llm.checkpoint.base_weights import weights_fingerprint
 from swift.llm.checkpoint.dtypes import weight_type
 from swift.llm.checkpoint.stored_tensors import Stored, find_shards, list_tensors
 from swift.llm.checkpoint.tokenizers import load_tokenizer
@@ -19,7 +19,7 @@ from swift.llm.images.hf_processor import load_processor
 from swift.llm.policy import Policy
 from swift.utils.errors import UserError, one_line
 
-PHI4 = ("phi4_multimodal", "phi4mm")
+PHI4_MODEL_TYPES = ("phi4_multimodal", "phi4mm")
 
 
 def is_other_model(model_type: object) -> bool:
@@ -27,7 +27,7 @@ def is_other_model(model_type: object) -> bool:
     return (
         isinstance(model_type, str)
         and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-        and model_type not in PHI4
+        and model_type not in PHI4_MODEL_TYPES
     )
 
 
@@ -50,7 +50,7 @@ def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynam
         raise
     except Exception as error:  # files of the wrong shape fail anywhere in transformers
         raise UserError(f"{path}: its processor cannot be built ({one_line(error)}); copy its files again") from error
-    return Policy(model, tokenizer, processor, path, fingerprint=fingerprint(stored))
+    return Policy(model, tokenizer, processor, path, fingerprint=weights_fingerprint(stored))
 
 
 def _load_config(path: Path) -> PreTrainedConfig:

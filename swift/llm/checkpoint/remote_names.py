@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-PREFIX = "base_model.model."
+RESAVE_PREFIX = "base_model.model."
 IMAGE = "model.embed_tokens_extend.image_embed."
 AUDIO = "model.embed_tokens_extend.audio_embed."
 ENCODERS = f"{AUDIO}encoder.encoders."
@@ -51,8 +51,8 @@ class TensorName:
 def read_name(stored: str) -> TensorName:
     """The native name of a tensor stored in either layout or between them."""
     name = stored
-    while name.startswith(PREFIX):
-        name = name.removeprefix(PREFIX)
+    while name.startswith(RESAVE_PREFIX):
+        name = name.removeprefix(RESAVE_PREFIX)
     if match := _LORA.fullmatch(name):
         return TensorName(f"{match['module']}.lora_{match['matrix']}.weight", lora=True, adapter=match["adapter"])
     wrapped = ".base_layer." in name

@@ -65,7 +65,9 @@ def base_of(path: Path, override: str | Path | None) -> Path:
 def is_small(model: nn.Module) -> bool:
     """Whether what trains is the vision adapter and the head only, so that an adapter folder holds all of it."""
     names = trainable_parameters(model)
-    return bool(names) and all(re.search(r"\.lora_[AB]\.vision\.", name) or name == adapters.HEAD for name in names)
+    return bool(names) and all(
+        re.search(r"\.lora_[AB]\.vision\.", name) or name == adapters.HEAD_WEIGHT for name in names
+    )
 
 
 def save_policy(
@@ -87,7 +89,7 @@ def save_policy(
     state = model.state_dict() if state is None else state
     small = is_small(model) and not full
     if small:
-        with_head = policy.own_head or adapters.HEAD in trainable_parameters(model)
+        with_head = policy.own_head or adapters.HEAD_WEIGHT in trainable_parameters(model)
         adapters.save_adapter(model, folder, "vision", state, policy.base, with_head)
         if policy.fingerprint is not None:
             write_json(folder / adapters.BASE, policy.fingerprint)
@@ -106,7 +108,7 @@ def save_policy(
 def _base_weights(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {key.replace(".base_layer.", "."): value for key, value in state.items() if ".lora_" not in key}
     if model.config.tie_word_embeddings:
-        weights.pop(adapters.HEAD, None)
+        weights.pop(adapters.HEAD_WEIGHT, None)
     return weights
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from swift.llm.images.windowing import eight_bits, spread, window
+from swift.llm.images.windowing import eight_bits, spread_range, window
 from swift.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _show_gray(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
     inverted = dataset.PhotometricInterpretation == INVERTED
     shares = _voi(dataset, values)
     if shares is None:
-        shown = spread(np.where((counts > 0) & ~padding, values, np.nan), inverted)
+        shown = spread_range(np.where((counts > 0) & ~padding, values, np.nan), inverted)
     else:
         shown = eight_bits(shares, inverted)
     return np.where(padding, np.uint8(0), shown)[places]

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from swift.llm.images.dicom import MAGIC, MAGIC_AT, decode_dicom, is_dicom, read_dicom
-from swift.llm.images.windowing import spread
+from swift.llm.images.windowing import spread_range
 from swift.utils.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
@@ -178,7 +178,7 @@ def _checked_size(width: int, height: int) -> tuple[int, int]:
 def _to_rgb(image: Image.Image, white_is_zero: bool) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow inverts only 8-bit TIFFs whose white is 0
-        return Image.fromarray(spread(np.asarray(image), inverted=white_is_zero)).convert("RGB")
+        return Image.fromarray(spread_range(np.asarray(image), inverted=white_is_zero)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def spread(values: np.ndarray, inverted: bool = False) -> np.ndarray:
+def spread_range(values: np.ndarray, inverted: bool = False) -> np.ndarray:
     """The range of the finite ``values`` spread over 0..255 (uint8), low values dark, or bright where ``inverted``.
 
     Other values are black, and so is an image of one value.
@@ -13,7 +13,7 @@ def spread(values: np.ndarray, inverted: bool = False) -> np.ndarray:
     if values.dtype.kind == "u" and values.itemsize <= 2:  # every level once instead of every pixel
         low = int(values.min())
         levels = np.arange(low, int(values.max()) + 1, dtype=np.float64)
-        return spread(levels, inverted)[values - values.dtype.type(low)]
+        return spread_range(levels, inverted)[values - values.dtype.type(low)]
     values = values.astype(np.float64)
     finite = np.isfinite(values)
     if not finite.any() or np.ptp(values[finite]) == 0:

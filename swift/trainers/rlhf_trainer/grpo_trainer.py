@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from swift.engine.batch import collate_prompts
-from swift.engine.logprobs import score
+from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import Paths, choose_paths
 from swift.engine.sampling import Sampling, generate, prompt_uniforms
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.choose import Template
-from swift.plugin.loader import score as score_rewards
+from swift.plugin.loader import reward_matrix as score_rewards
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
@@ -230,7 +230,7 @@ class GRPOTrainer(PolicyTrainer):
         return MicroBatch(rollout, reference, old)
 
     def _score(self, model: nn.Module, rollout: Rollout, with_entropy: bool = False):
-        return score(
+        return completion_logprobs(
             model,
             rollout.prompts,
             rollout.completions,
