@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from ReXKG.graph import Graph, SentenceGraph, merge_sentences
+from ReXKG.neural.checkpoint import model_fingerprint
 from ReXKG.neural.entity.model import EntityModel
 from ReXKG.neural.entity.reader import EntityReader
 from ReXKG.neural.folders import ModelFolders
