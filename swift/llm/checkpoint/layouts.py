@@ -59,7 +59,7 @@ class Checkpoint:
         stored = Counter(stored.dtype for stored in self.weights.values())
         return getattr(torch, stated, None) or stored.most_common(1)[0][0]
 
-    def weights_fingerprint(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, str]:
         """What tells the weights below an adapter from others, see base_weights.py."""
         return weights_fingerprint({name: stored for name, stored in self.weights.items() if name != HEAD_WEIGHT})
 
