@@ -22,7 +22,9 @@ class Snapshot:
     @classmethod
     def of(cls, model: nn.Module, dtype: torch.dtype | None = None) -> Snapshot:
         """Copy every parameter of ``model`` that requires gradients, in the type ``dtype`` or its own."""
-        return cls({n: p.detach().to(dtype or p.dtype, copy=True) for n, p in model.named_parameters() if p.requires_grad})
+        return cls(
+            {n: p.detach().to(dtype or p.dtype, copy=True) for n, p in model.named_parameters() if p.requires_grad}
+        )
 
     @classmethod
     def of_other(cls, model: nn.Module, other: nn.Module) -> Snapshot | None:
