@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from swift.engine.chunked_head import CHUNK_ELEMENTS
@@ -77,28 +78,36 @@ class MemoryPlan:
 
 
 def plan_memory(
-    model: nn.Module, load: Load, *, optimizer: str, reference: float, checkpointing: bool, split: Mapping[str, int]
+    model: nn.Module,
+    load: Load,
+    *,
+    compute: torch.dtype,
+    optimizer: str,
+    reference: float,
+    checkpointing: bool,
+    split: Mapping[str, int],
 ) -> MemoryPlan:
     """The plan of one process.
 
     Args:
         model: the policy; what trains requires gradients already.
+        compute: the type the model computes in.
         optimizer: name of the optimizer, as in ``--optim``.
         reference: bytes of the reference policy; 0 without one.
         checkpointing: activations of the decoder are computed again in the backward pass.
         split: over how many processes "weights", "gradients" and "optimizer" are divided; 1 each without ZeRO or FSDP.
     """
-    compute = model.dtype.itemsize if model.dtype.is_floating_point else FLOAT32
+    narrow = compute.itemsize
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * width * compute
+    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * width * narrow
     state = next((value for word, value in STATE_BYTES.items() if word in optimizer), ADAM_BYTES)
-    copies = 0 if compute == FLOAT32 else compute * trained
-    saved = SAVED_PER_LAYER * config.hidden_size * compute
+    copies = 0 if narrow == FLOAT32 else narrow * trained
+    saved = SAVED_PER_LAYER * config.hidden_size * narrow
     layers = 2 if checkpointing else config.num_hidden_layers
-    kept = config.num_hidden_layers * config.hidden_size * compute if checkpointing else 0
+    kept = config.num_hidden_layers * config.hidden_size * narrow if checkpointing else 0
     return MemoryPlan(
         held={
             "frozen weights": frozen / split["weights"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from swift.trainers.memory_plan import Load, plan_memory, refuse_what_cannot_fit
 from swift.utils.errors import UserError
@@ -13,15 +14,20 @@ LOAD = Load(prompts=3, prompt_tokens=100, group_size=4, completion_tokens=10, pr
 
 
 def plan(model, **more):
-    settings = {"optimizer": "adamw_torch", "reference": 0.0, "checkpointing": False, "split": WHOLE, **more}
+    settings = {
+        "optimizer": "adamw_torch",
+        "reference": 0.0,
+        "checkpointing": False,
+        "split": WHOLE,
+        "compute": torch.bfloat16,
+        **more,
+    }
     return plan_memory(model, LOAD, **settings)
 
 
 @pytest.fixture
 def model():
     """A bfloat16 model of which the LoRA matrices alone train."""
-    import torch
-
     model = tiny_model().to(torch.bfloat16)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
@@ -66,7 +72,9 @@ def test_division_over_processes_divides_what_it_says(model):
 def test_what_cannot_fit_is_refused_with_a_remedy(model):
     parts = plan(model)
     refuse_what_cannot_fit(parts, parts.certain)
-    with pytest.raises(UserError, match=r"the run needs .* GB and the device has .* GB, most of it for frozen weights"):
+    with pytest.raises(
+        UserError, match=r"the run needs .* GB and the device has .* GB, most of it for keys and values; lower"
+    ):
         refuse_what_cannot_fit(parts, parts.certain - 1)
 
 
