@@ -72,9 +72,7 @@ def test_division_over_processes_divides_what_it_says(model):
 def test_what_cannot_fit_is_refused_with_a_remedy(model):
     parts = plan(model)
     refuse_what_cannot_fit(parts, parts.certain)
-    with pytest.raises(
-        UserError, match=r"the run needs .* GB and the device has .* GB, most of it for keys and values; lower"
-    ):
+    with pytest.raises(UserError, match=r"needs .* GB and the device has .* GB, most of it for keys and values; lower"):
         refuse_what_cannot_fit(parts, parts.certain - 1)
 
 
