@@ -5,11 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import LogitsProcessorList
 
 from swift.engine.logprobs import completion_logprobs
+from swift.engine.probe import Forced
+from swift.engine.sampling import Sampling, decode
 from swift.llm.policy import trainable_parameters
 from swift.trainers.master_weights import keep_in_float32
-from tests.support.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
+from swift.trainers.reference import Snapshot
+from tests.support.builders import (
+    PAD,
+    VOCABULARY,
+    random_completions,
+    random_prompts,
+    tiny_model,
+    train_adapter_and_head,
+)
 from utils.freezing import untie_head
 
 GROUP = 2
@@ -34,6 +45,29 @@ def test_what_trains_is_float32_and_the_rest_as_it_was():
     model = bfloat16_model(master=True)
     for parameter in model.parameters():
         assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16)
+
+
+def sampled(model):
+    """Log-probabilities of given completions, fed token by token through the decoding loop."""
+    prompts, completions = random_prompts(), random_completions(6)
+    forced = Forced(completions.ids, prompts.input_ids.shape[1])
+    sampling = Sampling(completions.ids.shape[1], (VOCABULARY,), PAD, temperature=0)
+    decode(model, prompts, GROUP, sampling, LogitsProcessorList([forced]), shared=True)
+    return torch.stack(forced.logps, dim=1)[completions.mask]
+
+
+def test_after_updates_sampling_and_scoring_see_the_same_rounded_values():
+    model, rounded = bfloat16_model(master=True), bfloat16_model(master=False)
+    with torch.no_grad():
+        for (_, master), (_, value) in zip(model.named_parameters(), rounded.named_parameters(), strict=True):
+            if master.requires_grad:
+                master += 1e-3 * torch.randn_like(master)
+                value.copy_(master)
+    assert torch.equal(scored(model), scored(rounded))
+    with Snapshot.of(model, torch.bfloat16).swapped_into(model), torch.no_grad():
+        while_sampling = sampled(model)
+    assert torch.equal(while_sampling, sampled(rounded))
+    assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -29,9 +29,9 @@ from swift.plugin.loader import reward_matrix as score_rewards
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
+from swift.trainers.reference import Snapshot
 from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, completion_rows
 from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
-from swift.trainers.rlhf_trainer.reference import Snapshot
 from swift.trainers.rlhf_trainer.rollout import Rollout, reward_columns
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
@@ -105,6 +105,7 @@ class GRPOTrainer(PolicyTrainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
         """Train; the reference is the policy as it is now, before a checkpoint is resumed."""
+        self.keep_masters()
         if self.args.beta:
             self._choose_reference()
         self.paths = choose_paths(self.model, self.template, example_prompts(self.train_dataset))
@@ -118,9 +119,9 @@ class GRPOTrainer(PolicyTrainer):
         if any(hasattr(parameter, "ds_id") for parameter in self.model.parameters()):
             raise UserError("--deepspeed zero3 splits the tensors that the reference copies; use zero2, or --beta 0")
         if self.ref_model is None:
-            self.reference = Snapshot.of(self.model)
+            self.reference = Snapshot.of(self.model, self.compute_type)
         else:
-            self.reference = Snapshot.of_other(self.model, self.ref_model)
+            self.reference = Snapshot.of_other(self.model, self.ref_model, self.compute_type)
         if self.reference is not None:
             self.ref_model = None
             logger.info("reference: a snapshot of the trainable tensors, %.1f MB", self.reference.nbytes() / 1e6)
@@ -144,7 +145,9 @@ class GRPOTrainer(PolicyTrainer):
             return [], None
         if self.state.global_step % self.args.num_iterations == 0 or not self._micro_batches:
             self.model.eval()
-            self._micro_batches = [self._compare(rollout) for rollout in self._sample(batches)]
+            with self.computing_weights():
+                rollouts = self._sample(batches)
+                self._micro_batches = [self._compare(rollout) for rollout in rollouts]
         tokens = sum(batch.rollout.loss_mask.sum() for batch in self._micro_batches)
         return [{"batch": batch} for batch in self._micro_batches], self.all_sum(tokens)
 

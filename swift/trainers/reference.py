@@ -27,7 +27,7 @@ class Snapshot:
         )
 
     @classmethod
-    def of_other(cls, model: nn.Module, other: nn.Module) -> Snapshot | None:
+    def of_other(cls, model: nn.Module, other: nn.Module, dtype: torch.dtype | None = None) -> Snapshot | None:
         """The values ``other`` has for what trains in ``model``; None where it differs in frozen tensors too, so that
         only a second model can stand for it."""
         values = {}
@@ -37,7 +37,7 @@ class Snapshot:
             if value is None or value.shape != parameter.shape:
                 return None
             if parameter.requires_grad:
-                values[name] = value.detach().to(parameter.device, parameter.dtype, copy=True)
+                values[name] = value.detach().to(parameter.device, dtype or parameter.dtype, copy=True)
             elif not torch.equal(value.to(parameter.device, parameter.dtype), parameter):
                 return None
         return cls(values)
