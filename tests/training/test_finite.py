@@ -25,7 +25,7 @@ def test_gradients_that_are_not_finite_are_refused(norm):
 
 def test_weights_that_are_not_finite_are_named():
     state = {"good": torch.ones(2), "ids": torch.arange(3), "bad": torch.tensor([1.0, INF], dtype=torch.bfloat16)}
-    with pytest.raises(UserError, match="checkpoint-4: 1 tensors hold values that are not finite, e.g. bad"):
+    with pytest.raises(UserError, match=r"checkpoint-4: 1 tensors hold values that are not finite, e\.g\. bad"):
         check_weights(state, "checkpoint-4")
 
 
