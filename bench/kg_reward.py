@@ -34,9 +34,10 @@ from bench.reward_share import seconds_a_step, short_run_seconds
 from plugin import KnowledgeGraphORM
 from ReXKG.graph import Graph
 from ReXKG.neural.bert import encode_at
-from ReXKG.neural.extractor import CACHED_SENTENCES, NeuralExtractor
+from ReXKG.neural.extractor import NeuralExtractor
 from ReXKG.neural.folders import ModelFolders
 from ReXKG.neural.relation.model import LONGEST_INPUT
+from ReXKG.sentence_cache import CACHED_SENTENCES
 from ReXKG.text import split_sentences, tokenize
 from swift.utils.errors import reports_user_errors
 from tools.demo_world.dataset import WorldConfig, build_world
