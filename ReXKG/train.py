@@ -169,7 +169,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         ("hidden_size", 128, "width of the encoder"),
         ("layers", 2, "number of layers"),
         ("heads", 4, "attention heads per layer"),
-        ("vocabulary", 2000, "most entries of the vocabulary; every character that occurs has one"),
+        ("vocabulary", 2000, "maximum size of the vocabulary; characters are never left out"),
         ("seed", 0, "seed of the weights"),
     ):
         encoder.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} ({default})")
@@ -189,7 +189,7 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         data.add_argument(f"--{name}", type=Path, required=required, metavar="PATH", help=text)
     training = parser.add_argument_group("training")
     for name, text in (
-        ("epochs", "most epochs"),
+        ("epochs", "maximum number of epochs"),
         ("patience", "epochs without a better F1 on --dev after which training stops"),
         ("learning_rate", "peak learning rate of the encoder; 1e-3 suits one with random weights"),
         ("head_learning_rate", "peak learning rate of the layers on top of the encoder"),

@@ -1,4 +1,4 @@
-"""What belongs to what: relations between the entities of a sentence.
+"""Attachment: the relations between the entities of a sentence.
 
 The items are read from left to right. An entity joins the chunk being read or begins the next one; a cue may close the
 chunk and says how the next is linked to it (`RULES`). A closed chunk is related inside itself by the two rules of
@@ -91,7 +91,7 @@ def attach(items: Sequence[Item]) -> tuple[Triple, ...]:
 
 
 class _Reading:
-    """What is remembered of a sentence while it is read from left to right."""
+    """The state of a sentence that is read from left to right."""
 
     __slots__ = (
         "chunk", "finding", "is_bare", "is_open", "link", "noun", "place_kind", "placed", "relations", "tentative",
@@ -127,8 +127,8 @@ class _Reading:
             self.is_bare = False
 
     def _is_unfinished(self) -> bool:
-        """True if the chunk is of modifiers that still wait for their noun, and that are not said of the noun
-        before."""
+        """True if the chunk holds modifiers that still wait for their noun and are not said of the noun before a
+        verb."""
         return self.is_bare and not (self.noun and self.link == cues.VERB)
 
     def read_list_mark(self, cue: str, is_entity: bool) -> None:
@@ -150,7 +150,7 @@ class _Reading:
         self.link = cue
 
     def read_verb(self, cue: str, is_entity: bool) -> None:
-        """What follows a verb is said of the noun before it."""
+        """The words after a verb are said of the noun before it."""
         self._end_subject(cue)
         self.finding = None
 

@@ -3,7 +3,7 @@ modifiers joined by commas and "and" before their noun ("small, loculated effusi
 
 - modifier: a side or place word modifies the next anatomy ("left" pleural), a degree the next word ("mildly" enlarged).
   Any other concept modifies the next noun that is not anatomy ("small" effusion; of several of a kind the last, "new"
-  endotracheal tube), or without one the last anatomy.
+  endotracheal tube), or if there is none, the last anatomy.
 - neighbor: a noun relates to the next noun by their kinds (`NEIGHBORS`: effusion located_at pleural).
 """
 
@@ -16,7 +16,7 @@ from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.items import CONCEPT_KINDS, EVENT_CONCEPT, GAP, NOUN_CONCEPT, OUTLINE_CONCEPT, Item
 
 Triple = tuple[str, str, str]
-# What comes after a link is the place, owner or company of what comes before it.
+# Cues before the place, owner or company of the noun before them.
 LINKS = frozenset({cues.AT, cues.OF, cues.WITH})
 # The direction of a relation between two nouns.
 TO_LATER, TO_EARLIER = False, True

@@ -1,7 +1,7 @@
-"""Names of the cues: what a word or phrase of `cues.tsv` does to the reading of a sentence.
+"""Names of the cues. A cue is the effect that a word or phrase of `cues.tsv` has on the reading of a sentence.
 
-A cue may have a rule in `polarity.py` (`RULES`: what is denied), one in `attachment.py` (`RULES`: what belongs to what)
-or both. A new cue is a constant here, a place in `CUES`, rows in `cues.tsv` and a rule.
+A cue may have a rule in `polarity.py` (`RULES`, for negation), a rule in `attachment.py` (`RULES`, for relations), or
+both. To add a cue, add a constant here, its place in `CUES`, its rows in `cues.tsv` and its rule.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ NEGATES_BEFORE = "negates_before"  # "is resolved", "not seen": denies what the 
 REMOVED = "removed"  # "extubated": denies the devices that the clause named so far
 SPARES = "spares"  # "change", "improvement": a negation denies the change and not the finding
 BREAKS = "breaks"  # "but", "there is", ";": begins a clause
-LIST = "list"  # a comma, "and", "or": goes from one member of a list to the next
+LIST = "list"  # a comma, "and", "or": separates the members of a list
 ARTICLE = "article"  # "the", "this": names something known
-VERB = "verb"  # "is", "seen": ends the subject
+VERB = "verb"  # "is", "seen": ends the subject of the clause
 SHOWS = "shows"  # "demonstrates": begins a statement of its own
-SUGGESTS = "suggests"  # "likely", "due to": relates what is seen to what explains it
+SUGGESTS = "suggests"  # "likely", "due to": relates a finding to the disorder that explains it
 AT = "at"  # "in", "above": a place follows
-OF = "of"  # "of", "for": what something belongs to follows
-WITH = "with"  # "with", "containing": what accompanies something follows
-BEFORE = "before"  # "well", "more": an entity right before another one only; its rule is in `LexiconExtractor.tag`
-PLAIN = "plain"  # "cannot be excluded": nothing; keeps the cues inside a longer phrase from acting
+OF = "of"  # "of", "for": the owner follows
+WITH = "with"  # "with", "containing": the company follows
+BEFORE = "before"  # "well aerated" but not "as well": an entity only before another (`LexiconExtractor.tag`)
+PLAIN = "plain"  # "cannot be excluded": no effect, but the cues inside the phrase have none either
 
 CUES = (
     NEGATES, NOT, NEGATES_BEFORE, REMOVED, SPARES, BREAKS, LIST, ARTICLE, VERB, SHOWS, SUGGESTS, AT, OF, WITH, BEFORE,

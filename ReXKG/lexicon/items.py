@@ -23,8 +23,8 @@ class Item(NamedTuple):
     Attributes:
         text: the word or phrase.
         label: an entity type of `ReXKG.graph`, disorders and devices as present; None if it is not an entity.
-        kind: its label, or for a concept that can be modified its kind of concept; None for a modifier and for what is
-            not an entity. An item with a kind is a noun.
+        kind: the kind of noun: for a concept that can be modified one of `CONCEPT_KINDS`, for another entity its label.
+            None if it is not a noun: a concept that modifies others, or not an entity.
         role: one of `roles.ROLES`, or `roles.NO_ROLE`.
         cue: one of `cues.CUES`, or None.
     """

@@ -35,7 +35,7 @@ def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
 
 
 class _Reading:
-    """What is remembered of a sentence while it is read. ``i`` is always the position of the item being read."""
+    """The state of a sentence that is read from left to right. ``i`` is the position of the item being read."""
 
     __slots__ = ("after_list", "clause", "denied", "has_verb", "in_place", "items", "labels", "list_marks", "negation")
 
@@ -65,56 +65,56 @@ class _Reading:
         self.after_list = False
 
     def begin_negation(self, i: int) -> None:
-        """What follows is denied ("no", "without", "free of") until another rule ends the negation."""
+        """Deny the entities that follow ("no", "without", "free of") until another rule ends the negation."""
         self.negation = self.items[i].cue
         self.denied = self.in_place = self.has_verb = False
         self.list_marks = 0
 
     def end_negation(self, i: int) -> None:
-        """What accompanies something is not denied with it ("no effusion *with* the tube")."""
+        """End a negation before the company of what it denies ("no effusion *with* the tube")."""
         self.negation = None
 
     def begin_clause(self, i: int) -> None:
-        """A negation does not cross the beginning of a clause in either direction ("but", "there", ";")."""
+        """Begin a clause ("but", "there", ";"). No negation crosses its beginning in either direction."""
         self.clause, self.negation, self.has_verb = i, None, False
 
     def read_list_mark(self, i: int) -> None:
-        """A comma, "and" or "or" carries a negation on. After a verb it begins a clause."""
+        """Let a negation reach beyond a comma, "and" or "or". After a verb the list mark begins a clause."""
         self.after_list = True
         self.list_marks += 1
         if self.has_verb:
             self.begin_clause(i)
 
     def read_article(self, i: int) -> None:
-        """A known thing named after a list mark ends a negation ("no effusion, and *the* heart ...")."""
+        """End a negation at a known thing that is named after a list mark ("no effusion, and *the* heart ...")."""
         if self.after_list:
             self.negation = None
 
     def read_verb(self, i: int) -> None:
-        """A verb ends a negation ("no effusion *is* seen"). The words between a single comma and the verb are a clause
-        of their own and are not denied ("no pneumothorax, *mild edema is* present")."""
+        """End a negation at a verb ("no effusion *is* seen"). The words between a single comma and the verb are a
+        clause of their own and are not denied ("no pneumothorax, *mild edema is* present")."""
         if self.negation is not None and self.list_marks == 1:
             self._restore_since_comma(i)
         self.negation, self.has_verb = None, True
 
     def read_place(self, i: int) -> None:
-        """After a preposition a negation reaches no device ("no kink *in* the catheter")."""
+        """Let a negation reach no device after a preposition ("no kink *in* the catheter")."""
         self.in_place = True
 
     def read_owner(self, i: int) -> None:
-        """After "of" a negation reaches no device if it has met what it denies ("no fracture *of* the lead")."""
+        """Let a negation reach no device after "of", if it has met what it denies ("no fracture *of* the lead")."""
         self.in_place = self.in_place or self.denied
 
     def spare(self, i: int) -> None:
-        """A denied change spares the finding ("no *change*", "without *improvement*"). Right before an entity or "or"
-        the word is an adjective and spares nothing ("no *worsening* opacity")."""
+        """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity"). Right
+        before an entity or "or" the word is an adjective and spares nothing ("no *worsening* opacity")."""
         following = self.items[i + 1] if i + 1 < len(self.items) else None
         if not (self.denied or (following and (following.label or following.text == "or"))):
             self.negation = None
 
     def deny_before(self, i: int) -> None:
-        """What the clause said so far is absent ("... has resolved", "... is not seen"). If it said nothing, what
-        follows is absent."""
+        """Deny the entities of the clause so far ("... has *resolved*", "... is *not seen*"). If there are none, deny
+        those that follow."""
         if not self._deny_clause(i, _DISORDERS_AND_DEVICES):
             self.negation = self.items[i].cue
             self.denied = self.in_place = False
@@ -122,9 +122,8 @@ class _Reading:
         self.clause = i
 
     def deny_devices_before(self, i: int) -> None:
-        """The devices that the clause named so far are absent ("the tube has been *removed*"). The noun does not
-        negate: annotators of real reports call the tube of "removal of the tube" present about twice as often as
-        absent."""
+        """Deny the devices of the clause so far ("the tube has been *removed*"). The noun "removal" is not a cue:
+        annotators of real reports call the tube of "removal of the tube" present about twice as often as absent."""
         self._deny_clause(i, _DEVICES)
         self.clause = i
 

@@ -1,11 +1,11 @@
-"""Names of the roles in `lexicon.tsv`: how a term behaves beyond its type."""
+"""Names of the roles in `lexicon.tsv`. A role is the behavior of a term beyond its type."""
 
 from __future__ import annotations
 
 # Of concepts that modify others.
 SIDE = "side"  # a word of side or place ("left"): modifies anatomy first
 DEGREE = "degree"  # "mildly": modifies the next word
-COURSE = "course"  # "stable": tells how something went
+COURSE = "course"  # "stable": the course of something
 STATE = "state"  # "enlarged": denied by "not". Of disorders: an adjective ("hyperinflated")
 
 # Of concepts that can be modified themselves.

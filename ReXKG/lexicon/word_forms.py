@@ -101,9 +101,9 @@ class WordForms:
         return None
 
     def hyphenated(self, word: str) -> Entry | None:
-        """What a hyphenated word is: the known word without its hyphens ("air-space"), else the device or disorder that
-        it ends in ("hydro-pneumothorax"), else what all its parts are ("t4-t5"), else, if any part is known, a concept
-        ("left-predominant")."""
+        """A hyphenated word is the known word without its hyphens ("air-space"), else the device or disorder that it
+        ends in ("hydro-pneumothorax"), else of the type that all its parts have ("t4-t5"), else, if any part is known,
+        a concept ("left-predominant")."""
         parts = re.split("[-–—]", word)
         if len(parts) < 2:
             return None

@@ -47,7 +47,7 @@ def read_annotations(path: str | Path) -> list[AnnotatedSentence]:
         for sentence in _read_document(line, f"{path}, line {number}")
     ]
     if not sentences:
-        raise ValueError(f"{path}: holds no sentence; write one JSON document per line")
+        raise ValueError(f"{path}: holds no sentences; write one JSON document per line")
     return sentences
 
 

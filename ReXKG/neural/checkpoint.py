@@ -54,7 +54,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of a folder by name, floating-point ones as float32, without those that no prediction uses.
 
     Raises:
-        ValueError: there are no weights, or the file is not one of tensors; the message names it.
+        ValueError: there are no weights, or the file does not hold tensors only; the message names it.
     """
     path = next((Path(folder) / name for name in WEIGHT_FILES if (Path(folder) / name).is_file()), None)
     if path is None:

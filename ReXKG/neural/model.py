@@ -27,7 +27,7 @@ class PieceBatch:
 
     def __post_init__(self) -> None:
         if self.ids.shape != self.mask.shape:
-            raise ValueError(f"ids {list(self.ids.shape)} and mask {list(self.mask.shape)} are not of one shape")
+            raise ValueError(f"ids {list(self.ids.shape)} and mask {list(self.mask.shape)} differ in shape")
 
 
 class PureModel(nn.Module):
