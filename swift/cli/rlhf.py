@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from swift.cli.common import read_data, read_policy, read_reference, run_training
 from swift.llm.arguments import parse_rlhf_args
 from swift.llm.dataset import Record, raise_problems
-from swift.plugin.loader import build_rewards, load_external_plugins, required_columns
+from swift.plugin.loader import load_external_plugins
+from swift.plugin.rewards import build_rewards, required_columns
 from swift.trainers.rlhf_trainer import grpo_trainer
 from swift.utils.errors import UserError, reports_user_errors
 from utils.get_knowledge_graph import extractor_name

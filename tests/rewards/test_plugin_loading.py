@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from swift.plugin import ORM, orms
-from swift.plugin.loader import build_rewards, load_external_plugins, reward_matrix
+from swift.plugin.loader import load_external_plugins
+from swift.plugin.rewards import build_rewards, reward_matrix
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.utils import distributed
 from swift.utils.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 import plugin
 from swift.llm.dataset import Record
 from swift.plugin import orms
-from swift.plugin.loader import build_rewards, required_columns, reward_matrix
+from swift.plugin.rewards import build_rewards, required_columns, reward_matrix
 from swift.trainers.data import PromptItem
 from swift.trainers.rlhf_trainer.rollout import reward_columns
 from swift.utils.errors import UserError
