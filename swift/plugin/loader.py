@@ -13,12 +13,12 @@ from swift.utils.errors import UserError
 
 
 def load_external_plugins(paths: Iterable[str | Path]) -> None:
-    """Import each plugin file once; what it registers in ``orms`` becomes available.
+    """Import each plugin file once, so that the rewards it registers in ``orms`` become available.
 
-    The plugin's folder is put at the end of ``sys.path`` so that it can import files beside it.
+    The plugin's folder is appended to ``sys.path`` so that the plugin can import files beside it.
 
     Raises:
-        UserError: a file is missing, is not Python, or raises while it is imported.
+        UserError: a file is missing, is not a Python file, or raises while it is imported.
     """
     for path in paths:
         path = Path(path).expanduser().resolve()
@@ -30,7 +30,7 @@ def load_external_plugins(paths: Iterable[str | Path]) -> None:
 
 
 def _import_file(path: Path) -> None:
-    # The hash keeps two plugins of the same name apart; the prefix keeps either from shadowing a real module.
+    # The hash keeps plugins of the same name apart. The prefix keeps them from shadowing a real module.
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     module_name = f"external_plugin_{path.stem}_{digest}"
     if module_name in sys.modules:
@@ -42,15 +42,18 @@ def _import_file(path: Path) -> None:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # a plugin's code may raise anything
         del sys.modules[module_name]
         raise UserError(
-            f"--external_plugins {path}: {describe_error(error, path)}; mend the plugin and start again"
+            f"--external_plugins {path}: {describe_error(error, path)}; fix the plugin and start again"
         ) from error
 
 
 def describe_error(error: Exception, path: Path | None = None) -> str:
-    """``line N: ErrorType: message`` on one line; the line is the last one in ``path``, or where the error arose."""
+    """Describe ``error`` on one line, as ``line N: ErrorType: message``.
+
+    With ``path``, N is the innermost line within that file. Otherwise the file of the innermost line precedes it.
+    """
     message = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {type(error).__name__}: {error.msg}"
@@ -59,5 +62,5 @@ def describe_error(error: Exception, path: Path | None = None) -> str:
     ]
     if not frames:
         return f"{type(error).__name__}: {message}"
-    where = f"line {frames[-1].lineno}" if path else f"{frames[-1].filename} line {frames[-1].lineno}"
-    return f"{where}: {type(error).__name__}: {message}"
+    place = f"line {frames[-1].lineno}" if path else f"{frames[-1].filename} line {frames[-1].lineno}"
+    return f"{place}: {type(error).__name__}: {message}"
