@@ -54,9 +54,8 @@ class PromptBatch:
         """The same prompts with their embeddings in place of their images."""
         return PromptBatch(self.input_ids, self.mask, ((),) * len(self), embeds)
 
-    @property
-    def images(self) -> dict[str, Tensor]:
-        """The model's image arguments; empty when no prompt has an image."""
+    def image_inputs(self) -> dict[str, Tensor]:
+        """Concatenate the pictures of all prompts into the model's image arguments; empty when there are none."""
         pictures = [picture for row in self.pictures for picture in row]
         return pictures[0].collate(pictures) if pictures else {}
 

@@ -230,7 +230,7 @@ def _answer(
     device = policy.model.device
     prompts = collate_prompts([prompt for _, prompt in read], template.pad_token_id, device)
     if task.alternatives is not None and embeds_prompts_frozen(policy.model):  # written and scored: images encoded once
-        prompts = prompts.with_embeds(prompt_embeddings(policy.model, prompts.input_ids, prompts.images))
+        prompts = prompts.with_embeds(prompt_embeddings(policy.model, prompts.input_ids, prompts.image_inputs()))
     if task.given is not None:
         texts = [template.encode_completion(task.given(records[index])) for index, _ in read]
         completions = collate_completions(texts, template.pad_token_id, device)

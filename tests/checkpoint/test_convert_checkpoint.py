@@ -27,7 +27,9 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     # A tall image has padding; without any, plain transformers runs the vision tower causally (see docs/log.md).
     prompts = random_prompts(images=(1, 0), lengths=(5, 6), vocabulary=500, sizes=((56, 84),))
     with torch.no_grad():
-        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.images).logits[prompts.mask]
+        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.image_inputs()).logits[
+            prompts.mask
+        ]
 
 
 def stored(folder: Path) -> dict[str, tuple[str, bytes]]:

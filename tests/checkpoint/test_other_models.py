@@ -143,7 +143,7 @@ def test_prompts_are_those_of_the_models_own_processor(policy, template, records
     expected = own_inputs(policy, records[row])
     prompt = template.encode_prompt(records[row])
     assert prompt.input_ids.tolist() == expected["input_ids"][0].tolist()
-    found = tiles(collate_prompts([prompt], template.pad_token_id).images)
+    found = tiles(collate_prompts([prompt], template.pad_token_id).image_inputs())
     expected = tiles({name: value for name, value in expected.items() if "pixel" in name or "grid" in name})
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())

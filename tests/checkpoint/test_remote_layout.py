@@ -36,7 +36,9 @@ from tests.support.remote_checkpoint import native_name, remote_config, remote_t
 def logits(model: torch.nn.Module) -> torch.Tensor:
     prompts = random_prompts(vocabulary=500)
     with torch.no_grad():
-        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.images).logits[prompts.mask]
+        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.image_inputs()).logits[
+            prompts.mask
+        ]
 
 
 def greedy_text(policy) -> list[str]:

@@ -14,7 +14,8 @@ from swift.cli.common import read_data, read_policy
 from swift.engine.batch import collate_completions, collate_prompts
 from swift.llm.arguments import parse_rlhf_args
 from swift.llm.checkpoint.load import load_policy
-from swift.plugin.loader import build_rewards, load_external_plugins
+from swift.plugin.loader import load_external_plugins
+from swift.plugin.rewards import build_rewards
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
 from tests.engine.test_logprobs import logps_one_by_one
@@ -62,7 +63,9 @@ def logits(model) -> torch.Tensor:
     # A tall image has padding; without any, plain transformers runs the vision tower causally (see docs/log.md).
     prompts = random_prompts(images=(1, 0), lengths=(5, 6), vocabulary=500, sizes=((56, 84),))
     with torch.no_grad():
-        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.images).logits[prompts.mask]
+        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.image_inputs()).logits[
+            prompts.mask
+        ]
 
 
 def canonical(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
