@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from bench.load_checkpoint import measure, write_checkpoint
 from swift.llm.checkpoint import load as loading
-from swift.llm.checkpoint.adapters import WEIGHTS, fill_adapter
+from swift.llm.checkpoint.adapters import WEIGHTS, fill_adapter, read_adapter
+from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import attention_implementation, load_policy
-from swift.llm.checkpoint.save import is_small, load_weights, resolve_checkpoint, save_policy
+from swift.llm.checkpoint.save import is_small, load_weights, save_policy
 from swift.llm.policy import trainable_parameters
 from swift.utils.errors import UserError
 from swift.utils.run_folder import finished_step, newest_checkpoint
@@ -99,7 +100,7 @@ def test_an_adapter_fills_the_model_with_and_without_the_prefix_of_peft(adapter,
     tensors = load_file(adapter / WEIGHTS)
     save_file({rename(key): torch.full_like(value, 0.25) for key, value in tensors.items()}, adapter / WEIGHTS)
     model = tiny_model(vocabulary=512)
-    fill_adapter(model, adapter, "vision")
+    fill_adapter(model, read_adapter(adapter), "vision")
     assert all(bool((value == 0.25).all()) for name, value in model.named_parameters() if ".lora_" in name)
 
 
@@ -107,7 +108,7 @@ def test_an_adapter_key_may_carry_the_adapters_name(adapter):
     tensors = load_file(adapter / WEIGHTS)
     save_file({key.replace(".weight", ".default.weight"): value for key, value in tensors.items()}, adapter / WEIGHTS)
     model = tiny_model(vocabulary=512)
-    fill_adapter(model, adapter, "vision")
+    fill_adapter(model, read_adapter(adapter), "vision")
     name = A_TENSOR.removeprefix("base_model.model.").replace(".weight", ".vision.weight")
     assert torch.equal(model.state_dict()[name], tensors[A_TENSOR])
 
@@ -117,7 +118,7 @@ def test_a_head_in_the_adapter_folder_replaces_a_tied_one(adapter):
     rewrite(adapter, lambda tensors: tensors.update({"base_model.model.lm_head.weight": head}))
     model = tiny_model(vocabulary=512)
     embedding = model.model.embed_tokens.weight.clone()
-    fill_adapter(model, adapter, "vision")
+    fill_adapter(model, read_adapter(adapter), "vision")
     assert torch.equal(model.lm_head.weight, head)
     assert torch.equal(model.model.embed_tokens.weight, embedding)
     assert model.config.tie_word_embeddings is False
@@ -146,7 +147,7 @@ def reshape(tensors):
 def test_an_adapter_of_another_base_is_refused_by_name(adapter, change, words):
     rewrite(adapter, change)
     with pytest.raises(UserError, match=f"adapter_model.safetensors: .*{words}.*belongs to another base"):
-        fill_adapter(tiny_model(vocabulary=512), adapter, "vision")
+        fill_adapter(tiny_model(vocabulary=512), read_adapter(adapter), "vision")
 
 
 @pytest.mark.parametrize("content", [None, b"half"])
@@ -155,7 +156,7 @@ def test_an_unreadable_adapter_is_named(adapter, content):
     if content is not None:
         (adapter / WEIGHTS).write_bytes(content)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read .*; copy the file again"):
-        fill_adapter(tiny_model(vocabulary=512), adapter, "vision")
+        fill_adapter(tiny_model(vocabulary=512), read_adapter(adapter), "vision")
 
 
 def broken_policy(world: Path, folder: Path, damage: str) -> Path:
@@ -191,8 +192,8 @@ def broken_policy(world: Path, folder: Path, damage: str) -> Path:
         ("cut", "model.safetensors cannot be read .*; copy the file again"),
         ("lost", "adapter_config.json"),  # it used to load as the bare base
         ("gone", "policy: no weights; it should hold model.safetensors or shards"),
-        ("missing", "policy: 1 missing: model.norm.weight; the folder is not whole"),
-        ("strange", "policy: 1 without a place: model.other.weight; the folder is not whole"),
+        ("missing", "policy: 1 missing: model.norm.weight; the folder is incomplete"),
+        ("strange", "policy: 1 without a place: model.other.weight; the folder is incomplete"),
     ],
 )
 def test_a_damaged_policy_is_refused_in_one_line(world, tmp_path, damage, words):
@@ -348,7 +349,7 @@ def test_a_base_in_float16_is_loaded_with_a_warning(world, tmp_path, caplog):
     assert load_policy(adapter, base=half).base == half
     logging.getLogger("chex").removeHandler(caplog.handler)
     assert "was trained on float32 weights" in caplog.text
-    assert "whether they are the same cannot be told" in caplog.text
+    assert "they cannot be compared" in caplog.text
 
 
 def test_a_base_file_of_an_older_form_is_no_hindrance(world, tmp_path):

@@ -31,7 +31,8 @@ from swift.llm.checkpoint.save import save_policy
 from swift.llm.dataset import Record, load_records
 from swift.llm.images.source import open_image
 from swift.llm.policy import Policy, trainable_parameters
-from swift.llm.template.choose import Template, template_for
+from swift.llm.template.choose import template_for
+from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.question_groups import QuestionGroups, collate_groups
 from swift.utils.errors import UserError
@@ -439,7 +440,7 @@ def config_with(**values: object):
 
 
 DAMAGE = {
-    "pickle": (pickled, "is no pickle of plain tensors and might run code"),
+    "pickle": (pickled, "is not a pickle of plain tensors and could run code"),
     "no tokenizer": (lambda model: (model / "tokenizer.json").unlink(), "the tokenizer|its processor"),
     "half a tokenizer": (lambda model: (model / "tokenizer.json").write_text("{"), "the tokenizer cannot be read"),
     "a list": (lambda model: (model / "tokenizer_config.json").write_text("[]"), "the tokenizer cannot be read"),

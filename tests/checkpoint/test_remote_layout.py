@@ -19,6 +19,7 @@ from swift.engine.sampling import generate
 from swift.evaluation.answering import greedy
 from swift.llm.checkpoint.assemble import empty_model
 from swift.llm.checkpoint.dtypes import computes_in
+from swift.llm.checkpoint.folders import find_policy
 from swift.llm.checkpoint.layouts import read_checkpoint
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.checkpoint.remote_config import native_config, processor_config
@@ -205,7 +206,7 @@ def test_the_published_adapters_have_their_published_sizes(world, tmp_path):
     layer, which is the 369 M of all 32; two layers here, on shapes alone."""
     lora = {"vision_lora": PUBLISHED["vision_lora"] | {"r": 256}, "speech_lora": PUBLISHED["speech_lora"] | {"r": 320}}
     write_remote(tmp_path / "model", world / "policy", **(PUBLISHED | lora | {"num_hidden_layers": 2}))
-    tiny = read_checkpoint(tmp_path / "model")
+    tiny = read_checkpoint(find_policy(tmp_path / "model"))
     config = native_config(PUBLISHED | {"num_hidden_layers": 2}, {}, {})
     model = empty_model(dataclasses.replace(tiny, config=config), torch.bfloat16)
     sizes = {name: value.numel() for name, value in model.named_parameters() if ".lora_" in name}
@@ -294,8 +295,8 @@ FOLDERS = [
     (stale_index, "names 1 tensors that its shards lack, e.g. model.other.weight in model-00001"),
     (other_type, r"model_type 'phi9mm' needs code of its own \(AutoModelForCausalLM\), which is never run here"),
     (other_native_type, "model_type 'llama' is not supported"),
-    (evil_pickle, "pytorch_model.bin is no pickle of plain tensors and might run code"),
-    (lambda folder: evil_pickle(folder, zipped=False), "is no pickle of plain tensors and might run code"),
+    (evil_pickle, "pytorch_model.bin is not a pickle of plain tensors and could run code"),
+    (lambda folder: evil_pickle(folder, zipped=False), "is not a pickle of plain tensors and could run code"),
     (small_vocabulary, "the tokenizer has ids up to 512, the embedding 512 rows"),
     (float8, r"torch.float8_e4m3fn weights cannot be computed with on this device \(cpu\)"),
     (lambda folder: rewrite_config(folder, vocab_size=500), r"embed_tokens.weight \(512, 32\) for \(500, 32\)"),
@@ -346,16 +347,19 @@ TENSORS = [
     (without("post_layernorm", "img_processor"), "2 missing: .*post_layernorm.bias, .*post_layernorm.weight"),
     (
         lambda tensors: tensors | {"model.other": torch.ones(2)},
-        "1 without a place: model.other; the folder is not whole",
+        "1 without a place: model.other; the folder is incomplete",
     ),
     (without("o_proj.lora_B.vision"), "2 missing: .*layers.0.self_attn.o_proj.lora_B.vision.weight, .*layers.1"),
-    (without(".lora_"), "base_layer.weight stood inside an adapter, but the shards hold no vision LoRA: it was lost"),
+    (
+        without(".lora_"),
+        "base_layer.weight was saved from inside an adapter, but the shards hold no vision LoRA: it was lost",
+    ),
     (zero_b, "of the vision adapter's B matrices 8 are all zero: model.layers.0.mlp.down_proj.lora_B.weight, "),
     (both_forms, "down_proj.weight and model.layers.1.mlp.down_proj.base_layer.weight are two forms of one tensor"),
     (two_names, "sub_img_feature_extensor and .*sub_GN are two forms of one tensor"),
     (
         lambda tensors: tensors | {"model.layers.0.mlp.down_proj.lora_A.other.weight": torch.ones(2, 2)},
-        "lora_A.other.weight is of an adapter that is neither vision nor speech",
+        "lora_A.other.weight belongs to an adapter that is neither vision nor speech",
     ),
     (
         lambda tensors: tensors | {"model.norm.weight": torch.ones(31)},
@@ -453,7 +457,7 @@ SETTINGS = [
     (text("tokenizer.json", '{"added_tokens": 3}'), "tokenizer.json: added_tokens cannot be read"),
     (text("tokenizer.json", '{"added_tokens": [3]}'), "tokenizer.json: added_tokens cannot be read"),
     (text("preprocessor_config.json", "[]"), "preprocessor_config.json is not a JSON object"),
-    (text("preprocessor_config.json", '{"image_processor": 3}'), "preprocessor_config.json: .*; mend or remove"),
+    (text("preprocessor_config.json", '{"image_processor": 3}'), "preprocessor_config.json: .*; fix or remove"),
     (text("generation_config.json", "[]"), "generation_config.json cannot be read"),
     (text(INDEX, '{"weight_map": {"a": 3}}'), "index.json cannot be read"),
     (text(INDEX, '{"weight_map": {}}'), "its files hold no weights"),

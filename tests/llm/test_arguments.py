@@ -128,7 +128,7 @@ def test_sft_takes_the_shared_flags_and_refuses_those_of_grpo(tmp_path):
         ("--split_dataset_ratio 0.1 --val_dataset v.json", "exclude each other"),
         ("--eval_strategy steps", "--eval_strategy steps has nothing to evaluate on"),
         ("--report_to carrier_pigeon", "--report_to carrier_pigeon: no such tracker"),
-        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere has no whole trainer_state.json"),
+        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere has no complete trainer_state.json"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_flag(base, flags, words):

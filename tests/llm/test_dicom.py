@@ -244,11 +244,11 @@ def without(made: FileDataset, *names: str) -> FileDataset:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (encode(dataset(np.zeros((2, 4, 4), np.uint8)[0], NumberOfFrames=2)), "of 2 frames; save the one"),
+        (encode(dataset(np.zeros((2, 4, 4), np.uint8)[0], NumberOfFrames=2)), "of 2 frames; save the frame"),
         (encode(without(dataset(u16(1)), "PixelData", "Rows", "Columns")), r"without an image \(DX\)"),
         (encode(dataset(u16(1), "HSV")), "of kind HSV, not one of MONOCHROME1"),
         (encode(dataset(np.zeros((2, 2), np.uint32))), "32 bits allocated"),
-        (encode(dataset(u16(1, 2), WindowCenter=1, WindowWidth=0)), "a window 0 wide shows nothing; mend or convert"),
+        (encode(dataset(u16(1, 2), WindowCenter=1, WindowWidth=0)), "a window 0 wide shows nothing; fix or convert"),
         (encode(dataset(u16(1, 2), WindowCenter=1, WindowWidth=5, VOILUTFunction="ODD")), "function ODD is unknown"),
         (encode(dataset(u16(*range(90))))[:-100], "truncated or damaged"),
         (b"\0" * 128 + b"DICM" + b"\1\2\3" * 9, "truncated or damaged|without an image"),

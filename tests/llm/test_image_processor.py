@@ -123,21 +123,20 @@ def test_collate_pads_crops_with_zeros_that_are_not_masked():
 
 
 @pytest.mark.parametrize(
-    ("own", "config", "expected"),
+    ("stated", "expected"),
     [
-        (None, None, (448, 14, 4)),
-        ({"image_processor_type": "Phi4MMImageProcessor", "dynamic_hd": 36}, {"model_type": "phi4mm"}, (448, 14, 4)),
-        ({"dynamic_hd": 9, "size": {"height": 112, "width": 112}, "patch_size": 14}, None, (112, 14, 9)),
-        ({"dynamic_hd": 9}, {"vision_config": {"crop_size": 112, "patch_size": 14}}, (112, 14, 9)),
-        ({"dynamic_hd": 2, "crop_size": 224}, {"vision_config": {"crop_size": 112}}, (224, 14, 2)),
-        ({"image_processor": {"dynamic_hd": 2}}, None, (448, 14, 2)),
+        (None, (448, 14, 4)),
+        ({"image_processor_type": "Phi4MMImageProcessor", "dynamic_hd": 36}, (448, 14, 4)),
+        ({"dynamic_hd": 9, "size": {"height": 112, "width": 112}, "patch_size": 14}, (112, 14, 9)),
+        ({"dynamic_hd": 2, "crop_size": 224}, (224, 14, 2)),
+        ({"image_processor": {"dynamic_hd": 2}}, (448, 14, 2)),
     ],
-    ids=["nothing", "Microsoft's remote code", "native", "size from the model", "own size wins", "nested"],
+    ids=["nothing", "Microsoft's remote code", "native", "crop size", "nested"],
 )
-def test_settings_of_a_checkpoint_folder(tmp_path, own, config, expected):
-    for name, value in (("preprocessor_config.json", own), ("config.json", config)):
-        if value is not None:
-            (tmp_path / name).write_text(json.dumps(value))
+def test_settings_of_a_checkpoint_folder(tmp_path, stated, expected):
+    """The model's tower decides on the crop size in the end, see test_both_layouts_are_one_model."""
+    if stated is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
     processor = DynamicHDImageProcessor.from_config(tmp_path)
     assert (processor.crop_size, processor.patch_size, processor.dynamic_hd) == expected
 
