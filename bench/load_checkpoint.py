@@ -104,7 +104,7 @@ def _resident(field: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Memory and time of loading a sharded checkpoint.")
     parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="folder to write in (default: a temporary folder)")
     parser.add_argument("--load", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.load:

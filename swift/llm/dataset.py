@@ -66,11 +66,11 @@ def load_records(
         items = read_items(file)
         if not items:
             raise UserError(f"dataset {file} holds no records; pass another file")
-        for item, where in items[: None if max_samples is None else max_samples - len(records)]:
+        for item, place in items[: None if max_samples is None else max_samples - len(records)]:
             try:
-                records.append(_parse(item, where, root.resolve() if root else None, require_solution))
+                records.append(_parse(item, place, root.resolve() if root else None, require_solution))
             except UserError as error:
-                problems.append(f"{where}: {error}")
+                problems.append(f"{place}: {error}")
     raise_problems(problems)
     return records
 
@@ -175,7 +175,7 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
         raise UserError(f"dataset {path} from line {first_line} cannot be read ({error}); fix the file") from error
 
 
-def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> Record:
+def _parse(item: Any, place: str, root: Path | None, require_solution: bool) -> Record:
     turns, answer = _turns(item)
     solution = _solution(item, answer)
     if require_solution and solution is None:
@@ -185,7 +185,7 @@ def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> 
         )
     columns = {key: value for key, value in item.items() if key not in ("messages", "images", "image")}
     images = tuple(_image(text, field, root) for text, field in _image_fields(item))
-    return Record(images, turns, solution, columns | {"solution": solution}, where)
+    return Record(images, turns, solution, columns | {"solution": solution}, place)
 
 
 def find_solution(item: Any) -> str | None:

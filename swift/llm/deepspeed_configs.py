@@ -1,6 +1,6 @@
-"""DeepSpeed: the configurations that ``--deepspeed zero2`` and ``zero3`` stand for, checks, and loading beside it.
+"""DeepSpeed: the configurations named ``zero2`` and ``zero3``, checks, and loading models without its help.
 
-Transformers fills "auto" in from the other flags.
+Transformers replaces "auto" by values of the other flags.
 """
 
 from __future__ import annotations

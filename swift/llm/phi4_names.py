@@ -12,7 +12,7 @@ NATIVE_IMAGE_PROCESSOR, REMOTE_IMAGE_PROCESSOR = "Phi4MultimodalImageProcessor",
 REMOTE_MODEL_CODE = "modeling_phi4mm.py"
 
 END_OF_TEXT, END, USER, ASSISTANT = "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"
-IMAGE_TOKEN, AUDIO_TOKEN = "<|endoftext10|>", "<|endoftext11|>"  # stand for one image or audio feature each
+IMAGE_TOKEN, AUDIO_TOKEN = "<|endoftext10|>", "<|endoftext11|>"  # one per image or audio feature
 END_ID = 200020  # id of END in the published vocabulary; Microsoft's config.json names END_OF_TEXT alone
 
 EMBEDDING = "model.embed_tokens.weight"

@@ -1,4 +1,4 @@
-"""Folders of policies: which one is meant, what is refused, and what an adapter must look like to go in."""
+"""Folders of policies: finding them, refusing bad ones, and the adapters that fit a model."""
 
 from __future__ import annotations
 
@@ -319,9 +319,9 @@ def test_loading_takes_hardly_more_memory_than_the_checkpoint(tmp_path):
     """In a process of its own, beyond what it held before: under 1.25 of the size, as for large ones."""
     nbytes = write_checkpoint(tmp_path, 5e8, vocabulary=60_000)
     assert 4.7e8 < nbytes < 5.3e8
-    found = measure("remote", tmp_path)
-    assert 0.98 * nbytes < found["after"]
-    assert found["peak"] < 1.25 * nbytes
+    memory = measure("remote", tmp_path)
+    assert 0.98 * nbytes < memory["after"]
+    assert memory["peak"] < 1.25 * nbytes
 
 
 def stored_as(dtype: torch.dtype, folder: Path, change=lambda value: value) -> Path:
@@ -332,7 +332,7 @@ def stored_as(dtype: torch.dtype, folder: Path, change=lambda value: value) -> P
 
 
 def test_an_adapter_knows_its_base_in_bfloat16_too(world, tmp_path):
-    """Trained on float32 weights: the same ones rounded will do, others in bfloat16 will not."""
+    """An adapter trained on float32 weights accepts the same weights rounded, and refuses others in bfloat16."""
     adapter = trained_adapter(world, tmp_path / "adapter")
     rounded = stored_as(torch.bfloat16, shutil.copytree(world / "policy", tmp_path / "rounded"))
     assert load_policy(adapter, base=rounded).base == rounded
@@ -342,7 +342,7 @@ def test_an_adapter_knows_its_base_in_bfloat16_too(world, tmp_path):
 
 
 def test_a_base_in_float16_is_loaded_with_a_warning(world, tmp_path, caplog):
-    """Its rounding is another one, so that the digests differ for the same weights too."""
+    """It rounds differently, so that the digests differ for the same weights too."""
     adapter = trained_adapter(world, tmp_path / "adapter")
     half = stored_as(torch.float16, shutil.copytree(world / "policy", tmp_path / "half"))
     logging.getLogger("chex").addHandler(caplog.handler)
@@ -358,8 +358,8 @@ def test_a_base_file_of_an_older_form_is_no_hindrance(world, tmp_path):
     assert load_policy(adapter).base == world / "policy"
 
 
-def test_a_run_goes_on_only_from_weights_that_are_whole(world, tmp_path):
-    """What is missing and what has no place are both listed; a tied head is neither."""
+def test_a_run_is_resumed_only_from_complete_weights(world, tmp_path):
+    """Missing tensors and tensors without a place are both listed. A tied head is neither."""
     policy = load_policy(world / "policy")
     save_policy(policy, tmp_path / "full", full=True)
     load_weights(policy.model, tmp_path / "full")

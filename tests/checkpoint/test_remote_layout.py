@@ -1,4 +1,4 @@
-"""Microsoft's remote-code layout: the same model as the native one, in every form re-saves give it, or a refusal."""
+"""Microsoft's remote-code layout: every form of it is loaded as the same model as the native one, or refused."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def test_both_layouts_are_one_model(native, remote):
     """Logits with and without images, greedy text, every parameter and buffer, and which of them are vision LoRA."""
     assert torch.equal(logits(remote.model), logits(native.model))
     assert remote.model.config.to_dict() == native.model.config.to_dict()
-    ours, theirs = remote.model.state_dict(), native.model.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    values, expected = remote.model.state_dict(), native.model.state_dict()
+    assert values.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in values.items())
     vision = {name for name, _ in remote.model.named_parameters() if ".vision." in name}
     assert vision == {name for name, _ in native.model.named_parameters() if ".vision." in name}
     assert len(vision) == 2 * 4 * 2
@@ -182,7 +182,7 @@ PUBLISHED = remote_config() | {
 
 
 def test_the_published_configuration_becomes_the_native_one():
-    """Values of the published config.json; sizes that it leaves out are the native class's own."""
+    """Values of the published config.json. Sizes that it leaves out are the native class's own."""
     config = Phi4MultimodalConfig.from_dict(native_config(PUBLISHED, {}, {}))
     assert config.eos_token_id == [199999, 200020]
     assert (config.num_attention_heads, config.num_key_value_heads, config.sliding_window) == (24, 8, 262144)
@@ -202,8 +202,8 @@ def test_the_published_configuration_becomes_the_native_one():
 
 
 def test_the_published_adapters_have_their_published_sizes(world, tmp_path):
-    """Rank 256 on qkv (3072 + 5120), o (3072 + 3072), gate_up (3072 + 16384) and down (8192 + 3072): 256 x 45,056 a
-    layer, which is the 369 M of all 32; two layers here, on shapes alone."""
+    """Rank 256 on qkv (3072 + 5120), o (3072 + 3072), gate_up (3072 + 16384) and down (8192 + 3072): 256 x 45,056
+    per layer, which is the 369 M of all 32. The test has two layers, of shapes alone."""
     lora = {"vision_lora": PUBLISHED["vision_lora"] | {"r": 256}, "speech_lora": PUBLISHED["speech_lora"] | {"r": 320}}
     write_remote(tmp_path / "model", world / "policy", **(PUBLISHED | lora | {"num_hidden_layers": 2}))
     tiny = read_checkpoint(find_policy(tmp_path / "model"))
@@ -403,7 +403,7 @@ def test_a_policy_of_another_type_is_refused_by_the_device(tmp_path):
 @pytest.mark.parametrize("pickled", [False, True])
 @pytest.mark.parametrize("shape", [(), (7,), (1000, 3), (3, 1000), (0, 4)])
 def test_tensors_are_copied_whole_whatever_the_window(tmp_path, monkeypatch, pickled, shape):
-    """Blocks of rows and mappings that are opened anew give what one read gives."""
+    """Blocks of rows and mappings that are opened again give the same values as one read."""
     monkeypatch.setattr("swift.llm.checkpoint.stored_tensors.WINDOW", 256)
     tensors = {name: torch.randn(shape) for name in "ab"}
     file = tmp_path / ("pytorch_model.bin" if pickled else "model.safetensors")
@@ -419,7 +419,7 @@ def test_tensors_are_copied_whole_whatever_the_window(tmp_path, monkeypatch, pic
     [(24, 24, False), (24, 25, True), (0, 1, True), (-1, 300, False), (0, 0, False)],
 )
 def test_a_completion_must_not_cross_the_rope_switch(world, remote, room, new, refused):
-    """The switch lies ``room`` tokens beyond the prompt: all below it will do, or a prompt that is beyond it."""
+    """The switch is ``room`` tokens beyond the prompt. A completion ends before it, unless the prompt is beyond it."""
     (record, *_) = load_records([world / "data" / "train.json"])
     length = len(Phi4Template(remote.tokenizer, remote.image_processor, 5).encode_prompt(record).input_ids)
     switch = length + room

@@ -1,4 +1,4 @@
-"""Tiled images: their views and masks, what the model makes of them, how they are stacked, and a folder's settings.
+"""Tiled images: views and masks, the model's features of them, batches, and the settings of a folder.
 
 Grids, sizes and counts by hand are in test_tiling.py.
 """
@@ -27,7 +27,7 @@ def random_image(width: int, height: int) -> Image.Image:
 def test_crops_go_row_by_row_after_the_global_view():
     quarters = np.kron(np.array([[10, 60], [110, 160]], np.uint8), np.ones((448, 448), np.uint8))
     views = DynamicHDImageProcessor()(Image.fromarray(quarters)).pixel_values
-    # 10 / 127.5 - 1 = -0.9216 and so on; each crop is one colour
+    # 10 / 127.5 - 1 = -0.9216 and so on; each crop has one color
     expected = torch.tensor([10, 60, 110, 160]) / 127.5 - 1
     assert views.shape == (5, 3, 448, 448)
     assert torch.allclose(views[1:].amin((1, 2, 3)), expected)
@@ -44,7 +44,7 @@ def test_pixels_that_need_no_scaling_are_kept_and_the_global_view_of_one_crop_is
 
 
 def test_the_global_view_is_bicubic_without_antialiasing():
-    # At half size each sample lies midway between pixels 2x and 2x + 1; the cubic kernel with a = -0.75 is
+    # At half size each sample is midway between pixels 2x and 2x + 1; the cubic kernel with a = -0.75 is
     # 1.25 t^3 - 2.25 t^2 + 1 = 0.59375 at t = 0.5 and -0.75 (t^3 - 5 t^2 + 8 t - 4) = -0.09375 at t = 1.5.
     row = np.random.default_rng(0).integers(0, 256, 224, np.uint8)
     views = DynamicHDImageProcessor(112)(Image.fromarray(np.tile(row, (224, 1)))).pixel_values
@@ -134,7 +134,7 @@ def test_collate_pads_crops_with_zeros_that_are_not_masked():
     ids=["nothing", "Microsoft's remote code", "native", "crop size", "nested"],
 )
 def test_settings_of_a_checkpoint_folder(tmp_path, stated, expected):
-    """The model's tower decides on the crop size in the end, see test_both_layouts_are_one_model."""
+    """When a policy is loaded, its vision tower decides on the crop size (see test_both_layouts_are_one_model)."""
     if stated is not None:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
     processor = DynamicHDImageProcessor.from_config(tmp_path)

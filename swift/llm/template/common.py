@@ -1,4 +1,4 @@
-"""What both templates share: many prompts at a time, decoding, and the rule that keeps data from becoming commands."""
+"""Shared parts of both templates: many prompts at a time, decoding, and text that must not become control tokens."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def control_pattern(controls: Iterable[str]) -> re.Pattern[str]:
 
 
 def plain_parts(text: str, controls: re.Pattern[str]) -> list[str]:
-    """``text`` cut after the first character of whatever spells a control token.
+    """``text`` cut after the first character of everything that spells a control token.
 
     Encoded one by one the parts stay plain text: "<|end|>" in a question becomes characters, not a control token.
     """

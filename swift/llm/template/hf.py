@@ -157,7 +157,7 @@ class ProcessorTemplate(TemplateBase):
         return [_text(self._marked(text))] if text else []
 
     def _marked(self, text: str) -> str:
-        """``text`` with a mark after the first character of whatever spells a control token."""
+        """``text`` with a mark after the first character of everything that spells a control token."""
         return MARK.join(plain_parts(text.replace(MARK, ""), self._controls))
 
     def _encode(self, text: str) -> list[int]:
