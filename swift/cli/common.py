@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
+from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
-from swift.llm.checkpoint.save import resolve_checkpoint
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.policy import Policy
-from swift.llm.template.choose import Template, template_for
+from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
+from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swift.llm.images.protocol import Picture
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt
 
 
 @dataclass(frozen=True)

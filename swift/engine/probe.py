@@ -25,8 +25,7 @@ from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.model_inputs import decoder_layers, token_types
 from swift.engine.sampling import Sampling, decode
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 

@@ -24,8 +24,7 @@ from swift.llm.dataset import Record
 from swift.llm.images.cache import DECODING_THREADS
 from swift.llm.images.source import image_size
 from swift.llm.policy import Policy, embeds_prompts_frozen, is_phi4, prompt_embeddings
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError
 
 MOST_QUESTIONS = 64  # of an automatic batch: more gain little, and all wait for the longest answer

@@ -19,7 +19,7 @@ from swift.evaluation.partial_results import (
     remove_partial,
 )
 from swift.evaluation.results import question_id, with_explanation
-from swift.llm.checkpoint.save import base_of, is_adapter
+from swift.llm.checkpoint.folders import base_of, is_adapter
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.images.source import ImageSource
 from swift.utils.digests import folder_digest, value_digest

@@ -18,7 +18,7 @@ from swift.llm.checkpoint.adapters import add_vision_adapter
 from swift.llm.checkpoint.save import save_policy
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.llm.policy import Policy, look_both_ways
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt
 from swift.utils.files import write_json
 from tools.demo_world.policy import train_tokenizer
 

@@ -134,7 +134,7 @@ def write_llava_next(folder: Path) -> None:
 
 
 def _llava_tokenizer() -> PreTrainedTokenizerFast:
-    """One that puts its begin token in front by itself, since the chat template does not."""
+    """A tokenizer that adds its begin token itself, since the chat template does not."""
     tokenizer = tokenizer_of(["<pad>", "<s>", "</s>", "<image>"], "<s>", "</s>")
     front = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
     tokenizer.backend_tokenizer.post_processor = front
@@ -169,7 +169,7 @@ QWEN_VISION = {
 
 
 def write_qwen(folder: Path, name: str = "Qwen2_5_VL", config_class: type = Qwen2_5_VLConfig) -> None:
-    """Patches of 14 pixels, four of them a token; a token's positions are time, row and column."""
+    """Patches of 14 pixels, four per token. A token's positions are time, row and column."""
     marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     tokenizer = tokenizer_of(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *marks], None, "<|im_end|>")
     token = dict(zip(marks, tokenizer.convert_tokens_to_ids(marks), strict=True))
@@ -218,7 +218,7 @@ def write_internvl(folder: Path) -> None:
 
 
 def write_gemma(folder: Path) -> None:
-    """Four tokens an image that see each other both ways; the first layer sees a window of 16 tokens."""
+    """Four tokens per image, which attend to each other both ways. The first layer sees a window of 16 tokens."""
     image_tokens = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
     turns = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
     names = dict(zip(("boi_token", "eoi_token", "image_token"), image_tokens, strict=True))
@@ -245,7 +245,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "qwen2_5_vl": write_qwen,
     "gemma3": write_gemma,
 }
-# Kinds that only the probe is run on
+# Kinds of models on which only the probe runs
 MORE_WRITERS: dict[str, Callable[[Path], None]] = {
     "idefics3": partial(write_smolvlm, name="Idefics3", config_class=Idefics3Config),
     "qwen2_vl": partial(write_qwen, name="Qwen2VL", config_class=Qwen2VLConfig),
@@ -256,7 +256,7 @@ MORE_WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 def tokenizer_of(special: Sequence[str], bos: str | None, eos: str, **names) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with these control tokens in front, the first of them for padding."""
+    """A byte-level BPE that begins with these control tokens. The first of them is for padding."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -28,7 +28,7 @@ from swift.engine.probe import Paths, choose_paths
 from swift.engine.sampling import Sampling, generate, prompt_uniforms
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
-from swift.llm.template.choose import Template
+from swift.llm.template.protocol import Template
 from swift.plugin.rewards import reward_matrix
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
