@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.builders import ROOT
-from tests.support.source_tree import Module, functions, part_of, read_modules
+from tests.support.source_tree import TOPS, Module, functions, part_of, read_modules
 
-TOPS = ("swift", "ReXKG", "utils", "tools", "bench", "tests", "plugin.py", "evaluate.py", "evaluate_token_prob.py")
 MODULES_PER_FOLDER = 16
 LINES_PER_FILE = 350
 LINES_PER_FUNCTION = 60

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.builders import ROOT
 from tests.support.source_tree import (
+    TOPS,
     ImportLine,
     import_circle,
     part_of,
@@ -22,7 +23,6 @@ from tests.support.source_tree import (
     upward_imports,
 )
 
-TOPS = ("swift", "ReXKG", "utils", "tools", "bench", "tests", "plugin.py", "evaluate.py", "evaluate_token_prob.py")
 BELOW_ENGINE = ("swift.llm", "swift.plugin", "swift.utils", "utils")
 SWIFT = ("swift.trainers", "swift.evaluation", "swift.engine", *BELOW_ENGINE)
 ALLOWED = {

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# Folders and files with code, seen from the root of the project.
+TOPS = ("swift", "ReXKG", "utils", "tools", "bench", "tests", "plugin.py", "evaluate.py", "evaluate_token_prob.py")
 LOADERS = ("import_module", "__import__", "run_module")  # calls that import the module named by a string
 
 
