@@ -59,7 +59,7 @@ TOP_LEVEL = [
 
 @pytest.fixture(scope="module")
 def answers():
-    process = run_python("tests.support.commands", *COMMANDS)
+    process = run_python("tests.support.surface", *COMMANDS)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
 

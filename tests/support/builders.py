@@ -23,6 +23,7 @@ from swift.utils.files import write_json
 from tools.demo_world.policy import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")  # two processes, for `run_python`
 VOCABULARY = 64
 IMAGE_TOKEN = 5
 PAD = 0
@@ -124,6 +125,14 @@ def random_completions(count: int, *, longest: int = 6, seed: int = 0, vocabular
     return Completions(ids, lengths, torch.ones(count, dtype=torch.bool))
 
 
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    """Logits [tokens, vocabulary] of two fixed prompts, the first with an image."""
+    # A tall image has padding; without any, plain transformers runs the vision tower causally (see docs/log.md).
+    prompts = random_prompts(images=(1, 0), lengths=(5, 6), vocabulary=500, sizes=((56, 84),))
+    with torch.no_grad():
+        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.images).logits[prompts.mask]
+
+
 VOWELS_PLUGIN = """
 from swift.plugin import ORM, orms
 
@@ -174,6 +183,19 @@ def write_world(folder: Path, records: int = 12) -> Path:
     processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
     save_policy(Policy(model, tokenizer, processor, folder / "policy"), folder / "policy")
     return folder
+
+
+# What the launcher of the published sweep passes; DIR stands for the checkpoint.
+PUBLISHED_FLAGS = """
+--model_kwargs '{"device_map": null}' --rlhf_type grpo --use_vllm false --save_only_model false
+--external_plugins plugin.py --reward_funcs external_r1v_acc external_kg_jac --model DIR --ref_model DIR
+--dataset one.json two.json --do_train true --num_train_epochs 1 --per_device_train_batch_size 8
+--per_device_eval_batch_size 8 --gradient_accumulation_steps 1 --num_generations 8
+--max_completion_length 256 --beta 0.5 --learning_rate 6e-5 --warmup_ratio 0.1 --log_completions true
+--save_steps 1000 --save_total_limit 2 --train_type dummy --temperature 0.9 --epsilon 0.2
+--torch_dtype bfloat16 --attn_impl flash_attn --gradient_checkpointing_kwargs '{"use_reentrant": false}'
+--dynamic_sample true --max_resample_times 4
+"""
 
 
 def rlhf_command(world: Path, output: Path, **flags: object) -> list[str]:

@@ -15,8 +15,7 @@ from swift.cli.rlhf import main
 from swift.llm.checkpoint.adapters import HEAD_WEIGHT
 from swift.llm.checkpoint.load import load_policy
 from swift.utils.files import write_json
-from tests.llm.test_arguments import PUBLISHED
-from tests.support.builders import rlhf_command, run_python
+from tests.support.builders import PUBLISHED_FLAGS, rlhf_command, run_python
 
 STEPS = 2
 
@@ -93,7 +92,7 @@ def test_hook_refuses_a_checkpoint_without_vision_adapter(world, tmp_path):
 
 def test_the_published_flags_train(world, tmp_path):
     """All flags of the published sweep; only shorter, and on a CPU, where flash attention becomes sdpa."""
-    flags = shlex.split(PUBLISHED.replace("DIR", str(world / "policy")))
+    flags = shlex.split(PUBLISHED_FLAGS.replace("DIR", str(world / "policy")))
     flags[flags.index("one.json") : flags.index("two.json") + 1] = [str(world / "data" / "train.json")] * 2
     shorter = ["--max_completion_length", "12", "--max_steps", "2", "--use_cpu", "--output_dir", str(tmp_path / "run")]
     assert main([*flags, *shorter]) == 0

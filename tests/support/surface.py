@@ -1,6 +1,6 @@
 """Runs commands with --help and imports every module, each in a forked child, and prints what came of them as JSON.
 
-    python -m tests.support.commands "-m swift.cli.rlhf" "evaluate.py" ...
+    python -m tests.support.surface "-m swift.cli.rlhf" "evaluate.py" ...
 
 The libraries are imported once, before the forks, which makes two dozen commands a matter of seconds. The project's own
 modules are imported by each child, in its own order.
