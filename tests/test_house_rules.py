@@ -48,7 +48,7 @@ def modules():
 
 
 def texts() -> Iterator[tuple[Path, str]]:
-    """Code, documents and page templates with their paths; data tables are none of them."""
+    """Paths and texts of code, documents and page templates. Data tables are left out."""
     places = [*(ROOT / top for top in TOPS), ROOT / "docs", *ROOT.glob("*.md"), *ROOT.glob("*.sh")]
     for place in [*places, ROOT / "Makefile", ROOT / ".ci" / "run"]:
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:

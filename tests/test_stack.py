@@ -111,7 +111,7 @@ def test_no_test_is_imported(imports):
 
 
 def write_tree(root: Path, **files: str) -> Path:
-    """Files by dotted name with ``__`` for the dots; each folder becomes a package."""
+    """Write files, named by dotted names with ``__`` for the dots. Each folder becomes a package."""
     for name, text in files.items():
         path = root.joinpath(*name.split("__")).with_suffix(".py")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Small real things for tests: a Phi-4-multimodal of a few thousand parameters, prompts with images, completions."""
+"""Small real objects for tests: a Phi-4-multimodal of a few thousand parameters, prompts with images, completions."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ def tiny_config(*, tie: bool = True, vocabulary: int = VOCABULARY, layers: int =
 
 
 def tiny_model(*, seed: int = 0, adapter: bool = True, scale: float = 8.0, **config) -> Phi4MultimodalForCausalLM:
-    """A frozen tiny model. ``scale`` widens the embeddings, so that its distributions are far from uniform and a
-    wrong mask or position shows."""
+    """A frozen tiny model.
+
+    ``scale`` multiplies the embeddings. The distributions are then far from uniform, so a wrong mask or position shows.
+    """
     torch.manual_seed(seed)
     model = Phi4MultimodalForCausalLM(tiny_config(**config)).eval()
     look_both_ways(model)
@@ -105,7 +107,10 @@ def random_prompts(
     vocabulary: int = VOCABULARY,
     sizes: Sequence[tuple[int, int]] = ((56, 28), (56, 56), (56, 84)),
 ) -> PromptBatch:
-    """One prompt for every entry: that many images of sizes drawn from ``sizes`` first, then that many text tokens."""
+    """One prompt per entry of ``images`` and ``lengths``: that many images, then that many text tokens.
+
+    Image sizes (width, height) are drawn from ``sizes``.
+    """
     generator = np.random.default_rng(seed)
     processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
     prompts = []
@@ -138,7 +143,7 @@ from swift.plugin import ORM, orms
 
 
 class Vowels(ORM):
-    # differs between any two random texts, so every group has a spread
+    # differs between any two random texts, so the rewards of every group differ
     def __call__(self, completions, **columns):
         return [sum(text.count(vowel) for vowel in "aeiou") / (len(text) + 1) for text in completions]
 
@@ -156,8 +161,8 @@ SOLUTIONS = (
 def write_world(folder: Path, records: int = 12) -> Path:
     """A dataset of ``records`` questions about random pictures, and a tiny policy that can train on it.
 
-    ``folder``/policy is a full checkpoint with a tied head and a vision adapter; ``folder``/data/train.json is form A;
-    ``folder``/vowels.py registers a reward that random texts earn.
+    ``folder``/policy is a full checkpoint with a tied head and a vision adapter. ``folder``/data/train.json has
+    training records as the sampler writes them. ``folder``/vowels.py registers a reward that random texts earn.
     """
     generator = np.random.default_rng(0)
     images = folder / "data" / "images"
@@ -199,7 +204,7 @@ PUBLISHED_FLAGS = """
 
 
 def rlhf_command(world: Path, output: Path, **flags: object) -> list[str]:
-    """Flags of a small GRPO run on ``world``; ``flags`` add to them or replace them."""
+    """Command line of a small GRPO run on ``world``. ``flags`` are added, or replace flags of the same name."""
     values = {
         "model": world / "policy",
         "dataset": world / "data" / "train.json",

@@ -13,7 +13,7 @@ from utils.freezing import freeze_non_vision
 
 
 def make_trainer(world: Path, output: Path, **flags: object) -> GRPOTrainer:
-    """The trainer of `builders.rlhf_command`; the vision LoRA and the head train, as under the freezing hook."""
+    """Trainer of the run of `builders.rlhf_command`. The vision LoRA and the head train, as under the freezing hook."""
     model, data, training = parse_rlhf_args(rlhf_command(world, output, **flags))
     load_external_plugins(training.external_plugins)
     records, validation = read_data(data, training.seed, require_solution=True)

@@ -8,11 +8,14 @@ from swift.cli.common import read_data, read_policy
 from swift.llm.arguments import parse_sft_args
 from swift.trainers.sft_trainer import SFTTrainer
 
-RECORDS = 12  # as builders.write_world writes
+RECORDS = 12  # the number that builders.write_world writes
 
 
 def sft_command(world: Path, output: Path, **flags: object) -> list[str]:
-    """Flags of a small run that trains everything on all records at once; ``flags`` add to them or replace them."""
+    """Command line of a small run that trains all weights on all records at once.
+
+    ``flags`` are added, or replace flags of the same name.
+    """
     values = {
         "model": world / "policy",
         "dataset": world / "data" / "train.json",
@@ -29,7 +32,7 @@ def sft_command(world: Path, output: Path, **flags: object) -> list[str]:
 
 
 def make_trainer(world: Path, output: Path, **flags: object) -> SFTTrainer:
-    """The trainer of `sft_command`."""
+    """Trainer of the run of `sft_command`."""
     model, data, training = parse_sft_args(sft_command(world, output, **flags))
     records, validation = read_data(data, training.seed, require_solution=True)
     policy, template = read_policy(model, data)

@@ -1,4 +1,4 @@
-"""The slow, obvious way to log-probabilities, for tests of the fast ones."""
+"""Log-probabilities computed the slow, obvious way, to test the fast ways against."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from swift.engine.batch import Completions, PromptBatch
 def logps_one_by_one(
     model: torch.nn.Module, prompts: PromptBatch, completions: Completions, temperature: float
 ) -> torch.Tensor:
-    """Log-probabilities [N, C] from one unpadded forward per completion, full logits and log_softmax; 0 as padding."""
+    """Log-probabilities [N, C] from one unpadded forward per completion, full logits and log_softmax.
+
+    Positions after the end of a completion are 0.
+    """
     size = len(completions) // len(prompts)
     rows = []
     for index, ids in enumerate(completions.token_lists()):

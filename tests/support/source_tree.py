@@ -28,7 +28,7 @@ class Module:
 
 @dataclass(frozen=True)
 class ImportLine:
-    """One import of a module of the project: ``symbol`` is the name taken from it, None for the module itself."""
+    """One import of a module of the project. ``symbol`` is the name taken from it, or None for the module itself."""
 
     importer: Module
     target: str
@@ -84,7 +84,7 @@ def unresolved_imports(modules: Mapping[str, Module], imports: Iterable[ImportLi
 
 
 def import_circle(imports: Iterable[ImportLine]) -> list[str]:
-    """Names of the modules of one import circle, the first name again at the end; empty without a circle."""
+    """Names of the modules of one import circle, with the first name again at the end. Empty if there is no circle."""
     graph: dict[str, list[str]] = {}
     for line in imports:
         graph.setdefault(line.importer.name, []).append(line.target)
@@ -105,13 +105,13 @@ def import_circle(imports: Iterable[ImportLine]) -> list[str]:
 
 
 def part_of(name: str, parts: Iterable[str]) -> str | None:
-    """The longest of ``parts`` that is ``name`` or a package around it; None if there is none."""
+    """The longest of ``parts`` that is ``name`` or a package around it. None if there is none."""
     around = [part for part in parts if name == part or name.startswith(f"{part}.")]
     return max(around, key=len, default=None)
 
 
 def upward_imports(imports: Iterable[ImportLine], allowed: Mapping[str, Sequence[str]]) -> list[str]:
-    """Imports that leave their part of the stack for one that ``allowed`` does not name; a part may import itself."""
+    """Imports from one part of the stack into another that ``allowed`` does not name. A part may import itself."""
     complaints = []
     for line in imports:
         importer, target = part_of(line.importer.name, allowed), part_of(line.target, allowed)
@@ -135,7 +135,7 @@ def functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.Asy
 
 
 def _dotted_names(module: Module) -> Iterator[tuple[str, bool, int]]:
-    """Imported dotted names; the flag tells ``import a.b``, all of it a module, from ``from a import b``."""
+    """Name, flag and line number per import. The flag is true for ``import a.b``, whose whole name is a module."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, True, node.lineno) for alias in node.names)

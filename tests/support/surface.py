@@ -1,9 +1,9 @@
-"""Runs commands with --help and imports every module, each in a forked child, and prints what came of them as JSON.
+"""Run commands with --help and import every module, in forked children, and print the outcome as JSON.
 
     python -m tests.support.surface "-m swift.cli.rlhf" "evaluate.py" ...
 
-The libraries are imported once, before the forks, which makes two dozen commands a matter of seconds. The project's own
-modules are imported by each child, in its own order.
+The libraries are imported once, before the forks, so that two dozen commands take seconds. The project's own modules
+are imported by each child, in its own order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.source_tree import TOPS, read_modules
 
 
 def show_help(words: str) -> tuple[int, str]:
-    """Status and output of ``python WORDS --help``. Changes ``sys`` as the interpreter would."""
+    """Status and output of ``python WORDS --help``. ``sys.argv`` and ``sys.path`` are set as by the interpreter."""
     name = words.removeprefix("-m ")
     is_file = name == words
     sys.argv = [name, "--help"]
@@ -48,7 +48,7 @@ def show_help(words: str) -> tuple[int, str]:
 
 
 def failed_imports(names: list[str]) -> dict[str, str]:
-    """Tracebacks by module, for modules that cannot be imported."""
+    """Tracebacks of the modules that cannot be imported, by module."""
     failures = {}
     for name in names:
         try:
