@@ -1,6 +1,5 @@
-"""Checkpoints in the PURE layout with random weights, and a slow, plain extractor that reads them.
-
-Names, sizes and rules are those of the published code. Of ReXKG only the splitting of texts into words is used."""
+"""Checkpoints in the PURE layout with random weights, and the plainest reading of them. Uses nothing of ReXKG but the
+cutting of texts into words: names, sizes and rules are those of the published code."""
 
 from __future__ import annotations
 
@@ -24,9 +23,7 @@ MARKERS = {f"{role}={kind}": f"[unused{7 + 4 * i + j}]" for i, kind in enumerate
 
 
 def write_checkpoint(root: Path, positions: int = 512) -> Path:
-    """Write run_entity and run_relation below ``root``. They predict an entity for about a third of the words, and a
-    relation for about a third of the pairs.
-    """
+    """run_entity and run_relation below ``root``: about a third of the words are entities, a third of pairs related."""
     torch.manual_seed(0)
     vocabulary = ["[PAD]", *(f"[unused{i}]" for i in range(1, 50)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary += [*WORDS, *PIECES]
@@ -36,11 +33,11 @@ def write_checkpoint(root: Path, positions: int = 512) -> Path:
     def encoder():
         return {f"bert.{name}": value for name, value in BertModel(config).state_dict().items()}
 
-    # The biases of both heads offset the preferences of this seed's weights, so that every type and relation occurs.
+    # The biases of both heads take back what this seed's weights favour, so that every type and relation occurs.
     widths = torch.randn(9, 150) * 0.1
-    widths[:, 0] = torch.tensor([0, 0, 2.5, 3.5, 5, 8, 8, 8, 8])  # long spans are rarely entities
+    widths[:, 0] = torch.tensor([0, 0, 2.5, 3.5, 5, 8, 8, 8, 8])  # long spans are seldom entities
     first = torch.randn(150, 32 * 2 + 150) * 0.15
-    first[0] = torch.eye(214)[64] * 3  # the first unit reads the width and raises the score of "no entity"
+    first[0] = torch.eye(214)[64] * 3  # the first unit reads the width, and speaks for none
     second, last = torch.randn(150, 150) * 0.15, torch.randn(9, 150) * 0.2
     second[0] = torch.eye(150)[0]
     last[:, 0] = torch.eye(9)[0]
@@ -73,7 +70,7 @@ def write_model(folder: Path, config: BertConfig, vocabulary: list[str], tensors
 
 
 def random_sentences(count: int, words: tuple[int, int] = (2, 9), seed: int = 0) -> list[str]:
-    """Distinct sentences of known words, words of several pieces, and words that the vocabulary lacks."""
+    """Different sentences of known words, words of several pieces and words that the vocabulary does not have."""
     draw = random.Random(seed)
     sentences: dict[str, None] = {}
     while len(sentences) < count:
@@ -86,7 +83,7 @@ def random_sentences(count: int, words: tuple[int, int] = (2, 9), seed: int = 0)
 
 
 class Naive:
-    """The extractor without batches: sentences, spans and pairs are read one at a time, without padding."""
+    """One sentence at a time, one span at a time, one pair at a time, every input alone and without padding."""
 
     def __init__(self, root: Path, markers: dict[str, str] | None = None) -> None:
         self.markers = MARKERS if markers is None else markers
