@@ -48,3 +48,15 @@ def lexicon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     get_knowledge_graph._extractor.cache_clear()
     yield
     get_knowledge_graph._extractor.cache_clear()
+
+
+@pytest.fixture
+def unhooked_trainer() -> Iterator[type]:
+    """GRPOTrainer; a hook that the test's plugin puts around its constructor is taken off afterwards."""
+    from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer  # slow to import, and few tests need it
+
+    construct = GRPOTrainer.__init__
+    yield GRPOTrainer
+    GRPOTrainer.__init__ = construct
+    if "freezes_non_vision" in vars(GRPOTrainer):
+        del GRPOTrainer.freezes_non_vision
