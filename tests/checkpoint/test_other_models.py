@@ -37,8 +37,8 @@ from swift.llm.trainable import choose_trainable
 from swift.trainers.question_groups import QuestionGroups, collate_groups
 from swift.utils.errors import UserError
 from tests.support.builders import rlhf_command
+from tests.support.sft_runs import sft_command
 from tests.support.tiny_models import WRITERS
-from tests.training.test_sft_command import sft_command
 from utils.freezing import freeze_non_vision
 
 TOLERANCE = 1e-5

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from swift.engine.batch import Completions, PromptBatch
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.packing import PADDING, group_mask, packed_layout, plain_layout
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor, collate
@@ -21,23 +20,10 @@ from tests.support.builders import (
     tiny_model,
     train_adapter_and_head,
 )
+from tests.support.slow_logprobs import logps_one_by_one
 
 TEMPERATURE = 0.9
 TOLERANCE = 1e-5
-
-
-def logps_one_by_one(model, prompts: PromptBatch, completions: Completions, temperature: float) -> torch.Tensor:
-    """The slow reference: one unpadded forward per completion, full logits, log_softmax."""
-    size = len(completions) // len(prompts)
-    rows = []
-    for index, ids in enumerate(completions.token_lists()):
-        prompt = prompts.select([index // size])
-        text = prompt.input_ids[prompt.mask][None]
-        logits = model(torch.cat([text, torch.tensor([ids])], dim=1), **prompt.image_inputs()).logits
-        logps = (logits[0, text.shape[1] - 1 : -1] / temperature).log_softmax(dim=-1)
-        chosen = logps[torch.arange(len(ids)), torch.tensor(ids)]
-        rows.append(torch.nn.functional.pad(chosen, (0, completions.ids.shape[1] - len(ids))))
-    return torch.stack(rows)
 
 
 def gradients(model, logps: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -11,17 +11,7 @@ import pytest
 
 from swift.llm.arguments import parse_rlhf_args, parse_sft_args
 from swift.utils.errors import UserError
-
-PUBLISHED = """
---model_kwargs '{"device_map": null}' --rlhf_type grpo --use_vllm false --save_only_model false
---external_plugins plugin.py --reward_funcs external_r1v_acc external_kg_jac --model DIR --ref_model DIR
---dataset one.json two.json --do_train true --num_train_epochs 1 --per_device_train_batch_size 8
---per_device_eval_batch_size 8 --gradient_accumulation_steps 1 --num_generations 8
---max_completion_length 256 --beta 0.5 --learning_rate 6e-5 --warmup_ratio 0.1 --log_completions true
---save_steps 1000 --save_total_limit 2 --train_type dummy --temperature 0.9 --epsilon 0.2
---torch_dtype bfloat16 --attn_impl flash_attn --gradient_checkpointing_kwargs '{"use_reentrant": false}'
---dynamic_sample true --max_resample_times 4
-"""
+from tests.support.builders import PUBLISHED_FLAGS
 
 
 @pytest.fixture
@@ -41,7 +31,7 @@ def message_of(text: str) -> str:
 
 
 def test_the_published_launcher_parses_to_what_it_says(tmp_path):
-    model, data, training = parse(f"{PUBLISHED} --output_dir {tmp_path}/run")
+    model, data, training = parse(f"{PUBLISHED_FLAGS} --output_dir {tmp_path}/run")
     assert (model.model, model.ref_model, model.torch_dtype, model.train_type) == ("DIR", "DIR", "bfloat16", "dummy")
     assert (model.attn_impl, model.model_kwargs) == ("flash_attn", {"device_map": None})
     assert (data.dataset, data.val_dataset, data.dynamic_hd) == (["one.json", "two.json"], [], None)

@@ -352,7 +352,7 @@ def test_math_accuracy_without_its_library_says_how_to_get_it(monkeypatch):
     ],
 )
 def test_math_accuracy_truth_table(completion, solution, expected, reason):
-    pytest.importorskip("math_verify", reason="optional: pip install math_verify")
+    pytest.importorskip("math_verify", reason="math_verify is not installed; it is optional")
     assert plugin.MathAccuracyORM()([completion], solution=[solution]) == [expected], reason
 
 

@@ -19,25 +19,7 @@ from ReXKG.graph import (
     relation_triples,
     set_scores,
 )
-
-
-def make_graph(entities, relations=()):
-    listed = [{"source_entity": s, "target_entity": t, "type": r} for s, t, r in relations]
-    return {"sentences": "", "entities": dict(entities), "relations": listed, "doc_key": "0"}
-
-
-EMPTY = make_graph({})
-EFFUSION = make_graph({"effusion": "disorder_present", "pleural": "anatomy"}, [("effusion", "pleural", "located_at")])
-NO_EFFUSION = make_graph(
-    {"effusion": "disorder_notpresent", "pleural": "anatomy"}, [("effusion", "pleural", "located_at")]
-)
-
-
-def random_graph(rng):
-    words = "abcdefg"
-    entities = {word: rng.choice(ENTITY_TYPES) for word in words if rng.random() < 0.5}
-    triples = [(rng.choice(words), rng.choice(words), rng.choice(RELATION_TYPES)) for _ in range(rng.randrange(6))]
-    return make_graph(entities, triples)
+from tests.support.graphs import EFFUSION, EMPTY, NO_EFFUSION, make_graph, random_graph
 
 
 def count_jaccard(a: list, b: list) -> float:

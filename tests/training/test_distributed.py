@@ -11,12 +11,11 @@ import pytest
 from safetensors.torch import load_file
 
 from swift.utils.run_folder import newest_checkpoint
-from tests.support.builders import ROOT, rlhf_command, run_python
-from tests.training.test_grpo_trainer import make_trainer
+from tests.support.builders import ROOT, TORCHRUN, rlhf_command, run_python
+from tests.support.grpo_runs import make_trainer
 
 # Four prompts a step of twelve: an epoch is three steps, so five of them cross into the second.
 STEPS, GROUP, PROMPTS = 5, 4, 4
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
 
 # A reward that random texts earn. The process of rank STOP_RANK, and no other, sends itself Ctrl-C in step 2.
 PLUGIN = """
