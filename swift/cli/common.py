@@ -25,6 +25,7 @@ from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.errors import INTERRUPTED
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, write_run_info
+from utils.questions import cluster_of
 
 logger = get_logger()
 
@@ -43,14 +44,14 @@ def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tupl
 
 
 def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Hold out about ``share`` of the records, all of a patient's (``subject_id``) on the same side; records without
-    one are patients of their own."""
-    patients = [record.columns.get("subject_id", record.source) for record in records]
-    order = np.random.default_rng(seed).permutation(sorted(set(map(str, patients)))).tolist()
-    held = set(order[: max(1, round(share * len(order)))])
+    """Hold out the records of about ``share`` of the patients. All records of a patient are on the same side, and a
+    record that names no patient counts as a patient of its own."""
+    patients = [cluster_of(record.columns, alone=record.source) for record in records]
+    order = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
+    held_out = set(order[: max(1, round(share * len(order)))])
     sides: tuple[list[Record], list[Record]] = [], []
     for record, patient in zip(records, patients, strict=True):
-        sides[str(patient) in held].append(record)
+        sides[patient in held_out].append(record)
     return sides
 
 
