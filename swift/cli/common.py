@@ -26,6 +26,7 @@ from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.errors import INTERRUPTED
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, write_run_info
+from utils.questions import cluster_of
 
 logger = get_logger()
 
@@ -50,15 +51,15 @@ def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tupl
 def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
     """Training and validation records, where validation holds about ``share`` of the patients.
 
-    All records of a patient (``subject_id``) are on the same side. A record without a patient counts as one of its own.
+    All records of a patient are on the same side. A record that names no patient counts as a patient of its own.
     """
-    patients = [record.columns.get("subject_id", record.source) for record in records]
-    order = np.random.default_rng(seed).permutation(sorted(set(map(str, patients)))).tolist()
+    patients = [cluster_of(record.columns, alone=record.source) for record in records]
+    order = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
     held_out = set(order[: max(1, round(share * len(order)))])
     train: list[Record] = []
     validation: list[Record] = []
     for record, patient in zip(records, patients, strict=True):
-        (validation if str(patient) in held_out else train).append(record)
+        (validation if patient in held_out else train).append(record)
     return train, validation
 
 

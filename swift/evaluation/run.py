@@ -49,7 +49,7 @@ from swift.utils.files import write_json
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, package_versions
 from utils.get_knowledge_graph import extractor_name
-from utils.intervals import patients
+from utils.questions import patients
 
 logger = get_logger()
 

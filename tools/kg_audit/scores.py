@@ -17,8 +17,9 @@ import numpy as np
 
 from ReXKG.graph import DENIED_TYPES, Graph, asserted, hallucinated
 from ReXKG.scores import CountedScore, score_question
-from tools.reports.result_files import GROUPINGS, group_rows
-from utils.intervals import LEVEL, RESAMPLES, Interval, patients, ratio_intervals
+from tools.reports.result_files import GROUPINGS
+from utils.intervals import LEVEL, RESAMPLES, Interval, ratio_intervals
+from utils.questions import group_rows, patients
 
 MOST_FREQUENT = 20
 EXAMPLES = 10
