@@ -11,8 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from swift.llm.dataset import Record
 from swift.llm.images.source import ImageSource, open_image
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt, Template
 
 THUMBNAIL, SMALLEST = 56, 28  # longest and shortest side of a shrunk image, pixels
 
@@ -47,7 +46,7 @@ class PromptDataset(Dataset):
     __getitems__ = items  # what a data loader calls for a batch
 
     def prefetch(self, indexes: Iterable[int]) -> None:
-        """Announce what will be asked for next (see ``EncodesAhead.prefetch``)."""
+        """Announce what will be asked for next (see ``Template.prefetch``)."""
         self.template.prefetch([self.records[index] for index in indexes])
 
 
