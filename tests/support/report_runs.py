@@ -1,4 +1,4 @@
-"""Result files of three small runs, as evaluate.py leaves them."""
+"""Result files of three small runs, as evaluate.py writes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WRONG = "<think>There is no pleural effusion. The heart is large.</think><answer
 
 
 def result(number: int, text: str, image: Path | str, **fields: Any) -> dict[str, Any]:
-    """One question about an effusion; two to a patient."""
+    """Result of one question about an effusion. Two questions are about one patient."""
     return {
         "id": number,
         "idx": number,
@@ -32,8 +32,10 @@ def result(number: int, text: str, image: Path | str, **fields: Any) -> dict[str
 
 
 def write_runs(folder: Path) -> dict[str, Path]:
-    """Three runs over 6 questions about 3 patients: SFT has 3 right, GRPO 5, blind 2. Their one image would be a drawn
-    one if a manifest lay in ``world``."""
+    """Three runs over 6 questions about 3 patients: SFT has 3 right, GRPO 5, blind 2.
+
+    All share one image. With a manifest in ``world`` it would count as drawn.
+    """
     picture = folder / "world" / "images" / "demo-1.png"
     picture.parent.mkdir(parents=True)
     Image.new("L", (640, 480), 90).save(picture)
@@ -46,12 +48,12 @@ def write_runs(folder: Path) -> dict[str, Path]:
 
 
 def write(path: Path, results: list[dict[str, Any]], dataset: str = "test_basic_vqa") -> Path:
-    """A result file; the checkpoint is called like the file."""
+    """Write a result file. The checkpoint gets the name of the file."""
     path.write_text(json.dumps({"dataset": dataset, "checkpoint": path.stem, "results": results}), encoding="utf-8")
     return path
 
 
 def compare(files: dict[str, Path], output: Path, *flags: str) -> int:
-    """`tools.compare_results` of runs that have flags of their own; its status."""
+    """Run `tools.compare_results` on runs named by --sft, --grpo and --blind, and return its status."""
     runs = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     return compare_results.main([*runs, "--output", str(output), *flags])
