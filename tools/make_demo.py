@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -28,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from swift.utils.errors import UserError, reports_user_errors
-from swift.utils.files import write_json
+from swift.utils.files import read_json, try_read_json, write_json
 from swift.utils.logger import get_logger
 from tools.demo_world.dataset import World, WorldConfig, build_world
 from tools.demo_world.facts import Study
@@ -109,13 +108,13 @@ def make_policy(folder: Path, world: Path, config: WorldConfig) -> None:
     """Write a policy for the world in ``world``, pretrained on the films of its training patients, unless the folder
     holds it already."""
     identity_file = folder / "demo_policy.json"
-    manifest = json.loads((world / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(world / "manifest.json", "make the world again")
     identity = {"kind": "demo policy", "version": VERSION, "world": manifest["sha256"]}
-    if identity_file.exists() and json.loads(identity_file.read_text(encoding="utf-8")) == identity:
+    if try_read_json(identity_file) == identity:
         logger.info("%s is up to date: nothing to do", folder)
         return
     identity_file.unlink(missing_ok=True)  # not valid until all is written
-    records = json.loads((world / "annotations" / "train.json").read_text(encoding="utf-8"))
+    records = read_json(world / "annotations" / "train.json", "make the world again", list)
     films = {name for record in records for name in record["images"]}
     studies = [study for study in build_world(config).studies if f"{study.image_id}.png" in films]
     rng = numpy.random.default_rng([config.seed, 0])
@@ -130,11 +129,8 @@ def _existing_manifest(output: Path) -> dict[str, Any] | None:
     """The manifest of an earlier run, or None where there is nothing yet."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
-    try:
-        manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        manifest = None
-    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+    manifest = try_read_json(output / "manifest.json")
+    if manifest is None or manifest.get("kind") != KIND:
         raise UserError(
             f"--output {output}: it exists and has no readable manifest.json of a demo world; name a new folder, "
             "nothing was changed"

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
-from swift.utils.files import write_json
+from swift.utils.files import try_read_json, write_json
 from tools.reports.tables import align
 from tools.sweeps.jobs import POLL_SECONDS, ROOT, RunProcess, locked, start_job
 from tools.sweeps.runs import (
@@ -35,7 +35,6 @@ from tools.sweeps.runs import (
     note_evaluation,
     note_start,
     parse_plan,
-    read_object,
     step_of,
 )
 
@@ -45,7 +44,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "sweep.json"
-        self.runs: dict[str, dict[str, Any]] = (read_object(self.path) or {}).get("runs", {})
+        self.runs: dict[str, dict[str, Any]] = (try_read_json(self.path) or {}).get("runs", {})
 
     def note(self, run: PlannedRun, status: str, reason: str = "", log: Path | None = None) -> None:
         """Set what is known of a run, on disk as well."""

@@ -10,7 +10,6 @@ log-probabilities. A run that is still going can be looked at. Nothing in the pa
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections import defaultdict
@@ -20,7 +19,8 @@ from typing import Any
 
 from swift.trainers.curves import curve_label, panels
 from swift.utils.errors import UserError, reports_user_errors
-from swift.utils.files import read_json, write_text
+from swift.utils.files import read_json, try_read_json, write_text
+from swift.utils.json_lines import JsonLinesFile
 from swift.utils.logger import get_logger
 from tools.reports.page import render_page
 from tools.reports.token_columns import token_columns
@@ -46,27 +46,21 @@ def read_history(run: Path) -> list[CompletionRow]:
     """The Trainer's log as the newest readable checkpoint holds it; empty without one."""
     states = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda path: _number(path.parent.name))
     for path in reversed(states):
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["log_history"]
-        except (OSError, ValueError, KeyError):
-            logger.warning("%s is not whole; an older checkpoint is read", path)
+        history = (try_read_json(path) or {}).get("log_history")
+        if isinstance(history, list):
+            return history
+        logger.warning("%s is incomplete; an older checkpoint is read", path)
     return []
 
 
 def read_completions(path: Path) -> Iterator[CompletionRow]:
-    """The rows of completions.jsonl; a line cut at the very end, as a kill leaves it, is passed over."""
-    broken = None
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if broken:
-                raise UserError(f"{path} line {broken} is no JSON object with 'step' and 'rewards'; mend or remove it")
-            try:
-                row = json.loads(line)
-                row["step"], row["rewards"], row["completion"]
-            except (ValueError, KeyError, TypeError):
-                broken = number
-                continue
-            yield row
+    """The rows of completions.jsonl. A line cut off at the very end, as a kill leaves it, is passed over. Raises
+    UserError for any other line that is not a row."""
+    lines = JsonLinesFile(path, "fix or remove the line")
+    for line in lines.lines():
+        if missing := [name for name in ("step", "rewards", "completion") if name not in line.value]:
+            raise lines.damage(line.number, f"field {missing[0]!r} is missing")
+        yield line.value
 
 
 def total_reward(row: CompletionRow, weights: Mapping[str, float]) -> float:
