@@ -91,7 +91,7 @@ def without_hints(module: Module) -> list[str]:
         *around, own = name.split(".")
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
-        bare += ["return"] if node.returns is None and own != "__init__" else []
+        bare += ["return"] if node.returns is None and own not in ("__init__", "__post_init__") else []
         private = any(part.startswith("_") for part in around) or (own.startswith("_") and not own.startswith("__"))
         nested = "." in name and not _is_method(module.tree, around)
         if bare and not private and not nested and not (around and LIBRARY_METHODS.fullmatch(own)):

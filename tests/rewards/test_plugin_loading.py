@@ -16,8 +16,7 @@ from swift.plugin.loader import build_rewards, load_external_plugins, reward_mat
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.utils import distributed
 from swift.utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.builders import ROOT
 
 
 @pytest.fixture(autouse=True)
