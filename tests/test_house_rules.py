@@ -221,5 +221,5 @@ def test_missing_hints_are_seen():
 
 
 def test_public_names_are_seen():
-    text = "import json\nA = 1\nB: int = 2\n_C = 3\n(D, E) = [x for x in (4, 5)]\ndef f():\n    G = 1\nclass H:\n    I = 2\n"
+    text = "A = 1\nB: int = 2\n_C = 3\n(D, E) = [x for x in (4, 5)]\ndef f():\n    G = 1\nclass H:\n    I = 2\n"
     assert public_names(ast.parse(text)) == {"A", "B", "D", "E", "f", "H"}

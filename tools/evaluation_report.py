@@ -20,7 +20,7 @@ from tools.reports.evaluation_page import render_report
 from tools.reports.numbers import Numbers, compute_numbers, main_table, metrics_document, number_table
 from tools.reports.result_files import EvaluatedRun, find_files, load_runs, writable
 from tools.reports.tables import align, to_csv, to_latex, to_markdown
-from utils.intervals import patients
+from utils.questions import patients
 
 logger = get_logger()
 

@@ -1,9 +1,9 @@
-"""Sentences of the demo world with entities and relations, to try the training of the neural extractor on:
+"""Write sentences of the demo world with entities and relations, to try the training of the neural extractor on:
 
     python -m tools.make_kg_annotations --output data/demo_kg     # train.jsonl, dev.jsonl, test.jsonl
 
-The labels are the lexicon extractor's, not a person's: a model trained on them learns to imitate the lexicon on the
-demo's English, and its F1 says how well it does that. The three files share no sentence.
+The labels are those of the lexicon extractor, not of a person. A model trained on them learns to imitate the lexicon on
+the demo's English, and its F1 measures how well it does so. No sentence is in two of the three files.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tools.demo_world.dataset import WorldConfig, build_world
 from utils.answers import think_text
 
 SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
-_SENTENCES_A_DOCUMENT = 3
+_SENTENCES_PER_DOCUMENT = 3
 
 logger = get_logger()
 
 
 def annotate(words: Sequence[str], extractor: LexiconExtractor) -> AnnotatedSentence:
-    """The sentence as the lexicon extractor reads it, with the places of what it found."""
+    """The sentence as the lexicon extractor reads it, with the places of its entities."""
     items = extractor.tag(list(words))
     mentions: dict[int, Mention] = {}
     place = 0
@@ -44,21 +44,21 @@ def annotate(words: Sequence[str], extractor: LexiconExtractor) -> AnnotatedSent
         place = next(i for i in range(place, len(words)) if list(words[i : i + len(parts)]) == parts)
         mentions[number] = Mention(place, place + len(parts) - 1, label)
         place += len(parts)
-    # Relations speak of texts; here each item's text is its number, so that they speak of places.
+    # Relations name texts. Here the text of each item is its number, so that they name places.
     triples = attach([item._replace(text=str(number)) for number, item in enumerate(items)])
     relations = (Relation(mentions[int(source)], mentions[int(target)], label) for source, target, label in triples)
     return AnnotatedSentence(tuple(words), tuple(mentions.values()), tuple(relations))
 
 
 def demo_sentences(config: WorldConfig) -> list[str]:
-    """The different sentences of the demo world's reasoning, as words joined with blanks, sorted."""
+    """The different sentences of the demo world's reasoning, each as words joined with blanks, sorted."""
     records = (record for file in build_world(config).files.values() for record in file)
     texts = (r.get("explanation") or r.get("solution") or r["messages"][-1]["content"] for r in records)
     return sorted({" ".join(tokenize(sentence)) for text in texts for sentence in split_sentences(think_text(text), 2)})
 
 
 def write_annotations(output: Path, config: WorldConfig) -> dict[str, int]:
-    """Write the three files; the number of sentences in each."""
+    """Write the three files; returns the number of sentences in each."""
     extractor = LexiconExtractor()
     sentences = demo_sentences(config)
     random.Random(config.seed).shuffle(sentences)
@@ -73,18 +73,20 @@ def write_annotations(output: Path, config: WorldConfig) -> dict[str, int]:
 
 
 def _documents(name: str, sentences: Sequence[AnnotatedSentence]) -> Iterable[dict]:
-    for first in range(0, len(sentences), _SENTENCES_A_DOCUMENT):
-        yield document(f"{name}_{first}", sentences[first : first + _SENTENCES_A_DOCUMENT])
+    for first in range(0, len(sentences), _SENTENCES_PER_DOCUMENT):
+        yield document(f"{name}_{first}", sentences[first : first + _SENTENCES_PER_DOCUMENT])
 
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.make_kg_annotations", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, default=Path("data/demo_kg"), help="folder (default: data/demo_kg)")
-    parser.add_argument("--seed", type=int, default=0, help="of the demo world and of the splits (default: 0)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/demo_kg"), help="folder to write (default: data/demo_kg)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the demo world and of the splits (default: 0)")
     args = parser.parse_args(argv)
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give 0 or more")

@@ -43,13 +43,13 @@ from tools.samples.pools import (
     Questions,
     evaluation_patients,
     parse_pool,
-    patient,
     read_pass_rates,
     read_pool_questions,
     sha256,
     training_record,
 )
 from utils.metrics import ACCURACY_RULES, TRAINING_RULE
+from utils.questions import patient_of
 
 logger = get_logger()
 
@@ -162,17 +162,17 @@ def _evaluation_files(arguments: argparse.Namespace) -> list[Path]:
 def _refuse_shared(questions: Sequence[Questions], patients: frozenset[str]) -> None:
     for part in questions:
         for item, place in zip(part.items, part.places, strict=True):
-            if patient(item) is None:
+            if patient_of(item) is None:
                 raise UserError(
                     f"{place}: field 'subject_id' is missing, so nobody knows whether evaluation shares its patient; "
                     "add it, or pass --shared_patients allow"
                 )
-        shared = [item for item in part.items if patient(item) in patients]
+        shared = [item for item in part.items if patient_of(item) in patients]
         if shared:
             raise UserError(
                 f"pool {part.source.name}: {len(shared)} of {len(part.items)} items are about "
-                f"{len(set(map(patient, shared)))} patients of the evaluation questions (e.g. {patient(shared[0])}); "
-                "pass --shared_patients exclude to leave them out, or allow to train on them"
+                f"{len(set(map(patient_of, shared)))} patients of the evaluation questions (e.g. "
+                f"{patient_of(shared[0])}); pass --shared_patients exclude to leave them out, or allow to train on them"
             )
 
 

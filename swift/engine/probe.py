@@ -25,8 +25,7 @@ from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.model_inputs import decoder_layers, token_types
 from swift.engine.sampling import Sampling, decode
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -127,7 +126,7 @@ def _alone(model: nn.Module, prompt: PromptBatch, ids: list[int]) -> Tensor:
     """Log-probabilities of one completion by one forward that is told as little as possible."""
     chosen = torch.tensor(ids, device=prompt.input_ids.device)
     input_ids = torch.cat([prompt.input_ids, chosen[None]], dim=1)
-    inputs = token_types(model, input_ids) | prompt.images
+    inputs = token_types(model, input_ids) | prompt.image_inputs()
     logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False, **inputs).logits
     logps = logits[0, -len(ids) - 1 : -1].float().log_softmax(dim=-1)
     return logps.gather(1, chosen[:, None]).squeeze(1)

@@ -9,8 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from swift.llm.dataset import Record
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt, Template
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class PromptDataset(Dataset):
     __getitems__ = items  # what a data loader calls for a batch
 
     def prefetch(self, indexes: Iterable[int]) -> None:
-        """Announce what will be asked for next (see ``EncodesAhead.prefetch``)."""
+        """Announce what will be asked for next (see ``Template.prefetch``)."""
         self.template.prefetch([self.records[index] for index in indexes])
 
 

@@ -1,6 +1,6 @@
 """tools.convert_checkpoint: there and back bit for bit, merged models, trained adapters, and its refusals.
 
-Each layout also goes the whole way: load, three GRPO steps, save, load here and with plain transformers and PEFT.
+Each layout also passes through a whole run: load, three GRPO steps, save, load here and with transformers and PEFT.
 """
 
 from __future__ import annotations

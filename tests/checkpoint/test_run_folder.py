@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swift.llm.checkpoint.save import resolve_checkpoint
+from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.utils.errors import UserError
 from swift.utils.run_folder import finished_step, newest_checkpoint
 

@@ -57,7 +57,7 @@ def test_scores_and_gradients_equal_one_forward_per_completion(model, size, pack
 
 def test_shared_prompt_embeddings_give_the_same_scores(model):
     prompts, completions = random_prompts(), random_completions(6)
-    shared = prompts.with_embeds(prompt_embeddings(model, prompts.input_ids, prompts.images))
+    shared = prompts.with_embeds(prompt_embeddings(model, prompts.input_ids, prompts.image_inputs()))
     expected = completion_logprobs(model, prompts, completions).logps
     for packed in (True, False):
         assert torch.allclose(
@@ -94,7 +94,7 @@ def test_entropy_equals_its_definition(model):
     prompts, completions = random_prompts(images=(1,), lengths=(5,)), random_completions(1, longest=4, seed=3)
     found = completion_logprobs(model, prompts, completions, temperature=TEMPERATURE, with_entropy=True).entropy
     text = torch.cat([prompts.input_ids, completions.ids], dim=1)
-    logps = (model(text, **prompts.images).logits[0] / TEMPERATURE).log_softmax(dim=-1)
+    logps = (model(text, **prompts.image_inputs()).logits[0] / TEMPERATURE).log_softmax(dim=-1)
     expected = -(logps.exp() * logps).sum(dim=-1)[prompts.input_ids.shape[1] - 1 : -1]
     length = int(completions.lengths[0])
     assert torch.allclose(found[0, :length], expected[:length], atol=TOLERANCE)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swift.evaluation.results import question_id, result_row
+from swift.evaluation.results import result_row
 from swift.llm.dataset import Record
 from swift.llm.images.source import ImageSource
 
@@ -48,7 +48,7 @@ def test_fields_of_the_question_do_not_pass_for_the_models_output():
 def test_a_question_without_a_name_is_called_by_its_position(columns, name):
     one = Record((), ({"role": "user", "content": "Effusion?"},), "<answer>yes</answer>", columns, "x.json record 3")
     row = result_row(one, 3, [{"text": "", "num_tokens": 1, "finished": True}])
-    assert row["id"] == question_id(one, 3) == name
+    assert row["id"] == name
 
 
 def test_images_that_are_no_files_have_no_path():

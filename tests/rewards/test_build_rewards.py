@@ -7,7 +7,7 @@ import pytest
 
 import plugin
 from swift.plugin import orms
-from swift.plugin.loader import build_rewards, required_columns, reward_matrix
+from swift.plugin.rewards import build_rewards, required_columns, reward_matrix
 from swift.utils.errors import UserError
 
 

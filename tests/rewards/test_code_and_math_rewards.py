@@ -8,7 +8,7 @@ import time
 import pytest
 
 import plugin
-from swift.plugin.loader import build_rewards
+from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError
 from utils.countdown import solves_countdown
 from utils.run_code import fenced_code, fraction_passed, run_python

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from swift.plugin import ORM, orms
-from swift.plugin.loader import build_rewards, load_external_plugins, reward_matrix
+from swift.plugin.loader import load_external_plugins
+from swift.plugin.rewards import build_rewards, reward_matrix
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.utils import distributed
 from swift.utils.errors import UserError
@@ -125,8 +126,8 @@ def test_a_plugin_named_like_a_module_shadows_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1\ndef f(:\n", r"my_plugin\.py: line 2: SyntaxError: .*; mend the plugin"),
-        ("x = 1\n\nraise RuntimeError('no\\nGPU')\n", r"my_plugin\.py: line 3: RuntimeError: no GPU; mend"),
+        ("x = 1\ndef f(:\n", r"my_plugin\.py: line 2: SyntaxError: .*; fix the plugin"),
+        ("x = 1\n\nraise RuntimeError('no\\nGPU')\n", r"my_plugin\.py: line 3: RuntimeError: no GPU; fix"),
         ("import no_such_module\n", r"my_plugin\.py: line 1: ModuleNotFoundError: No module named 'no_such_module'"),
         ("from swift.plugin import nothing\n", r"line 1: ImportError: cannot import name 'nothing'"),
         ("import json\n\njson.loads('{')\n", r"my_plugin\.py: line 3: JSONDecodeError"),
@@ -138,13 +139,13 @@ def test_a_broken_plugin_is_one_line_with_file_line_and_remedy(tmp_path, text, m
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_plugin_can_be_mended_and_loaded_again(tmp_path):
+def test_a_broken_plugin_can_be_fixed_and_loaded_again(tmp_path):
     path = written(tmp_path, "1 / 0\n")
     with pytest.raises(UserError):
         load_external_plugins([path])
-    written(tmp_path, "from swift.plugin import orms\norms['mended'] = print\n")
+    written(tmp_path, "from swift.plugin import orms\norms['fixed'] = print\n")
     load_external_plugins([path])
-    assert "mended" in orms
+    assert "fixed" in orms
 
 
 @pytest.mark.parametrize(("name", "message"), [("absent.py", "no such file"), ("plugin.txt", "must end in .py")])

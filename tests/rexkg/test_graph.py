@@ -104,8 +104,8 @@ def test_entity_and_relation_scores_need_type_and_text():
         (EFFUSION, EMPTY, 1.0, 0.0),
         (EMPTY, EFFUSION, 0.0, 1.0),
         (EFFUSION, EFFUSION, 0.0, 0.0),
-        (EFFUSION, NO_EFFUSION, 1.0, 0.0),  # asserted where the reference denies
-        (NO_EFFUSION, EFFUSION, 0.0, 1.0),  # denied where the reference asserts
+        (EFFUSION, NO_EFFUSION, 1.0, 0.0),  # asserted, and the reference denies it
+        (NO_EFFUSION, EFFUSION, 0.0, 1.0),  # denied, and the reference asserts it
     ],
 )
 def test_hallucination_and_omission(predicted, reference, hallucinated, omitted):

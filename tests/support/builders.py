@@ -18,7 +18,7 @@ from swift.llm.checkpoint.adapters import add_vision_adapter
 from swift.llm.checkpoint.save import save_policy
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.llm.policy import Policy, look_both_ways
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt
 from swift.utils.files import write_json
 from tools.demo_world.policy import train_tokenizer
 
@@ -135,7 +135,9 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     # A tall image has padding; without any, plain transformers runs the vision tower causally (see docs/log.md).
     prompts = random_prompts(images=(1, 0), lengths=(5, 6), vocabulary=500, sizes=((56, 84),))
     with torch.no_grad():
-        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.images).logits[prompts.mask]
+        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.image_inputs()).logits[
+            prompts.mask
+        ]
 
 
 VOWELS_PLUGIN = """

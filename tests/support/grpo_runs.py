@@ -6,7 +6,8 @@ from pathlib import Path
 
 from swift.cli.common import read_data, read_policy
 from swift.llm.arguments import parse_rlhf_args
-from swift.plugin.loader import build_rewards, load_external_plugins
+from swift.plugin.loader import load_external_plugins
+from swift.plugin.rewards import build_rewards
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from tests.support.builders import rlhf_command
 from utils.freezing import freeze_non_vision

@@ -177,7 +177,7 @@ def remote_tensors(seed: int = 0) -> dict[str, Tensor]:
 
 
 def write_remote(folder: Path, files: Path, tensors: dict[str, Tensor] | None = None, **config: object) -> Path:
-    """Write the checkpoint in three shards with their index; tokenizer files come from ``files``."""
+    """Write the checkpoint in three shards with their index. Tokenizer files come from the folder ``files``."""
     folder.mkdir(parents=True)
     tensors = remote_tensors() if tensors is None else tensors
     names = sorted(tensors)

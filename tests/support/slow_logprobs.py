@@ -19,7 +19,7 @@ def logps_one_by_one(
     for index, ids in enumerate(completions.token_lists()):
         prompt = prompts.select([index // size])
         text = prompt.input_ids[prompt.mask][None]
-        logits = model(torch.cat([text, torch.tensor([ids])], dim=1), **prompt.images).logits
+        logits = model(torch.cat([text, torch.tensor([ids])], dim=1), **prompt.image_inputs()).logits
         logps = (logits[0, text.shape[1] - 1 : -1] / temperature).log_softmax(dim=-1)
         chosen = logps[torch.arange(len(ids)), torch.tensor(ids)]
         rows.append(torch.nn.functional.pad(chosen, (0, completions.ids.shape[1] - len(ids))))

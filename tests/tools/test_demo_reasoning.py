@@ -31,7 +31,7 @@ def region_in(text: str) -> Region | None:
 
 
 def true_of(sentence: str, study: Study) -> bool:
-    """Whether a sentence about one study is true of it."""
+    """Truth of a sentence about one study."""
     text = sentence.lower()
     if "heart size is normal" in text or "silhouette is normal" in text:
         return not study.shows("cardiomegaly")
@@ -72,7 +72,7 @@ def is_there(study: Study, thing: str, region: Region | None, side: str | None) 
 
 
 def true_of_pair(sentence: str, before: Study, after: Study) -> bool:
-    """Whether a sentence about two studies is true of them."""
+    """Truth of a sentence about two studies."""
     text = sentence.lower()
     if "no finding has resolved" in text:
         return {f.kind for f in before.findings} <= {f.kind for f in after.findings}

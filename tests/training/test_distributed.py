@@ -169,7 +169,7 @@ def test_no_time_goes_into_a_search_for_unused_parameters(double):
 def test_a_signal_to_one_process_stops_both_at_one_step_and_resumes(launch, double, tmp_path):
     stopped = launch(tmp_path / "run", {"STOP_RANK": "1"})
     assert stopped.returncode != 0
-    assert stopped.stderr.count("stopped at step 2; go on with --resume_from_checkpoint true") == 1
+    assert stopped.stderr.count("stopped at step 2; resume with --resume_from_checkpoint true") == 1
     assert newest_checkpoint(tmp_path / "run").name == "checkpoint-2"
     resumed = launch(tmp_path / "run", resume_from_checkpoint=True)
     assert resumed.returncode == 0, resumed.stderr

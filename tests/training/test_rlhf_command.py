@@ -185,7 +185,7 @@ def test_a_bad_file_is_named_with_line_and_remedy(refused, content, words):
     ("flags", "words"),
     [
         ({"reward_funcs": "external_kg_jack"}, ["unknown reward 'external_kg_jack'", "mean 'external_kg_jac'?"]),
-        ({"external_plugins": "{root}/broken.py"}, ["broken.py: line 3: SyntaxError: expected ':'", "mend the plugin"]),
+        ({"external_plugins": "{root}/broken.py"}, ["broken.py: line 3: SyntaxError: expected ':'", "fix the plugin"]),
         ({"external_plugins": "{root}/gone.py"}, ["gone.py: no such file", "give the path"]),
         (
             {"reward_funcs": "external_countdown"},

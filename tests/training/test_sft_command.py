@@ -66,7 +66,7 @@ def test_first_loss_is_the_cross_entropy_of_all_solution_tokens(full, world):
         prompt = collate_prompts([item.prompt], 0)
         solution = torch.tensor(full.template.encode_completion(item.record.solution))
         with torch.no_grad():
-            output = start(torch.cat([prompt.input_ids[0], solution])[None], **prompt.images).logits[0]
+            output = start(torch.cat([prompt.input_ids[0], solution])[None], **prompt.image_inputs()).logits[0]
         total += float(cross_entropy(output[-len(solution) - 1 : -1], solution, reduction="sum"))
         count += len(solution)
     assert full.state.log_history[0]["loss"] == pytest.approx(total / count, abs=1e-5)
