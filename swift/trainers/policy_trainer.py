@@ -124,6 +124,7 @@ class PolicyTrainer(Trainer):
         return self.prompts_per_device * self.args.gradient_accumulation_steps * self.args.world_size
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
+        """Train until the end or a signal. Raises UserError if no parameter is trainable."""
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UserError("no parameter is trainable; choose parameters with --trainable REGEX or --train_type")
         self._resumed = resume_from_checkpoint
@@ -135,6 +136,7 @@ class PolicyTrainer(Trainer):
                 self.progress.close()
 
     def get_train_dataloader(self) -> DataLoader:
+        """Build the data loader of this process over prompts in the order of `PromptOrder`."""
         self.order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
         self.add_callback(FollowEpoch(self.order))
         loader = DataLoader(

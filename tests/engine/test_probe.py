@@ -169,7 +169,8 @@ def test_prompts_stay_on_one_side_of_the_length_where_longrope_turns(world):
     policy = load_policy(world / "policy")
     template = template_for(policy)
     examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
-    long, short = max(examples, key=lambda one: len(one.input_ids)), min(examples, key=lambda one: len(one.input_ids))
+    long = max(examples, key=lambda prompt: len(prompt.input_ids))
+    short = min(examples, key=lambda prompt: len(prompt.input_ids))
     assert len(long.input_ids) > len(short.input_ids)
     prompts, _ = probe_batch(policy.model, template, [long, short])
     assert prompts.lengths.tolist() == [len(long.input_ids) + 2, len(short.input_ids) + 7]
