@@ -44,8 +44,8 @@ def find_policy(path: str | Path, base: str | Path | None = None) -> PolicyFolde
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """``path`` itself, or a checkpoint if it is a run: the best if the run looked for one (``--load_best_model_at_end``),
-    else the newest complete one. Raises UserError if it is neither."""
+    """``path`` itself, or a checkpoint if it is a run: the best if the run looked for one
+    (``--load_best_model_at_end``), else the newest complete one. Raises UserError if it is neither."""
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"model folder {path} does not exist; give the folder of a checkpoint or a run")
