@@ -14,17 +14,22 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
+from swift.llm.checkpoint.checksums import CHECKSUMS, checksums
 from swift.llm.checkpoint.save import is_small, load_weights, save_policy
-from swift.llm.policy import Policy
+from swift.llm.policy import Policy, trainable_parameters
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
+from swift.trainers.finite import check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
+from swift.utils.files import write_json
 from swift.utils.logger import get_logger
+from swift.utils.run_folder import write_best
 
 logger = get_logger()
 
@@ -75,6 +80,15 @@ class StopAfterStep(TrainerCallback):
         return bool(signaled)
 
 
+class EvaluateAtTheEnd(TrainerCallback):
+    """Evaluates after the last step, if there is anything to evaluate on, however the evaluation steps fall."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.eval_strategy != IntervalStrategy.NO:
+            control.should_evaluate = True
+        return control
+
+
 class FollowEpoch(TrainerCallback):
     """Sets the epoch of the order of prompts when an epoch begins."""
 
@@ -116,6 +130,7 @@ class PolicyTrainer(Trainer):
         self.card: dict[str, Any] = {}  # facts for the README.md of checkpoints
         self.stop = StopAfterStep(repeats)
         self.add_callback(self.stop)
+        self.add_callback(EvaluateAtTheEnd())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.progress = None if args.disable_tqdm else ProgressBar()
@@ -161,6 +176,32 @@ class PolicyTrainer(Trainer):
             return
         with Snapshot.of(self.model, self.compute_type).swapped_into(self.model):
             yield
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """Forward and backward of a micro-batch. Raises UserError if the loss is not finite or memory runs out."""
+        step = self.state.global_step + 1
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"step {step}: out of memory in the update of {self.describe_batch(inputs)}") from error
+        if not bool(torch.isfinite(loss).all()):
+            check_loss(loss, step, self.evidence(inputs))
+        return loss
+
+    def describe_batch(self, inputs: dict[str, Any]) -> str:
+        """The size of a micro-batch and the flag that makes it smaller, for messages."""
+        raise NotImplementedError
+
+    def evidence(self, inputs: dict[str, Any]) -> str:
+        """Write a micro-batch whose loss is not finite to disk, and say where; empty if nothing was written."""
+        return ""
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        check_gradient(norm, self.state.global_step + 1)
+        return norm
 
     def get_train_dataloader(self) -> DataLoader:
         """Build the data loader of this process over prompts in the order of `PromptOrder`."""
@@ -257,9 +298,25 @@ class PolicyTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
+            check_weights(trainable_parameters(self.model), f"step {self.state.global_step}: no checkpoint is written")
             card = {**self.card, "step": self.state.global_step}
             folder = Path(output_dir or self.args.output_dir)
             save_policy(self.policy, folder, state_dict, full=self.args.save_full, card=card)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            write_json(folder / CHECKSUMS, checksums(folder))
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                write_best(self.args.output_dir, self.state.best_model_checkpoint, self.state.best_metric)
+
+    def _load_best_model(self) -> None:
+        """Take the weights of the best checkpoint, as `--load_best_model_at_end` asks."""
+        best = Path(self.state.best_model_checkpoint)
+        logger.info("best checkpoint: %s (%s %.4g)", best, self.args.metric_for_best_model, self.state.best_metric)
+        load_weights(self.model, best)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))

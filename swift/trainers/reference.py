@@ -28,7 +28,7 @@ class Snapshot:
 
     @classmethod
     def of_other(cls, model: nn.Module, other: nn.Module, dtype: torch.dtype | None = None) -> Snapshot | None:
-        """Copy the values that ``other`` has for the trainable parameters of ``model``, in the type ``dtype`` or theirs.
+        """Copy the values that ``other`` has for the trainable parameters of ``model``, as ``dtype`` or as they are.
 
         Returns None if the frozen parameters differ, so that ``other`` is needed as a second model.
         """

@@ -76,6 +76,15 @@ class SFTTrainer(PolicyTrainer):
         packed = self.packed and len(completions) > len(prompts)
         return (completion_logprobs(model, prompts, completions, packed=packed).logps * learned).sum()
 
+    def describe_batch(self, inputs) -> str:
+        """The rows and tokens of a micro-batch and the flags that make it smaller."""
+        prompts, completions, _ = inputs["batch"]
+        tokens = int(prompts.mask.sum()) + int(completions.lengths.sum())
+        return (
+            f"{len(prompts)} rows of {tokens} tokens in all; halve --per_device_train_batch_size or "
+            "--questions_per_row, or pass --gradient_checkpointing true"
+        )
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Negative log-likelihood of this micro-batch over the number of tokens in the global batch.
 

@@ -86,6 +86,16 @@ class MicroBatch:
     old_logps: Tensor | None  # [N, C]; None when each rollout is used once: the policy is then its own old policy
 
 
+def describe_rollout(rollout: Rollout) -> str:
+    """The size of a rollout and the flags that make it smaller, for messages."""
+    tokens = int(rollout.prompts.mask.sum()) + int(rollout.completions.lengths.sum())
+    return (
+        f"{len(rollout)} prompts with {rollout.group_size} completions each, {tokens} tokens; halve "
+        "--per_device_train_batch_size (and double --gradient_accumulation_steps), or pass "
+        "--gradient_checkpointing true"
+    )
+
+
 def reward_columns(items: Sequence[PromptItem], group_size: int, completions: Completions) -> dict[str, list[Any]]:
     """Columns for the rewards, as lists aligned with the completions.
 
