@@ -8,8 +8,6 @@ from typing import Any
 
 from PIL import Image
 
-from tools import compare_results
-
 TRUTH = "<think>There is a small left pleural effusion.</think><answer>yes</answer>"
 WRONG = "<think>There is no pleural effusion. The heart is large.</think><answer>no</answer>"
 
@@ -51,7 +49,7 @@ def write(path: Path, results: list[dict[str, Any]], dataset: str = "test_basic_
     return path
 
 
-def compare(files: dict[str, Path], output: Path, *flags: str) -> int:
-    """`tools.compare_results` of runs that have flags of their own; its status."""
+def run_flags(files: dict[str, Path], output: Path, *flags: str) -> list[str]:
+    """Flags of `tools.compare_results` for runs named by --sft, --grpo and --blind."""
     runs = [word for name, path in files.items() for word in (f"--{name}", str(path))]
-    return compare_results.main([*runs, "--output", str(output), *flags])
+    return [*runs, "--output", str(output), *flags]

@@ -8,11 +8,15 @@ import pytest
 from scipy.stats import binomtest
 
 from swift.utils.logger import get_logger
-from tests.support.report_runs import TRUTH, WRONG, compare, result, write, write_runs
+from tests.support.report_runs import TRUTH, WRONG, result, run_flags, write, write_runs
 from tools import compare_results, evaluation_report
 from tools.reports.numbers import breakdown, compute_numbers, main_table
 from tools.reports.result_files import EvaluatedRun, find_files, load_runs, question_name
 from utils.get_knowledge_graph import extractor_name
+
+
+def compare(files, output, *flags) -> int:
+    return compare_results.main(run_flags(files, output, *flags))
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from swift.utils.errors import UserError
+from tools.demo_world.build import VERSION, make_demo, make_policy
 from tools.demo_world.dataset import EVALUATION_FILES, World, WorldConfig, build_world
 from tools.demo_world.facts import DEVICES, FINDING_KINDS, Finding, Region, Study, possible_in
 from tools.demo_world.render import draw_study
-from tools.make_demo import VERSION, main, make_demo, make_policy
+from tools.make_demo import main
 
 TINY = WorldConfig(seed=3, patients=(4, 2, 4), questions=(3, 2), pair_questions=(2, 1), eval_questions=6)
 EVALUATION_FIELDS = {
