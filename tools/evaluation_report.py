@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from swift.utils.errors import reports_user_errors
-from tools.reports.numbers import compute_numbers, main_table
+from tools.reports.numbers import compute_numbers, metric_table
 from tools.reports.result_files import find_files, load_runs, writable
 from tools.reports.tables import align
 from tools.reports.write import add_report_flags, count_line, read_report_options, write_report
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels = {arguments.name: arguments.name}
     write_report(runs, numbers, labels, options)
     print(count_line(runs[arguments.name]))
-    print(align(main_table(numbers, labels)))
+    print(align(metric_table(numbers, labels)))
     return 0
 
 

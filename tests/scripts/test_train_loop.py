@@ -258,7 +258,7 @@ def test_runs_go_side_by_side_on_the_gpus_named(loop):
         assert all(later["began"] >= earlier["ended"] for earlier, later in itertools.pairwise(own))
 
 
-def test_each_run_is_evaluated_when_asked_and_summarised(loop):
+def test_each_run_is_evaluated_when_asked_and_summarized(loop):
     status, said = loop.run(EVALUATE="true", FAIL=loop.tag(8, 1))
     assert status == 1
     summary = json.loads((loop.sweep / "summary.json").read_text())["rows"]

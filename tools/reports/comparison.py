@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.utils.files import write_json
-from tools.reports.numbers import Numbers, RunComparison, compute_numbers, number
+from tools.reports.numbers import Numbers, RunComparison, compute_numbers, format_metric
 from tools.reports.result_files import load_runs
 from tools.reports.tables import align
 from tools.reports.write import ReportOptions, count_line, write_report
@@ -76,7 +76,8 @@ def comparison_table(summary: Mapping[str, Mapping[str, Interval]], labels: Mapp
     rows = [["", *(labels[column] for column in summary)]]
     for metric in next(iter(summary.values())):
         cells = [
-            number(metric, values[metric], "+" if name == "difference" else "") for name, values in summary.items()
+            format_metric(metric, values[metric], "+" if name == "difference" else "")
+            for name, values in summary.items()
         ]
         rows.append([metric, *cells])
     return align(rows)

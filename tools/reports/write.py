@@ -11,7 +11,7 @@ from swift.utils.errors import UserError
 from swift.utils.files import write_json, write_text
 from swift.utils.logger import get_logger
 from tools.reports.evaluation_page import render_report
-from tools.reports.numbers import Numbers, main_table, metrics_document, number_table
+from tools.reports.numbers import Numbers, metric_number_table, metric_table, metrics_document
 from tools.reports.result_files import EvaluatedRun, writable
 from tools.reports.tables import to_csv, to_latex, to_markdown
 from utils.intervals import patients
@@ -51,9 +51,9 @@ def write_report(
 ) -> None:
     """Write report.html, table.{csv,tex,md} and metrics.json. ``labels`` are the runs' names for readers."""
     page = render_report(runs, numbers, labels, options.title, curves=options.curves, embed_images=options.embed_images)
-    table, folder = main_table(numbers, labels), options.output
+    table, folder = metric_table(numbers, labels), options.output
     write_text(folder / "report.html", page)
-    write_text(folder / "table.csv", to_csv(number_table(numbers, labels)))
+    write_text(folder / "table.csv", to_csv(metric_number_table(numbers, labels)))
     write_text(folder / "table.tex", to_latex(table, caption=options.title))
     write_text(folder / "table.md", to_markdown(table))
     write_json(folder / "metrics.json", metrics_document(runs, numbers))
