@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+SCRIPTS := $(wildcard *.sh tools/*.sh) .ci/run
+# further flags of pytest
+FLAGS ?=
 INSTALLED := $(VENV)/.installed
 
 .PHONY: setup demo test lint bench clean
@@ -19,11 +22,13 @@ demo: setup
 	PYTHON=$(CURDIR)/$(RUN) tools/demo.sh
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(FLAGS)
 
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	@if command -v shellcheck >/dev/null; then echo shellcheck -x $(SCRIPTS); shellcheck -x $(SCRIPTS); \
+	else echo "shellcheck is not installed; the shell scripts are not checked"; fi
 
 bench: setup
 	$(RUN) -m bench.grpo_step

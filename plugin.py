@@ -2,17 +2,27 @@
 
     python -m swift.cli.rlhf --external_plugins plugin.py --reward_funcs external_r1v_acc external_kg_jac ...
 
-A reward is a class derived from ``ORM``, registered in ``orms`` under the name used on the command line. It receives
-the sampled completions and, by name, every column of their dataset rows, all lists of one length, and returns one
-number per completion. ms-swift 3.3.0.post1 loads this file as it is, so it uses only what that version offers.
+To add a reward, write a class derived from ``ORM`` and register it in ``orms`` under the name to use on the command
+line. The reward is called with the sampled completions and, by name, with every column of their dataset records. All of
+these are lists of one length. It returns a list with one number per completion, or None for a completion to which it
+does not apply. For example, a reward for short answers:
 
-The published rewards can be gamed (tests/rewards/test_rewards.py shows how): ``external_r1v_acc`` by naming every
-answer, ``external_kg_jac`` by saying nothing. ``external_acc_strict``, ``external_kg_f1`` and ``external_format``
-cannot in these ways; ``external_length`` charges for answers that come near the limit.
+    class ShortORM(ORM):
+        def __call__(self, completions, **columns):
+            return [1.0 if len(completion) < 200 else 0.0 for completion in completions]
 
-Environment:
+    orms["external_short"] = ShortORM
+
+The file uses only names that ms-swift 3.3.0.post1 offers as well, so it also runs there unchanged.
+
+Two of the rewards are the published ones and can be gamed: ``external_r1v_acc`` by naming every possible answer, and
+``external_kg_jac`` by saying nothing (tests/rewards/test_rewards.py shows both). ``external_acc_strict``,
+``external_kg_f1`` and ``external_format`` close these ways. ``external_length`` penalizes answers that come near the
+length limit.
+
+Environment variables:
     FREEZE_NON_VISION_PARAMS=1  train the vision LoRA and lm_head only
-    KG_TEXT=whole               external_kg_jac reads the whole completion instead of its <think> part
+    KG_TEXT=whole               let external_kg_jac read the whole completion instead of its <think> part
     CHEX_RUN_CODE=1             let external_code_reward run the code that the model writes
 """
 
@@ -46,7 +56,7 @@ logger = get_logger()
 
 
 class MultiModalAccuracyORM(ORM):
-    """1.0 where the completion's answers agree with its solution's (``utils.answers`` has the rule), else 0.0."""
+    """1.0 if the completion's answers agree with the solution's (``utils.answers`` has the rule), else 0.0."""
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         return [
@@ -56,8 +66,10 @@ class MultiModalAccuracyORM(ORM):
 
 
 class StrictAccuracyORM(ORM):
-    """F1 of the completion's answers against its solution's, in [0, 1]: naming everything costs precision, and an
-    answer that contradicts itself ("yes, no") is worth nothing."""
+    """F1 of the completion's answers against the solution's, in [0, 1].
+
+    Naming every possible answer costs precision. An answer that contradicts itself ("yes, no") scores 0.
+    """
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         return [
@@ -67,64 +79,72 @@ class StrictAccuracyORM(ORM):
 
 
 class GraphReward(ORM):
-    """What rewards on knowledge graphs share: all new texts of a call are extracted at once, references are kept."""
+    """Base of the rewards on knowledge graphs. It extracts all new texts of a call at once and caches references.
 
-    kept_references = 8192
+    ``extract`` maps texts to graphs; by default it is the extractor that REXKG_EXTRACTOR chooses. ``reading`` says in
+    the log which part of a completion is read.
+    """
 
-    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, choice: str = "think"):
+    cached_references = 8192  # graphs of reference texts kept at most; the oldest leave first
+
+    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, reading: str = "think"):
         if extract is None:
             # Asking for the name loads the extractor now, so that no model is loaded within a call.
-            logger.info(f"{type(self).__name__} reads {choice} texts with {extractor_name()}")
+            logger.info("%s reads %s texts with %s", type(self).__name__, reading, extractor_name())
         self.extract = extract or extract_knowledge_graph
         self.references: dict[str, dict] = {}
 
-    def pairs(self, predicted: list[str], expected: list[str]) -> list[tuple[dict, dict]]:
-        """The graphs of each predicted text and of the text it is held against."""
-        new = [text for text in dict.fromkeys([*predicted, *expected]) if text not in self.references]
+    def graph_pairs(self, texts: list[str], references: list[str]) -> list[tuple[dict, dict]]:
+        """The graph of each text together with the graph of its reference text."""
+        new = [text for text in dict.fromkeys([*texts, *references]) if text not in self.references]
         graphs = self.references | dict(zip(new, self.extract(new), strict=True))
-        self._keep({text: graphs[text] for text in expected})
-        return [(graphs[mine], graphs[truth]) for mine, truth in zip(predicted, expected, strict=True)]
+        self._cache({reference: graphs[reference] for reference in references})
+        return [(graphs[text], graphs[reference]) for text, reference in zip(texts, references, strict=True)]
 
-    def _keep(self, graphs: dict[str, dict]) -> None:
+    def _cache(self, graphs: dict[str, dict]) -> None:
         self.references.update(graphs)
-        while len(self.references) > self.kept_references:
+        while len(self.references) > self.cached_references:
             del self.references[next(iter(self.references))]
 
 
 class KnowledgeGraphORM(GraphReward):
-    """Mean of entity and relation Jaccard between the graphs of the two reasonings, in [0, 1].
+    """Mean of the entity and relation Jaccard indexes between the graphs of completion and solution, in [0, 1].
 
-    The reasoning is the ``<think>`` part, or the whole text where there is none. With ``KG_TEXT=whole`` a completion
-    is read whole, as in the published code.
+    Graphs are extracted from the ``<think>`` part of a text, or from the whole text if it has none. With
+    ``KG_TEXT=whole`` the completion is always read whole, as in the published code.
     """
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
-        choice = os.environ.get("KG_TEXT") or "think"
-        if choice not in READINGS:
-            raise ValueError(f"KG_TEXT={choice!r} is unknown; set KG_TEXT=think (the default) or KG_TEXT=whole")
-        self.read_completion = READINGS[choice]
-        super().__init__(extract, choice)
+        reading = os.environ.get("KG_TEXT") or "think"
+        if reading not in READINGS:
+            raise ValueError(f"KG_TEXT={reading!r} is unknown; set KG_TEXT=think (the default) or KG_TEXT=whole")
+        self.read_completion = READINGS[reading]
+        super().__init__(extract, reading)
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
-        predicted = [self.read_completion(completion) for completion in completions]
-        return [graph_jaccard(*pair) for pair in self.pairs(predicted, [think_text(truth) for truth in solution])]
+        texts = [self.read_completion(completion) for completion in completions]
+        references = [think_text(truth) for truth in solution]
+        return [graph_jaccard(graph, reference) for graph, reference in self.graph_pairs(texts, references)]
 
 
 class KnowledgeGraphF1ORM(GraphReward):
-    """Mean of entity and relation F1 between the graphs of the two reasonings, in [0, 1].
+    """Mean of the entity and relation F1 between the graphs of completion and solution, in [0, 1].
 
-    Only a complete ``<think>`` span counts as a completion's reasoning. What neither graph has earns nothing, and where
-    the reference is empty there is nothing to earn.
+    Only a complete ``<think>`` span of the completion is read. If neither graph has a relation, the entity F1 counts
+    alone. If the solution's graph has no entities, every completion scores 0.
     """
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
-        predicted = [think_span(completion) or "" for completion in completions]
-        pairs = self.pairs(predicted, [think_text(truth) for truth in solution])
-        return [graph_f1(mine, truth) if truth["entities"] else 0.0 for mine, truth in pairs]
+        texts = [think_span(completion) or "" for completion in completions]
+        references = [think_text(truth) for truth in solution]
+        return [
+            graph_f1(graph, reference) if reference["entities"] else 0.0
+            for graph, reference in self.graph_pairs(texts, references)
+        ]
 
 
 class FormatORM(ORM):
-    """1.0 for one ``<think>`` span that says something, then one ``<answer>`` span, and nothing else; otherwise 0.0."""
+    """1.0 for one ``<think>`` span that says something, then one ``<answer>`` span, and nothing else, otherwise 0.0."""
 
     def __call__(self, completions: list[str], **columns: list) -> list[float]:
         return [float(reasons_then_answers(completion)) for completion in completions]
@@ -133,8 +153,9 @@ class FormatORM(ORM):
 class SoftLengthORM(ORM):
     """0.0 for completions that leave ``soft_cache_length`` tokens unused, falling to -1.0 at ``max_completion_length``.
 
-    Both come from the training arguments where those have them; the cache is a fifth of the length otherwise, as in
-    DAPO. Tokens are those sampled (column ``completion_tokens``), or counted with the tokenizer, as under ms-swift.
+    This is the soft overlong punishment of DAPO (arXiv 2503.14476). Both lengths come from the training arguments, if
+    these have them; by default the cache is a fifth of the length. Tokens are counted as sampled (column
+    ``completion_tokens``). Without this column, as under ms-swift, the tokenizer counts them.
     """
 
     def __init__(self, max_completion_length: int = 256, soft_cache_length: int | None = None, tokenizer=None):
@@ -153,7 +174,7 @@ class SoftLengthORM(ORM):
 
 
 class MathAccuracyORM(ORM):
-    """1.0 where the answer equals the solution's as mathematics (``math_verify``), else 0.0."""
+    """1.0 if the answer is mathematically equal to the solution's (``math_verify`` decides), else 0.0."""
 
     def __init__(self):
         try:
@@ -178,7 +199,7 @@ class MathFormatORM(ORM):
 
 
 class CountdownORM(ORM):
-    """1.0 where the answer is an equation over ``nums``, each used once, that reaches ``target``, else 0.0."""
+    """1.0 if the answer is an equation that uses each of ``nums`` once and reaches ``target``, else 0.0."""
 
     def __call__(self, completions: list[str], target: list, nums: list[list[int]], **columns: list) -> list[float]:
         return [
@@ -190,9 +211,10 @@ class CountdownORM(ORM):
 class CodeRewardORM(ORM):
     """Share of the test cases in ``verification_info`` that the last fenced block of the completion passes.
 
-    ``verification_info`` is ``{"language", "test_cases": [{"input", "output"}]}``, as an object or as JSON text. Rows
-    without it, completions without such a block and languages other than Python score 0.0. The code runs only with
-    CHEX_RUN_CODE=1; a row that would need it is an error without. See ``utils.run_code`` for what is contained.
+    ``verification_info`` is ``{"language", "test_cases": [{"input", "output"}]}``, as an object or as JSON text.
+    Records without it, completions without a fenced Python block and languages other than Python score 0.0. Code runs
+    only with CHEX_RUN_CODE=1; without, a record that requires it is an error. ``utils.run_code`` says how the code is
+    contained.
     """
 
     def __init__(self):
@@ -208,15 +230,18 @@ class CodeRewardORM(ORM):
             return 0.0
         if not self.may_run:
             raise ValueError(
-                "external_code_reward would run code written by the model; set CHEX_RUN_CODE=1, inside a container"
-                " only, or drop verification_info from the data"
+                "external_code_reward would run code written by the model; set CHEX_RUN_CODE=1 (in a container only),"
+                " or remove verification_info from the data"
             )
         code = fenced_code(completion, "python") if info["language"] == "python" else None
         return fraction_passed(code, info["test_cases"]) if code else 0.0
 
 
 class CodeFormatORM(ORM):
-    """1.0 for the think/answer shape with a fenced block, in the row's language if it names one, in the answer."""
+    """1.0 for one ``<think>`` span followed by one ``<answer>`` span that holds a fenced block, otherwise 0.0.
+
+    If ``verification_info`` names a language, the block must be in it.
+    """
 
     def __call__(self, completions: list[str], verification_info: list | None = None, **columns: list) -> list[float]:
         languages = [_verification(info).get("language") for info in verification_info or [None] * len(completions)]
@@ -227,11 +252,12 @@ class CodeFormatORM(ORM):
 
 
 def _verification(info: dict | str | None) -> dict:
+    """``verification_info`` of a record as an object, empty if the record has none."""
     return (json.loads(info) if isinstance(info, str) and info else info) or {}
 
 
 def report_training(trainer) -> None:
-    """Log what is trainable and how the run is spread over processes."""
+    """Log the trainable parameters, the processes and the batch size of a run."""
     import torch.distributed
 
     rank, _, world_size, _ = get_dist_setting()

@@ -1,1 +1,1 @@
-"""Text to knowledge graph: graph types and scores, and the extractors. Knows nothing of the trainer."""
+"""Text to knowledge graph: graph types and scores, and two extractors. Imports nothing of the trainer."""

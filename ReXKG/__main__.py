@@ -1,7 +1,7 @@
 """Print the knowledge graph of a text: python -m ReXKG "There is a small left pleural effusion."
 
-Texts come from the command line, from files (--file, one text each) or from standard input. The lexicon extractor
-reads them, or with --models the neural one. Colours are used in a terminal, unless NO_COLOR is set.
+Texts come from the command line, from files (--file, one text per file) or from standard input. The lexicon extractor
+reads them or, with --models, the neural extractor. Output to a terminal is colored unless NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("text", nargs="*", help="a text; without one and without --file, standard input is read")
-    parser.add_argument("--file", action="append", default=[], metavar="FILE", help="a UTF-8 file that holds one text")
+    parser.add_argument("text", nargs="*", help="a text; standard input is read if there is neither a text nor --file")
+    parser.add_argument("--file", action="append", default=[], metavar="FILE",
+                        help="a UTF-8 file that holds one text; may be given several times")  # fmt: skip
     reader = parser.add_mutually_exclusive_group()
-    reader.add_argument("--terms", metavar="FILE", help="your own lexicon rows, read after the project's")
+    reader.add_argument("--terms", metavar="FILE", help="your own lexicon rows; they override the project's rows")
     reader.add_argument("--models", metavar="DIR",
-                        help="read with the neural models below DIR (run_entity and run_relation)")  # fmt: skip
+                        help="read with the neural models in DIR, which holds run_entity and run_relation")  # fmt: skip
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON graph a line")
+    form.add_argument("--json", action="store_true", help="print one JSON graph per line")
     form.add_argument("--dot", action="store_true",
-                      help="print one Graphviz digraph a text: | dot -Tsvg, or | dot -Tsvg -O for several")  # fmt: skip
+                      help="print one Graphviz digraph per text; for pictures, pipe it to dot -Tsvg -O")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -66,31 +67,31 @@ def _read_graphs(args: argparse.Namespace, texts: list[str]) -> list[Graph]:
     folders = find_models(args.models)
     if folders is None:
         raise ValueError(
-            f"--models {args.models}: holds no run_entity and run_relation with weights; name their folder"
+            f"--models {args.models}: does not hold run_entity and run_relation with weights; name the folder that does"
         )
-    from ReXKG.neural.extractor import NeuralExtractor  # only here: who reads with the lexicon need not wait for torch
+    from ReXKG.neural.extractor import NeuralExtractor  # only here, so that the lexicon extractor need not load torch
 
     return NeuralExtractor(folders)(texts)
 
 
-def _in_colour() -> bool:
+def _use_color() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _print_for_reading(texts: Sequence[str], graphs: Sequence[Graph]) -> None:
-    width, colour = min(shutil.get_terminal_size().columns, WIDEST_LINE), _in_colour()
+    width, color = min(shutil.get_terminal_size().columns, WIDEST_LINE), _use_color()
     for position, (text, graph) in enumerate(zip(texts, graphs, strict=True)):
         heading = wrap(map(printable, text.split()), width) or ["(no words)"]
         print("\n" * (position > 0) + "\n".join(heading) + "\n")
-        print(format_graph(graph, width, colour))
+        print(format_graph(graph, width, color))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, or 2 with one line on stderr where a text cannot be read."""
+    """Print the graphs. Returns 0, or 2 with one line on stderr if a text, lexicon file or model cannot be read."""
     args = _parse_arguments(argv)
     logging.basicConfig(format="%(message)s")
     if hasattr(sys.stdout, "reconfigure"):
-        # Half a surrogate pair has no UTF-8; as \udxxx it is what JSON writes for it.
+        # Half a surrogate pair has no UTF-8 form. It is printed as \udxxx, the form that JSON has for it.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         texts = _read_texts(args)
@@ -108,5 +109,5 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as head may go early
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly if a reader such as head stops early
     sys.exit(main())

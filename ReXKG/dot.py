@@ -39,8 +39,8 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "&": "&amp;"})
 
 
 def to_dot(graph: Graph, text: str) -> str:
-    """One ``digraph``, named by the graph's ``doc_key`` and captioned with its text. Nodes are coloured by type, absent
-    disorders and devices dashed. Several digraphs may follow each other in one file."""
+    """One ``digraph``, named by the graph's ``doc_key`` and captioned with its text. Nodes are colored by type. Absent
+    disorders and devices are dashed. Several digraphs may follow each other in one file."""
     numbers = {entity: f"n{number}" for number, entity in enumerate(graph["entities"])}
     nodes = [
         f'{numbers[entity]} [label="{_escaped(entity)}", tooltip="{kind}", {_NODES[kind]}]'

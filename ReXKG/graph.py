@@ -1,8 +1,8 @@
-"""What a knowledge graph is, and how two of them are compared.
+"""Knowledge graphs and their comparison.
 
-The published form is a dictionary ``{"sentences": str, "entities": {text: type}, "relations": [{"source_entity",
-"target_entity", "type"}], "doc_key": str}``. Sets of (text, type) pairs and (source, target, type) triples are what
-all scores below are computed from, so word order and repetition never matter.
+The published form (ReXKG, arXiv 2408.14397) is a dictionary ``{"sentences": str, "entities": {text: type}, "relations":
+[{"source_entity", "target_entity", "type"}], "doc_key": str}``. All scores below are computed from its set of (text,
+type) pairs and its set of (source, target, type) triples, so word order and repetition never matter.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ DENIED_TYPES = frozenset({DISORDER_ABSENT, DEVICES_ABSENT})
 
 class SentenceGraph(NamedTuple):
     """The graph of one sentence: its words joined with blanks, text to type (the later mention of a text wins), and
-    (source, target, type) triples. Extractors cache it: not to be changed."""
+    (source, target, type) triples. Extractors cache it, so it must not be changed."""
 
     sentence: str
     entities: Mapping[str, str]
     relations: tuple[tuple[str, str, str], ...]
 
 
-class Scores(NamedTuple):
-    """Precision, recall and their harmonic mean, each from 0 to 1."""
+class SetScores(NamedTuple):
+    """Precision, recall and their harmonic mean F1, each from 0 to 1."""
 
     precision: float
     recall: float
@@ -53,7 +53,8 @@ class Scores(NamedTuple):
 
 
 def merge_sentences(sentences: Iterable[SentenceGraph], doc_key: str) -> Graph:
-    """One text's graph from its sentences': entities merge by text and the later type wins, relations are appended."""
+    """The graph of a text from those of its sentences. Entities merge by text and the later type wins. Relations are
+    appended."""
     words: list[str] = []
     entities: dict[str, str] = {}
     relations: list[dict[str, str]] = []
@@ -75,7 +76,7 @@ def relation_triples(graph: Graph) -> set[tuple[str, str, str]]:
 
 
 def jaccard(a: set, b: set) -> float:
-    """|a & b| / |a | b|; two empty sets agree completely: 1.0."""
+    """|a & b| / |a | b|. Two empty sets agree completely: 1.0."""
     union = len(a | b)
     return len(a & b) / union if union else 1.0
 
@@ -87,53 +88,53 @@ def graph_jaccard(predicted: Graph, reference: Graph) -> float:
     return (entities + relations) / 2
 
 
-def set_scores(predicted: set, reference: set) -> Scores:
+def set_scores(predicted: set, reference: set) -> SetScores:
     """Precision |p & r| / |p|, recall |p & r| / |r| and F1 2 |p & r| / (|p| + |r|).
 
     Both empty: all 1.0 (nothing to find, nothing invented). One empty: all 0.0."""
     if not predicted and not reference:
-        return Scores(1.0, 1.0, 1.0)
+        return SetScores(1.0, 1.0, 1.0)
     if not predicted or not reference:
-        return Scores(0.0, 0.0, 0.0)
+        return SetScores(0.0, 0.0, 0.0)
     hits = len(predicted & reference)
-    return Scores(hits / len(predicted), hits / len(reference), 2 * hits / (len(predicted) + len(reference)))
+    return SetScores(hits / len(predicted), hits / len(reference), 2 * hits / (len(predicted) + len(reference)))
 
 
-def entity_scores(predicted: Graph, reference: Graph) -> Scores:
-    """`set_scores` of the two graphs' entities, text and type both right."""
+def entity_scores(predicted: Graph, reference: Graph) -> SetScores:
+    """`set_scores` of the entities of two graphs; an entity needs the right text and type."""
     return set_scores(entity_pairs(predicted), entity_pairs(reference))
 
 
-def relation_scores(predicted: Graph, reference: Graph) -> Scores:
-    """`set_scores` of the two graphs' relations, source, target and type all right."""
+def relation_scores(predicted: Graph, reference: Graph) -> SetScores:
+    """`set_scores` of the relations of two graphs; a relation needs the right source, target and type."""
     return set_scores(relation_triples(predicted), relation_triples(reference))
 
 
 def graph_f1(predicted: Graph, reference: Graph) -> float:
-    """The mean of entity F1 and relation F1. Where neither graph has a relation (or an entity), the other F1 alone: an
-    absence on both sides earns nothing. 1.0 for two empty graphs."""
+    """The mean of entity F1 and relation F1; 1.0 for two empty graphs. If neither graph has a relation (or an entity),
+    the other F1 alone, so that an absence on both sides earns nothing."""
     parts = [(entity_pairs(predicted), entity_pairs(reference))]
     parts.append((relation_triples(predicted), relation_triples(reference)))
-    scores = [set_scores(mine, truth).f1 for mine, truth in parts if mine or truth]
+    scores = [set_scores(guess, truth).f1 for guess, truth in parts if guess or truth]
     return sum(scores) / len(scores) if scores else 1.0
 
 
 def asserted(graph: Graph) -> set[tuple[str, str]]:
-    """The disorders and devices that the text says are there, as (text, type) pairs."""
+    """The disorders and devices that the text says are present, as (text, type) pairs."""
     return {pair for pair in graph["entities"].items() if pair[1] in ASSERTED_TYPES}
 
 
 def hallucinated(predicted: Graph, reference: Graph) -> set[tuple[str, str]]:
-    """The disorders and devices that the prediction asserts and the reference lacks or negates. With both exchanged:
-    those that the prediction omits."""
+    """The disorders and devices that the prediction asserts and the reference lacks or negates. With the arguments
+    exchanged, these are the ones that the prediction omits."""
     return asserted(predicted) - entity_pairs(reference)
 
 
 def hallucination_rate(predicted: Graph, reference: Graph) -> float:
     """The share of the prediction's asserted disorders and devices that the reference lacks or negates, 0 to 1.
 
-    A prediction that asserts nothing invents nothing: 0.0, whatever the reference holds. A reference that asserts
-    nothing makes every assertion a hallucination: 1.0."""
+    A prediction that asserts nothing invents nothing: 0.0 with any reference. A reference that asserts nothing makes
+    every assertion a hallucination: 1.0."""
     claims = asserted(predicted)
     return len(hallucinated(predicted, reference)) / len(claims) if claims else 0.0
 
@@ -141,5 +142,6 @@ def hallucination_rate(predicted: Graph, reference: Graph) -> float:
 def omission_rate(predicted: Graph, reference: Graph) -> float:
     """The share of the reference's asserted disorders and devices that the prediction lacks or negates, 0 to 1.
 
-    The mirror of `hallucination_rate`: 0.0 where the reference asserts nothing, 1.0 where only it asserts anything."""
+    The mirror of `hallucination_rate`: 0.0 if the reference asserts nothing, 1.0 if only the reference asserts
+    anything."""
     return hallucination_rate(reference, predicted)

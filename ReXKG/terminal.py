@@ -1,4 +1,4 @@
-"""A knowledge graph for a reader in a terminal: entities by type, findings first, each with what is said of it."""
+"""Knowledge graphs as text for a terminal: entities by type, findings first, each with its relations."""
 
 from __future__ import annotations
 
@@ -27,51 +27,52 @@ _TITLES = {
     "concept": "concepts",
     "size": "sizes",
 }
-_COLOURS = {DISORDER_PRESENT: 31, DISORDER_ABSENT: 32, DEVICES_PRESENT: 33, DEVICES_ABSENT: 32, ANATOMY: 36}
+_COLORS = {DISORDER_PRESENT: 31, DISORDER_ABSENT: 32, DEVICES_PRESENT: 33, DEVICES_ABSENT: 32, ANATOMY: 36}
 _BOLD = 1
 _SHOWN_FIRST = (DISORDER_PRESENT, DISORDER_ABSENT, DEVICES_PRESENT, DEVICES_ABSENT)
 _ORDER = (*_SHOWN_FIRST, *(kind for kind in ENTITY_TYPES if kind not in _SHOWN_FIRST))
-# A relation is told once: "modify" beside what is modified, the others beside their source.
+# A relation is shown once: "modify" beside what is modified, the others beside their source.
 _PHRASES = {MODIFY: "modified by", LOCATED_AT: "located at", SUGGESTIVE_OF: "suggestive of"}
 _INDENT = "  "
 _WIDEST_NAME = 24
 
 
-def format_graph(graph: Graph, width: int = 80, colour: bool = False) -> str:
-    """The graph in lines of at most ``width`` columns where its words allow it; ``colour`` gives titles ANSI codes."""
-    said = _what_is_said(graph)
-    longest = max((columns(entity) for entity in said), default=0)
+def format_graph(graph: Graph, width: int = 80, color: bool = False) -> str:
+    """The graph in lines of at most ``width`` columns; a longer word has a line of its own. ``color`` gives titles ANSI
+    codes."""
+    related = _relations_by_entity(graph)
+    longest = max((columns(entity) for entity in related), default=0)
     indent = _INDENT + " " * (min(longest, _WIDEST_NAME) + 2)
     lines = []
     for kind in _ORDER:
-        entities = [entity for entity, found in graph["entities"].items() if found == kind]
+        entities = [entity for entity, label in graph["entities"].items() if label == kind]
         if not entities:
             continue
         title = _TITLES.get(kind, kind)
-        lines.append(f"\x1b[{_BOLD};{_COLOURS.get(kind, 39)}m{title}\x1b[0m" if colour else title)
+        lines.append(f"\x1b[{_BOLD};{_COLORS.get(kind, 39)}m{title}\x1b[0m" if color else title)
         for entity in entities:
-            if entity in said:
+            if entity in related:
                 name = _INDENT + printable(entity)
                 name += " " * max(2, len(indent) - columns(name))
-                lines += wrap(_words(said[entity]), width, name, indent)
-        plain = [entity for entity in entities if entity not in said]
+                lines += wrap(_words(related[entity]), width, name, indent)
+        plain = [entity for entity in entities if entity not in related]
         lines += wrap(list(_separated(plain, ",")), width, _INDENT, _INDENT)
     return "\n".join(lines) or "no entities"
 
 
-def _what_is_said(graph: Graph) -> dict[str, dict[str, dict[str, None]]]:
+def _relations_by_entity(graph: Graph) -> dict[str, dict[str, dict[str, None]]]:
     """Entity to relation to the entities on its other side, each once, in order."""
-    said: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: {kind: {} for kind in _PHRASES})
+    related: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: {kind: {} for kind in _PHRASES})
     for relation in graph["relations"]:
         ends = relation["source_entity"], relation["target_entity"]
         subject, other = reversed(ends) if relation["type"] == MODIFY else ends
-        said[subject][relation["type"]][other] = None
-    return said
+        related[subject][relation["type"]][other] = None
+    return related
 
 
-def _words(said: dict[str, dict[str, None]]) -> list[str]:
+def _words(relations: dict[str, dict[str, None]]) -> list[str]:
     """The words of "modified by small, new; located at pleural"."""
-    phrases = [[_PHRASES[kind], *_separated(others, ",")] for kind, others in said.items() if others]
+    phrases = [[_PHRASES[kind], *_separated(others, ",")] for kind, others in relations.items() if others]
     for phrase in phrases[:-1]:
         phrase[-1] += ";"
     return [word for phrase in phrases for word in phrase]
@@ -84,9 +85,9 @@ def _separated(words: Iterable[str], mark: str) -> Iterator[str]:
     yield from words[-1:]
 
 
-def wrap(words: Iterable[str], width: int, first: str = "", rest: str = "") -> list[str]:
-    """Lines of at most ``width`` columns that begin with ``first`` and then ``rest``; a longer word has a line of its
-    own. No words, no lines. Linear, other than `textwrap` on long words."""
+def wrap(words: Iterable[str], width: int, first: str = "", indent: str = "") -> list[str]:
+    """Lines of at most ``width`` columns; a longer word has a line of its own. The first line begins with ``first`` and
+    the others with ``indent``. Without words there are no lines. Takes linear time, unlike `textwrap` on long words."""
     lines: list[str] = []
     line: list[str] = []
     start, used = first, columns(first)
@@ -94,19 +95,19 @@ def wrap(words: Iterable[str], width: int, first: str = "", rest: str = "") -> l
         size = columns(word)
         if line and used + size > width:
             lines.append(start + " ".join(line))
-            start, used, line = rest, columns(rest), []
+            start, used, line = indent, columns(indent), []
         line.append(word)
         used += size + 1
     return [*lines, start + " ".join(line)] if line else lines
 
 
 def printable(text: str) -> str:
-    """``text`` without what a terminal would obey: control and other unprintable characters become U+FFFD."""
+    """``text`` without codes that a terminal would obey: control and other unprintable characters become U+FFFD."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal the text takes: wide East Asian characters and emoji two, accents none."""
+    """The number of terminal columns that the text takes: wide East Asian characters and emoji two, accents none."""
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

@@ -1,6 +1,6 @@
-"""From a text to sentences and from a sentence to words, as the published models were fed.
+"""Texts to sentences and sentences to words, in the way of the published models.
 
-Both functions take time proportional to the text's length and accept any string.
+Both functions accept any string and take time proportional to its length.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _SPACED = {mark: f" {mark} " for mark in "/,:!?()"}
 
 
 def split_sentences(text: str, minimum_words: int = 1) -> list[str]:
-    """The sentences of ``text``, without their final dots, in order; those of fewer words are left out.
+    """The sentences of ``text`` with at least ``minimum_words`` words, in order, without their final dots.
 
     A sentence ends at a dot that is not inside a number, and at a markup tag such as ``<think>``, which is dropped. A
-    newline is a blank. The published handling skipped sentences of one word: ``minimum_words=2``.
+    newline is a blank. The published code skipped sentences of one word: ``minimum_words=2``.
     """
     if "<" in text:
         text = _MARKUP.sub(".", text)
@@ -29,7 +29,8 @@ def split_sentences(text: str, minimum_words: int = 1) -> list[str]:
 
 
 def tokenize(sentence: str) -> list[str]:
-    """The lower-cased words of a sentence: blanks around / , : . ! ? ( ), dots inside numbers kept, cut at blanks."""
+    """The lower-cased words of a sentence. Blanks are put around / , : . ! ? ( ) except dots inside numbers, and the
+    sentence is cut at blanks."""
     if "." in sentence:
         sentence = _SENTENCE_END.sub(" . ", sentence)
     for mark, spaced in _SPACED.items():

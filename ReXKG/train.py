@@ -4,8 +4,8 @@
     python -m ReXKG.train relation --train train.jsonl --dev dev.jsonl --encoder BERT --output_dir kg/run_relation
     REXKG_DIR=kg REXKG_EXTRACTOR=neural ...
 
-BERT is the folder of any BERT-type encoder; `python -m ReXKG.train encoder` makes a small one with random weights. The
-output folder loads as a PURE checkpoint; train_report.json in it holds arguments, versions and scores.
+BERT is the folder of any BERT-type encoder. `python -m ReXKG.train encoder` makes a small one with random weights. The
+output folder loads as a PURE checkpoint. Its train_report.json holds arguments, versions and scores.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ReXKG.neural.relation.task import RelationTask
 
 REPORT = "train_report.json"
 
-Score = Callable[[list[AnnotatedSentence]], dict[str, Any]]
+Scorer = Callable[[list[AnnotatedSentence]], dict[str, Any]]  # sentences to `ReXKG.neural.agreement.agreement`
 
 
 def train_entity(args: argparse.Namespace) -> None:
@@ -50,16 +50,16 @@ def train_entity(args: argparse.Namespace) -> None:
 
 
 def train_relation(args: argparse.Namespace) -> None:
-    """Train a relation model into ``args.output_dir``; with ``args.entity_dir`` also score it on predicted entities."""
+    """Train a relation model into ``args.output_dir``. With ``args.entity_dir``, score it on predicted entities too."""
     settings = _settings(args)
     entities = _entity_reader(args.entity_dir, args.device) if args.entity_dir else None
     data, model, pieces = _prepare(args, RelationModel)
     write_markers(args.output_dir, pieces)
     task = RelationTask(RelationReader(model, pieces, read_markers(args.output_dir, pieces), args.device))
-    scores: dict[str, Score] = {"": task.score}
+    scorers: dict[str, Scorer] = {"": task.score}
     if entities:
-        scores["_end_to_end"] = lambda sentences: task.score(sentences, entities)
-    _train(args, settings, task, data, scores)
+        scorers["_end_to_end"] = lambda sentences: task.score(sentences, entities)
+    _train(args, settings, task, data, scorers)
 
 
 def make_encoder(args: argparse.Namespace) -> None:
@@ -72,7 +72,8 @@ def make_encoder(args: argparse.Namespace) -> None:
 def _prepare(
     args: argparse.Namespace, kind: type[EntityModel | RelationModel]
 ) -> tuple[dict[str, list[AnnotatedSentence]], EntityModel | RelationModel, WordPieces]:
-    """The annotations by role, and a model on the encoder; the output folder with all but the weights."""
+    """Annotated sentences by "train", "dev" and "test", a model on the encoder, and its word-pieces. Writes everything
+    but the weights to the output folder."""
     _refuse_trained(args.output_dir)
     data = {role: read_annotations(path) for role in ("train", "dev", "test") if (path := getattr(args, role))}
     config = read_config(args.encoder)
@@ -95,13 +96,17 @@ def _train(
     settings: FitSettings,
     task: FitTask,
     data: dict[str, list[AnnotatedSentence]],
-    scores: dict[str, Score],
+    scorers: dict[str, Scorer],
 ) -> None:
-    """Fit, go back to the best epoch, score it on the held-out sets, print the tables and write the report."""
-    history = fit(task, data["train"], data["dev"], settings, keep=lambda: save_model(task.model, args.output_dir))
+    """Fit, go back to the best epoch, score it on the held-out sets, print the tables and write the report. ``scorers``
+    are named by what they add to the name of a set in the report."""
+    history = fit(task, data["train"], data["dev"], settings, save=lambda: save_model(task.model, args.output_dir))
     load_model(task.model, args.output_dir)
     results = {
-        f"{role}{way}": score(data[role]) for role in ("dev", "test") if role in data for way, score in scores.items()
+        f"{role}{suffix}": scorer(data[role])
+        for role in ("dev", "test")
+        if role in data
+        for suffix, scorer in scorers.items()
     }
     report = {
         "task": args.task,
@@ -136,7 +141,7 @@ def _refuse_trained(folder: Path) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Flags of the command; ``run`` is the function to call with them."""
+    """The flags of the command. ``run`` is the function to call with them."""
     parser = argparse.ArgumentParser(
         prog="python -m ReXKG.train",
         description=__doc__,
@@ -153,14 +158,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--entity_dir",
         type=Path,
         metavar="PATH",
-        help="also score on the entities that this trained model predicts (end to end)",
+        help="folder of a trained entity model; also score on the entities that it predicts (end to end)",
     )
     relation.set_defaults(run=train_relation)
     encoder = tasks.add_parser("encoder", help="make a small random encoder", allow_abbrev=False)
-    encoder.add_argument("--annotations", type=Path, nargs="+", required=True, help="where the vocabulary comes from")
-    encoder.add_argument("--output", type=Path, required=True, help="folder to write")
-    for name, default in (("hidden_size", 128), ("layers", 2), ("heads", 4), ("vocabulary", 2000), ("seed", 0)):
-        encoder.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"({default})")
+    encoder.add_argument("--annotations", type=Path, nargs="+", required=True, metavar="PATH",
+                         help="annotated sentences whose words make the vocabulary")  # fmt: skip
+    encoder.add_argument("--output", type=Path, required=True, metavar="PATH", help="folder to write")
+    for name, default, text in (
+        ("hidden_size", 128, "width of the encoder"),
+        ("layers", 2, "number of layers"),
+        ("heads", 4, "attention heads per layer"),
+        ("vocabulary", 2000, "maximum size of the vocabulary; characters are never left out"),
+        ("seed", 0, "seed of the weights"),
+    ):
+        encoder.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} ({default})")
     encoder.set_defaults(run=make_encoder)
     return parser.parse_args(argv)
 
@@ -170,29 +182,29 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     for name, required, text in (
         ("train", True, "annotated sentences to train on"),
         ("dev", True, "annotated sentences that decide when to stop"),
-        ("test", False, "annotated sentences that only the best model is scored on"),
+        ("test", False, "annotated sentences to score the best model on"),
         ("encoder", True, "folder of a BERT-type encoder"),
         ("output_dir", True, "folder to write"),
     ):
         data.add_argument(f"--{name}", type=Path, required=required, metavar="PATH", help=text)
-    how = parser.add_argument_group("training")
+    training = parser.add_argument_group("training")
     for name, text in (
-        ("epochs", "at most so many"),
-        ("patience", "epochs without a better F1 on --dev before stopping"),
-        ("learning_rate", "peak, of the encoder; 1e-3 suits a random one"),
-        ("head_learning_rate", "peak, of what is on top"),
-        ("batch_tokens", "padded word-pieces in a batch"),
-        ("warmup", "share of the steps"),
-        ("seed", "of everything random"),
+        ("epochs", "maximum number of epochs"),
+        ("patience", "epochs without a better F1 on --dev after which training stops"),
+        ("learning_rate", "peak learning rate of the encoder; 1e-3 suits one with random weights"),
+        ("head_learning_rate", "peak learning rate of the layers on top of the encoder"),
+        ("batch_tokens", "padded word-pieces per batch"),
+        ("warmup", "share of the steps in which the learning rates rise"),
+        ("seed", "seed of weights, dropout and order"),
     ):
         default = getattr(FitSettings(), name)
-        how.add_argument(f"--{name}", type=type(default), default=default, metavar="N", help=f"{text} ({default})")
+        training.add_argument(f"--{name}", type=type(default), default=default, metavar="N", help=f"{text} ({default})")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    how.add_argument("--device", type=_device, default=device, help=f"a torch device ({device})")
+    training.add_argument("--device", type=_device, default=device, help=f"a torch device ({device})")
 
 
 def _device(name: str) -> str:
-    """The name of a device that is there."""
+    """The name of a device that this machine has."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -201,7 +213,7 @@ def _device(name: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 2 with one line on stderr where a file, folder or flag is wrong, or 130 after Ctrl-C."""
+    """Run the command. Returns 0, 2 with one line on stderr if a file, folder or flag is wrong, or 130 after Ctrl-C."""
     args = parse_arguments(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("chex").setLevel(logging.INFO)
@@ -211,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("error: interrupted; the output folder holds the best epoch so far, if one was finished", file=sys.stderr)
+        print("error: interrupted; the output folder holds the best finished epoch, if there was one", file=sys.stderr)
         return 130
     return 0
 

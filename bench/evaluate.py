@@ -32,8 +32,8 @@ from swift.evaluation.answering import (
     make_batches,
 )
 from swift.evaluation.jobs import SWEEP
+from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
-from swift.llm.checkpoint.save import resolve_checkpoint
 from swift.llm.dataset import Record, load_records
 from swift.llm.images.cache import CACHE_BYTES
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor

@@ -27,7 +27,7 @@ from swift.engine.chunked_head import ChunkedLogProbs
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.sampling import Sampling, generate
 from swift.llm.checkpoint.adapters import add_vision_adapter
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt
 from tools.demo_world.policy import policy_config, train_tokenizer
 
 VOCABULARY = 200_064

@@ -26,7 +26,8 @@ from PIL import Image
 from swift.llm.dataset import Record
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.llm.images.source import ImageSource
-from swift.llm.template.phi4 import IMAGE_TOKEN, Phi4Template
+from swift.llm.phi4_names import IMAGE_TOKEN
+from swift.llm.template.phi4 import Phi4Template
 from tools.demo_world.policy import train_tokenizer
 
 

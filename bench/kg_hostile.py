@@ -1,10 +1,10 @@
-"""How the lexicon extractor's time grows with text that nobody meant to be read.
+"""Growth of the lexicon extractor's time with the length of hostile text.
 
     python -m bench.kg_hostile
 
-Each kind of text is read at some length and at four times that length, by a new extractor each time, the best of three
-in seconds of processor time. Linear reading shows ratios about 4, quadratic reading about 16. The last line of output
-is one JSON object.
+Each kind of text is read at one length and at four times that length, by a new extractor each time. The times are the
+best of three, in seconds of processor time. Linear reading shows ratios of about 4, quadratic reading of about 16. The
+last line of output is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ReXKG.lexicon.extractor import LexiconExtractor
 
 ROUNDS = 3
 
-# A unit is repeated to the length that is asked for; of two units each fills a half.
+# Kind to the unit that is repeated to the length asked for; each of two units fills one half.
 HOSTILE: dict[str, str | tuple[str, str]] = {
     "nothing": "",
     "blanks": " \t\n\r\x0b ",
@@ -75,7 +75,7 @@ HOSTILE: dict[str, str | tuple[str, str]] = {
 
 
 def hostile(name: str, length: int) -> str:
-    """Text of a kind and of ``length`` characters."""
+    """A text of the kind ``name`` with ``length`` characters."""
     units = HOSTILE[name]
     if isinstance(units, str):
         return (units * (length // max(1, len(units)) + 1))[:length]
@@ -94,7 +94,7 @@ def seconds(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a line a kind and the summary; returns 0."""
+    """Print one line per kind and the summary; returns 0."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--length", type=int, default=100_000, help="characters of the shorter text")
     length = parser.parse_args(argv).length

@@ -1,13 +1,13 @@
-"""How fast the lexicon extractor reads, and how much of an annotated vocabulary it knows.
+"""Speed of the lexicon extractor, and its coverage of an annotated vocabulary.
 
-    python -m bench.kg_lexicon                     # sentences a second
+    python -m bench.kg_lexicon                     # sentences per second
     python -m bench.kg_lexicon --terms terms.tsv   # and coverage
 
-The speed is per second of processor time, on sentences that are all different, so that the cache never helps; the
-second figure reads the same sentences again. Coverage is the share of annotated occurrences whose term, read alone,
-comes out with the type that annotators gave it most often (present and not present count as one type: that is for the
-sentence to say). FILE has one term a line: term, sentences, then one column of counts per entity type, named in its
-first line. The last line of output is one JSON object.
+The speed is per second of processor time, on sentences that are all different, so that the cache never helps. The
+second figure is for reading the same sentences again. Coverage is the share of annotated occurrences whose term, read
+alone, gets the type that annotators gave it most often. Present and not present count as one type, because that depends
+on the sentence. The file has one term per line: term, sentences, then one column of counts per entity type, named in
+the first line. The last line of output is one JSON object.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def make_sentences(count: int, seed: int = 0) -> list[str]:
 
 
 def sentences_per_second(count: int) -> tuple[float, float]:
-    """(first reading, second reading) of ``count`` different sentences by a new extractor, in batches of `BATCH`."""
+    """Sentences per second of a new extractor at the first and at the second reading of ``count`` different sentences,
+    in batches of `BATCH`."""
     extractor, sentences = LexiconExtractor(), make_sentences(count)
     rates = []
     for _ in range(2):
@@ -80,8 +81,8 @@ def coverage(path: str) -> tuple[float, list[tuple[int, str]]]:
                 counts[family] = counts.get(family, 0) + int(number)
             occurrences = sum(counts.values())
             total += occurrences
-            found = extractor([term])[0]["entities"].get(term, "").split("_")[0]
-            if counts.get(found) == max(counts.values()):
+            predicted = extractor([term])[0]["entities"].get(term, "").split("_")[0]
+            if counts.get(predicted) == max(counts.values()):
                 covered += occurrences
             else:
                 missed.append((occurrences, term))
@@ -91,12 +92,12 @@ def coverage(path: str) -> tuple[float, list[tuple[int, str]]]:
 def main(argv: list[str] | None = None) -> int:
     """Print the figures; returns 0."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--sentences", type=int, default=40_000, help="how many different sentences to read")
+    parser.add_argument("--sentences", type=int, default=40_000, help="number of different sentences to read")
     parser.add_argument("--terms", metavar="FILE", help="annotated counts per term (tab-separated)")
     args = parser.parse_args(argv)
     first, again = sentences_per_second(args.sentences)
     figures = {"lexicon_sentences_per_second": round(first), "cached_sentences_per_second": round(again)}
-    print(f"{first:,.0f} sentences a second ({again:,.0f} when read again)")
+    print(f"{first:,.0f} sentences per second ({again:,.0f} when read again)")
     if args.terms:
         share, missed = coverage(args.terms)
         figures["coverage"] = round(share, 4)

@@ -1,5 +1,5 @@
-"""What bench/kg_reward.py measures on: PURE checkpoints with random weights that predict as trained ones would, and the
-published way of using them."""
+"""Models for bench/kg_reward.py: PURE checkpoints with random weights that predict as many entities and relations as
+trained ones, and the published way of using them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from ReXKG.text import split_sentences, tokenize
 
 ENTITY_SHARE = 0.35  # of words, all entities of one word
 RELATED_SHARE = 0.2  # of ordered pairs; in the demo world's annotations 0.17
-PAIRS_BUDGET = 640  # of the plain way, before padding: about 32 pairs in a batch
+PAIRS_BUDGET = 640  # word-pieces per batch of the plain way, before padding: about 32 pairs
 
 
 def write_models(root: Path, words: Sequence[Sequence[str]], hidden_size: int, layers: int) -> ModelFolders:
-    """run_entity and run_relation below ``root``: random weights, the last biases set so that on these sentences
-    `ENTITY_SHARE` of the words are entities and `RELATED_SHARE` of the pairs are related, of types that vary."""
+    """Write run_entity and run_relation into ``root``. Weights are random. The last biases are set so that of these
+    sentences `ENTITY_SHARE` of the words are entities and `RELATED_SHARE` of the pairs are related, of various
+    types."""
     folders = ModelFolders(root / "run_entity", root / "run_relation", root)
     for folder in folders[:2]:
-        write_encoder(folder, [AnnotatedSentence(tuple(one), (), ()) for one in words], hidden_size, layers)
+        write_encoder(folder, [AnnotatedSentence(tuple(sentence), (), ()) for sentence in words], hidden_size, layers)
     config = read_config(folders.entity)
     pieces = WordPieces.read((folders.entity,), config.vocab_size)
     torch.manual_seed(0)
@@ -45,11 +46,13 @@ def write_models(root: Path, words: Sequence[Sequence[str]], hidden_size: int, l
 
     reader = EntityReader(entities, pieces, "cpu")
     _keep_to_single_words(entities)
-    windows = reader.collate([window for one in words for window in reader.windows(0, one)])
+    windows = reader.collate([window for sentence in words for window in reader.windows(0, sentence)])
     _balance(entities, entities.ner_classifier[1].bias, windows, ENTITY_SHARE, windows.spans[:, 3] == 1)
     linker = RelationReader(relations, pieces, read_markers(folders.relation, pieces), "cpu")
     pairs = [
-        pair for one, found in zip(words, reader.predict(words), strict=True) for pair in linker.pairs(0, one, found)
+        pair
+        for sentence, mentions in zip(words, reader.predict(words), strict=True)
+        for pair in linker.pairs(0, sentence, mentions)
     ]
     batch = linker.collate(pairs)
     _balance(relations, relations.classifier.bias, batch, RELATED_SHARE, torch.ones(len(pairs), dtype=torch.bool))
@@ -62,7 +65,7 @@ def write_models(root: Path, words: Sequence[Sequence[str]], hidden_size: int, l
 
 @torch.no_grad()
 def _keep_to_single_words(model: EntityModel) -> None:
-    """One unit of the head reads the width and outvotes every type for spans of several words."""
+    """Make one unit of the head read the width and outvote every type for spans of several words."""
     first, second = model.ner_classifier[0]._linear_layers
     last = model.ner_classifier[1]
     model.width_embedding.weight[:, 0] = 100.0 * (torch.arange(len(model.width_embedding.weight)) > 1)
@@ -72,8 +75,8 @@ def _keep_to_single_words(model: EntityModel) -> None:
 
 @torch.no_grad()
 def _balance(model: nn.Module, bias: torch.Tensor, batch: object, share: float, counted: torch.Tensor) -> None:
-    """Set the bias so that no type is favoured and ``share`` of the counted rows get one. The threshold lies midway
-    between two rows that differ, so that rounding turns none over."""
+    """Set the bias so that no type is favored and ``share`` of the counted rows get a type. The threshold is midway
+    between two rows that differ, so that rounding changes no row."""
     logits = model(batch)[counted]
     means = logits.mean(dim=0)
     leads = (logits - means)[:, 1:].amax(dim=1) - (logits - means)[:, 0]
@@ -110,14 +113,14 @@ class PaddedReader(RelationReader):
 
 
 def naive_extractor(folders: ModelFolders) -> NeuralExtractor:
-    """The models read from disk, the relation model padding every pair."""
+    """The models read from disk, with a relation model that pads every pair."""
     extractor = NeuralExtractor(folders, "cpu")
     extractor.relations = PaddedReader(extractor.relations)
     return extractor
 
 
 def naive_graphs(extractor: NeuralExtractor, texts: Sequence[str]) -> list[Graph]:
-    """One text after the other, every sentence read wherever it stands."""
+    """The graphs of texts, one text after the other. Repeated sentences are read again."""
     graphs = []
     for position, text in enumerate(texts):
         sentences = [" ".join(tokenize(sentence)) for sentence in split_sentences(text, minimum_words=2)]

@@ -1,13 +1,14 @@
-"""What the knowledge-graph reward costs: a GRPO step of 64 completions of 8 prompts, read by the neural extractor.
+"""Cost of the knowledge-graph reward in a GRPO step of 64 completions of 8 prompts, read by the neural extractor.
 
     python -m bench.kg_reward                          # about two minutes on one core
-    python -m bench.kg_reward --run output/demo/grpo   # the share of a step from a run of yours
+    python -m bench.kg_reward --run output/demo/grpo   # with the share of a step from your run
 
-The plain way is the published one: models read from disk at every reward call, one text at a time, every pair padded
-to 256 word-pieces, every completion's reference read again. Ours is `external_kg_jac` with the neural extractor. Both
-use the same checkpoints: random weights that make 35% of the words entities and relate 20% of the pairs. Texts are the
-demo world's reasoning: a prompt's completions are drawn from the reasoning of questions of its kind. In a later step
-the prompts come again, with half of the completions repeated and half drawn anew. The last line is one JSON object.
+The plain way is the published one. It reads the models from disk at every reward call, reads one text at a time, pads
+every pair to 256 word-pieces and reads the reference of every completion again. Ours is `external_kg_jac` with the
+neural extractor. Both use the same checkpoints, whose random weights make 35% of the words entities and relate 20% of
+the pairs. Texts are the reasoning of the demo world. The completions of a prompt are drawn from the reasoning of
+questions of its kind. A later step has the same prompts, half of the completions repeated and half drawn anew. The last
+line of output is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,34 +35,35 @@ from bench.reward_share import seconds_a_step, short_run_seconds
 from plugin import KnowledgeGraphORM
 from ReXKG.graph import Graph
 from ReXKG.neural.bert import encode_at
-from ReXKG.neural.extractor import CACHED_SENTENCES, NeuralExtractor
+from ReXKG.neural.extractor import NeuralExtractor
 from ReXKG.neural.folders import ModelFolders
 from ReXKG.neural.relation.model import LONGEST_INPUT
+from ReXKG.sentence_cache import CACHED_SENTENCES
 from ReXKG.text import split_sentences, tokenize
 from swift.utils.errors import reports_user_errors
 from tools.demo_world.dataset import WorldConfig, build_world
 from utils.answers import think_text
 
 PROMPTS, GROUP, STEPS = 8, 8, 4
-FIRST_STEPS = 5  # of ours, each in a new extractor; the median counts, for one takes a tenth of a second only
+FIRST_STEPS = 5  # of ours, each in a new extractor; the median counts, because each takes a tenth of a second only
 MEMORY_ENCODER, MEMORY_BATCH = (32, 1), 1000
-BASE_TOKENS = 1024  # in a timing of BERT-base
+BASE_TOKENS = 1024  # per timing of BERT-base
 
 
 class Step(NamedTuple):
-    """A step's completions and, for each, its reference."""
+    """The completions of a step and the reference of each."""
 
     completions: list[str]
     solutions: list[str]
 
     @property
     def texts(self) -> tuple[list[str], list[str]]:
-        """What the graphs are made of, in the two calls of the published reward."""
+        """The texts of the two calls of the published reward."""
         return [think_text(text) for text in self.completions], [think_text(text) for text in self.solutions]
 
 
 class Side(NamedTuple):
-    """Seconds of one way in one step, its padded word-pieces by model, and its graphs."""
+    """One way in one step: its seconds, its padded word-pieces by model, and its graphs."""
 
     seconds: float
     tokens: dict[str, int]
@@ -80,8 +82,8 @@ def make_steps(count: int, seed: int = 0) -> list[Step]:
     rivals = [kinds[record["question_type"]] for record in asked for _ in range(GROUP)]
     steps = [Step([draw.choice(texts) for texts in rivals], solutions)]
     while len(steps) < count:
-        kept = steps[-1].completions
-        fresh = [draw.choice(texts) if draw.random() < 0.5 else old for texts, old in zip(rivals, kept, strict=True)]
+        last = steps[-1].completions
+        fresh = [draw.choice(texts) if draw.random() < 0.5 else old for texts, old in zip(rivals, last, strict=True)]
         steps.append(Step(fresh, solutions))
     return steps
 
@@ -92,7 +94,7 @@ def words_of(texts: Sequence[str]) -> list[list[str]]:
 
 
 def count_tokens(extractor: NeuralExtractor) -> dict[str, int]:
-    """Padded word-pieces that each model is given from now on; filled as the extractor works."""
+    """Padded word-pieces that each model gets from now on. The dictionary is filled while the extractor works."""
     counts = {"entity": 0, "relation": 0}
     for name, reader in (("entity", extractor.entities), ("relation", extractor.relations)):
 
@@ -132,8 +134,8 @@ def run_ours(folders: ModelFolders, steps: Sequence[Step]) -> list[Side]:
     return sides
 
 
-def seconds_a_token(bert: BertModel, length: int, wanted: int | None = None) -> float:
-    """Seconds for a padded word-piece in a batch of inputs of this length, of which ``wanted`` positions are read."""
+def seconds_per_token(bert: BertModel, length: int, wanted: int | None = None) -> float:
+    """Seconds per padded word-piece of a batch of inputs of this length, of which ``wanted`` positions are read."""
     ids = torch.randint(1000, (BASE_TOKENS // length, length))
     positions = None if wanted is None else torch.arange(wanted).expand(len(ids), wanted)
     seconds = []
@@ -146,13 +148,13 @@ def seconds_a_token(bert: BertModel, length: int, wanted: int | None = None) -> 
 
 
 def extrapolate(naive: Side, ours: Side) -> tuple[float, float]:
-    """Seconds that both would take with BERT-base: its measured cost of a word-piece, at the length at which each way
-    runs it, times the word-pieces of each. Reading weights and the work around the encoder are left out."""
+    """Seconds that both ways would take with BERT-base: its measured cost per word-piece, at the length at which each
+    way runs it, times the word-pieces of each. Reading weights and the work around the encoder are left out."""
     bert = BertModel(BertConfig(), add_pooling_layer=False).eval()
     padded, short, marked = (
-        seconds_a_token(bert, LONGEST_INPUT),
-        seconds_a_token(bert, 16),
-        seconds_a_token(bert, 16, 2),
+        seconds_per_token(bert, LONGEST_INPUT),
+        seconds_per_token(bert, 16),
+        seconds_per_token(bert, 16, 2),
     )
     return (
         naive.tokens["relation"] * padded + naive.tokens["entity"] * short,
@@ -161,11 +163,11 @@ def extrapolate(naive: Side, ours: Side) -> tuple[float, float]:
 
 
 def memory_growth(count: int) -> dict[int, float]:
-    """MB of this process by how many different sentences it has read, at the start and at each quarter of ``count``.
-    The encoder is tiny: what is remembered of a sentence does not depend on it."""
+    """Number of different sentences read to MB of this process, at the start and at each quarter of ``count``. The
+    encoder is tiny, because the cached graph of a sentence does not depend on it."""
     sentences = [" ".join(sentence.split()[:5]) + f" {number}" for number, sentence in enumerate(make_sentences(count))]
     with tempfile.TemporaryDirectory() as folder:
-        models = write_models(Path(folder), [one.lower().split() for one in sentences[:200]], *MEMORY_ENCODER)
+        models = write_models(Path(folder), [sentence.lower().split() for sentence in sentences[:200]], *MEMORY_ENCODER)
         extractor = NeuralExtractor(models, "cpu")
     sizes = {}
     for first in range(0, count, MEMORY_BATCH):
@@ -182,11 +184,11 @@ def _resident() -> float:
 
 
 def report_steps(steps: Sequence[Step], naive: Sequence[Side], ours: Sequence[Side]) -> float:
-    """Print the table; returns the speed-up over all steps. In the first our way reads its models too."""
+    """Print the table; returns the speed-up over all steps. In the first step our way reads its models too."""
     sentences = words_of([text for texts in steps[0].texts for text in texts])
-    found = naive[0].graphs
+    graphs = naive[0].graphs
     print(f"first step: {len(sentences)} sentences, {len(set(map(tuple, sentences)))} different;", end=" ")
-    print(f"{sum(len(g['entities']) for g in found)} entities, {sum(len(g['relations']) for g in found)} relations\n")
+    print(f"{sum(len(g['entities']) for g in graphs)} entities, {sum(len(g['relations']) for g in graphs)} relations\n")
     print(f"{'':38}{'plain':>12}{'ours':>12}{'ratio':>9}")
     for name, steps_of in (("first step, models read", slice(1)), ("a later step (mean)", slice(1, None))):
         slow, fast = (statistics.mean(side.seconds for side in sides[steps_of]) for sides in (naive, ours))
@@ -200,16 +202,15 @@ def report_steps(steps: Sequence[Step], naive: Sequence[Side], ours: Sequence[Si
 
 
 def reward_share(run: Path | None) -> float:
-    """Print the seconds of a step and return the rewards' share."""
+    """Print the seconds per step and return the share of the rewards."""
     if run:
-        seconds, where = seconds_a_step(run), str(run)
+        seconds, source = seconds_a_step(run), str(run)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            seconds, where = short_run_seconds(Path(folder)), "a short run of an untrained policy, lexicon extractor"
+            seconds, source = short_run_seconds(Path(folder)), "a short run of an untrained policy, lexicon extractor"
     share = seconds["reward"] / sum(seconds.values())
-    print(
-        f"{', '.join(f'{name} {value:.3f} s' for name, value in seconds.items())} a step ({where}): {share:.2%} rewards"
-    )
+    parts = ", ".join(f"{name} {value:.3f} s" for name, value in seconds.items())
+    print(f"{parts} per step ({source}): {share:.2%} rewards")
     return share
 
 
@@ -217,11 +218,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--hidden_size", type=int, default=128, help="width of the encoder (128)")
-    parser.add_argument("--layers", type=int, default=2, help="layers of the encoder (2)")
+    parser.add_argument("--layers", type=int, default=2, help="number of layers of the encoder (2)")
     parser.add_argument(
-        "--sentences", type=int, default=100_000, help="different sentences of the memory test (100000)"
+        "--sentences", type=int, default=100_000, help="number of different sentences in the memory test (100000)"
     )
-    parser.add_argument("--run", type=Path, help="a GRPO run whose log gives the share of a step spent in rewards")
+    parser.add_argument("--run", type=Path, help="folder of a GRPO run whose log gives the rewards' share of a step")
     return parser.parse_args(argv)
 
 
@@ -246,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     speedup = report_steps(steps, naive, ours)
     identical = all(slow.graphs == fast.graphs for slow, fast in zip(naive, ours, strict=True))
     lexicon, _ = sentences_per_second(40_000)
-    print(f"graphs identical: {identical}; lexicon extractor: {lexicon:,.0f} sentences a second")
+    print(f"graphs identical: {identical}; lexicon extractor: {lexicon:,.0f} sentences per second")
     sizes = ", ".join(f"{size:.0f} MB at {count:,}" for count, size in memory_growth(args.sentences).items())
     print(f"memory by different sentences read, of which {CACHED_SENTENCES:,} are remembered: {sizes}")
     figures = {

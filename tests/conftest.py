@@ -1,4 +1,4 @@
-"""Fixtures that are built once."""
+"""Fixtures that many tests share, and the flag --no-skips."""
 
 from __future__ import annotations
 
@@ -15,6 +15,25 @@ from utils import get_knowledge_graph
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --no-skips, which CI passes."""
+    parser.addoption("--no-skips", action="store_true", help="end with status 1 if a test was skipped")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Let a run fail in which tests were skipped, if --no-skips is given. The summary lists them with their reasons."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter.stats.get("skipped") and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say why a run with --no-skips failed."""
+    skipped = terminalreporter.stats.get("skipped")
+    if config.getoption("--no-skips") and skipped:
+        terminalreporter.write_line(f"error: {len(skipped)} skipped, which --no-skips does not allow", red=True)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny dataset and a tiny policy on disk (see builders.write_world)."""
@@ -23,9 +42,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lexicon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The lexicon extractor as it ships, whatever the settings of the machine."""
+    """Select the lexicon extractor with its own word list, whatever the environment says."""
     monkeypatch.setenv("REXKG_EXTRACTOR", "lexicon")
     monkeypatch.delenv("REXKG_TERMS", raising=False)
     get_knowledge_graph._extractor.cache_clear()
     yield
     get_knowledge_graph._extractor.cache_clear()
+
+
+@pytest.fixture
+def unhooked_trainer() -> Iterator[type]:
+    """GRPOTrainer; a hook that the test's plugin puts around its constructor is taken off afterwards."""
+    from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer  # slow to import, and few tests need it
+
+    construct = GRPOTrainer.__init__
+    yield GRPOTrainer
+    GRPOTrainer.__init__ = construct
+    if "freezes_non_vision" in vars(GRPOTrainer):
+        del GRPOTrainer.freezes_non_vision

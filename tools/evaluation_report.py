@@ -22,7 +22,7 @@ from tools.reports.write import add_report_flags, count_line, read_report_option
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.evaluation_report", description="Report of one evaluated run.", allow_abbrev=False
     )

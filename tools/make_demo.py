@@ -51,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command."""
     arguments = parse_arguments(argv)
     if arguments.sheet:
         write_sheet(arguments.sheet, arguments.seed)

@@ -23,7 +23,7 @@ logger = get_logger()
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.make_kg_annotations", description=__doc__.split("\n")[0], allow_abbrev=False
     )

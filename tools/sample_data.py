@@ -91,7 +91,7 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command."""
     arguments = parse_arguments(argv)
     draw_sets(
         SampleRequest(

@@ -41,7 +41,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command."""
     arguments = parse_arguments(argv)
     output = arguments.output or arguments.sweep
     runs, clusters = read_sweep(arguments.sweep)

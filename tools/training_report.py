@@ -22,7 +22,7 @@ from tools.reports.training_page import page_data
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.training_report", description="Page of one training run.", allow_abbrev=False
     )

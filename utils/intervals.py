@@ -3,9 +3,8 @@ about one patient share images and stand or fall together; and McNemar's test fo
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -106,14 +105,6 @@ def difference_interval(
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values do not pair; align them first")
     return mean_interval(np.subtract(second, first), clusters, resamples=resamples, seed=seed)
-
-
-def patients(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The cluster of each result: its ``subject_id``; one without is a patient of its own."""
-    return [
-        f"position {position}" if result.get("subject_id") is None else f"patient {result['subject_id']}"
-        for position, result in enumerate(results)
-    ]
 
 
 def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> McNemar:

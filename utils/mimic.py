@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.questions import identifier_text
+
 SECTIONS = ("findings", "impression")
 STUDY_FIELDS = ("study_id", "study")
 REPORT_FIELDS = ("report", "text")
@@ -38,7 +40,6 @@ _HEADING = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
-_STUDY = re.compile(r"s?(\d+)(?:\.0)?")
 
 
 def split_sections(report: str) -> dict[str, str]:
@@ -73,8 +74,7 @@ def join_texts(texts: Iterable[str]) -> str:
 
 def study_key(study: Any) -> str:
     """One name for the ways a study is written: "s50414267", 50414267 and 50414267.0 are "50414267"."""
-    match = _STUDY.fullmatch(str(study).strip())
-    return match[1] if match else str(study).strip()
+    return identifier_text(study, letter="s")
 
 
 def read_reports(

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from utils.calibration import calibration
-from utils.intervals import patients, ratio_intervals
+from utils.intervals import ratio_intervals
 from utils.metrics import RULES, TRAINING_RULE, Result, answer_scores, question_metrics
+from utils.questions import group_rows, patients
 
 TYPES = ("question_type", "semantic_type", "content_type")
 
@@ -49,17 +50,13 @@ def by_type(results: Sequence[Result], values: Mapping[str, np.ndarray]) -> dict
     clusters = np.array(patients(results))
     found: dict[str, dict[str, Any]] = {}
     for field in TYPES:
-        members: dict[str, list[int]] = {}
-        for row, result in enumerate(results):
-            if result.get(field) is not None:
-                members.setdefault(str(result[field]), []).append(row)
-        if members:
+        if members := group_rows(results, field):
             found[field] = {
                 value: {
                     "questions": len(rows),
                     "metrics": intervals({name: column[rows] for name, column in values.items()}, clusters[rows]),
                 }
-                for value, rows in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))
+                for value, rows in members.items()
             }
     return found
 

@@ -1,4 +1,4 @@
-"""How well predictions agree with annotations: micro F1, and F1 by type."""
+"""Agreement of predictions with annotations: micro F1, and F1 by type."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ def agreement(
     gold: Sequence[Sequence[Mention | Relation]],
     labels: Sequence[str],
 ) -> dict[str, Any]:
-    """Scores of predictions, sentence by sentence: an item is right where an equal one is in the annotation, so a
-    relation needs the right words and types at both ends (PURE's "Rel+").
+    """Scores of predictions, sentence by sentence. A mention or relation is right if the annotation has an equal one,
+    so a relation needs the right words and types at both ends ("Rel+" of PURE, arXiv 2010.12812).
 
     Returns:
-        ``{"precision", "recall", "f1", "gold", "labels": {label: {the same four}}}``; ``gold`` counts annotated items,
-        and labels that neither side has are left out. See `ReXKG.graph.set_scores` for empty sets.
+        ``{"precision", "recall", "f1", "gold", "labels": {label: {the same four}}}``. ``gold`` is the number of
+        annotated mentions or relations. Labels that neither side has are left out. See `ReXKG.graph.set_scores` for
+        empty sets.
     """
 
     def scores(label: str | None) -> dict[str, Any]:
-        found, right = (
+        guesses, truths = (
             {(number, item) for number, items in enumerate(side) for item in items if label in (None, item.label)}
             for side in (predicted, gold)
         )
-        return {**set_scores(found, right)._asdict(), "gold": len(right)} if found or right or not label else {}
+        if label and not guesses and not truths:
+            return {}
+        return {**set_scores(guesses, truths)._asdict(), "gold": len(truths)}
 
     by_label = {label: scores(label) for label in labels}
-    return scores(None) | {"labels": {label: found for label, found in by_label.items() if found}}
+    return scores(None) | {"labels": {label: values for label, values in by_label.items() if values}}
 
 
 def format_agreement(title: str, scores: dict[str, Any]) -> str:

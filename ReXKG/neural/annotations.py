@@ -1,9 +1,10 @@
-"""Annotated sentences in the PURE format: one JSON document a line,
+"""Annotated sentences in the format of PURE (arXiv 2010.12812): one JSON document per line,
 
     {"doc_key": "7", "sentences": [["small", "effusion"]], "ner": [[[0, 0, "concept"], [1, 1, "disorder_present"]]],
      "relations": [[[0, 0, 1, 1, "modify"]]]}
 
-with words counted through the whole document, ends included, and one list of entities and of relations a sentence.
+with one list of entities and one of relations per sentence. Words are counted through the whole document; the end of an
+entity is its last word.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FIELDS = ("sentences", "ner", "relations")
 
 @dataclass(frozen=True)
 class AnnotatedSentence:
-    """A sentence's words, and its mentions and relations with words counted from its beginning."""
+    """The words of a sentence, and its mentions and relations with words counted from its beginning."""
 
     words: tuple[str, ...]
     mentions: tuple[Mention, ...]
@@ -33,7 +34,7 @@ def read_annotations(path: str | Path) -> list[AnnotatedSentence]:
     """All sentences of a file, in order.
 
     Raises:
-        ValueError: something is not as it should be; the message names file, line and field.
+        ValueError: the file cannot be read or is not in the format; the message names file, line and field.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -46,25 +47,29 @@ def read_annotations(path: str | Path) -> list[AnnotatedSentence]:
         for sentence in _read_document(line, f"{path}, line {number}")
     ]
     if not sentences:
-        raise ValueError(f"{path}: holds no sentence; write one JSON document a line")
+        raise ValueError(f"{path}: holds no sentences; write one JSON document per line")
     return sentences
 
 
 def document(doc_key: str, sentences: Iterable[AnnotatedSentence]) -> dict[str, Any]:
-    """The document that these sentences make, as it stands in a file."""
-    found: dict[str, Any] = {"doc_key": doc_key, "sentences": [], "ner": [], "relations": []}
+    """The JSON document of these sentences."""
+    fields: dict[str, Any] = {"doc_key": doc_key, "sentences": [], "ner": [], "relations": []}
     offset = 0
     for sentence in sentences:
-        found["sentences"].append(list(sentence.words))
-        found["ner"].append([[one.start + offset, one.end + offset, one.label] for one in sentence.mentions])
-        found["relations"].append(
+        fields["sentences"].append(list(sentence.words))
+        fields["ner"].append([[*_shifted(mention, offset), mention.label] for mention in sentence.mentions])
+        fields["relations"].append(
             [
-                [*(place + offset for place in (*one.source[:2], *one.target[:2])), one.label]
-                for one in sentence.relations
+                [*_shifted(relation.source, offset), *_shifted(relation.target, offset), relation.label]
+                for relation in sentence.relations
             ]
         )
         offset += len(sentence.words)
-    return found
+    return fields
+
+
+def _shifted(mention: Mention, offset: int) -> tuple[int, int]:
+    return mention.start + offset, mention.end + offset
 
 
 def _read_document(line: str, where: str) -> Iterator[AnnotatedSentence]:
@@ -77,7 +82,7 @@ def _read_document(line: str, where: str) -> Iterator[AnnotatedSentence]:
             raise ValueError(f"{where}: field {name!r} is not a list; a document needs {', '.join(_FIELDS)}")
         if len(fields[name]) != len(fields["sentences"]):
             raise ValueError(
-                f"{where}: {name} has {len(fields[name])} lists for {len(fields['sentences'])} sentences; give one a"
+                f"{where}: {name} has {len(fields[name])} lists for {len(fields['sentences'])} sentences; give one per"
                 " sentence, empty ones included"
             )
     offset = 0
@@ -92,7 +97,7 @@ def _read_document(line: str, where: str) -> Iterator[AnnotatedSentence]:
 
 
 def _read_mentions(items: Any, inside: range, where: str) -> dict[tuple[int, int], Mention]:
-    """(start, end) to mention, counted in the sentence whose words are ``inside`` the document."""
+    """(start, end) to mention, counted in the sentence, whose words are number ``inside`` of the document."""
     mentions: dict[tuple[int, int], Mention] = {}
     for place, item in _rows(items, where, "[start, end, type]", 2):
         start, end, label = item
@@ -110,8 +115,8 @@ def _read_relations(
 ) -> Iterator[Relation]:
     pairs = set()
     for place, item in _rows(items, where, "[start, end, start, end, type]", 4):
-        *ends, label = item
-        spans = _span(*ends[:2], inside, place), _span(*ends[2:], inside, place)
+        *bounds, label = item
+        spans = _span(*bounds[:2], inside, place), _span(*bounds[2:], inside, place)
         for span in spans:
             if span not in mentions:
                 raise ValueError(f"{place}: words {span[0] + inside.start} to {span[1] + inside.start} are not in ner")
@@ -124,13 +129,15 @@ def _read_relations(
 
 
 def _rows(items: Any, where: str, form: str, numbers: int) -> Iterator[tuple[str, list]]:
-    """The items of a list with their places, each some whole numbers and a type."""
+    """The items of a list with their places; each must be ``numbers`` whole numbers and a type."""
     if not isinstance(items, list):
         raise ValueError(f"{where} is not a list")
     for k, item in enumerate(items):
         place = f"{where}[{k}]"
-        right = isinstance(item, list) and len(item) == numbers + 1 and all(type(one) is int for one in item[:numbers])
-        if not right or not isinstance(item[numbers], str):
+        fits = (
+            isinstance(item, list) and len(item) == numbers + 1 and {type(value) for value in item[:numbers]} == {int}
+        )
+        if not fits or not isinstance(item[numbers], str):
             raise ValueError(f"{place}: {item!r} is not {form}")
         yield place, item
 
@@ -139,6 +146,6 @@ def _span(start: int, end: int, inside: range, where: str) -> tuple[int, int]:
     if not inside.start <= start <= end < inside.stop:
         raise ValueError(
             f"{where}: words {start} to {end} are not in their sentence, which has {inside.start} to {inside.stop - 1};"
-            " words are counted through the document and ends included"
+            " count words through the document and give the last word as the end"
         )
     return start - inside.start, end - inside.start

@@ -1,4 +1,4 @@
-"""What both neural models share when they predict: batches of similar length, padding, precision."""
+"""Batches of similar length, padding and precision for both neural models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-# Padded tokens in a batch: enough to keep a device busy, and on a CPU little enough for its cache.
+# Padded word-pieces per batch: enough to keep a device busy, and on a CPU few enough for its cache.
 _TOKEN_BUDGET = {"cuda": 32_768}
 _CPU_BUDGET = 2_048
 SORTED_AT_ONCE = 8_192
@@ -25,38 +25,38 @@ Input = TypeVar("Input", bound=Encoded)
 
 
 def usual_budget(device: torch.device) -> int:
-    """How many padded tokens a batch may have on this kind of device."""
+    """The number of padded word-pieces that a batch may have on this kind of device."""
     return _TOKEN_BUDGET.get(device.type, _CPU_BUDGET)
 
 
 def batches(inputs: Iterable[Input], token_budget: int) -> Iterator[list[Input]]:
-    """Batches whose size times their longest input stays within ``token_budget`` (or of one input).
+    """Batches whose size times their longest input is at most ``token_budget``; a longer input is a batch of its own.
 
-    The stream is sorted by length in buffers of `SORTED_AT_ONCE`, so memory is bounded whatever its length.
+    The stream is sorted by length in buffers of `SORTED_AT_ONCE`, so memory is bounded for a stream of any length.
     """
     stream = iter(inputs)
-    while buffer := sorted(islice(stream, SORTED_AT_ONCE), key=lambda item: len(item.ids)):
+    while buffer := sorted(islice(stream, SORTED_AT_ONCE), key=lambda encoded: len(encoded.ids)):
         batch: list[Input] = []
-        for item in buffer:
-            if batch and (len(batch) + 1) * len(item.ids) > token_budget:
+        for encoded in buffer:
+            if batch and (len(batch) + 1) * len(encoded.ids) > token_budget:
                 yield batch
                 batch = []
-            batch.append(item)
+            batch.append(encoded)
         yield batch
 
 
 def pad(inputs: Sequence[Encoded], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, attention mask), both [batch, longest]."""
-    longest = max(len(item.ids) for item in inputs)
-    ids = torch.tensor([item.ids + [pad_id] * (longest - len(item.ids)) for item in inputs])
-    lengths = torch.tensor([len(item.ids) for item in inputs])
+    longest = max(len(encoded.ids) for encoded in inputs)
+    ids = torch.tensor([encoded.ids + [pad_id] * (longest - len(encoded.ids)) for encoded in inputs])
+    lengths = torch.tensor([len(encoded.ids) for encoded in inputs])
     mask = (torch.arange(longest) < lengths[:, None]).long()
     return ids.to(device), mask.to(device)
 
 
 @contextmanager
 def predicting(device: torch.device) -> Iterator[None]:
-    """Without gradients; on CUDA in half precision (bfloat16 where the device has it), elsewhere in float32."""
+    """Turn gradients off. On CUDA, compute in half precision (bfloat16 if the device has it), elsewhere in float32."""
     with torch.inference_mode():
         if device.type != "cuda":
             yield

@@ -1,8 +1,8 @@
-"""A BERT's forward pass whose last layer is computed only where its output is read.
+"""The forward pass of a BERT, with its last layer computed only at the positions that are read.
 
-The numbers are those of transformers' `BertModel`. A relation is read off two of the sentence's word-pieces, so the
-last layer needs their queries and feed-forward only: that saves 7% of the work of a BERT-base's twelve layers, and
-more of a smaller one's.
+The results are those of transformers' `BertModel`. A relation is read from two of the sentence's word-pieces, so the
+last layer needs only their queries and feed-forward. This saves 7% of the work of the twelve layers of a BERT-base, and
+a larger share with fewer layers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def encode_at(
 
 
 def _layer(layer: nn.Module, here: torch.Tensor, everywhere: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """One layer at the positions ``here`` [batch, k, hidden], which attend to what is ``visible`` of ``everywhere``."""
+    """One layer at the positions ``here`` [batch, k, hidden], which attend to the ``visible`` [batch, 1, 1, length]
+    positions of ``everywhere`` [batch, length, hidden]."""
     attention = layer.attention.self
 
     def heads(states: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Model folders of the PURE layout: config.json, weights, and what has to agree before a model is used.
+"""Model folders in the layout of PURE: config.json and weights, checked against each other before a model is used.
 
-Nothing in a folder is executed: weights are safetensors, or a pickle of tensors and nothing else.
+Nothing in a folder is executed. Weights are safetensors, or a pickle that holds tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -20,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertModel
-from transformers.initialization import no_init_weights
 
 from ReXKG.neural.folders import WEIGHT_FILES
 
@@ -30,18 +28,18 @@ _LISTED = 10
 
 
 def read_model_json(path: Path) -> dict:
-    """The JSON object in a file. Raises ValueError naming the file."""
+    """The JSON object in a file. Raises ValueError with the file's name."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds {type(value).__name__}, not an object")
+        raise ValueError(f"{path}: holds a {type(value).__name__}, not a JSON object")
     return value
 
 
 def read_config(folder: Path) -> BertConfig:
-    """The encoder's sizes. Raises ValueError where the folder is not of a BERT."""
+    """The configuration of the encoder. Raises ValueError if it is not that of a BERT."""
     path = Path(folder) / "config.json"
     values = read_model_json(path)
     if values.get("model_type", "bert") != "bert":
@@ -53,10 +51,14 @@ def read_config(folder: Path) -> BertConfig:
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The folder's tensors by name, floating ones as float32, without those that no prediction uses."""
+    """The tensors of a folder by name, floating-point ones as float32, without those that no prediction uses.
+
+    Raises:
+        ValueError: there are no weights, or the file does not hold tensors only; the message names it.
+    """
     path = next((Path(folder) / name for name in WEIGHT_FILES if (Path(folder) / name).is_file()), None)
     if path is None:
-        raise ValueError(f"{folder}: has no weights; {' or '.join(WEIGHT_FILES)} belongs there")
+        raise ValueError(f"{folder}: has no weights; put {' or '.join(WEIGHT_FILES)} there")
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
@@ -64,15 +66,18 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: refused, for it is not a plain file of tensors ({reason})") from error
+        raise ValueError(f"{path}: refused, because it is not a plain file of tensors ({reason})") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise ValueError(f"{path}: refused, for it holds something other than tensors by name")
-    kept = {name: value for name, value in tensors.items() if not name.startswith(_UNUSED)}
-    return {name: value.float() if value.is_floating_point() else value for name, value in kept.items()}
+        raise ValueError(f"{path}: refused, because it holds something other than tensors by name")
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+        if not name.startswith(_UNUSED)
+    }
 
 
 def load_model(model: nn.Module, folder: Path) -> None:
-    """Fill ``model`` with the folder's tensors.
+    """Fill ``model`` with the tensors of a folder.
 
     Raises:
         ValueError: tensors are missing, unexpected or of another shape; the message lists them.
@@ -80,21 +85,8 @@ def load_model(model: nn.Module, folder: Path) -> None:
     _fill(model, read_tensors(folder), folder)
 
 
-class PureModel(nn.Module):
-    """A model that is built from its encoder's configuration and fills itself from a folder."""
-
-    @classmethod
-    def read(cls, folder: str | Path) -> Self:
-        """A model in evaluation mode from a folder that PURE or `ReXKG.train` wrote. Raises ValueError."""
-        config = read_config(Path(folder))
-        with no_init_weights():  # every tensor is read below
-            model = cls(config)
-        load_model(model, Path(folder))
-        return model.eval()
-
-
 def load_encoder(encoder: BertModel, folder: Path) -> None:
-    """Fill a bare BERT from any model that was saved around one: other tensors than its own are passed over.
+    """Fill a bare BERT from any model that contains one. Tensors of other parts are ignored.
 
     Raises:
         ValueError: tensors are missing or of another shape; the message lists them.
@@ -105,7 +97,7 @@ def load_encoder(encoder: BertModel, folder: Path) -> None:
 
 
 def _present_name(name: str) -> str:
-    """A tensor's name in a bare BERT of today; the first BERTs called the weights of LayerNorm gamma and beta."""
+    """The name of a tensor in today's bare BERT. The first BERTs called the weights of LayerNorm gamma and beta."""
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
@@ -137,20 +129,20 @@ def _listing(names: list[str]) -> str:
 
 
 def save_model(model: nn.Module, folder: Path) -> None:
-    """Write the model's tensors as model.safetensors, whole or not at all."""
+    """Write the tensors of a model to model.safetensors, completely or not at all."""
     with _replacing(Path(folder) / WEIGHT_FILES[0]) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
 
 
 def save_json(value: dict, path: Path) -> None:
-    """Write one JSON object, UTF-8, whole or not at all."""
+    """Write one JSON object in UTF-8, completely or not at all."""
     with _replacing(path) as temporary:
         temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A neighbour of ``path`` to write to, renamed over it when the block succeeds."""
+    """A temporary file beside ``path`` to write to; it replaces ``path`` when the block succeeds."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary

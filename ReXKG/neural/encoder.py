@@ -1,4 +1,4 @@
-"""A small BERT with random weights and a vocabulary of its own: a base to train on without any download."""
+"""Small BERTs with random weights and a vocabulary of their own, to train on without a download."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transformers import BertConfig, BertModel
 from ReXKG.neural.annotations import AnnotatedSentence
 from ReXKG.neural.checkpoint import save_json, save_model
 
-# Where BERT's own vocabularies have them; relation markers are drawn from the unused ones.
+# At the positions of BERT's own vocabularies. Relation markers are taken from the unused entries.
 _SPECIAL = ("[PAD]", *(f"[unused{number}]" for number in range(1, 100)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# As BERT cuts words before it looks for pieces: at every sign that is neither letter nor digit.
+# BERT cuts words at every character that is neither letter nor digit before it looks for pieces.
 _UNIT = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
@@ -28,7 +28,7 @@ def write_encoder(
     vocabulary: int = 2000,
     seed: int = 0,
 ) -> None:
-    """Write config.json, vocab.txt and model.safetensors. Equal arguments give equal files.
+    """Write config.json, vocab.txt and model.safetensors. The same arguments give the same files.
 
     Raises:
         ValueError: ``heads`` does not divide ``hidden_size``.
@@ -51,10 +51,10 @@ def write_encoder(
 
 
 def _pieces(words: Iterable[str], count: int) -> list[str]:
-    """Every character that occurs, as a word's beginning and as its continuation, then the most frequent words, up to
-    ``count`` pieces (characters always)."""
-    found = Counter(unit for word in words for unit in _UNIT.findall(word.lower()))
-    characters = sorted(set("".join(found)))
+    """Every character that occurs, as the beginning of a word and as its continuation, then the most frequent words, up
+    to ``count`` pieces in all. Characters are never left out."""
+    counts = Counter(unit for word in words for unit in _UNIT.findall(word.lower()))
+    characters = sorted(set("".join(counts)))
     letters = [*characters, *(f"##{character}" for character in characters)]
-    whole = sorted((unit for unit in found if len(unit) > 1), key=lambda unit: (-found[unit], unit))
+    whole = sorted((unit for unit in counts if len(unit) > 1), key=lambda unit: (-counts[unit], unit))
     return letters + whole[: max(0, count - len(letters))]

@@ -1,4 +1,4 @@
-"""Fine-tuning of either model: epochs, early stopping on the development set, the best weights kept."""
+"""Fine-tuning of either model: epochs, early stopping on the development set, saving of the best weights."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ logger = logging.getLogger("chex.knowledge_graph")
 
 
 class FitTask(Protocol[Example]):
-    """What is trained: a model, how a batch of its examples is judged, and how a set of sentences is."""
+    """A model to train, with its examples, its loss on a batch of them and its score on a set of sentences."""
 
     model: nn.Module
 
     def examples(self, sentences: Sequence[AnnotatedSentence]) -> list[Example]:
-        """Inputs of the model with their labels."""
+        """The inputs of the model with their labels."""
 
     def loss(self, batch: Sequence[Example]) -> torch.Tensor:
-        """A scalar."""
+        """The loss of a batch, a scalar."""
 
     def score(self, sentences: Sequence[AnnotatedSentence]) -> dict[str, Any]:
         """`ReXKG.neural.agreement.agreement` of the model's predictions."""
@@ -37,8 +37,20 @@ class FitTask(Protocol[Example]):
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train. ``batch_tokens`` counts padded word-pieces; ``warmup`` is a share of all steps; ``patience`` is the
-    number of epochs without a better development F1 after which training stops. Raises ValueError below 1."""
+    """Settings of a training.
+
+    Attributes:
+        epochs: the most epochs.
+        learning_rate: peak of the encoder.
+        head_learning_rate: peak of the layers on top of it.
+        batch_tokens: padded word-pieces per batch.
+        warmup: share of all steps in which the learning rates rise.
+        patience: epochs without a better development F1 after which training stops.
+        seed: seed of the order of examples.
+
+    Raises:
+        ValueError: ``epochs``, ``batch_tokens`` or ``patience`` is below 1.
+    """
 
     epochs: int = 20
     learning_rate: float = 2e-5
@@ -59,22 +71,30 @@ def fit(
     train: Sequence[AnnotatedSentence],
     dev: Sequence[AnnotatedSentence],
     settings: FitSettings,
-    keep: Callable[[], None],
+    save: Callable[[], None],
 ) -> list[dict[str, float]]:
-    """Train until the development F1 stops rising; ``keep`` is called whenever it is the best so far, or as good: of
-    equal epochs the one that trained longer wins.
+    """Train until the development F1 stops rising. ``save`` is called after every epoch that is at least as good as all
+    before it: of equal epochs the one that trained longer wins.
 
-    The encoder and the head have learning rates of their own; both rise linearly over the warm-up and fall linearly to
-    zero over all epochs. Returns one ``{"epoch", "loss", "dev_f1"}`` an epoch. Raises ValueError without examples.
+    The encoder and the head have learning rates of their own. Both rise linearly over the warm-up and fall linearly to
+    zero over all epochs.
+
+    Returns:
+        One ``{"epoch", "loss", "dev_f1"}`` per epoch.
+
+    Raises:
+        ValueError: the training sentences give no examples.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     examples = task.examples(train)
     if not examples:
-        raise ValueError("the training sentences hold nothing to train on: no pair of entities in any of them")
+        raise ValueError(
+            "--train: no pair of entities in any sentence; give sentences with at least two annotated entities"
+        )
     steps_per_epoch = sum(1 for _ in batches(examples, settings.batch_tokens))
     optimizer, schedule = _optimizer(task.model, settings, steps_per_epoch * settings.epochs)
     history: list[dict[str, float]] = []
-    best, since = -1.0, 0
+    best, epochs_since_best = -1.0, 0
     for epoch in range(1, settings.epochs + 1):
         task.model.train()
         order = torch.randperm(len(examples), generator=generator).tolist()
@@ -92,11 +112,11 @@ def fit(
         f1 = task.score(dev)["f1"]
         history.append({"epoch": epoch, "loss": sum(losses) / len(losses), "dev_f1": f1})
         logger.info("epoch %d: loss %.4f, dev F1 %.4f", epoch, history[-1]["loss"], f1)
-        since = 0 if f1 > best else since + 1
+        epochs_since_best = 0 if f1 > best else epochs_since_best + 1
         if f1 >= best:
             best = f1
-            keep()
-        if since >= settings.patience:
+            save()
+        if epochs_since_best >= settings.patience:
             break
     return history
 

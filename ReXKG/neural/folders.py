@@ -1,4 +1,4 @@
-"""Where the neural models lie. Imports nothing heavy, so that looking for weights costs nothing."""
+"""Folders of the neural models. Imports nothing heavy, so that looking for weights costs nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TOKENIZER = "BiomedNLP"
 
 
 class ModelFolders(NamedTuple):
-    """The two models' folders, and the one with the base tokenizer, for a model folder without a vocabulary."""
+    """The folders of both models, and that of the base tokenizer, for a model folder without a vocabulary."""
 
     entity: Path
     relation: Path
@@ -19,11 +19,11 @@ class ModelFolders(NamedTuple):
 
 
 def find_models(root: str | Path) -> ModelFolders | None:
-    """The models below ``root``: ``run_entity`` and ``run_relation`` in it, in its ``result`` or in its ``result1``;
-    None where neither has weights. The base tokenizer is ``BiomedNLP`` in it, or ``root`` itself.
+    """The models in ``root``: ``run_entity`` and ``run_relation`` in it, in its ``result`` or in its ``result1``. None
+    if neither has weights. The base tokenizer is ``BiomedNLP`` in ``root``, or ``root`` itself.
 
     Raises:
-        ValueError: only one of the two has weights; the message names the other's place.
+        ValueError: only one of the two has weights; the message names the folder of the other.
     """
     root = Path(root)
     tokenizer = root / _TOKENIZER if (root / _TOKENIZER).is_dir() else root
@@ -33,6 +33,8 @@ def find_models(root: str | Path) -> ModelFolders | None:
         if all(ready):
             return ModelFolders(*models, tokenizer)
         if any(ready):
-            have, lack = models if ready[0] else reversed(models)
-            raise ValueError(f"{have} has weights but {lack} has none ({' or '.join(WEIGHT_FILES)}); both are needed")
+            ready_model, empty_model = models if ready[0] else reversed(models)
+            raise ValueError(
+                f"{ready_model} has weights but {empty_model} has none ({' or '.join(WEIGHT_FILES)}); both are needed"
+            )
     return None

@@ -1,4 +1,4 @@
-"""Entities and relations at their places in a sentence: what the neural models are trained on and predict."""
+"""Entities and relations at their places in a sentence. The neural models are trained on them and predict them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Mention(NamedTuple):
-    """An entity: words ``start`` to ``end`` of the sentence, both included, counted from 0, and its type."""
+    """An entity: words ``start`` to ``end`` of the sentence, counted from 0, both included, and its type."""
 
     start: int
     end: int

@@ -27,7 +27,7 @@ class WordPieces:
 
     @classmethod
     def read(cls, folders: Sequence[str | Path], entries: int) -> WordPieces:
-        """The tokenizer of the first folder that has one, for a model of so many vocabulary entries.
+        """The tokenizer of the first folder that has one, for a model with this number of vocabulary ``entries``.
 
         Raises:
             ValueError: no folder has one, it cannot be read, or it has more entries than the model.
@@ -54,7 +54,7 @@ class WordPieces:
         (Path(folder) / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
 
     def __call__(self, word: str) -> list[int]:
-        """The ids of one word, at least one: what the tokenizer makes nothing of (a control character) is unknown."""
+        """The ids of one word, at least one. A word that gives no pieces, such as a control character, is unknown."""
         return self._cached(word)
 
     def _encode(self, word: str) -> list[int]:

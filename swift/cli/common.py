@@ -1,4 +1,4 @@
-"""What the training commands share: data in, policy in, a finished run out."""
+"""Steps that the training commands share: read the data, load the policy, and carry out the run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ import torch
 from torch import nn
 
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
+from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
-from swift.llm.checkpoint.save import resolve_checkpoint
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.policy import Policy
-from swift.llm.template.choose import Template, template_for
+from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
+from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.errors import INTERRUPTED
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, write_run_info
+from utils.questions import cluster_of
 
 logger = get_logger()
 
 
 def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tuple[list[Record], list[Record]]:
-    """Training and validation records, every one of them checked."""
+    """Training and validation records, all of them checked.
+
+    Raises:
+        UserError: a record or an image cannot be used.
+    """
     train = load_records(data.dataset, data.image_root, require_solution=require_solution)
     validation = (
         load_records(data.val_dataset, data.image_root, require_solution=require_solution) if data.val_dataset else []
@@ -43,20 +49,26 @@ def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tupl
 
 
 def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Hold out about ``share`` of the records, all of a patient's (``subject_id``) on the same side; records without
-    one are patients of their own."""
-    patients = [record.columns.get("subject_id", record.source) for record in records]
-    order = np.random.default_rng(seed).permutation(sorted(set(map(str, patients)))).tolist()
-    held = set(order[: max(1, round(share * len(order)))])
-    sides: tuple[list[Record], list[Record]] = [], []
+    """Training and validation records, where validation holds about ``share`` of the patients.
+
+    All records of a patient are on the same side. A record that names no patient counts as a patient of its own.
+    """
+    patients = [cluster_of(record.columns, alone=record.source) for record in records]
+    order = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
+    held_out = set(order[: max(1, round(share * len(order)))])
+    train: list[Record] = []
+    validation: list[Record] = []
     for record, patient in zip(records, patients, strict=True):
-        sides[str(patient) in held].append(record)
-    return sides
+        (validation if patient in held_out else train).append(record)
+    return train, validation
 
 
 def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Template]:
-    """The policy with its trainable parameters chosen, and its template; the reference's folder is looked for too.
-    ``new_tokens`` is the most that will be generated after a prompt."""
+    """Load the policy, choose its trainable parameters, and build its template.
+
+    ``new_tokens`` is the largest number of tokens to be generated after a prompt. The folder of the reference is
+    checked first, since loading the policy takes long.
+    """
     if model.ref_model is not None:
         resolve_checkpoint(model.ref_model)
     policy = _load(model.model, model, data.dynamic_hd)
@@ -65,7 +77,7 @@ def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0)
 
 
 def read_reference(model: ModelArguments) -> nn.Module | None:
-    """The model of ``--ref_model``; None where it is the policy's own starting point."""
+    """Load the model of ``--ref_model``; None if the policy's own starting point is the reference."""
     if model.ref_model is None or Path(model.ref_model).resolve() == Path(model.model).resolve():
         return None
     return _load(model.ref_model, model).model
@@ -77,51 +89,58 @@ def _load(path: str, model: ModelArguments, dynamic_hd: int | None = None) -> Po
 
 
 def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: object) -> int:
-    """Train, with args.json before and curves.png after; the exit status."""
+    """Write args.json, train, and draw curves.png. Returns the exit status.
+
+    ``arguments`` are the dataclasses of the command's flags; ``facts`` are further entries of args.json.
+    """
     args: RunArguments = trainer.args
     if trainer.is_world_process_zero():
         if args.overwrite_output_dir and args.resume_from_checkpoint is None:
             clear_run(Path(args.output_dir))
-        fields = {f.name: getattr(group, f.name) for group in arguments for f in dataclasses.fields(group)}
         facts |= {
             "seed": args.seed,
             "world_size": args.world_size,
             "image_separator": IMAGE_SEPARATOR,
             "environment": _environment(),
         }
-        write_run_info(args.output_dir, fields, **facts)
+        write_run_info(args.output_dir, _settings(arguments), **facts)
     trainer.card = _card(arguments)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
-    trainer.accelerator.wait_for_everyone()  # a launcher ends the others when one process is done after a stop
+    trainer.accelerator.wait_for_everyone()  # after a stop, a launcher ends all processes as soon as one is done
     if not trainer.stop.stopped:
         logger.info("finished: %s", args.output_dir)
         return 0
     if trainer.is_world_process_zero():
         step, hint = trainer.state.global_step, f"--resume_from_checkpoint true --output_dir {args.output_dir}"
-        logger.warning("stopped at step %d; go on with %s", step, hint)
+        logger.warning("stopped at step %d; resume with %s", step, hint)
     return INTERRUPTED
 
 
+def _settings(arguments: Sequence[object]) -> dict[str, object]:
+    """All fields of the dataclasses in ``arguments`` by name."""
+    return {field.name: getattr(group, field.name) for group in arguments for field in dataclasses.fields(group)}
+
+
 def _card(arguments: Sequence[object]) -> dict[str, object]:
-    """What a checkpoint's README.md tells of the run."""
-    told = {f.name: getattr(group, f.name) for group in arguments for f in dataclasses.fields(group)}
+    """Facts of the run for the README.md of its checkpoints."""
+    settings = _settings(arguments)
     git = git_state()
-    rewards = told.get("reward_funcs")
+    rewards = settings.get("reward_funcs")
     return {
-        "base": told["model"],
-        "reference": told["ref_model"],
-        "data": told["dataset"],
-        "rewards": rewards and [f"{name} x {w:g}" for name, w in zip(rewards, told["reward_weights"], strict=True)],
-        "learning rate": told["learning_rate"],
-        "seed": told["seed"],
+        "base": settings["model"],
+        "reference": settings["ref_model"],
+        "data": settings["dataset"],
+        "rewards": rewards and [f"{name} x {w:g}" for name, w in zip(rewards, settings["reward_weights"], strict=True)],
+        "learning rate": settings["learning_rate"],
+        "seed": settings["seed"],
         "commit": git and git["commit"] + (", with changes" if git["modified"] else ""),
     }
 
 
 def clear_run(folder: Path) -> None:
-    """Remove what an earlier run left in ``folder``, and nothing else: a later resume must not find it."""
+    """Remove the files that an earlier run wrote into ``folder``, so that a later resume does not find them."""
     for name in ("args.json", "completions.jsonl", "curves.png"):
         (folder / name).unlink(missing_ok=True)
     for checkpoint in folder.glob("checkpoint-*"):
@@ -129,6 +148,6 @@ def clear_run(folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Variables that change what a run computes."""
+    """Values of the environment variables that change the results of a run."""
     names = ("FREEZE_NON_VISION_PARAMS", "REXKG_EXTRACTOR", "KG_TEXT", "CHEX_RUN_CODE", "OMP_NUM_THREADS")
     return {name: os.environ[name] for name in names if name in os.environ}

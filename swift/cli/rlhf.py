@@ -4,7 +4,7 @@
         --reward_funcs external_r1v_acc external_kg_jac --output_dir output/run
     torchrun --nproc_per_node N -m swift.cli.rlhf ...        on N processes
 
-Flags carry ms-swift's names on top of `transformers.TrainingArguments`; --help lists those of this project.
+The flags are those of `transformers.TrainingArguments` and further ones with ms-swift's names; --help lists the latter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from swift.cli.common import read_data, read_policy, read_reference, run_training
 from swift.llm.arguments import parse_rlhf_args
 from swift.llm.dataset import Record, raise_problems
-from swift.plugin.loader import build_rewards, load_external_plugins, required_columns
+from swift.plugin.loader import load_external_plugins
+from swift.plugin.rewards import build_rewards, required_columns
 from swift.trainers.rlhf_trainer import grpo_trainer
 from swift.utils.errors import UserError, reports_user_errors
 from utils.get_knowledge_graph import extractor_name
@@ -23,7 +24,7 @@ from utils.get_knowledge_graph import extractor_name
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read flags, plugins, data and policy, in this order, so that the cheap mistakes are found first; then train."""
+    """Read flags, plugins, data and policy, then train. The order is such that mistakes show as early as possible."""
     model, data, training = parse_rlhf_args(argv)
     load_external_plugins(training.external_plugins)
     rewards = build_rewards(training.reward_funcs, training)
@@ -32,11 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_columns([*train, *validation], columns)
     policy, template = read_policy(model, data, training.max_completion_length)
     template.check_prompts([*train, *validation])
+    reference = read_reference(model)
     try:
-        # By attribute, not by name: a plugin may have put a wrapper in the class's place.
+        # Looked up in its module: a plugin may have replaced the class by a wrapper after this file was imported.
         trainer = grpo_trainer.GRPOTrainer(
             model=policy.model,
-            ref_model=read_reference(model),
+            ref_model=reference,
             args=training,
             train_dataset=train,
             eval_dataset=validation,
@@ -44,13 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             template=template,
             reward_funcs=rewards,
         )
-    except ValueError as error:  # a plugin's wrapper knows nothing of UserError
+    except ValueError as error:  # a plugin written for ms-swift cannot import UserError
         raise UserError(str(error)) from error
     return run_training(trainer, (model, data, training), extractor=extractor_name())
 
 
 def check_columns(records: Sequence[Record], columns: dict[str, str]) -> None:
-    """Every record must have the columns its rewards read."""
+    """Check that every record has the columns that the rewards read.
+
+    Raises:
+        UserError: a column is missing; the message names the first record and the number of further ones.
+    """
     raise_problems(
         f"{record.source}: field {column!r}: missing, and reward {reward} reads it; add it or leave the reward out"
         for record in records

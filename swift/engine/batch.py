@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swift.llm.images.protocol import Picture
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,8 @@ class PromptBatch:
         """The same prompts with their embeddings in place of their images."""
         return PromptBatch(self.input_ids, self.mask, ((),) * len(self), embeds)
 
-    @property
-    def images(self) -> dict[str, Tensor]:
-        """The model's image arguments; empty when no prompt has an image."""
+    def image_inputs(self) -> dict[str, Tensor]:
+        """Concatenate the pictures of all prompts into the model's image arguments; empty when there are none."""
         pictures = [picture for row in self.pictures for picture in row]
         return pictures[0].collate(pictures) if pictures else {}
 

@@ -3,6 +3,9 @@
 Phi-4's vocabulary is 200,064: for 2,000 tokens the float32 logits alone are 1.6 GB, and autograd keeps several such
 tensors. Here a chunk of tokens at a time is projected, reduced and dropped; backward projects it again. The gradient
 needs no graph: d logp(y) / d logits = (onehot(y) - softmax) / temperature.
+
+Products run in the type of the hidden states. A weight that is kept in float32 (see master_weights.py) is cast for
+them, and its gradient is summed in float32 over the chunks.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ def chunk_rows(vocabulary: int) -> int:
 
 
 def _chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    return nn.functional.linear(hidden.to(weight.dtype), weight, bias).float().div_(temperature)
+    return nn.functional.linear(hidden, weight, bias).float().div_(temperature)
 
 
 class ChunkedLogProbs(torch.autograd.Function):
@@ -32,6 +35,7 @@ class ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature, with_entropy):
         rows = chunk_rows(weight.shape[0])
+        masters, weight, bias = (weight, bias), *_in_type(hidden.dtype, weight, bias)
         logps = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         log_normalizer = torch.empty_like(logps)
         entropy = torch.empty_like(logps) if with_entropy else logps.new_empty(0)
@@ -43,18 +47,19 @@ class ChunkedLogProbs(torch.autograd.Function):
             if with_entropy:
                 probabilities = (logits - normalizer[:, None]).exp_()
                 entropy[part] = normalizer - probabilities.mul_(logits).sum(dim=-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, log_normalizer)
+        ctx.save_for_backward(hidden, *masters, targets, log_normalizer)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
         return logps, entropy
 
     @staticmethod
     def backward(ctx, grad_logps, _grad_entropy):
-        hidden, weight, bias, targets, log_normalizer = ctx.saved_tensors
+        hidden, *masters, targets, log_normalizer = ctx.saved_tensors
+        weight, bias = _in_type(hidden.dtype, *masters)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight) if needs_weight else None
-        grad_bias = torch.zeros_like(bias) if needs_bias else None
+        grad_weight = torch.zeros_like(masters[0]) if needs_weight else None
+        grad_bias = torch.zeros_like(masters[1]) if needs_bias else None
         for part in _slices(hidden.shape[0], chunk_rows(weight.shape[0])):
             grad = _chunk_logits(hidden[part], weight, bias, ctx.temperature)
             grad = grad.sub_(log_normalizer[part, None]).exp_().neg_()
@@ -63,10 +68,24 @@ class ChunkedLogProbs(torch.autograd.Function):
             if needs_hidden:
                 grad_hidden[part] = grad @ weight
             if needs_weight:
-                grad_weight.addmm_(grad.t(), hidden[part].to(weight.dtype))
+                _add_product(grad_weight, grad, hidden[part])
             if needs_bias:
                 grad_bias += grad.sum(dim=0)
         return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _in_type(dtype: torch.dtype, *values: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if value is None else value.to(dtype) for value in values)
+
+
+def _add_product(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
+    """Add ``grad`` [T, V] transposed times ``hidden`` [T, H] to ``total`` [V, H], which may be of a wider type. A block
+    of rows at a time, so that no second matrix of that size is held."""
+    if total.dtype == grad.dtype:
+        total.addmm_(grad.t(), hidden)
+        return
+    for rows in _slices(len(total), max(1, CHUNK_ELEMENTS // total.shape[1])):
+        total[rows] += grad[:, rows].t() @ hidden
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:
@@ -88,6 +107,7 @@ def token_choices(
 ) -> Choices:
     """The choices at ``hidden`` [T, H] where ``targets`` [T] were taken; ``alternatives`` is K. A chunk at a time."""
     parts = []
+    weight, bias = _in_type(hidden.dtype, weight, bias)
     for part in _slices(hidden.shape[0], chunk_rows(weight.shape[0])):
         logits = _chunk_logits(hidden[part], weight, bias, temperature)
         ranks = 1 + (logits > logits.gather(1, targets[part, None])).sum(dim=-1)
@@ -133,8 +153,11 @@ def scoring_head(head: nn.Linear, call: HeadCall) -> Iterator[None]:
             )
         return logps
 
+    replaced = vars(head).get("forward")
     head.forward = forward
     try:
         yield
     finally:
         del head.forward
+        if replaced is not None:
+            head.forward = replaced

@@ -52,7 +52,7 @@ def completion_logprobs(
     ``model`` may be wrapped for data parallelism. Differentiable with respect to whatever requires gradients.
     """
     unwrapped = getattr(model, "module", model)
-    images = prompts.images
+    images = prompts.image_inputs()
     positions = prompt_positions(unwrapped, prompts.input_ids, prompts.order, prompts.mask, images)
     plan = (packed_layout if packed else plain_layout)(prompts, completions, positions)
     call = HeadCall(plan.predictor_rows, plan.targets, temperature, with_entropy, alternatives)
@@ -71,7 +71,7 @@ def completion_logprobs(
 def _model_inputs(model: nn.Module, prompts: PromptBatch, images: dict[str, Tensor], plan: Layout) -> dict[str, Tensor]:
     if plan.repeats > 1:
         prompts = prompts.repeat(plan.repeats)
-        images = prompts.images
+        images = prompts.image_inputs()
     if prompts.embeds is not None:
         suffix = input_embeddings(model)(plan.suffix_ids).to(prompts.embeds.dtype)
         return {"inputs_embeds": torch.cat([prompts.embeds, suffix], dim=1)}

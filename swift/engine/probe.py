@@ -1,14 +1,18 @@
 """Which of the fast paths a model can take, measured on the model itself before training begins.
 
-Packing a group into one row and sharing a prompt's cache are right only where masks, positions and caches do what we
-think. So a few random completions of two of the run's own prompts are scored in every way there is:
+Packing a group into one row and sharing a prompt's cache are right only if masks, positions and caches do what we
+think. So a few random completions of two prompts are scored in every way there is:
 
     alone     one row without padding, the model's own positions and masks, all logits: no code of ours in between
     plain     padded rows (`plain_layout`), chunked head
-    packed    one row a group (`packed_layout`)
+    packed    one row per group (`packed_layout`)
     sampled   fed token by token through `generate`, each prompt's cache shared by its group
 
-Plain must agree with alone, or the model cannot be trained here. Packed and shared are used where they agree.
+Plain must agree with alone, or the model cannot be trained here. Packed and shared are used if they agree.
+
+The probe costs less than two scoring forwards of the run's first micro-batch. Phi-4 turns images into embeddings before
+any mask or cache counts, so its prompts are a few words. Other models lay images out in positions and masks: their
+prompts have the run's images, shrunk to the smallest that the model takes.
 """
 
 from __future__ import annotations
@@ -25,8 +29,8 @@ from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.model_inputs import decoder_layers, token_types
 from swift.engine.sampling import Sampling, decode
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.policy import is_phi4
+from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -37,7 +41,8 @@ logger = get_logger()
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 FLOORS = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 MARGIN = 16  # tokens that a probe's prompt and completion may have beyond the prompt of the run
-LENGTHS = (5, 3)  # tokens of the completions of a group
+LENGTHS = (4, 2)  # tokens of the completions of a group
+WORDS = (9, 14)  # tokens of the two prompts without images
 LONGEST_WINDOW = 2048  # prompts are lengthened past a sliding window up to this, so that it takes part
 
 
@@ -64,19 +69,21 @@ class Forced(LogitsProcessor):
 
 @torch.no_grad()
 def choose_paths(model: nn.Module, template: Template, examples: Sequence[EncodedPrompt]) -> Paths:
-    """Measure, log one line for each path, and choose. ``examples`` are prompts of the run, the first with an image
-    where it has any. Raises UserError where the plain path itself is wrong."""
+    """Measure, log one line per path, and choose. ``examples`` are prompts of the run, the first with an image if it
+    has any. Raises UserError if the plain path itself is wrong."""
     tolerance = TOLERANCES.get(model.dtype, TOLERANCES[torch.float32])
     training = model.training
     model.eval()
     prompts, completions = probe_batch(model, template, examples)
-    plain = completion_logprobs(model, prompts, completions, packed=False).logps[completions.mask]
-    alone = torch.cat([_alone(model, prompts.select([row // len(LENGTHS)]), ids) for row, ids in _rows(completions)])
-    if not (off := _distance(plain, alone)) < tolerance:
+    plain = completion_logprobs(model, prompts, completions, packed=False).logps
+    first = [row * len(LENGTHS) for row in range(len(prompts))]  # the longest completion of each prompt
+    alone = torch.cat([_alone(model, prompts.select([place]), ids) for place, ids in _longest(completions)])
+    if not (off := _distance(plain[first][completions.mask[first]], alone)) < tolerance:
         raise UserError(
             f"{type(model).__name__}: log-probabilities in padded rows differ from those of one prompt by {off:.2g} on "
             "average, so training would learn from wrong numbers; this model is not supported"
         )
+    plain = plain[completions.mask]
     tolerance = min(tolerance, max(FLOORS.get(model.dtype, FLOORS[torch.float32]), 4 * off))
     reason = why_plain(model) or _why_not("packed rows", lambda: _packed(model, prompts, completions), plain, tolerance)
     unshared = _why_not("a shared cache", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
@@ -90,7 +97,8 @@ def choose_paths(model: nn.Module, template: Template, examples: Sequence[Encode
 def probe_batch(
     model: nn.Module, template: Template, examples: Sequence[EncodedPrompt]
 ) -> tuple[PromptBatch, Completions]:
-    """Two prompts of different length, made longer than a sliding window, and random completions of them."""
+    """Two prompts of different length and random completions of them. Prompts are made longer than a sliding window of
+    the model."""
     generator = torch.Generator().manual_seed(0)
     banned = torch.tensor([*template.banned_token_ids, *template.stop_token_ids])
     words = torch.cat([prompt.input_ids for prompt in examples])
@@ -102,11 +110,12 @@ def probe_batch(
 
     window = decoder_layers(model).window or 0
     window = window if window <= LONGEST_WINDOW else 0
-    pair = [examples[0], examples[-1]]
+    words_alone = [EncodedPrompt(draw(count), (), "") for count in WORDS]
+    pair = words_alone if is_phi4(model) else [examples[0], examples[-1]]
     # LongRoPE models turn to other frequencies beyond this length, for all rows of a batch: keep both on one side
     turn = getattr(model.config.get_text_config(), "original_max_position_embeddings", None) or math.inf
     if len({len(prompt.input_ids) + window + MARGIN > turn for prompt in pair}) > 1:
-        pair = [examples[0]] * 2
+        pair = [pair[0]] * 2
     prompts = [
         replace(prompt, input_ids=torch.cat([prompt.input_ids, draw(window + extra)]))
         for prompt, extra in zip(pair, (2, 7), strict=True)
@@ -119,15 +128,16 @@ def probe_batch(
     return collate_prompts(prompts, template.pad_token_id, device), completions
 
 
-def _rows(completions: Completions) -> list[tuple[int, list[int]]]:
-    return list(enumerate(completions.token_lists()))
+def _longest(completions: Completions) -> list[tuple[int, list[int]]]:
+    """The place of each prompt and the tokens of its longest completion."""
+    return list(enumerate(completions.token_lists()[:: len(LENGTHS)]))
 
 
 def _alone(model: nn.Module, prompt: PromptBatch, ids: list[int]) -> Tensor:
     """Log-probabilities of one completion by one forward that is told as little as possible."""
     chosen = torch.tensor(ids, device=prompt.input_ids.device)
     input_ids = torch.cat([prompt.input_ids, chosen[None]], dim=1)
-    inputs = token_types(model, input_ids) | prompt.images
+    inputs = token_types(model, input_ids) | prompt.image_inputs()
     logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False, **inputs).logits
     logps = logits[0, -len(ids) - 1 : -1].float().log_softmax(dim=-1)
     return logps.gather(1, chosen[:, None]).squeeze(1)

@@ -114,7 +114,7 @@ def decode(
         rows = prompts.with_embeds(None).repeat(group_size)
     else:
         rows = prompts.repeat(group_size)
-        inputs = rows.images | token_types(model, rows.input_ids)
+        inputs = rows.image_inputs() | token_types(model, rows.input_ids)
     with own_settings_aside(model):
         output = model.generate(
             rows.input_ids,
@@ -149,7 +149,7 @@ def own_settings_aside(model: nn.Module) -> Iterator[None]:
 
 def prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
     """The cache of all prompt tokens but the last, which the decoding loop feeds itself, ``group_size`` times each."""
-    images = prompts.images
+    images = prompts.image_inputs()
     positions = prompt_positions(model, prompts.input_ids, prompts.order, prompts.mask, images)
     if prompts.embeds is not None:
         inputs = {"inputs_embeds": prompts.embeds[:, :-1]}

@@ -24,8 +24,7 @@ from swift.llm.dataset import Record
 from swift.llm.images.cache import DECODING_THREADS
 from swift.llm.images.source import image_size
 from swift.llm.policy import Policy, embeds_prompts_frozen, is_phi4, prompt_embeddings
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError
 
 MOST_QUESTIONS = 64  # of an automatic batch: more gain little, and all wait for the longest answer
@@ -230,7 +229,7 @@ def _answer(
     device = policy.model.device
     prompts = collate_prompts([prompt for _, prompt in read], template.pad_token_id, device)
     if task.alternatives is not None and embeds_prompts_frozen(policy.model):  # written and scored: images encoded once
-        prompts = prompts.with_embeds(prompt_embeddings(policy.model, prompts.input_ids, prompts.images))
+        prompts = prompts.with_embeds(prompt_embeddings(policy.model, prompts.input_ids, prompts.image_inputs()))
     if task.given is not None:
         texts = [template.encode_completion(task.given(records[index])) for index, _ in read]
         completions = collate_completions(texts, template.pad_token_id, device)

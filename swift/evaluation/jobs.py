@@ -18,8 +18,8 @@ from swift.evaluation.partial_results import (
     read_partial,
     remove_partial,
 )
-from swift.evaluation.results import question_id, with_explanation
-from swift.llm.checkpoint.save import base_of, is_adapter
+from swift.evaluation.results import with_explanation
+from swift.llm.checkpoint.folders import base_of, is_adapter
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.images.source import ImageSource
 from swift.utils.digests import folder_digest, value_digest
@@ -27,6 +27,7 @@ from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from utils.get_knowledge_graph import extractor_name
 from utils.metrics import reference_answers
+from utils.questions import question_name
 
 SWEEP = tuple(f"test_{group}_vqa.json" for group in ("basic", "compare", "region"))
 FORMAT = 1  # of result and partial files; raised when older ones cannot be gone on from
@@ -144,7 +145,7 @@ def _check_names(records: Sequence[Record]) -> None:
     raise_problems(
         f"{record.source}: {name!r} is what {first[name].source} is called too, by field 'idx', 'id' or its position; "
         "give each question an 'idx' of its own"
-        for record, name in ((record, str(question_id(record, index))) for index, record in enumerate(records))
+        for record, name in ((record, question_name(record.columns, index)) for index, record in enumerate(records))
         if first.setdefault(name, record) is not record
     )
 

@@ -11,6 +11,7 @@ from swift.evaluation.answering import Answer, Answered
 from swift.llm.dataset import Record
 from utils.get_knowledge_graph import extractor_name
 from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, judge, reference_answers
+from utils.questions import question_id
 from utils.self_consistency import majority_answers
 from utils.summaries import summarize_given, summarize_results
 
@@ -49,11 +50,6 @@ def with_explanation(record: Record) -> dict[str, Any]:
     return columns | {"explanation": record.solution}
 
 
-def question_id(record: Record, index: int) -> Any:
-    """What a question is called in its file: its ``idx``, else its ``id``, else its position."""
-    return next((record.columns[name] for name in ("idx", "id") if record.columns.get(name) is not None), index)
-
-
 def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]], given: bool = False) -> dict[str, Any]:
     """One entry of ``results``: every field of the question but those named as an answer's, and what became of it.
     ``image_paths`` are the images shown, under a control not those of ``image_ids``; null for one that is no file.
@@ -63,7 +59,7 @@ def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]],
         del columns["id"]
     first = answers[0]
     row = {
-        "id": question_id(record, index),
+        "id": question_id(record.columns, index),
         "question": record.messages[-1]["content"],
         **columns,
         "image_paths": [None if source.path is None else source.name for source in record.images],
@@ -122,7 +118,7 @@ def build_document(
     questions, and ``skipped``, those without readable images. ``answers`` and ``skipped`` are by position."""
     results = [result_row(records[index], index, answers[index], given) for index in sorted(answers)]
     listed = [
-        {"id": question_id(records[index], index), "source": records[index].source, "reason": skipped[index]}
+        {"id": question_id(records[index].columns, index), "source": records[index].source, "reason": skipped[index]}
         for index in sorted(skipped)
     ]
     document: dict[str, Any] = {**facts, "num_samples": len(results), "num_skipped": len(listed)}

@@ -38,8 +38,8 @@ from swift.evaluation.jobs import (
 )
 from swift.evaluation.partial_results import PartialWriter, partial_answers_path, partial_answers_paths
 from swift.evaluation.results import build_document, screen_lines, stored
+from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
-from swift.llm.checkpoint.save import resolve_checkpoint
 from swift.llm.policy import Policy
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
@@ -49,7 +49,7 @@ from swift.utils.files import write_json
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, package_versions
 from utils.get_knowledge_graph import extractor_name
-from utils.intervals import patients
+from utils.questions import patients
 
 logger = get_logger()
 

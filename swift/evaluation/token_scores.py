@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from swift.engine.batch import Completions
 from swift.engine.logprobs import LogProbs
-from swift.llm.template.phi4 import Phi4Template
+from swift.llm.template.protocol import Template
 
 DECIMALS = 7  # significant ones that are kept: float32 has no more
 
@@ -28,7 +28,7 @@ class TokenScores:
             raise ValueError(f"every token needs each number, their counts are {sorted(lengths)}")
 
 
-def token_scores(template: Phi4Template, completions: Completions, scores: LogProbs) -> list[TokenScores]:
+def token_scores(template: Template, completions: Completions, scores: LogProbs) -> list[TokenScores]:
     """The scores of each completion; ``scores`` were asked for entropy and choices."""
     choices = zip(
         scores.choices.ranks.tolist(), scores.choices.top_ids.tolist(), scores.choices.top_logps.tolist(), strict=True

@@ -1,7 +1,7 @@
 """The flags of ``python -m swift.cli.rlhf`` and ``swift.cli.sft``: ms-swift's names on ``TrainingArguments``.
 
-Every value is checked when its dataclass is built, so a mistake is reported before data is read or a model loaded.
-Defaults are those of the published sweep; ``per_device_train_batch_size`` counts completions.
+Every value is checked when its dataclass is built, so a mistake is reported before data is read or a model is loaded.
+Defaults are those of the published sweep. For GRPO, ``per_device_train_batch_size`` counts completions.
 """
 
 from __future__ import annotations
@@ -11,19 +11,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from transformers import SchedulerType, TrainingArguments
 
-from swift.llm.deepspeed_configs import deepspeed_config
-from swift.utils.distributed import is_master
+from swift.llm.deepspeed_configs import check_mismatches, deepspeed_config
+from swift.llm.resume import resume_folder
 from swift.utils.errors import UserError
 from swift.utils.flags import FlagParser
-from swift.utils.logger import get_logger
-from swift.utils.run_folder import finished_step, newest_checkpoint
-
-logger = get_logger()
 
 WITHOUT_EFFECT = {
     "model_type": "read from the checkpoint",
@@ -47,7 +42,7 @@ WITHOUT_EFFECT = {
 
 
 def _flag(help: str, default: Any = None, **more: Any) -> Any:
-    """A dataclass field with its line of help and more for argparse."""
+    """A dataclass field with its line of help and more settings for argparse."""
     return field(default=default, metadata={"help": help, **more})
 
 
@@ -58,23 +53,23 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass
 class ModelArguments:
-    """Which policy, and what of it trains."""
+    """The policy, its reference, and the parameters that train."""
 
     model: str = field(metadata={"help": "folder of the checkpoint to train"})
     ref_model: str | None = _flag("folder of the reference policy; default: the model as it starts")
     base_model: str | None = _flag("full checkpoint below an adapter folder; default: the one the adapter names")
     model_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'JSON, as ms-swift takes it; only {"device_map": null} has a place here'}
+        default=None, metadata={"help": 'JSON, as ms-swift takes it; only {"device_map": null} is supported'}
     )
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
         "type of the weights; auto: as saved", "auto"
     )
     attn_impl: Literal["auto", "flash_attn", "flash_attention_2", "sdpa", "eager"] = _flag("attention kernel", "auto")
     train_type: Literal["dummy", "lora", "full"] = _flag(
-        "dummy: train the adapters the checkpoint carries; lora: add new ones; full: train all weights", "dummy"
+        "dummy: train the adapters of the checkpoint; lora: add new ones; full: train all weights", "dummy"
     )
     trainable: str | None = _flag(
-        "what to train, over what train_type chooses: a regular expression of parameter names, or vision-lora+head"
+        "parameters to train in place of train_type's: a regular expression for their names, or vision-lora+head"
     )
     lora_rank: int = _flag("rank of adapters that train_type lora adds", 8)
     lora_alpha: int = _flag("scale of adapters that train_type lora adds, over the rank", 32)
@@ -96,17 +91,15 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which records, and how their images become input."""
+    """The records, and the preparation of their images."""
 
     dataset: list[str] = field(metadata={"help": "training files: JSON lists or JSON lines"})
     val_dataset: list[str] = field(default_factory=list, metadata={"help": "validation files"})
     split_dataset_ratio: float = _flag("share of the training records to hold out for validation", 0.0)
     image_root: str | None = _flag("folder that holds the images; default: the images folder nearest above each file")
     max_length: int | None = _flag("most tokens a prompt may have, images included; longer ones are an error")
-    dynamic_hd: int | None = _flag(
-        "most crops an image may take; default: what the checkpoint was trained with, else 4"
-    )
-    check_images: bool = _flag("decode every image before training; false: look at headers only", True)
+    dynamic_hd: int | None = _flag("most crops an image may take; default: as the checkpoint was trained, else 4")
+    check_images: bool = _flag("decode every image before training; false: read headers only", True)
 
     _argument_group_name = "data"
 
@@ -123,7 +116,7 @@ class DataArguments:
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """What both commands set or add of ``TrainingArguments``."""
+    """The settings of both commands that differ from ``TrainingArguments`` or are added to them."""
 
     learning_rate: float = _flag("peak learning rate", 6e-5)
     num_train_epochs: float = _flag("passes over the training records", 1.0)
@@ -134,12 +127,12 @@ class RunArguments(TrainingArguments):
     weight_decay: float = _flag("AdamW's weight decay", 0.1)
     logging_steps: float = _flag("steps between lines of metrics", 1)
     save_total_limit: int | None = _flag("checkpoints to keep", 2)
-    save_full: bool = _flag("write whole models; false: the adapter and the head where nothing else trains", False)
+    save_full: bool = _flag("write full models; false: adapter and head only, if nothing else trains", False)
     report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "trackers that Trainer knows, e.g. wandb"}
     )
     resume_from_checkpoint: str | None = _flag(
-        "true: go on from the newest checkpoint in output_dir, if any; or a checkpoint folder", nargs="?", const="true"
+        "true: resume from the newest checkpoint in output_dir, if any; or a checkpoint folder", nargs="?", const="true"
     )
     overwrite_output_dir: bool = _flag("start anew in a folder that holds another run", False)
     remove_unused_columns: bool = False
@@ -159,17 +152,19 @@ class RunArguments(TrainingArguments):
             ("gradient_checkpointing", "activation_checkpointing"),
             ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
         ):
-            if getattr(self, new, old) is None:  # newer transformers warn at the old name
+            if getattr(self, new, old) is None:  # newer transformers warn about the old name
                 setattr(self, new, getattr(self, old))
         if self.deepspeed is not None:
             self.deepspeed = deepspeed_config(self.deepspeed)
         super().__post_init__()
+        if self.deepspeed is not None:
+            check_mismatches(self.hf_deepspeed_config.mismatches)
         _check_trackers(self.report_to)
 
 
 @dataclass
 class RLHFArguments(RunArguments):
-    """GRPO."""
+    """The settings of GRPO."""
 
     output_dir: str = _flag("folder of the run", "output/grpo")
     save_steps: float = _flag("steps between checkpoints", 1000)
@@ -179,7 +174,9 @@ class RLHFArguments(RunArguments):
     reward_funcs: list[str] = field(
         default_factory=list, metadata={"help": "names of rewards, as registered in swift.plugin.orms"}
     )
-    reward_weights: list[float] | None = field(default=None, metadata={"help": "one weight a reward; default: 1 each"})
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "one weight per reward; default: 1 each"}
+    )
     num_generations: int = _flag("completions per prompt (G)", 8)
     max_completion_length: int = _flag("most tokens a completion may have", 256)
     temperature: float = _flag("sampling temperature, applied in scoring too", 0.9)
@@ -188,9 +185,9 @@ class RLHFArguments(RunArguments):
     beta: float = _flag("weight of the KL term", 0.5)
     epsilon: float = _flag("clip range of the probability ratio", 0.2)
     num_iterations: int = _flag("optimizer steps per batch of rollouts", 1)
-    dynamic_sample: bool = _flag("replace groups whose rewards hardly differ", False)
-    max_resample_times: int = _flag("most times dynamic_sample draws again", 3)
-    min_group_std: float = _flag("reward deviation at or below which dynamic_sample drops a group", 0.06)
+    dynamic_sample: bool = _flag("replace groups with nearly equal rewards", False)
+    max_resample_times: int = _flag("most times that dynamic_sample draws again", 3)
+    min_group_std: float = _flag("dynamic_sample drops groups whose rewards have at most this standard deviation", 0.06)
     overlong_filter: bool = _flag("leave truncated completions out of the loss", False)
     log_completions: bool = _flag("write completions.jsonl", True)
 
@@ -206,7 +203,7 @@ class RLHFArguments(RunArguments):
         _require(count > 0, "--reward_funcs names no reward; give at least one, e.g. external_r1v_acc")
         _require(
             not weights or len(weights) == count,
-            f"--reward_weights has {len(weights or [])} values for {count} rewards; give one each",
+            f"--reward_weights has {len(weights or [])} values for {count} rewards; give one per reward",
         )
         self.reward_weights = weights or [1.0] * count
 
@@ -239,11 +236,11 @@ class RLHFArguments(RunArguments):
 
 @dataclass
 class SFTArguments(RunArguments):
-    """Supervised fine-tuning."""
+    """The settings of supervised fine-tuning."""
 
     output_dir: str = _flag("folder of the run", "output/sft")
     questions_per_row: int = _flag(
-        "most questions about the same images that share a row, which holds the images once; "
+        "most questions about the same images in one row, which holds the images once; "
         "--per_device_train_batch_size counts rows",
         1,
     )
@@ -254,12 +251,12 @@ class SFTArguments(RunArguments):
 
 
 def parse_rlhf_args(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, RLHFArguments]:
-    """The flags of ``swift.cli.rlhf``. Raises UserError for any that is wrong, and for an occupied ``output_dir``."""
+    """Parse the flags of ``swift.cli.rlhf``. Raises UserError for a wrong flag and for an occupied ``output_dir``."""
     return _parse(RLHFArguments, "python -m swift.cli.rlhf", "Train a policy by GRPO.", argv)
 
 
 def parse_sft_args(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, SFTArguments]:
-    """The flags of ``swift.cli.sft``. Raises UserError as :func:`parse_rlhf_args` does."""
+    """Parse the flags of ``swift.cli.sft``. Raises UserError as :func:`parse_rlhf_args` does."""
     return _parse(SFTArguments, "python -m swift.cli.sft", "Fine-tune a policy on solutions.", argv)
 
 
@@ -279,37 +276,10 @@ def _parse(kind: type[RunArguments], prog: str, description: str, argv: Sequence
         f"--eval_strategy {training.eval_strategy.value} has nothing to evaluate on; "
         "pass --val_dataset or --split_dataset_ratio",
     )
-    _resolve_resume(training)
+    training.resume_from_checkpoint = resume_folder(
+        training.output_dir, training.resume_from_checkpoint, training.overwrite_output_dir
+    )
     return model, data, training
-
-
-def _resolve_resume(training: RunArguments) -> None:
-    """Turn ``resume_from_checkpoint`` into a folder or None, and refuse a folder that holds another run."""
-    folder, resume = Path(training.output_dir), training.resume_from_checkpoint
-    if resume in (None, "false", "False"):
-        training.resume_from_checkpoint = None
-        occupied = (folder / "args.json").exists() or any(folder.glob("checkpoint-*"))
-        _require(
-            training.overwrite_output_dir or not occupied or not is_master(),
-            f"--output_dir {folder} holds another run; pass --resume_from_checkpoint true to go on with it, "
-            "--overwrite_output_dir true to start anew, or another folder",
-        )
-    elif resume in ("true", "True"):
-        newest = newest_checkpoint(folder)
-        if newest is None:
-            logger.warning("%s holds no finished checkpoint: starting from the beginning", folder)
-        training.resume_from_checkpoint = None if newest is None else str(newest)
-    else:
-        _require(
-            finished_step(resume) is not None,
-            f"--resume_from_checkpoint {resume} has no whole trainer_state.json; name a checkpoint-N folder, or true",
-        )
-    if training.resume_from_checkpoint is not None:
-        _require(
-            any(Path(training.resume_from_checkpoint).glob("rng_state*.pth")),
-            f"--resume_from_checkpoint: {training.resume_from_checkpoint} was saved by --save_only_model true, without "
-            "optimizer and random state; start a new run with it as --model",
-        )
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Datasets on disk -> :class:`Record`, and the check that finds every bad one before training starts.
+"""Datasets on disk, read into :class:`Record`, and the check that finds every bad record before training starts.
 
-A file is a JSON list or JSON lines (told apart by content) of objects in any of these forms:
+A file is a JSON list or JSON lines (recognized by content) of objects in any of these forms:
 
     training A   images [paths], messages [{role: user, content}], solution
     training B   messages ending in an assistant turn (the solution), image (path or base64)
     evaluation   question, explanation (the solution), image_ids (``<image_id>.png`` in the image folder)
 
-NaN and Infinity, which JSON does not know but some programs write, are read as null. Messages count records from 0.
+NaN and Infinity, which are not JSON but are written by some programs, are read as null. Messages count records from 0.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ MESSAGE_ROLES = ("system", "user", "assistant")
 IMAGE_FIELDS = ("images", "image", "image_ids")
 PLACEHOLDER = re.compile(r"<image>|<\|?image_(\d+)\|?>")
 CHECKING_THREADS = 8
-_HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # once JSON is read: it joins whole pairs
+_HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # searched after JSON is read, which joins complete pairs
 
 
 @dataclass(frozen=True)
 class Record:
-    """One question with its images, as every later stage takes it."""
+    """One question with its images, in the form that all later stages use."""
 
     images: tuple[ImageSource, ...]
-    messages: tuple[dict[str, str], ...]  # the prompt: {role, content}; never the final assistant turn
+    messages: tuple[dict[str, str], ...]  # the prompt: {role, content}, without the final assistant turn
     solution: str | None
-    columns: dict[str, Any]  # the record's own fields but messages and image data, and ``solution``: for rewards
-    source: str  # "valid.json record 12", for messages
+    columns: dict[str, Any]  # for rewards: the record's fields without messages and images, and ``solution``
+    source: str  # for messages: "valid.json record 12"
 
 
 def load_records(
@@ -51,8 +51,8 @@ def load_records(
 ) -> list[Record]:
     """Read dataset files, in order, up to ``max_samples`` records in all.
 
-    Relative image paths are looked up in ``image_root`` (default: the ``images`` folder beside or above each file),
-    beside it, and in the working folder; whatever is found must lie inside ``image_root``. Images are not opened.
+    Relative image paths are searched in ``image_root`` (default: the ``images`` folder beside or above each file),
+    beside it, and in the working folder. The image must be inside ``image_root``. Images are not opened.
 
     Raises UserError for the first malformed file, or for all malformed records at once.
     """
@@ -66,17 +66,17 @@ def load_records(
         items = read_items(file)
         if not items:
             raise UserError(f"dataset {file} holds no records; pass another file")
-        for item, where in items[: None if max_samples is None else max_samples - len(records)]:
+        for item, place in items[: None if max_samples is None else max_samples - len(records)]:
             try:
-                records.append(_parse(item, where, root.resolve() if root else None, require_solution))
+                records.append(_parse(item, place, root.resolve() if root else None, require_solution))
             except UserError as error:
-                problems.append(f"{where}: {error}")
+                problems.append(f"{place}: {error}")
     raise_problems(problems)
     return records
 
 
 def check_records(records: Iterable[Record], decode: bool = True) -> None:
-    """Raise one UserError for every record whose placeholders or images are wrong: the first problem and a count.
+    """Raise one UserError for all records whose placeholders or images are wrong: the first problem and a count.
 
     Each distinct image is read once, and decoded to its last byte unless ``decode`` is False.
     """
@@ -91,13 +91,13 @@ def check_records(records: Iterable[Record], decode: bool = True) -> None:
         return None
 
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-        found = pool.map(problem_of, sources.values())
-        bad = dict(zip(sources, tqdm(found, "checking images", len(sources), leave=False, delay=2), strict=True))
+        problems = pool.map(problem_of, sources.values())
+        bad = dict(zip(sources, tqdm(problems, "checking images", len(sources), leave=False, delay=2), strict=True))
     raise_problems(f"{record.source}{problem}" for record in records for problem in _problems(record, bad))
 
 
 def image_placeholders(messages: Iterable[dict[str, str]]) -> list[int]:
-    """Numbers (from 1) of the images that the user turns place, in order of appearance.
+    """Numbers (from 1) of the images whose placeholders are in user turns, in order of appearance.
 
     ``<image>`` is the next image, ``<image_k>`` and ``<|image_k|>`` are image k.
     """
@@ -122,7 +122,7 @@ def _problems(record: Record, bad_images: dict[str, str | None]) -> Iterator[str
 
 
 def raise_problems(problems: Iterable[str]) -> None:
-    """Raise a one-line UserError, the first problem and how many more there are; nothing where there is none."""
+    """Raise a one-line UserError with the first problem and a count of the others, if there are any problems."""
     problems = list(problems)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -130,7 +130,7 @@ def raise_problems(problems: Iterable[str]) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """``path``, or its twin under the name the published launcher used: <size>.json, valid_sample_vqa_<size>.json."""
+    """``path``, or the same file under a name of the published launcher: <size>.json, valid_sample_vqa_<size>.json."""
     size = path.stem.removeprefix("valid_sample_vqa_")
     for candidate in (path, path.with_stem(size), path.with_stem(f"valid_sample_vqa_{size}")):
         if candidate.is_file():
@@ -145,13 +145,13 @@ def _default_image_root(file: Path) -> Path | None:
 
 
 def read_items(path: Path) -> list[tuple[Any, str]]:
-    """The file's objects as they are, each with the words that name it in a message. Raises UserError."""
+    """The file's objects as they are, each with its name for messages. Raises UserError for a file that is not JSON."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"dataset {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
-        raise UserError(f"dataset {path} cannot be read ({error.strerror}); mend its rights") from error
+        raise UserError(f"dataset {path} cannot be read ({error.strerror}); fix its permissions") from error
     if text.lstrip().startswith("["):
         items = _parse_json(text, path, first_line=1)
         return [(item, f"{path} record {index}") for index, item in enumerate(items)]
@@ -169,13 +169,13 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
         line = first_line + error.lineno - 1
         raise UserError(
             f"dataset {path} is malformed JSON at line {line}, column {error.colno} ({error.msg}); "
-            "it must be a JSON list, or one JSON object a line"
+            "it must be a JSON list, or one JSON object per line"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"dataset {path} from line {first_line} cannot be read ({error}); mend the file") from error
+        raise UserError(f"dataset {path} from line {first_line} cannot be read ({error}); fix the file") from error
 
 
-def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> Record:
+def _parse(item: Any, place: str, root: Path | None, require_solution: bool) -> Record:
     turns, answer = _turns(item)
     solution = _solution(item, answer)
     if require_solution and solution is None:
@@ -185,12 +185,12 @@ def _parse(item: Any, where: str, root: Path | None, require_solution: bool) -> 
         )
     columns = {key: value for key, value in item.items() if key not in ("messages", "images", "image")}
     images = tuple(_image(text, field, root) for text, field in _image_fields(item))
-    return Record(images, turns, solution, columns | {"solution": solution}, where)
+    return Record(images, turns, solution, columns | {"solution": solution}, place)
 
 
 def find_solution(item: Any) -> str | None:
-    """The text that the record holds for right: its ``solution``, final assistant turn or ``explanation``; None where
-    it has none. Raises UserError for what is no record."""
+    """The record's reference answer: its ``solution``, final assistant turn or ``explanation``; None if it has none.
+    Raises UserError if ``item`` is not a record."""
     _, answer = _turns(item)
     return _solution(item, answer)
 
@@ -248,7 +248,7 @@ def _image(text: str, field: str, root: Path | None) -> ImageSource:
 
 
 def _inside(text: str, root: Path | None) -> Path:
-    """The real path of ``text`` inside ``root``; where no such file exists, the one it would have in ``root``."""
+    """The real path of ``text`` inside ``root``. If there is no such file, the path it would have in ``root``."""
     if root is None:
         raise UserError("no folder named images is beside or above the dataset file; pass --image_root")
     places = [(base / text).resolve() for base in (root, root.parent, Path.cwd())]
@@ -267,11 +267,11 @@ def _text(item: dict[str, Any], field: str) -> str | None:
 
 
 def _check_whole(text: str, place: str) -> None:
-    r"""JSON can hold half of a surrogate pair (``\ud800``), tokenizers and UTF-8 files cannot."""
-    if found := _HALF_PAIR.search(text):
+    r"""Refuse half of a surrogate pair (``\ud800``): JSON can hold it, tokenizers and UTF-8 files cannot."""
+    if half := _HALF_PAIR.search(text):
         raise UserError(
-            f"{place} holds half a character, \\u{ord(found[0]):04x} after {found.start()} characters; "
-            "write the character whole, or leave it out"
+            f"{place} holds half a character, \\u{ord(half[0]):04x} after {half.start()} characters; "
+            "write the complete character, or leave it out"
         )
 
 

@@ -1,10 +1,17 @@
-"""What ``--deepspeed`` names stand for. "auto" is filled in by transformers from the other flags."""
+"""DeepSpeed: the configurations named ``zero2`` and ``zero3``, checks, and loading models without its help.
+
+Transformers replaces "auto" by values of the other flags.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from transformers.integrations import deepspeed
 
 from swift.utils.errors import UserError
 
@@ -34,7 +41,7 @@ DEEPSPEED_CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
-    """The configuration for ``zero2`` or ``zero3``; a file's path and a dict stay as they are. Raises UserError where
+    """The configuration for ``zero2`` or ``zero3``; the path of a file and a dict stay as they are. Raises UserError if
     deepspeed is not installed or there is no such file."""
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
@@ -43,3 +50,26 @@ def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
     if value not in DEEPSPEED_CONFIGS:
         raise UserError(f"--deepspeed {value} is neither a file nor one of {', '.join(DEEPSPEED_CONFIGS)}; correct it")
     return DEEPSPEED_CONFIGS[value]
+
+
+def check_mismatches(mismatches: Sequence[str]) -> None:
+    """Raise UserError for settings of a DeepSpeed file that contradict the flags, as transformers lists them:
+    ``- ds train_batch_size=7 vs hf train_batch_size (calculated)=8``."""
+    if mismatches:
+        listed = ", ".join(line.removeprefix("- ds ").replace(" vs hf ", " against ") for line in mismatches)
+        raise UserError(f'--deepspeed: the file contradicts the flags ({listed}); set the values in the file to "auto"')
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Within the block transformers builds and loads models whole, also when ZeRO-3 is in use.
+
+    Otherwise DeepSpeed would split each parameter over the processes as it is built, and empty shells cannot be split.
+    With this, it splits the complete model when training begins.
+    """
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference

@@ -1,4 +1,4 @@
-"""A policy, and what the trainer needs to know of its insides: input embeddings, head and image features."""
+"""A policy, and access to its internals: input embeddings, output head and image features."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
-from swift.llm.images.hf_processor import VisionProcessor
+from swift.llm.images.protocol import ImageProcessor
+from swift.llm.phi4_names import NATIVE
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A loaded model and what turns records into its inputs."""
+    """A loaded model with its tokenizer and image processor."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    image_processor: DynamicHDImageProcessor | VisionProcessor
-    base: Path  # the full folder the weights stand on
-    own_head: bool = False  # the head is not the base's: it came with the adapter
-    fingerprint: dict[str, str] | None = None  # of the base's weights, see base_weights.py
+    image_processor: ImageProcessor
+    base: Path  # the full folder that the weights were loaded from
+    own_head: bool = False  # the head came with the adapter and differs from the base's
+    fingerprint: dict[str, str] | None = None  # of the base's weights (base_weights.py)
 
 
 def input_embeddings(model: nn.Module) -> nn.Module:
@@ -39,8 +39,8 @@ def look_both_ways(model: nn.Module) -> None:
     """Make every layer of the vision tower attend to all patches.
 
     The tower is SigLIP, which is bidirectional, but transformers (5.17 to 5.23) marks its attention causal. Flash
-    attention always goes by that mark, SDPA when no mask is passed, which is when no patch of a batch is padding: an
-    image's features then depend on its neighbours in the batch.
+    attention always obeys that mark. SDPA obeys it if no mask is passed, which is the case if no patch of a batch is
+    padding. The features of an image would then depend on its neighbors in the batch.
     """
     for module in model.model.embed_tokens_extend.image_embed.modules():
         if hasattr(module, "is_causal"):
@@ -48,7 +48,7 @@ def look_both_ways(model: nn.Module) -> None:
 
 
 def rope_switch(model: nn.Module) -> int | None:
-    """The length beyond which a model with longrope changes its frequencies; None for a model that never does."""
+    """The length in tokens beyond which a model with longrope changes its frequencies; None if it never does."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     switch = getattr(config, "original_max_position_embeddings", None)
@@ -62,13 +62,13 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def is_phi4(model: nn.Module) -> bool:
-    """Whether the model is a Phi-4-multimodal, whose insides are known here; others are asked through transformers."""
-    return model.config.model_type == "phi4_multimodal"
+    """True for Phi-4-multimodal, whose internals are known here. Other models are used by transformers' interface."""
+    return model.config.model_type == NATIVE
 
 
 def embeds_prompts_frozen(model: nn.Module) -> bool:
-    """Whether prompt embeddings can be computed once a step: the model is one whose embedding stage we can run alone,
-    and nothing in that stage is trained."""
+    """True if prompt embeddings can be computed once per step: the embedding stage can run alone (Phi-4) and none of
+    its parameters trains."""
     if not is_phi4(model):
         return False
     stage = (model.model.embed_tokens, model.model.embed_tokens_extend)
@@ -77,6 +77,6 @@ def embeds_prompts_frozen(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def prompt_embeddings(model: nn.Module, input_ids: Tensor, images: dict[str, Tensor]) -> Tensor:
-    """Token embeddings [B, P, H] of ``input_ids`` [B, P] with image features in their places."""
+    """Token embeddings [B, P, H] of ``input_ids`` [B, P] with image features in place of image tokens."""
     core = model.model
     return core.embed_tokens_extend(input_ids, core.embed_tokens(input_ids), **images)

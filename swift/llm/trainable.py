@@ -1,4 +1,4 @@
-"""Which parameters of a policy train."""
+"""Choosing the parameters of a policy that train."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from swift.llm.policy import input_embeddings
 from swift.utils.errors import UserError
 from utils.freezing import untie_head
 
-# Sets that --trainable knows by name
+# Sets that --trainable accepts by name
 NAMED_SETS = {"vision-lora+head": r"\.lora_[AB]\.vision\.|^lm_head\."}
 
 
 def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
-    """Set ``requires_grad`` as ``--train_type`` and ``--trainable`` say; the latter, where given, decides alone.
+    """Set ``requires_grad`` by ``--train_type`` and ``--trainable``. If the latter is given, it decides alone.
 
     A tied head that trains without the input embedding is untied first. A wrapper around the trainer's constructor
-    (the freezing hook of plugin.py) may change it once more.
+    (the freezing hook of plugin.py) may change the choice again. Raises UserError if nothing would train.
     """
     if arguments.train_type == "lora":
         if getattr(model, "peft_config", None):
@@ -40,8 +40,8 @@ def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
 
 
 def decoder_linears(model: nn.Module) -> str:
-    """A regular expression for the linear layers in the decoder's blocks: what a fresh LoRA adapts. The vision tower,
-    the projector and the head stay out of it."""
+    """A regular expression for the linear layers in the decoder's blocks, which a new LoRA adapts. The vision tower,
+    the projector and the head are not among them."""
     decoder = model.get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     places = {

@@ -1,4 +1,4 @@
-"""``from swift.plugin import ORM, orms`` is all that a plugin needs."""
+"""The reward contract and its registry. A plugin needs only ``from swift.plugin import ORM, orms``."""
 
 from swift.plugin.orm import ORM, orms
 

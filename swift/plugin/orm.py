@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 
 class ORM:
-    """An outcome reward: scores each completion, given the columns of its dataset row.
+    """An outcome reward. It scores completions, given the columns of their dataset records.
 
-    ``__call__(completions, **columns)`` returns one finite number per completion, or None where the reward does not
-    apply. Every column (``solution``, ``images``, ``idx`` ...) is a list aligned with ``completions``. A parameter
-    without a default, such as ``solution`` in ``__call__(self, completions, solution, **columns)``, is a column that
-    every row must have; it is checked before training starts.
+    ``__call__(completions, **columns)`` returns a list with one finite number per completion, or None for a completion
+    to which the reward does not apply. Every column (``solution``, ``images``, ``idx`` ...) is a list aligned with
+    ``completions``. A parameter without a default names a column that every record must have, such as ``solution`` in
+    ``__call__(self, completions, solution, **columns)``. This is checked before training starts.
     """
 
     def __call__(self, completions: list[str], **columns: list) -> list[float | None]:
@@ -19,4 +19,4 @@ class ORM:
 
 
 orms: dict[str, Callable] = {}
-"""Reward name -> ORM class, ORM instance or plain function ``f(completions, **columns)``."""
+"""Rewards by name: an ORM class, an ORM instance, or a function ``f(completions, **columns)``."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from swift.llm.dataset import Record
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.images.source import ImageSource, open_image
+from swift.llm.template.protocol import EncodedPrompt, Template
+
+THUMBNAIL, SMALLEST = 56, 28  # longest and shortest side of a shrunk image, pixels
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,29 @@ class PromptDataset(Dataset):
     __getitems__ = items  # what a data loader calls for a batch
 
     def prefetch(self, indexes: Iterable[int]) -> None:
-        """Announce what will be asked for next (see ``EncodesAhead.prefetch``)."""
+        """Announce what will be asked for next (see ``Template.prefetch``)."""
         self.template.prefetch([self.records[index] for index in indexes])
 
 
 def example_prompts(dataset: PromptDataset) -> list[EncodedPrompt]:
-    """Two of the dataset's prompts: the first with an image, where one has any, and the last."""
-    first = next((index for index, record in enumerate(dataset.records) if record.images), 0)
-    return [dataset[first].prompt, dataset[len(dataset) - 1].prompt]
+    """Two of the dataset's prompts, their images shrunk to a few pixels: the first with an image, if any has one, and
+    the last."""
+    records = dataset.records
+    first = next((record for record in records if record.images), records[0])
+    return [dataset.template.encode_prompt(_with_small_images(record)) for record in (first, records[-1])]
+
+
+def _with_small_images(record: Record) -> Record:
+    """The record with a thumbnail in place of each image: it takes the fewest tokens that the model gives an image."""
+    return replace(record, images=tuple(map(_thumbnail, record.images)))
+
+
+def _thumbnail(source: ImageSource) -> ImageSource:
+    image = open_image(source)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    image.resize((max(image.width, SMALLEST), max(image.height, SMALLEST))).save(stream, "PNG")
+    return ImageSource(f"a thumbnail of {source.name}", data=stream.getvalue())
 
 
 class PromptOrder(Sampler[int]):

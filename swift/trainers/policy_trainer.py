@@ -18,8 +18,10 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from swift.llm.checkpoint.save import is_small, load_weights, save_policy
 from swift.llm.policy import Policy
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
+from swift.trainers.master_weights import keep_in_float32
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
+from swift.trainers.reference import Snapshot
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
@@ -108,6 +110,7 @@ class PolicyTrainer(Trainer):
         self.repeats = repeats
         self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
         self._resumed: str | None = None
+        self.compute_type: torch.dtype | None = None  # of the matrix products, where what trains is kept in float32
         self.card: dict[str, Any] = {}  # what checkpoints' README.md tells
         self.stop = StopAfterStep(repeats)
         self.add_callback(self.stop)
@@ -124,6 +127,7 @@ class PolicyTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UserError("no parameter is trainable; set --trainable REGEX, or --train_type to what should train")
+        self.keep_masters()
         self._resumed = resume_from_checkpoint
         try:
             with self.stop.watching():
@@ -131,6 +135,29 @@ class PolicyTrainer(Trainer):
         finally:
             if self.progress is not None:
                 self.progress.close()
+
+    def keep_masters(self) -> None:
+        """Keep what trains in float32 from now on (master_weights.py). Called once training begins, since a wrapper
+        around the constructor may still change what trains."""
+        try:
+            narrow = keep_in_float32(self.model)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if narrow is not None:
+            self.compute_type = narrow
+            trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+            kind = str(narrow).removeprefix("torch.")
+            logger.info("%s entries train in float32; the model computes in %s", f"{trained:,}", kind)
+
+    @contextmanager
+    def computing_weights(self) -> Iterator[None]:
+        """Within the block, hold what trains in the type that the model computes in, so that decoding does not cast it
+        at every token. For passes without gradients."""
+        if self.compute_type is None:
+            yield
+            return
+        with Snapshot.of(self.model, self.compute_type).swapped_into(self.model):
+            yield
 
     def get_train_dataloader(self) -> DataLoader:
         self.order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
@@ -188,17 +215,22 @@ class PolicyTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         means = Means()
         self.model.eval()
-        own, size = range(self.args.process_index, len(dataset), self.args.world_size), self.args.eval_batch_size
-        for start in range(0, len(own), size):
-            items = dataset.items(own[start : start + size])
-            dataset.prefetch(own[start + size : start + 2 * size])
-            self.observe_validation(items, means)
+        with self.computing_weights():
+            self._observe_own(dataset, means)
         # Process 0 has an item if any has; one without items has seen no figure to name.
         means.expect(broadcast_object_list([means.names])[0])
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.pop(self.gather_rows).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _observe_own(self, dataset: PromptDataset, means: Means) -> None:
+        """Observe the validation prompts of this process, a batch at a time."""
+        own, size = range(self.args.process_index, len(dataset), self.args.world_size), self.args.eval_batch_size
+        for start in range(0, len(own), size):
+            items = dataset.items(own[start : start + size])
+            dataset.prefetch(own[start + size : start + 2 * size])
+            self.observe_validation(items, means)
 
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
         """Add the figures of a batch of validation prompts to ``means``."""

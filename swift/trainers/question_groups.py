@@ -16,8 +16,7 @@ from torch.utils.data import Dataset
 
 from swift.engine.batch import Completions, PromptBatch, collate_completions, collate_prompts
 from swift.llm.dataset import Record, image_placeholders
-from swift.llm.template.choose import Template
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.trainers.data import PromptDataset, PromptItem
 
 

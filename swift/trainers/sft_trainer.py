@@ -13,7 +13,7 @@ from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import choose_paths
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy
-from swift.llm.template.choose import Template
+from swift.llm.template.protocol import Template
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer

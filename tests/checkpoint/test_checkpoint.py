@@ -1,4 +1,4 @@
-"""Folders of policies: which one is meant, what is refused, and what an adapter must look like to go in."""
+"""Folders of policies: finding them, refusing bad ones, and the adapters that fit a model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from bench.load_checkpoint import measure, write_checkpoint
 from swift.llm.checkpoint import load as loading
-from swift.llm.checkpoint.adapters import WEIGHTS, fill_adapter
+from swift.llm.checkpoint.adapters import WEIGHTS, fill_adapter, read_adapter
+from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import attention_implementation, load_policy
-from swift.llm.checkpoint.save import is_small, load_weights, resolve_checkpoint, save_policy
+from swift.llm.checkpoint.save import is_small, load_weights, save_policy
 from swift.llm.policy import trainable_parameters
 from swift.utils.errors import UserError
 from swift.utils.run_folder import finished_step, newest_checkpoint
@@ -99,7 +100,7 @@ def test_an_adapter_fills_the_model_with_and_without_the_prefix_of_peft(adapter,
     tensors = load_file(adapter / WEIGHTS)
     save_file({rename(key): torch.full_like(value, 0.25) for key, value in tensors.items()}, adapter / WEIGHTS)
     model = tiny_model(vocabulary=512)
-    fill_adapter(model, adapter, "vision")
+    fill_adapter(model, read_adapter(adapter), "vision")
     assert all(bool((value == 0.25).all()) for name, value in model.named_parameters() if ".lora_" in name)
 
 
@@ -107,7 +108,7 @@ def test_an_adapter_key_may_carry_the_adapters_name(adapter):
     tensors = load_file(adapter / WEIGHTS)
     save_file({key.replace(".weight", ".default.weight"): value for key, value in tensors.items()}, adapter / WEIGHTS)
     model = tiny_model(vocabulary=512)
-    fill_adapter(model, adapter, "vision")
+    fill_adapter(model, read_adapter(adapter), "vision")
     name = A_TENSOR.removeprefix("base_model.model.").replace(".weight", ".vision.weight")
     assert torch.equal(model.state_dict()[name], tensors[A_TENSOR])
 
@@ -117,7 +118,7 @@ def test_a_head_in_the_adapter_folder_replaces_a_tied_one(adapter):
     rewrite(adapter, lambda tensors: tensors.update({"base_model.model.lm_head.weight": head}))
     model = tiny_model(vocabulary=512)
     embedding = model.model.embed_tokens.weight.clone()
-    fill_adapter(model, adapter, "vision")
+    fill_adapter(model, read_adapter(adapter), "vision")
     assert torch.equal(model.lm_head.weight, head)
     assert torch.equal(model.model.embed_tokens.weight, embedding)
     assert model.config.tie_word_embeddings is False
@@ -146,7 +147,7 @@ def reshape(tensors):
 def test_an_adapter_of_another_base_is_refused_by_name(adapter, change, words):
     rewrite(adapter, change)
     with pytest.raises(UserError, match=f"adapter_model.safetensors: .*{words}.*belongs to another base"):
-        fill_adapter(tiny_model(vocabulary=512), adapter, "vision")
+        fill_adapter(tiny_model(vocabulary=512), read_adapter(adapter), "vision")
 
 
 @pytest.mark.parametrize("content", [None, b"half"])
@@ -155,7 +156,7 @@ def test_an_unreadable_adapter_is_named(adapter, content):
     if content is not None:
         (adapter / WEIGHTS).write_bytes(content)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read .*; copy the file again"):
-        fill_adapter(tiny_model(vocabulary=512), adapter, "vision")
+        fill_adapter(tiny_model(vocabulary=512), read_adapter(adapter), "vision")
 
 
 def broken_policy(world: Path, folder: Path, damage: str) -> Path:
@@ -191,8 +192,8 @@ def broken_policy(world: Path, folder: Path, damage: str) -> Path:
         ("cut", "model.safetensors cannot be read .*; copy the file again"),
         ("lost", "adapter_config.json"),  # it used to load as the bare base
         ("gone", "policy: no weights; it should hold model.safetensors or shards"),
-        ("missing", "policy: 1 missing: model.norm.weight; the folder is not whole"),
-        ("strange", "policy: 1 without a place: model.other.weight; the folder is not whole"),
+        ("missing", "policy: 1 missing: model.norm.weight; the folder is incomplete"),
+        ("strange", "policy: 1 without a place: model.other.weight; the folder is incomplete"),
     ],
 )
 def test_a_damaged_policy_is_refused_in_one_line(world, tmp_path, damage, words):
@@ -318,9 +319,9 @@ def test_loading_takes_hardly_more_memory_than_the_checkpoint(tmp_path):
     """In a process of its own, beyond what it held before: under 1.25 of the size, as for large ones."""
     nbytes = write_checkpoint(tmp_path, 5e8, vocabulary=60_000)
     assert 4.7e8 < nbytes < 5.3e8
-    found = measure("remote", tmp_path)
-    assert 0.98 * nbytes < found["after"]
-    assert found["peak"] < 1.25 * nbytes
+    memory = measure("remote", tmp_path)
+    assert 0.98 * nbytes < memory["after"]
+    assert memory["peak"] < 1.25 * nbytes
 
 
 def stored_as(dtype: torch.dtype, folder: Path, change=lambda value: value) -> Path:
@@ -331,7 +332,7 @@ def stored_as(dtype: torch.dtype, folder: Path, change=lambda value: value) -> P
 
 
 def test_an_adapter_knows_its_base_in_bfloat16_too(world, tmp_path):
-    """Trained on float32 weights: the same ones rounded will do, others in bfloat16 will not."""
+    """An adapter trained on float32 weights accepts the same weights rounded, and refuses others in bfloat16."""
     adapter = trained_adapter(world, tmp_path / "adapter")
     rounded = stored_as(torch.bfloat16, shutil.copytree(world / "policy", tmp_path / "rounded"))
     assert load_policy(adapter, base=rounded).base == rounded
@@ -341,14 +342,14 @@ def test_an_adapter_knows_its_base_in_bfloat16_too(world, tmp_path):
 
 
 def test_a_base_in_float16_is_loaded_with_a_warning(world, tmp_path, caplog):
-    """Its rounding is another one, so that the digests differ for the same weights too."""
+    """It rounds differently, so that the digests differ for the same weights too."""
     adapter = trained_adapter(world, tmp_path / "adapter")
     half = stored_as(torch.float16, shutil.copytree(world / "policy", tmp_path / "half"))
     logging.getLogger("chex").addHandler(caplog.handler)
     assert load_policy(adapter, base=half).base == half
     logging.getLogger("chex").removeHandler(caplog.handler)
     assert "was trained on float32 weights" in caplog.text
-    assert "whether they are the same cannot be told" in caplog.text
+    assert "they cannot be compared" in caplog.text
 
 
 def test_a_base_file_of_an_older_form_is_no_hindrance(world, tmp_path):
@@ -357,8 +358,8 @@ def test_a_base_file_of_an_older_form_is_no_hindrance(world, tmp_path):
     assert load_policy(adapter).base == world / "policy"
 
 
-def test_a_run_goes_on_only_from_weights_that_are_whole(world, tmp_path):
-    """What is missing and what has no place are both listed; a tied head is neither."""
+def test_a_run_is_resumed_only_from_complete_weights(world, tmp_path):
+    """Missing tensors and tensors without a place are both listed. A tied head is neither."""
     policy = load_policy(world / "policy")
     save_policy(policy, tmp_path / "full", full=True)
     load_weights(policy.model, tmp_path / "full")

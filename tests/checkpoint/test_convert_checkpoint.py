@@ -1,6 +1,6 @@
 """tools.convert_checkpoint: there and back bit for bit, merged models, trained adapters, and its refusals.
 
-Each layout also goes the whole way: load, three GRPO steps, save, load here and with plain transformers and PEFT.
+Each layout also passes through a whole run: load, three GRPO steps, save, load here and with transformers and PEFT.
 """
 
 from __future__ import annotations
@@ -18,16 +18,9 @@ from transformers import AutoTokenizer, Phi4MultimodalForCausalLM
 
 from swift.cli.rlhf import main as rlhf
 from swift.llm.checkpoint.load import load_policy
-from tests.support.builders import random_prompts, rlhf_command
+from tests.support.builders import logits, rlhf_command
 from tests.support.remote_checkpoint import remote_tensors, write_native, write_remote
 from tools.convert_checkpoint import main
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    # A tall image has padding; without any, plain transformers runs the vision tower causally (see docs/log.md).
-    prompts = random_prompts(images=(1, 0), lengths=(5, 6), vocabulary=500, sizes=((56, 84),))
-    with torch.no_grad():
-        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.images).logits[prompts.mask]
 
 
 def stored(folder: Path) -> dict[str, tuple[str, bytes]]:

@@ -31,13 +31,14 @@ from swift.llm.checkpoint.save import save_policy
 from swift.llm.dataset import Record, load_records
 from swift.llm.images.source import open_image
 from swift.llm.policy import Policy, trainable_parameters
-from swift.llm.template.choose import Template, template_for
+from swift.llm.template.choose import template_for
+from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.question_groups import QuestionGroups, collate_groups
 from swift.utils.errors import UserError
 from tests.support.builders import rlhf_command
+from tests.support.sft_runs import sft_command
 from tests.support.tiny_models import WRITERS
-from tests.training.test_sft_command import sft_command
 from utils.freezing import freeze_non_vision
 
 TOLERANCE = 1e-5
@@ -95,7 +96,7 @@ def completions(template) -> Completions:
 
 
 def own_inputs(policy: Policy, record: Record) -> dict[str, torch.Tensor]:
-    """The model's inputs for a prompt as transformers' own processor makes them of the whole text."""
+    """The model's inputs for a prompt, made of the whole text by transformers' own processor."""
     question = record.messages[-1]["content"]
     if "<image_2>" in question:
         pictures = [record.images[1], record.images[0]]
@@ -113,7 +114,7 @@ def own_inputs(policy: Policy, record: Record) -> dict[str, torch.Tensor]:
 
 
 def begins(policy: Policy, text: str) -> bool:
-    """Whether the tokenizer is to add its begin token, by the rule of transformers' apply_chat_template."""
+    """True if the tokenizer is to add its begin token, by the rule of transformers' apply_chat_template."""
     return policy.tokenizer.bos_token is None or not text.startswith(policy.tokenizer.bos_token)
 
 
@@ -125,7 +126,7 @@ def logps_of(policy: Policy, record: Record, template: Template) -> torch.Tensor
 
 
 def tiles(images: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """SmolVLM's tiles without filling: its processor puts all of a prompt in one row, here each image has its own."""
+    """SmolVLM's tiles without padding. Its processor puts all images of a prompt in one row; here each has its own."""
     if "pixel_attention_mask" not in images:
         return images
     images = {name: images[name].flatten(0, 1) for name in ("pixel_values", "pixel_attention_mask")}
@@ -143,7 +144,7 @@ def test_prompts_are_those_of_the_models_own_processor(policy, template, records
     expected = own_inputs(policy, records[row])
     prompt = template.encode_prompt(records[row])
     assert prompt.input_ids.tolist() == expected["input_ids"][0].tolist()
-    found = tiles(collate_prompts([prompt], template.pad_token_id).images)
+    found = tiles(collate_prompts([prompt], template.pad_token_id).image_inputs())
     expected = tiles({name: value for name, value in expected.items() if "pixel" in name or "grid" in name})
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
@@ -360,7 +361,7 @@ def test_grpo_takes_a_step(grpo_run, folder):
     )
 
 
-def test_a_run_goes_on_from_its_checkpoint(grpo_run, world, folder):
+def test_a_run_is_resumed_from_its_checkpoint(grpo_run, world, folder):
     command = rlhf_command(world, grpo_run.parent, model=folder, max_steps=2, train_type="lora")
     assert rlhf([*command, "--resume_from_checkpoint", "true"]) == 0
     assert json.loads((grpo_run.parent / "checkpoint-2" / "trainer_state.json").read_text())["global_step"] == 2
@@ -439,7 +440,7 @@ def config_with(**values: object):
 
 
 DAMAGE = {
-    "pickle": (pickled, "is no pickle of plain tensors and might run code"),
+    "pickle": (pickled, "is not a pickle of plain tensors and could run code"),
     "no tokenizer": (lambda model: (model / "tokenizer.json").unlink(), "the tokenizer|its processor"),
     "half a tokenizer": (lambda model: (model / "tokenizer.json").write_text("{"), "the tokenizer cannot be read"),
     "a list": (lambda model: (model / "tokenizer_config.json").write_text("[]"), "the tokenizer cannot be read"),

@@ -1,4 +1,4 @@
-"""Microsoft's remote-code layout: the same model as the native one, in every form re-saves give it, or a refusal."""
+"""Microsoft's remote-code layout: every form of it is loaded as the same model as the native one, or refused."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from swift.engine.sampling import generate
 from swift.evaluation.answering import greedy
 from swift.llm.checkpoint.assemble import empty_model
 from swift.llm.checkpoint.dtypes import computes_in
+from swift.llm.checkpoint.folders import find_policy
 from swift.llm.checkpoint.layouts import read_checkpoint
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.checkpoint.remote_config import native_config, processor_config
@@ -36,7 +37,9 @@ from tests.support.remote_checkpoint import native_name, remote_config, remote_t
 def logits(model: torch.nn.Module) -> torch.Tensor:
     prompts = random_prompts(vocabulary=500)
     with torch.no_grad():
-        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.images).logits[prompts.mask]
+        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.image_inputs()).logits[
+            prompts.mask
+        ]
 
 
 def greedy_text(policy) -> list[str]:
@@ -59,9 +62,9 @@ def test_both_layouts_are_one_model(native, remote):
     """Logits with and without images, greedy text, every parameter and buffer, and which of them are vision LoRA."""
     assert torch.equal(logits(remote.model), logits(native.model))
     assert remote.model.config.to_dict() == native.model.config.to_dict()
-    ours, theirs = remote.model.state_dict(), native.model.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    values, expected = remote.model.state_dict(), native.model.state_dict()
+    assert values.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in values.items())
     vision = {name for name, _ in remote.model.named_parameters() if ".vision." in name}
     assert vision == {name for name, _ in native.model.named_parameters() if ".vision." in name}
     assert len(vision) == 2 * 4 * 2
@@ -181,7 +184,7 @@ PUBLISHED = remote_config() | {
 
 
 def test_the_published_configuration_becomes_the_native_one():
-    """Values of the published config.json; sizes that it leaves out are the native class's own."""
+    """Values of the published config.json. Sizes that it leaves out are the native class's own."""
     config = Phi4MultimodalConfig.from_dict(native_config(PUBLISHED, {}, {}))
     assert config.eos_token_id == [199999, 200020]
     assert (config.num_attention_heads, config.num_key_value_heads, config.sliding_window) == (24, 8, 262144)
@@ -201,11 +204,11 @@ def test_the_published_configuration_becomes_the_native_one():
 
 
 def test_the_published_adapters_have_their_published_sizes(world, tmp_path):
-    """Rank 256 on qkv (3072 + 5120), o (3072 + 3072), gate_up (3072 + 16384) and down (8192 + 3072): 256 x 45,056 a
-    layer, which is the 369 M of all 32; two layers here, on shapes alone."""
+    """Rank 256 on qkv (3072 + 5120), o (3072 + 3072), gate_up (3072 + 16384) and down (8192 + 3072): 256 x 45,056
+    per layer, which is the 369 M of all 32. The test has two layers, of shapes alone."""
     lora = {"vision_lora": PUBLISHED["vision_lora"] | {"r": 256}, "speech_lora": PUBLISHED["speech_lora"] | {"r": 320}}
     write_remote(tmp_path / "model", world / "policy", **(PUBLISHED | lora | {"num_hidden_layers": 2}))
-    tiny = read_checkpoint(tmp_path / "model")
+    tiny = read_checkpoint(find_policy(tmp_path / "model"))
     config = native_config(PUBLISHED | {"num_hidden_layers": 2}, {}, {})
     model = empty_model(dataclasses.replace(tiny, config=config), torch.bfloat16)
     sizes = {name: value.numel() for name, value in model.named_parameters() if ".lora_" in name}
@@ -294,8 +297,8 @@ FOLDERS = [
     (stale_index, "names 1 tensors that its shards lack, e.g. model.other.weight in model-00001"),
     (other_type, r"model_type 'phi9mm' needs code of its own \(AutoModelForCausalLM\), which is never run here"),
     (other_native_type, "model_type 'llama' is not supported"),
-    (evil_pickle, "pytorch_model.bin is no pickle of plain tensors and might run code"),
-    (lambda folder: evil_pickle(folder, zipped=False), "is no pickle of plain tensors and might run code"),
+    (evil_pickle, "pytorch_model.bin is not a pickle of plain tensors and could run code"),
+    (lambda folder: evil_pickle(folder, zipped=False), "is not a pickle of plain tensors and could run code"),
     (small_vocabulary, "the tokenizer has ids up to 512, the embedding 512 rows"),
     (float8, r"torch.float8_e4m3fn weights cannot be computed with on this device \(cpu\)"),
     (lambda folder: rewrite_config(folder, vocab_size=500), r"embed_tokens.weight \(512, 32\) for \(500, 32\)"),
@@ -346,16 +349,19 @@ TENSORS = [
     (without("post_layernorm", "img_processor"), "2 missing: .*post_layernorm.bias, .*post_layernorm.weight"),
     (
         lambda tensors: tensors | {"model.other": torch.ones(2)},
-        "1 without a place: model.other; the folder is not whole",
+        "1 without a place: model.other; the folder is incomplete",
     ),
     (without("o_proj.lora_B.vision"), "2 missing: .*layers.0.self_attn.o_proj.lora_B.vision.weight, .*layers.1"),
-    (without(".lora_"), "base_layer.weight stood inside an adapter, but the shards hold no vision LoRA: it was lost"),
+    (
+        without(".lora_"),
+        "base_layer.weight was saved from inside an adapter, but the shards hold no vision LoRA: it was lost",
+    ),
     (zero_b, "of the vision adapter's B matrices 8 are all zero: model.layers.0.mlp.down_proj.lora_B.weight, "),
     (both_forms, "down_proj.weight and model.layers.1.mlp.down_proj.base_layer.weight are two forms of one tensor"),
     (two_names, "sub_img_feature_extensor and .*sub_GN are two forms of one tensor"),
     (
         lambda tensors: tensors | {"model.layers.0.mlp.down_proj.lora_A.other.weight": torch.ones(2, 2)},
-        "lora_A.other.weight is of an adapter that is neither vision nor speech",
+        "lora_A.other.weight belongs to an adapter that is neither vision nor speech",
     ),
     (
         lambda tensors: tensors | {"model.norm.weight": torch.ones(31)},
@@ -399,7 +405,7 @@ def test_a_policy_of_another_type_is_refused_by_the_device(tmp_path):
 @pytest.mark.parametrize("pickled", [False, True])
 @pytest.mark.parametrize("shape", [(), (7,), (1000, 3), (3, 1000), (0, 4)])
 def test_tensors_are_copied_whole_whatever_the_window(tmp_path, monkeypatch, pickled, shape):
-    """Blocks of rows and mappings that are opened anew give what one read gives."""
+    """Blocks of rows and mappings that are opened again give the same values as one read."""
     monkeypatch.setattr("swift.llm.checkpoint.stored_tensors.WINDOW", 256)
     tensors = {name: torch.randn(shape) for name in "ab"}
     file = tmp_path / ("pytorch_model.bin" if pickled else "model.safetensors")
@@ -415,7 +421,7 @@ def test_tensors_are_copied_whole_whatever_the_window(tmp_path, monkeypatch, pic
     [(24, 24, False), (24, 25, True), (0, 1, True), (-1, 300, False), (0, 0, False)],
 )
 def test_a_completion_must_not_cross_the_rope_switch(world, remote, room, new, refused):
-    """The switch lies ``room`` tokens beyond the prompt: all below it will do, or a prompt that is beyond it."""
+    """The switch is ``room`` tokens beyond the prompt. A completion ends before it, unless the prompt is beyond it."""
     (record, *_) = load_records([world / "data" / "train.json"])
     length = len(Phi4Template(remote.tokenizer, remote.image_processor, 5).encode_prompt(record).input_ids)
     switch = length + room
@@ -453,7 +459,7 @@ SETTINGS = [
     (text("tokenizer.json", '{"added_tokens": 3}'), "tokenizer.json: added_tokens cannot be read"),
     (text("tokenizer.json", '{"added_tokens": [3]}'), "tokenizer.json: added_tokens cannot be read"),
     (text("preprocessor_config.json", "[]"), "preprocessor_config.json is not a JSON object"),
-    (text("preprocessor_config.json", '{"image_processor": 3}'), "preprocessor_config.json: .*; mend or remove"),
+    (text("preprocessor_config.json", '{"image_processor": 3}'), "preprocessor_config.json: .*; fix or remove"),
     (text("generation_config.json", "[]"), "generation_config.json cannot be read"),
     (text(INDEX, '{"weight_map": {"a": 3}}'), "index.json cannot be read"),
     (text(INDEX, '{"weight_map": {}}'), "its files hold no weights"),

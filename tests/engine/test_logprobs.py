@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from swift.engine.batch import Completions, PromptBatch
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.packing import PADDING, group_mask, packed_layout, plain_layout
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor, collate
@@ -21,23 +20,10 @@ from tests.support.builders import (
     tiny_model,
     train_adapter_and_head,
 )
+from tests.support.slow_logprobs import logps_one_by_one
 
 TEMPERATURE = 0.9
 TOLERANCE = 1e-5
-
-
-def logps_one_by_one(model, prompts: PromptBatch, completions: Completions, temperature: float) -> torch.Tensor:
-    """The slow reference: one unpadded forward per completion, full logits, log_softmax."""
-    size = len(completions) // len(prompts)
-    rows = []
-    for index, ids in enumerate(completions.token_lists()):
-        prompt = prompts.select([index // size])
-        text = prompt.input_ids[prompt.mask][None]
-        logits = model(torch.cat([text, torch.tensor([ids])], dim=1), **prompt.images).logits
-        logps = (logits[0, text.shape[1] - 1 : -1] / temperature).log_softmax(dim=-1)
-        chosen = logps[torch.arange(len(ids)), torch.tensor(ids)]
-        rows.append(torch.nn.functional.pad(chosen, (0, completions.ids.shape[1] - len(ids))))
-    return torch.stack(rows)
 
 
 def gradients(model, logps: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -71,7 +57,7 @@ def test_scores_and_gradients_equal_one_forward_per_completion(model, size, pack
 
 def test_shared_prompt_embeddings_give_the_same_scores(model):
     prompts, completions = random_prompts(), random_completions(6)
-    shared = prompts.with_embeds(prompt_embeddings(model, prompts.input_ids, prompts.images))
+    shared = prompts.with_embeds(prompt_embeddings(model, prompts.input_ids, prompts.image_inputs()))
     expected = completion_logprobs(model, prompts, completions).logps
     for packed in (True, False):
         assert torch.allclose(
@@ -108,7 +94,7 @@ def test_entropy_equals_its_definition(model):
     prompts, completions = random_prompts(images=(1,), lengths=(5,)), random_completions(1, longest=4, seed=3)
     found = completion_logprobs(model, prompts, completions, temperature=TEMPERATURE, with_entropy=True).entropy
     text = torch.cat([prompts.input_ids, completions.ids], dim=1)
-    logps = (model(text, **prompts.images).logits[0] / TEMPERATURE).log_softmax(dim=-1)
+    logps = (model(text, **prompts.image_inputs()).logits[0] / TEMPERATURE).log_softmax(dim=-1)
     expected = -(logps.exp() * logps).sum(dim=-1)[prompts.input_ids.shape[1] - 1 : -1]
     length = int(completions.lengths[0])
     assert torch.allclose(found[0, :length], expected[:length], atol=TOLERANCE)

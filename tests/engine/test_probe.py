@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from swift.engine import packing
 from swift.engine.logprobs import why_plain
-from swift.engine.probe import Paths, choose_paths, probe_batch
+from swift.engine.probe import WORDS, Paths, choose_paths, probe_batch
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, load_records
 from swift.llm.template.choose import template_for
@@ -169,13 +169,36 @@ def test_prompts_stay_on_one_side_of_the_length_where_longrope_turns(world):
     policy = load_policy(world / "policy")
     template = template_for(policy)
     examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
-    long, short = max(examples, key=lambda one: len(one.input_ids)), min(examples, key=lambda one: len(one.input_ids))
-    assert len(long.input_ids) > len(short.input_ids)
-    prompts, _ = probe_batch(policy.model, template, [long, short])
-    assert prompts.lengths.tolist() == [len(long.input_ids) + 2, len(short.input_ids) + 7]
-    policy.model.config.original_max_position_embeddings = len(short.input_ids) + 16
-    prompts, _ = probe_batch(policy.model, template, [long, short])
-    assert prompts.lengths.tolist() == [len(long.input_ids) + 2, len(long.input_ids) + 7]
+    short, long = WORDS
+    prompts, _ = probe_batch(policy.model, template, examples)
+    assert prompts.lengths.tolist() == [short + 2, long + 7]
+    policy.model.config.original_max_position_embeddings = short + 18
+    prompts, _ = probe_batch(policy.model, template, examples)
+    assert prompts.lengths.tolist() == [short + 2, short + 7]
+
+
+def tokens_of_forwards(model) -> list[int]:
+    """Tokens of every forward pass of the model from now on."""
+    counts = []
+
+    def count(module, args, kwargs):
+        tokens = next(v for v in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if v is not None)
+        counts.append(tokens.shape[0] * tokens.shape[1])
+
+    model.register_forward_pre_hook(count, with_kwargs=True)
+    return counts
+
+
+def test_the_probe_costs_at_most_two_scoring_forwards(world):
+    """Of a micro-batch of one group of eight: at the published sizes a prompt has 545 tokens or more, a completion up
+    to 256. Here a prompt of 545 tokens and completions of 16 make 673."""
+    policy = load_policy(world / "policy")
+    template = template_for(policy)
+    examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
+    counts = tokens_of_forwards(policy.model)
+    choose_paths(policy.model, template, examples)
+    assert sum(counts) <= 2 * 673 / 3
+    assert len(counts) <= 9
 
 
 def test_layers_that_carry_a_state_are_not_packed():

@@ -40,7 +40,7 @@ def greedy_one_by_one(model, prompts):
         prompt = prompts.select([row])
         ids = prompt.input_ids
         for _ in range(LENGTH):
-            logits = model(ids, **prompt.images).logits[0, -1].clone()
+            logits = model(ids, **prompt.image_inputs()).logits[0, -1].clone()
             logits[IMAGE_TOKEN] = -torch.inf
             ids = torch.cat([ids, logits.argmax()[None, None]], dim=1)
             if int(ids[0, -1]) in STOPS:
@@ -66,7 +66,7 @@ def test_shared_and_plain_rollout_draw_the_same_tokens(model, prompts, sampling)
 
 
 def test_shared_prompt_embeddings_draw_the_same_tokens(model, prompts):
-    embeds = prompt_embeddings(model, prompts.input_ids, prompts.images)
+    embeds = prompt_embeddings(model, prompts.input_ids, prompts.image_inputs())
     shared = prompts.with_embeds(embeds)
     uniforms = uniforms_for(prompts, 4)
     expected = generate(model, prompts, 4, SAMPLED, uniforms).token_lists()
@@ -86,7 +86,7 @@ def test_samples_follow_the_softmax_at_the_temperature(model):
     one_token = replace(SAMPLED, max_new_tokens=1)
     uniforms = torch.from_numpy(prompt_uniforms((7,), count, 1))
     drawn = generate(model, prompts, count, one_token, uniforms).ids[:, 0]
-    logits = model(prompts.input_ids, **prompts.images).logits[0, -1].double() / SAMPLED.temperature
+    logits = model(prompts.input_ids, **prompts.image_inputs()).logits[0, -1].double() / SAMPLED.temperature
     logits[IMAGE_TOKEN] = -torch.inf
     expected = logits.softmax(dim=-1) * count
     found = torch.bincount(drawn, minlength=len(expected)).double()

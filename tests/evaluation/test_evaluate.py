@@ -21,7 +21,7 @@ from swift.evaluation.answering import (
 )
 from swift.evaluation.controls import blank_images, shuffle_images
 from swift.evaluation.jobs import checkpoint_name
-from swift.evaluation.results import question_id, result_row
+from swift.evaluation.results import result_row
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, load_records
 from swift.llm.images.source import ImageSource, open_image
@@ -433,7 +433,7 @@ def test_fields_of_the_question_do_not_pass_for_the_models_output():
 def test_a_question_without_a_name_is_called_by_its_position(columns, name):
     one = Record((), ({"role": "user", "content": "Effusion?"},), "<answer>yes</answer>", columns, "x.json record 3")
     row = result_row(one, 3, [{"text": "", "num_tokens": 1, "finished": True}])
-    assert row["id"] == question_id(one, 3) == name
+    assert row["id"] == name
 
 
 def test_images_that_are_no_files_have_no_path():

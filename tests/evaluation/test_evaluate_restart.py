@@ -11,10 +11,9 @@ from PIL import Image
 
 import evaluate_token_prob
 from swift.evaluation.partial_results import PartialWriter, partial_answers_path, partial_answers_paths, read_partial
-from tests.support.builders import run_python, write_world
+from tests.support.builders import TORCHRUN, run_python, write_world
 
 NAME = "policy_train_checkpoint_token_prob"
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from utils.intervals import Interval, difference_interval, mcnemar_exact, mean_interval, patients, ratio_intervals
+from utils.intervals import Interval, difference_interval, mcnemar_exact, mean_interval, ratio_intervals
 
 
 def one_by_one(values, clusters, resamples, seed):
@@ -105,13 +105,6 @@ def test_same_seed_same_interval_and_another_seed_another():
     values, clusters = np.random.default_rng(1).random(30), list(range(30))
     assert mean_interval(values, clusters, seed=1) == mean_interval(values, clusters, seed=1)
     assert mean_interval(values, clusters, seed=1) != mean_interval(values, clusters, seed=2)
-
-
-def test_results_without_a_subject_are_patients_of_their_own():
-    results = [{"subject_id": 7}, {}, {"subject_id": "7"}, {"subject_id": None}]
-    names = patients(results)
-    assert names[0] == names[2]
-    assert len(set(names)) == 3
 
 
 @pytest.mark.parametrize(("values", "clusters"), [([], []), ([1.0], []), ([1.0, 0.0], ["a"])])

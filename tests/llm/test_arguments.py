@@ -1,9 +1,7 @@
-"""Flags: what the published launcher passes works, and each mistake is one line before any data or model is touched."""
+"""Flags: those of the published launcher work, and each mistake is one line before any data or model is read."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import logging
 import shlex
 import subprocess
@@ -12,19 +10,8 @@ import sys
 import pytest
 
 from swift.llm.arguments import parse_rlhf_args, parse_sft_args
-from swift.llm.deepspeed_configs import DEEPSPEED_CONFIGS
 from swift.utils.errors import UserError
-
-PUBLISHED = """
---model_kwargs '{"device_map": null}' --rlhf_type grpo --use_vllm false --save_only_model false
---external_plugins plugin.py --reward_funcs external_r1v_acc external_kg_jac --model DIR --ref_model DIR
---dataset one.json two.json --do_train true --num_train_epochs 1 --per_device_train_batch_size 8
---per_device_eval_batch_size 8 --gradient_accumulation_steps 1 --num_generations 8
---max_completion_length 256 --beta 0.5 --learning_rate 6e-5 --warmup_ratio 0.1 --log_completions true
---save_steps 1000 --save_total_limit 2 --train_type dummy --temperature 0.9 --epsilon 0.2
---torch_dtype bfloat16 --attn_impl flash_attn --gradient_checkpointing_kwargs '{"use_reentrant": false}'
---dynamic_sample true --max_resample_times 4
-"""
+from tests.support.builders import PUBLISHED_FLAGS
 
 
 @pytest.fixture
@@ -44,7 +31,7 @@ def message_of(text: str) -> str:
 
 
 def test_the_published_launcher_parses_to_what_it_says(tmp_path):
-    model, data, training = parse(f"{PUBLISHED} --output_dir {tmp_path}/run")
+    model, data, training = parse(f"{PUBLISHED_FLAGS} --output_dir {tmp_path}/run")
     assert (model.model, model.ref_model, model.torch_dtype, model.train_type) == ("DIR", "DIR", "bfloat16", "dummy")
     assert (model.attn_impl, model.model_kwargs) == ("flash_attn", {"device_map": None})
     assert (data.dataset, data.val_dataset, data.dynamic_hd) == (["one.json", "two.json"], [], None)
@@ -128,7 +115,7 @@ def test_sft_takes_the_shared_flags_and_refuses_those_of_grpo(tmp_path):
         ("--split_dataset_ratio 0.1 --val_dataset v.json", "exclude each other"),
         ("--eval_strategy steps", "--eval_strategy steps has nothing to evaluate on"),
         ("--report_to carrier_pigeon", "--report_to carrier_pigeon: no such tracker"),
-        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere has no whole trainer_state.json"),
+        ("--resume_from_checkpoint nowhere", "--resume_from_checkpoint nowhere has no complete trainer_state.json"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_flag(base, flags, words):
@@ -197,20 +184,6 @@ def test_resume_before_the_first_checkpoint_starts_from_the_beginning(base, tmp_
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "args.json").write_text("{}")
     assert parse(f"{base} --resume_from_checkpoint true")[2].resume_from_checkpoint is None
-
-
-def test_deepspeed_is_refused_where_it_is_not_installed(base):
-    if importlib.util.find_spec("deepspeed"):
-        pytest.skip("deepspeed is installed")
-    assert "--deepspeed needs the deepspeed package" in message_of(f"{base} --deepspeed zero2")
-
-
-@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
-def test_built_in_deepspeed_settings_leave_sizes_to_the_flags(name, stage):
-    settings = DEEPSPEED_CONFIGS[name]
-    assert settings["zero_optimization"]["stage"] == stage
-    assert settings["train_batch_size"] == settings["gradient_accumulation_steps"] == "auto"
-    assert json.loads(json.dumps(settings)) == settings
 
 
 def test_help_shows_our_flags_once(base, capsys):

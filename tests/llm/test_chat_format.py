@@ -1,6 +1,6 @@
-"""Phi-4's chat format, token for token: every sequence below is written by hand.
+"""Phi-4's chat format, token for token. Every sequence below is written by hand.
 
-The tokenizer knows bytes only, so each letter is a token of its own; it writes a blank as Ġ, a line feed as Ċ, and the
+The tokenizer knows bytes only, so each letter is a token of its own. It writes a blank as Ġ, a line feed as Ċ, and the
 two bytes of é as Ã ©.
 """
 
@@ -24,7 +24,7 @@ from swift.llm.template.phi4 import Phi4Template
 
 CONTROLS = ["<|endoftext|>", "<|endoftext10|>", "<|endoftext11|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 IMAGE = "<|endoftext10|>"
-# of 112-pixel crops, see test_tiling.py: 100 x 50 takes 31 tokens, 112 x 112 takes 4*4 + 4 + 1 + 4*4 + 4 = 41
+# with crops of 112 pixels (see test_tiling.py), 100 x 50 takes 31 tokens, 112 x 112 takes 4*4 + 4 + 1 + 4*4 + 4 = 41
 WIDE, SQUARE = [IMAGE] * 31, [IMAGE] * 41
 
 
@@ -174,8 +174,8 @@ def test_end_tokens_stop_and_placeholders_are_banned():
     assert TOKENIZER.convert_ids_to_tokens(chat.banned_token_ids) == ["<|endoftext10|>", "<|endoftext11|>"]
 
 
-def test_what_stands_after_an_image_that_the_template_places_is_one_constant(images, monkeypatch):
-    """As in the published evaluation; with a line feed, as in the published training, it would be this."""
+def test_the_text_after_an_image_that_the_template_places_is_one_constant(images, monkeypatch):
+    """It is empty, as in the published evaluation. The published training had a line feed, which gives these tokens."""
     assert template_module.IMAGE_SEPARATOR == ""
     monkeypatch.setattr(template_module, "IMAGE_SEPARATOR", "\n")
     record = Record(images, ({"role": "user", "content": "Hi"},), None, {}, "r")

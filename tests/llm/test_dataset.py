@@ -1,4 +1,4 @@
-"""Reading datasets: the three record forms, and one line for whatever is wrong with a file or a record."""
+"""Reading datasets: the three forms of records, and one line for each mistake in a file or a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM files: what a viewer would show of each, by hand and by pydicom's own window; bad ones refused by name."""
+"""DICOM files: the view that a viewer opens with, by hand and by pydicom's own window. Bad files are refused."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def source_of(data: bytes) -> ImageSource:
 
 
 def gray_of(made: FileDataset, syntax: str = ExplicitVRLittleEndian) -> list:
-    """The shown grey values, after a check that all three channels agree."""
+    """The shown gray values, after a check that all three channels agree."""
     pixels = np.asarray(open_image(source_of(encode(made, syntax))))
     assert (pixels == pixels[..., :1]).all()
     return pixels[..., 0].tolist()
@@ -105,7 +105,7 @@ def lut(first: int, bits: int, *entries: int) -> list[Dataset]:
         (u16(50, 75, 150), {"WindowCenter": 100, "WindowWidth": 100, "VOILUTFunction": "LINEAR_EXACT"}, [0, 64, 255]),
         # SIGMOID: 1 / (1 + exp(-4 (x - 100) / 100)); at 125 1 / (1 + 1/e) = 0.731 = 186.4
         (u16(100, 125), {"WindowCenter": 100, "WindowWidth": 100, "VOILUTFunction": "SIGMOID"}, [128, 186]),
-        # a window is told in rescaled units: 10, 20 become 2 * x - 20 = 0, 20; LINEAR_EXACT (x - 20) / 40 + 0.5
+        # a window is in rescaled units: 10, 20 become 2 * x - 20 = 0, 20; LINEAR_EXACT (x - 20) / 40 + 0.5
         (
             u16(10, 20),
             {
@@ -224,11 +224,11 @@ def test_the_content_decides_not_the_name(tmp_path):
 
 
 @pytest.mark.parametrize("preamble", [b"\0" * 128, b"II*\0" + bytes(range(124))])
-def test_base64_is_recognised_at_any_length(preamble):
+def test_base64_is_recognized_at_any_length(preamble):
     made = dataset(u16(0, 9))
     made.preamble = preamble
     bare = base64.b64encode(encode(made)).decode()
-    assert len(bare) < 4096  # a longer text would be taken for base64 whatever it says
+    assert len(bare) < 4096  # any longer text would be taken for base64
     for text in (bare, "\n".join(bare[i : i + 76] for i in range(0, len(bare), 76))):
         assert is_base64(text)
         assert open_image(ImageSource.from_base64(text)).size == (2, 1)
@@ -244,11 +244,11 @@ def without(made: FileDataset, *names: str) -> FileDataset:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (encode(dataset(np.zeros((2, 4, 4), np.uint8)[0], NumberOfFrames=2)), "of 2 frames; save the one"),
+        (encode(dataset(np.zeros((2, 4, 4), np.uint8)[0], NumberOfFrames=2)), "of 2 frames; save the frame"),
         (encode(without(dataset(u16(1)), "PixelData", "Rows", "Columns")), r"without an image \(DX\)"),
         (encode(dataset(u16(1), "HSV")), "of kind HSV, not one of MONOCHROME1"),
         (encode(dataset(np.zeros((2, 2), np.uint32))), "32 bits allocated"),
-        (encode(dataset(u16(1, 2), WindowCenter=1, WindowWidth=0)), "a window 0 wide shows nothing; mend or convert"),
+        (encode(dataset(u16(1, 2), WindowCenter=1, WindowWidth=0)), "a window 0 wide shows nothing; fix or convert"),
         (encode(dataset(u16(1, 2), WindowCenter=1, WindowWidth=5, VOILUTFunction="ODD")), "function ODD is unknown"),
         (encode(dataset(u16(*range(90))))[:-100], "truncated or damaged"),
         (b"\0" * 128 + b"DICM" + b"\1\2\3" * 9, "truncated or damaged|without an image"),
@@ -277,7 +277,7 @@ def test_a_compression_that_nothing_installed_decodes_is_refused_before_decoding
 
 def test_without_pydicom_the_remedy_is_named(monkeypatch):
     data = encode(dataset(u16(1, 2)))
-    monkeypatch.setitem(sys.modules, "pydicom", None)  # what an import finds where a package is not installed
+    monkeypatch.setitem(sys.modules, "pydicom", None)  # as if the package were not installed
     for reader in (open_image, image_size, check_image):
         with pytest.raises(UserError, match=r"image studies/7\.dcm is a DICOM file.*pip install pydicom$"):
             reader(source_of(data))

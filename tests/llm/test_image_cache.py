@@ -1,4 +1,4 @@
-"""Images ahead of time: each is made once, in the order announced, within the bound, and never differently."""
+"""Images ahead of time: each is made once, in the order announced, within the bound, and is always the same."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from swift.llm.images.source import ImageSource
 from swift.utils.errors import UserError
 
 ONE = 2 * (3 * 28 * 28 * 4 + 2 * 2)  # bytes of an image of one crop: two views and their masks
-SECONDS = 20.0  # how long a test waits for what should happen at once
+SECONDS = 20.0  # most time that a test waits for an event
 
 
 class Tiler(DynamicHDImageProcessor):
-    """Notes what is tiled, known by the first pixel, and in which thread; waits while ``gate`` is shut."""
+    """Notes each tiled image, by its first pixel, and the thread that tiles it. Waits while ``gate`` is closed."""
 
     def __init__(self):
         super().__init__(28)
@@ -50,7 +50,7 @@ class Tiler(DynamicHDImageProcessor):
 
 @pytest.fixture
 def sources(tmp_path) -> list[ImageSource]:
-    """Thirty small images; that at position k is of grey level k."""
+    """Thirty small images. The image at position k has gray level k."""
     for level in range(30):
         Image.new("L", (28, 20), level).save(tmp_path / f"{level:02d}.png")
     return [ImageSource.from_path(path) for path in sorted(tmp_path.iterdir())]
@@ -70,7 +70,7 @@ def wait_until(true) -> None:
 def test_a_tiling_is_shared_and_the_least_recently_used_goes_first(sources):
     cache = ImageCache(Tiler(), max_bytes=2 * ONE)
     first, second = cache(sources[0]), cache(sources[1])
-    assert cache(sources[0]) is first  # and is now the one used last
+    assert cache(sources[0]) is first  # and it is now the most recently used
     cache(sources[2])
     assert cache(sources[0]) is first
     assert cache(sources[1]) is not second
@@ -125,7 +125,7 @@ def test_no_more_than_the_given_number_of_threads_work_ahead(sources):
 
 
 def cache_in_thread(cache: ImageCache, tiler: Tiler, source: ImageSource) -> ProcessedImage:
-    """``source`` asked for in another thread while all workers wait; the gate is opened once it is being made there."""
+    """Request ``source`` in another thread while all workers wait. The gate opens once it is being made there."""
     with ThreadPoolExecutor(1, "asking") as pool:
         wanted = pool.submit(cache, source)
         wait_until(lambda: any(name.startswith("asking") for name in tiler.threads))
@@ -157,7 +157,7 @@ def test_images_are_made_in_the_order_announced_and_a_new_announcement_takes_the
 def test_announced_images_take_half_the_room_and_go_on_as_they_are_asked_for(sources):
     tiler = Tiler()
     cache = ImageCache(tiler, max_bytes=10 * ONE, threads=1)
-    cache(sources[29])  # from now on it is known how large an image is
+    cache(sources[29])  # from now on the cache knows the size of an image
     cache.prefetch(sources[:20])
     wait_until(lambda: len(tiler.made) == 6)
     time.sleep(0.05)
@@ -169,7 +169,7 @@ def test_announced_images_take_half_the_room_and_go_on_as_they_are_asked_for(sou
 
 
 def test_images_that_would_not_fit_are_not_made_ahead(sources):
-    """They would be made, dropped, and made again."""
+    """Otherwise they would be made, dropped, and made again."""
     tiler = Tiler()
     cache = ImageCache(tiler, max_bytes=ONE, threads=1)
     cache(sources[0])
@@ -210,7 +210,7 @@ def test_bytes_stay_within_the_bound_under_any_requests(sources):
             most = max(most, len(tiler.alive))
         for future in asking:
             future.result()
-    # five kept, two in the making, and one in the hands of each of the three that ask, with its successor in the making
+    # five in the cache, two in preparation, and for each of the three threads its last image and the next one
     assert 5 <= most <= 5 + 2 + 3 * 2
     wait_until(lambda: gc.collect() is not None and len(tiler.alive) <= 5)
 
@@ -244,7 +244,7 @@ def test_a_copy_starts_empty_and_works(sources):
 
 
 def test_a_forked_process_does_not_wait_for_its_parents_threads(sources):
-    """The fork copies an image in the making, and no thread that would finish it."""
+    """The fork copies an image in preparation, but no thread that would finish it."""
     tiler = Tiler()
     cache = ImageCache(tiler)
     tiler.gate.clear()

@@ -1,4 +1,4 @@
-"""Tiled images: their views and masks, what the model makes of them, how they are stacked, and a folder's settings.
+"""Tiled images: views and masks, the model's features of them, batches, and the settings of a folder.
 
 Grids, sizes and counts by hand are in test_tiling.py.
 """
@@ -27,7 +27,7 @@ def random_image(width: int, height: int) -> Image.Image:
 def test_crops_go_row_by_row_after_the_global_view():
     quarters = np.kron(np.array([[10, 60], [110, 160]], np.uint8), np.ones((448, 448), np.uint8))
     views = DynamicHDImageProcessor()(Image.fromarray(quarters)).pixel_values
-    # 10 / 127.5 - 1 = -0.9216 and so on; each crop is one colour
+    # 10 / 127.5 - 1 = -0.9216 and so on; each crop has one color
     expected = torch.tensor([10, 60, 110, 160]) / 127.5 - 1
     assert views.shape == (5, 3, 448, 448)
     assert torch.allclose(views[1:].amin((1, 2, 3)), expected)
@@ -44,7 +44,7 @@ def test_pixels_that_need_no_scaling_are_kept_and_the_global_view_of_one_crop_is
 
 
 def test_the_global_view_is_bicubic_without_antialiasing():
-    # At half size each sample lies midway between pixels 2x and 2x + 1; the cubic kernel with a = -0.75 is
+    # At half size each sample is midway between pixels 2x and 2x + 1; the cubic kernel with a = -0.75 is
     # 1.25 t^3 - 2.25 t^2 + 1 = 0.59375 at t = 0.5 and -0.75 (t^3 - 5 t^2 + 8 t - 4) = -0.09375 at t = 1.5.
     row = np.random.default_rng(0).integers(0, 256, 224, np.uint8)
     views = DynamicHDImageProcessor(112)(Image.fromarray(np.tile(row, (224, 1)))).pixel_values
@@ -123,21 +123,20 @@ def test_collate_pads_crops_with_zeros_that_are_not_masked():
 
 
 @pytest.mark.parametrize(
-    ("own", "config", "expected"),
+    ("stated", "expected"),
     [
-        (None, None, (448, 14, 4)),
-        ({"image_processor_type": "Phi4MMImageProcessor", "dynamic_hd": 36}, {"model_type": "phi4mm"}, (448, 14, 4)),
-        ({"dynamic_hd": 9, "size": {"height": 112, "width": 112}, "patch_size": 14}, None, (112, 14, 9)),
-        ({"dynamic_hd": 9}, {"vision_config": {"crop_size": 112, "patch_size": 14}}, (112, 14, 9)),
-        ({"dynamic_hd": 2, "crop_size": 224}, {"vision_config": {"crop_size": 112}}, (224, 14, 2)),
-        ({"image_processor": {"dynamic_hd": 2}}, None, (448, 14, 2)),
+        (None, (448, 14, 4)),
+        ({"image_processor_type": "Phi4MMImageProcessor", "dynamic_hd": 36}, (448, 14, 4)),
+        ({"dynamic_hd": 9, "size": {"height": 112, "width": 112}, "patch_size": 14}, (112, 14, 9)),
+        ({"dynamic_hd": 2, "crop_size": 224}, (224, 14, 2)),
+        ({"image_processor": {"dynamic_hd": 2}}, (448, 14, 2)),
     ],
-    ids=["nothing", "Microsoft's remote code", "native", "size from the model", "own size wins", "nested"],
+    ids=["nothing", "Microsoft's remote code", "native", "crop size", "nested"],
 )
-def test_settings_of_a_checkpoint_folder(tmp_path, own, config, expected):
-    for name, value in (("preprocessor_config.json", own), ("config.json", config)):
-        if value is not None:
-            (tmp_path / name).write_text(json.dumps(value))
+def test_settings_of_a_checkpoint_folder(tmp_path, stated, expected):
+    """When a policy is loaded, its vision tower decides on the crop size (see test_both_layouts_are_one_model)."""
+    if stated is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
     processor = DynamicHDImageProcessor.from_config(tmp_path)
     assert (processor.crop_size, processor.patch_size, processor.dynamic_hd) == expected
 

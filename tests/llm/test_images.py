@@ -1,4 +1,4 @@
-"""Pixels from untrusted files: what each kind of file becomes, and that bad ones are refused by name."""
+"""Pixels from untrusted files: each kind of file is read correctly, and bad files are refused by name."""
 
 from __future__ import annotations
 
@@ -147,13 +147,13 @@ def test_the_first_page_counts():
 
 
 def test_an_inverted_cmyk_jpeg_of_adobe_is_not_a_negative():
-    """Adobe writes CMYK JPEGs inverted and marks them: without ink 255 is stored, and what is shown is white."""
+    """Adobe writes CMYK JPEGs inverted and marks them: without ink 255 is stored, and white is shown."""
     for ink, shown in ((0, 255), (255, 0)):
         data = encode(Image.new("CMYK", (8, 8), (0, 0, 0, ink)), "JPEG", quality=100)
         assert b"\xff\xee\x00\x0eAdobe" in data
         stored = Image.open(io.BytesIO(data))
         stored.tile = [(name, box, offset, ("CMYK", *rest[1:])) for name, box, offset, rest in stored.tile]
-        assert stored.getpixel((4, 4)) == (255, 255, 255, 255 - ink)  # as it stands in the file
+        assert stored.getpixel((4, 4)) == (255, 255, 255, 255 - ink)  # as it is in the file
         assert pixels_of(data)[4][4] == [shown] * 3
 
 

@@ -1,4 +1,4 @@
-"""The chat format: exact ids, images where they belong, no control tokens from data, tokens that join to the text."""
+"""The chat format: exact ids, images in their places, no control tokens from data, tokens that join to the text."""
 
 from __future__ import annotations
 

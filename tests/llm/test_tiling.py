@@ -1,9 +1,9 @@
-"""Tiling by hand: grids, scaled sizes, masks and token counts; then a slow reference, Pillow's pixels and the model.
+"""Tiling by hand: grids, scaled sizes, masks and token counts. Then a slow reference, Pillow's pixels and the model.
 
-How a row is worked out, with S the crop, P the patch and M the most crops:
+The derivation of a row, with S the crop, P the patch and M the most crops:
 
-    grid     ceil(W/S) x ceil(H/S), or where that is over M the grid of at most M crops whose ratio is nearest to W/H;
-             of grids as near as each other the later (larger) one where W*H > S*S*grid/2
+    grid     ceil(W/S) x ceil(H/S), or if that is over M, the grid of at most M crops whose ratio is nearest to W/H;
+             of equally near grids the later (larger) one if W*H > S*S*grid/2
     scaled   the larger factor that fits both sides; the other side is cut to an integer
     unmasked patches across and down: all less floor(padding / P)
     tokens   p*p + p (global view, p = S/2P), 1, and C*R + R, where C and R are every second of the unmasked patches
@@ -114,7 +114,7 @@ def models() -> dict[tuple[int, int], Phi4MultimodalImageEmbedding]:
 
 
 def features_of(model: Phi4MultimodalImageEmbedding, image: ProcessedImage) -> int:
-    """How many features the model makes of an image, whatever its prompt has room for."""
+    """The number of features that the model makes of an image, independent of the room in its prompt."""
     counts = []
     hook = model.img_projection_down.register_forward_hook(lambda *passed: counts.append(passed[-1].shape[1]))
     token, hidden = model.config.vision_config.image_token_id, model.config.hidden_size
@@ -160,8 +160,8 @@ def test_every_dynamic_hd_to_twelve_and_enough_cases_are_in_the_table():
 
 
 def slow_grid(width: int, height: int, side: int, most: int, larger_first: bool = False) -> tuple[int, int]:
-    """The grid in the plainest form. ``larger_first`` turns round the order of grids of equal area, which the
-    specification leaves open."""
+    """The grid in the plainest form. ``larger_first`` reverses the order of grids of equal area, which is not
+    specified."""
     columns, rows = -(-width // side), -(-height // side)
     if columns * rows <= most:
         return columns, rows
@@ -231,7 +231,7 @@ def test_any_size_setting_and_ratio_is_tiled_as_the_slow_reference_says():
 
 @pytest.mark.parametrize("most", [4, 12, 36])
 def test_the_order_of_grids_of_one_area_never_matters(most):
-    """A grid of less area lies nearer to what is half-way between two of the same area."""
+    """Of a ratio half-way between those of two grids of the same area, a grid of less area is nearer."""
     grids = [(i, j) for i in range(1, most + 1) for j in range(1, most // i + 1)]
     for i, j in grids:
         for k, m in grids:
@@ -242,14 +242,14 @@ def test_the_order_of_grids_of_one_area_never_matters(most):
 
 
 def cubic(values: np.ndarray, side: int) -> np.ndarray:
-    """[n, ...] resampled to [side, ...]: four taps about the centre of each sample, edges repeated, no antialiasing."""
+    """[n, ...] resampled to [side, ...]: four taps around each sample's center, edges repeated, no antialiasing."""
     count, out = len(values), []
     for position in range(side):
-        centre = (position + 0.5) * count / side - 0.5
-        first = math.floor(centre) - 1
+        center = (position + 0.5) * count / side - 0.5
+        first = math.floor(center) - 1
         total = 0.0
         for tap in range(first, first + 4):
-            t = abs(centre - tap)
+            t = abs(center - tap)
             inner, outer = 1.25 * t**3 - 2.25 * t**2 + 1, -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
             total = total + (inner if t <= 1 else outer) * values[min(max(tap, 0), count - 1)]
         out.append(total)

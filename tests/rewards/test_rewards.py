@@ -11,7 +11,7 @@ import pytest
 import plugin
 from swift.llm.dataset import Record
 from swift.plugin import orms
-from swift.plugin.loader import build_rewards, required_columns, reward_matrix
+from swift.plugin.rewards import build_rewards, required_columns, reward_matrix
 from swift.trainers.data import PromptItem
 from swift.trainers.rlhf_trainer.rollout import reward_columns
 from swift.utils.errors import UserError
@@ -132,7 +132,7 @@ def test_knowledge_graph_extracts_once_a_call_and_keeps_references():
 def test_knowledge_graph_keeps_a_bounded_number_of_references():
     extract = WordGraphs()
     reward = plugin.KnowledgeGraphORM(extract)
-    reward.kept_references = 2
+    reward.cached_references = 2
     assert reward(["x"] * 3, solution=["x", "y", "z"]) == [1.0, 0.5, 0.5]
     assert set(reward.references) == {"y", "z"}
 
@@ -352,7 +352,7 @@ def test_math_accuracy_without_its_library_says_how_to_get_it(monkeypatch):
     ],
 )
 def test_math_accuracy_truth_table(completion, solution, expected, reason):
-    pytest.importorskip("math_verify", reason="optional: pip install math_verify")
+    pytest.importorskip("math_verify", reason="math_verify is not installed; it is optional")
     assert plugin.MathAccuracyORM()([completion], solution=[solution]) == [expected], reason
 
 

@@ -19,25 +19,7 @@ from ReXKG.graph import (
     relation_triples,
     set_scores,
 )
-
-
-def make_graph(entities, relations=()):
-    listed = [{"source_entity": s, "target_entity": t, "type": r} for s, t, r in relations]
-    return {"sentences": "", "entities": dict(entities), "relations": listed, "doc_key": "0"}
-
-
-EMPTY = make_graph({})
-EFFUSION = make_graph({"effusion": "disorder_present", "pleural": "anatomy"}, [("effusion", "pleural", "located_at")])
-NO_EFFUSION = make_graph(
-    {"effusion": "disorder_notpresent", "pleural": "anatomy"}, [("effusion", "pleural", "located_at")]
-)
-
-
-def random_graph(rng):
-    words = "abcdefg"
-    entities = {word: rng.choice(ENTITY_TYPES) for word in words if rng.random() < 0.5}
-    triples = [(rng.choice(words), rng.choice(words), rng.choice(RELATION_TYPES)) for _ in range(rng.randrange(6))]
-    return make_graph(entities, triples)
+from tests.support.graphs import EFFUSION, EMPTY, NO_EFFUSION, make_graph, random_graph
 
 
 def count_jaccard(a: list, b: list) -> float:
@@ -122,8 +104,8 @@ def test_entity_and_relation_scores_need_type_and_text():
         (EFFUSION, EMPTY, 1.0, 0.0),
         (EMPTY, EFFUSION, 0.0, 1.0),
         (EFFUSION, EFFUSION, 0.0, 0.0),
-        (EFFUSION, NO_EFFUSION, 1.0, 0.0),  # asserted where the reference denies
-        (NO_EFFUSION, EFFUSION, 0.0, 1.0),  # denied where the reference asserts
+        (EFFUSION, NO_EFFUSION, 1.0, 0.0),  # asserted, and the reference denies it
+        (NO_EFFUSION, EFFUSION, 0.0, 1.0),  # denied, and the reference asserts it
     ],
 )
 def test_hallucination_and_omission(predicted, reference, hallucinated, omitted):

@@ -1,4 +1,4 @@
-"""Text that nobody meant to be read: extraction never raises, and its work grows no faster than the text."""
+"""Hostile text: extraction never raises, and its work grows no faster than the text."""
 
 import json
 import random
@@ -18,7 +18,7 @@ from utils.mimic import report_text
 
 
 def read(text):
-    """Everything that stands between a completion or a report and its graph, its drawing and its print."""
+    """Every step between a completion or a report and its graph, its drawing and its print."""
     for find in FINDERS:
         find(text)
     graph = EXTRACTOR([text])[0]
@@ -98,13 +98,13 @@ def test_random_bytes_and_random_characters_are_read():
         read("".join(chr(rng.randrange(sys.maxunicode + 1)) for _ in range(length)))
 
 
-def test_mixtures_of_what_is_hostile_are_read():
+def test_mixtures_of_hostile_texts_are_read():
     rng = random.Random(6)
     for _ in range(100):
         read("".join(hostile(rng.choice(list(HOSTILE)), 30) for _ in range(60)))
 
 
-def test_hostile_text_leaves_its_neighbours_alone():
+def test_hostile_text_does_not_change_the_graphs_beside_it():
     expected = EXTRACTOR(["There is a small effusion."])[0]
     for name in HOSTILE:
         text = hostile(name, 200)

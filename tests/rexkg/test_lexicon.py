@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from ReXKG.graph import ENTITY_TYPES, RELATION_TYPES
-from ReXKG.lexicon.extractor import CACHED_SENTENCES, LexiconExtractor
-from ReXKG.lexicon.vocabulary import TERM_LABELS, Vocabulary
+from ReXKG.lexicon import attachment, cues, polarity
+from ReXKG.lexicon.extractor import LexiconExtractor
+from ReXKG.lexicon.lexicon_files import CUES_FILE, LEXICON_FILE, TERM_LABELS, read_cues
+from ReXKG.lexicon.vocabulary import Vocabulary
+from ReXKG.sentence_cache import CACHED_SENTENCES
 from ReXKG.text import split_sentences, tokenize
 
 TYPES = {
@@ -180,15 +183,23 @@ def test_graphs_do_not_depend_on_batch_order_or_what_was_read_before():
 
 def test_memory_is_bounded_over_distinct_sentences():
     extractor = LexiconExtractor()
-    for number in range(CACHED_SENTENCES + 1000):
-        extractor.read(f"effusion {number}q")
-    assert extractor._read_cached.cache_info().currsize == CACHED_SENTENCES
+    extractor([f"effusion {number}q" for number in range(CACHED_SENTENCES + 1000)])
+    assert len(extractor.cache) == CACHED_SENTENCES
 
 
-def test_a_sentence_of_absurd_length_is_not_kept():
+def test_a_sentence_of_absurd_length_is_not_remembered():
     extractor = LexiconExtractor()
-    extractor.read("effusion " * 10_000)
-    assert extractor._read_cached.cache_info().currsize == 0
+    extractor(["effusion " * 10_000])
+    assert len(extractor.cache) == 0
+
+
+def test_a_remembered_sentence_is_read_once(monkeypatch):
+    extractor = LexiconExtractor()
+    sentences = []
+    read = extractor._read
+    monkeypatch.setattr(extractor, "_read", lambda sentence: sentences.append(sentence) or read(sentence))
+    assert extractor(["No mass.No mass.", "No mass."])[1] == extractor(["", "No mass."])[1]
+    assert sentences == ["No mass"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +240,7 @@ def test_words_are_cut_as_published(sentence, words):
 
 def test_a_users_lexicon_adds_and_overrides_terms(tmp_path):
     own = tmp_path / "own.tsv"
-    own.write_text("# mine\nwidget line\tdevice\neffusion\tconcept\tnoun\n", encoding="utf-8")
+    own.write_text("# own rows\nwidget line\tdevice\neffusion\tconcept\tnoun\n", encoding="utf-8")
     extractor = LexiconExtractor(own)
     assert extractor(["No widget line, small effusion"])[0]["entities"] == {
         "widget line": "devices_notpresent", "small": "concept", "effusion": "concept",
@@ -263,7 +274,7 @@ def test_a_state_takes_its_type_from_what_it_is_said_of(tmp_path):
 )
 def test_a_bad_row_is_named_with_its_line(tmp_path, row, complaint):
     own = tmp_path / "own.tsv"
-    own.write_text(f"# mine\n{row}\n", encoding="utf-8")
+    own.write_text(f"# own rows\n{row}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=complaint):
         Vocabulary(own)
 
@@ -274,9 +285,9 @@ def test_a_missing_lexicon_is_named(tmp_path):
 
 
 def test_the_lexicon_is_sorted_within_blocks_and_has_no_term_twice():
-    path = Path(__file__).parents[2] / "ReXKG" / "lexicon" / "lexicon.tsv"
     blocks = [
-        [line.split("\t") for line in b.splitlines() if line[:1] not in "#"] for b in path.read_text().split("\n\n")
+        [line.split("\t") for line in block.splitlines() if line[:1] not in "#"]
+        for block in LEXICON_FILE.read_text().split("\n\n")
     ]
     terms = [row[0] for block in blocks for row in block]
     assert len(terms) == len(set(terms))
@@ -285,11 +296,28 @@ def test_the_lexicon_is_sorted_within_blocks_and_has_no_term_twice():
         assert all(kind in TERM_LABELS for row in block for kind in row[1].split("+"))
 
 
-def test_every_cue_is_one_that_a_rule_reads():
-    path = Path(__file__).parents[2] / "ReXKG" / "lexicon" / "cues.tsv"
-    rows = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
-    assert {cue for _, cue in rows} == {
-        "article", "at", "before", "breaks", "list", "negates", "negates_before", "not", "of", "plain", "removed",
-        "shows", "spares", "suggests", "verb", "with",
-    }  # fmt: skip
-    assert len({phrase for phrase, _ in rows}) == len(rows)
+def test_every_cue_has_rows_and_a_rule():
+    phrases = read_cues(CUES_FILE)
+    rows = [line for line in CUES_FILE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert len(phrases) == len(rows)
+    assert set(phrases.values()) == set(cues.CUES)
+    # "before" has its rule in `LexiconExtractor.tag`, and "plain" means that no rule applies.
+    assert {*polarity.RULES, *attachment.RULES, cues.BEFORE, cues.PLAIN} == set(cues.CUES)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (
+            "no longer\tnegate_before",
+            r"own\.tsv, line 2: cue 'negate_before' of 'no longer' is unknown; use one of negates",
+        ),
+        ("no longer\t", r"own\.tsv, line 2: cue '' of 'no longer' is unknown"),
+        ("no longer", r"own\.tsv, line 2: 'no longer' has no tab; write phrase<TAB>cue"),
+    ],
+)
+def test_a_cue_that_no_rule_knows_is_named_with_its_line(tmp_path, row, complaint):
+    own = tmp_path / "own.tsv"
+    own.write_text(f"no\tnegates\n{row}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=complaint):
+        read_cues(own)

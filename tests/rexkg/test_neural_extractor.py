@@ -1,4 +1,4 @@
-"""The neural extractor against the plainest reading of the same checkpoint, and what it refuses."""
+"""The neural extractor against the plainest reading of the same checkpoint, and the checkpoints that it refuses."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
+from ReXKG import sentence_cache
 from ReXKG.neural import extractor as neural
 from ReXKG.neural.batching import batches
 from ReXKG.neural.bert import encode_at
@@ -87,8 +88,8 @@ def test_the_encoder_gives_the_numbers_of_transformers_at_every_position_and_at_
     with torch.no_grad():
         expected = bert(ids, mask).last_hidden_state
         torch.testing.assert_close(encode_at(bert, ids, mask)[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=0)
-        found = encode_at(bert, ids, mask, wanted)
-    torch.testing.assert_close(found, expected[torch.arange(4)[:, None], wanted], atol=1e-5, rtol=0)
+        hidden = encode_at(bert, ids, mask, wanted)
+    torch.testing.assert_close(hidden, expected[torch.arange(4)[:, None], wanted], atol=1e-5, rtol=0)
 
 
 def test_batches_hold_everything_once_within_the_budget_sorted_by_length():
@@ -97,11 +98,11 @@ def test_batches_hold_everything_once_within_the_budget_sorted_by_length():
             self.ids = [0] * length
 
     items = [Item(random.Random(i).randint(1, 60)) for i in range(500)]
-    found = list(batches(items, 100))
-    assert {id(item) for batch in found for item in batch} == set(map(id, items))
-    assert sum(map(len, found)) == 500
-    assert all(len(batch) * max(len(item.ids) for item in batch) <= 100 for batch in found)
-    padding = sum(len(batch) * max(len(item.ids) for item in batch) for batch in found)
+    filled = list(batches(items, 100))
+    assert {id(item) for batch in filled for item in batch} == set(map(id, items))
+    assert sum(map(len, filled)) == 500
+    assert all(len(batch) * max(len(item.ids) for item in batch) <= 100 for batch in filled)
+    padding = sum(len(batch) * max(len(item.ids) for item in batch) for batch in filled)
     assert padding < 1.1 * sum(len(item.ids) for item in items)
 
 
@@ -114,19 +115,19 @@ def test_a_changed_graph_does_not_change_what_is_remembered(extractor):
 
 
 def test_only_so_many_sentences_are_remembered_and_the_least_recently_used_is_forgotten(root, monkeypatch):
-    monkeypatch.setattr(neural, "CACHED_SENTENCES", 10)
+    monkeypatch.setattr(sentence_cache, "CACHED_SENTENCES", 10)
     reader = load(root)
     texts = random_sentences(11, seed=6)
     names = [graph["sentences"] for graph in reader(texts[:10])]
     reader(texts[:1])
     names += [graph["sentences"] for graph in reader(texts[10:])]
-    assert list(reader._remembered) == [*names[2:10], names[0], names[10]]
+    assert reader.cache.sentences() == [*names[2:10], names[0], names[10]]
 
 
 def test_more_sentences_than_are_read_at_once_or_remembered_all_get_their_graph(root, extractor, monkeypatch):
     texts = random_sentences(30, seed=6)
     expected = extractor(texts)
-    monkeypatch.setattr(neural, "CACHED_SENTENCES", 10)
+    monkeypatch.setattr(sentence_cache, "CACHED_SENTENCES", 10)
     monkeypatch.setattr(neural, "READ_AT_ONCE", 7)
     assert load(root)(texts) == expected
 
@@ -192,7 +193,7 @@ def test_a_checkpoint_with_other_labels_is_refused(copy):
         load(copy)
 
 
-def test_an_encoder_that_is_no_bert_is_refused(copy):
+def test_an_encoder_that_is_not_a_bert_is_refused(copy):
     (copy / "run_entity" / "config.json").write_text('{"model_type": "albert"}')
     with pytest.raises(ValueError, match=r"run_entity/config\.json: model_type 'albert'"):
         load(copy)
@@ -307,7 +308,7 @@ def test_pairs_of_a_long_sentence_see_the_words_around_them(short_extractor):
     reader = short_extractor.relations
     words = WORDS * 5  # 200 words of one piece each; 58 fit beside [CLS], [SEP] and four markers
     ids = [reader.pieces(word)[0] for word in words]
-    markers = {one for markers in reader.markers.values() for one in markers}
+    markers = {piece for markers in reader.markers.values() for piece in markers}
     source, near, far = Mention(100, 101, "anatomy"), Mention(110, 110, "size"), Mention(160, 160, "size")
     pairs = {(pair.source, pair.target): pair for pair in reader.pairs(0, words, [source, near, far])}
     assert set(pairs) == {(source, near), (near, source), (near, far), (far, near)}
@@ -315,9 +316,9 @@ def test_pairs_of_a_long_sentence_see_the_words_around_them(short_extractor):
         assert len(pair.ids) == 64
         assert pair.ids[pair.markers[0]] == reader.markers[first.label].source_start
         assert pair.ids[pair.markers[1]] == reader.markers[second.label].target_start
-    seen = [one for one in pairs[source, near].ids[1:-1] if one not in markers]
+    seen = [piece for piece in pairs[source, near].ids[1:-1] if piece not in markers]
     assert seen == ids[77:135]  # the pair takes 11 words; 23 go before it and 24 after it
-    assert [one for one in pairs[near, far].ids[1:-1] if one not in markers] == ids[107:165]
+    assert [piece for piece in pairs[near, far].ids[1:-1] if piece not in markers] == ids[107:165]
 
 
 def test_markers_that_meet_stand_end_before_start_and_source_before_target(extractor):

@@ -1,4 +1,4 @@
-"""The command `python -m ReXKG`: what a reader sees, and what machines get."""
+"""The command `python -m ReXKG`: its text for readers, its JSON and DOT for machines."""
 
 import html
 import io
@@ -38,7 +38,7 @@ def graph_of(text):
     return LexiconExtractor()([text])[0]
 
 
-def test_findings_come_first_and_every_entity_stands_with_what_is_said_of_it(capsys):
+def test_findings_come_first_and_every_entity_stands_with_its_relations(capsys):
     assert run(SENTENCE, capsys=capsys).splitlines() == [
         "There is a small left pleural effusion. No pneumothorax.",
         "",
@@ -87,7 +87,7 @@ def test_several_texts_are_set_apart_by_a_blank_line(capsys):
     assert "\n\nNo mass.\n\n" in run("No effusion.", "No mass.", capsys=capsys)
 
 
-def test_what_a_terminal_would_obey_is_not_printed(capsys):
+def test_codes_that_a_terminal_would_obey_are_not_printed(capsys):
     shown = run(NASTY, capsys=capsys)
     assert "left-\ufffd[31m" in shown
     assert all(character.isprintable() or character == "\n" for character in shown)
@@ -95,28 +95,28 @@ def test_what_a_terminal_would_obey_is_not_printed(capsys):
 
 
 def in_terminal(**environment):
-    """What the command prints where its output is a terminal."""
-    ours, theirs = pty.openpty()
+    """The output of the command in a terminal."""
+    terminal_end, command_end = pty.openpty()
     settings = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
     command = [sys.executable, "-m", "ReXKG", SENTENCE]
-    subprocess.run(command, stdout=theirs, stdin=theirs, env=settings | environment, check=True, timeout=60)
-    os.close(theirs)
+    subprocess.run(command, stdout=command_end, stdin=command_end, env=settings | environment, check=True, timeout=60)
+    os.close(command_end)
     try:
-        return os.read(ours, 65536).decode()
+        return os.read(terminal_end, 65536).decode()
     finally:
-        os.close(ours)
+        os.close(terminal_end)
 
 
-def test_titles_are_coloured_in_a_terminal():
+def test_titles_are_colored_in_a_terminal():
     assert "\x1b[1;31mdisorders present\x1b[0m" in in_terminal()
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colour_can_be_refused(environment):
+def test_color_can_be_refused(environment):
     assert "\x1b" not in in_terminal(**environment)
 
 
-def test_a_pipe_gets_no_colour(capsys):
+def test_a_pipe_gets_no_color(capsys):
     assert "\x1b" not in run(SENTENCE, capsys=capsys)
 
 
@@ -124,7 +124,7 @@ def test_every_type_has_its_own_place_in_the_order():
     assert sorted(terminal._ORDER) == sorted(ENTITY_TYPES)
 
 
-def test_json_is_one_graph_a_line_as_the_extractor_gives_it(capsys):
+def test_json_is_one_graph_per_line_as_the_extractor_gives_it(capsys):
     lines = run("--json", SENTENCE, "", REPORT, NASTY, capsys=capsys).splitlines()
     assert [json.loads(line) for line in lines] == LexiconExtractor()([SENTENCE, "", REPORT, NASTY])
 
@@ -139,7 +139,7 @@ def test_files_and_standard_input_are_read(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_a_file_that_is_no_text_is_one_line_and_status_2(capsys, tmp_path, content):
+def test_a_file_that_is_not_text_is_one_line_and_status_2(capsys, tmp_path, content):
     path = tmp_path / "report.txt"
     if content:
         path.write_bytes(content)
@@ -149,7 +149,7 @@ def test_a_file_that_is_no_text_is_one_line_and_status_2(capsys, tmp_path, conte
     assert error.count("\n") == 1
 
 
-def test_standard_input_that_is_no_text_is_one_line_and_status_2(capsys, monkeypatch):
+def test_standard_input_that_is_not_text_is_one_line_and_status_2(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"No effusion \xff"), encoding="utf-8"))
     assert main([]) == 2
     assert capsys.readouterr().err.startswith("error: standard input cannot be read")
@@ -167,7 +167,7 @@ def test_half_a_surrogate_pair_reaches_a_utf8_output():
     assert json.loads(done.stdout)["entities"] == {"left-\udcff": "concept", "effusion": "disorder_present"}
 
 
-# A grammar of what DOT needs here: digraph ID { statements }, quoted strings and plain words as IDs.
+# The part of the DOT grammar that is used here: digraph ID { statements }, quoted strings and plain words as IDs.
 _DOT_TOKEN = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|(->|[{}\[\];=,])|([A-Za-z_]\w*))', re.DOTALL)
 
 
@@ -188,16 +188,16 @@ def parse_dot(source):
         return token
 
     def attributes():
-        found = {}
+        values = {}
         take("[")
         while tokens[-1] != "]":
             name = take()
             take("=")
-            found[name] = take()
+            values[name] = take()
             if tokens[-1] == ",":
                 take(",")
         take("]")
-        return found
+        return values
 
     graphs = []
     while tokens:
@@ -221,12 +221,12 @@ def parse_dot(source):
 
 
 def unescaped(label):
-    """What Graphviz shows for a quoted label."""
+    """The text that Graphviz shows for a quoted label."""
     return re.sub(r"\\(.)", lambda m: {"l": "\n"}.get(m[1], m[1]), html.unescape(label[1:-1]))
 
 
 @pytest.mark.parametrize("text", [SENTENCE, REPORT, NASTY, "", "No entities here?"])
-def test_dot_says_what_the_graph_says(text):
+def test_dot_holds_the_entities_and_relations_of_the_graph(text):
     graph = graph_of(text)
     ((name, nodes, edges, settings),) = parse_dot(to_dot(graph, text))
     shown = {node: unescaped(attributes["label"]) for node, attributes in nodes.items()}
@@ -240,7 +240,7 @@ def test_dot_says_what_the_graph_says(text):
     assert unescaped(settings["graph"]["label"]).split() == printable(" ".join(text.split())).split()
 
 
-def test_dot_draws_types_apart_and_dashes_what_is_absent():
+def test_dot_gives_types_their_own_color_and_dashes_absent_entities():
     ((_, nodes, _, _),) = parse_dot(to_dot(graph_of(REPORT), REPORT))
     looks = {attributes["tooltip"]: (attributes["fillcolor"], attributes.get("style")) for attributes in nodes.values()}
     for kind, (_, style) in looks.items():
@@ -261,7 +261,7 @@ def test_json_and_dot_exclude_each_other(capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_early_leaves_no_traceback():
+def test_a_reader_that_stops_early_leaves_no_traceback():
     command = f"{sys.executable} -m ReXKG --json {' '.join(['No.'] * 3000)} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -275,6 +275,6 @@ def test_models_of_a_folder_read_the_text(tmp_path, capsys):
     assert graph == NeuralExtractor(find_models(root), "cpu")([text])[0]
 
 
-def test_models_that_are_not_there_are_one_line_and_status_two(tmp_path, capsys):
+def test_missing_models_are_one_line_and_status_two(tmp_path, capsys):
     assert main(["--models", str(tmp_path), SENTENCE]) == 2
     assert f"--models {tmp_path}" in capsys.readouterr().err

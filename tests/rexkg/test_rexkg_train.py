@@ -1,5 +1,5 @@
-"""Training of the neural models: what is read, how it is scored, when it stops, and that what is saved is what was
-trained."""
+"""Training of the neural models: reading of annotations, scoring, early stopping, and equality of the saved and the
+trained model."""
 
 import json
 from collections import OrderedDict
@@ -58,7 +58,7 @@ def report(folder):
 
 
 def write(path, *documents):
-    path.write_text("\n".join(json.dumps(one) for one in documents), encoding="utf-8")
+    path.write_text("\n".join(map(json.dumps, documents)), encoding="utf-8")
     return path
 
 
@@ -107,7 +107,7 @@ def test_files_that_are_not_json_lines_are_named(tmp_path):
 def test_agreement_counts_span_and_type_sentence_by_sentence():
     a, b, c = Mention(0, 0, "size"), Mention(1, 1, "size"), Mention(2, 2, "anatomy")
     scores = agreement([[a, c], [a]], [[a, b], []], ["size", "anatomy", "concept"])
-    # found 3, annotated 2, right 1 (the first a): P 1/3, R 1/2, F1 2*1/(3+2)
+    # predicted 3, annotated 2, right 1 (the first a): P 1/3, R 1/2, F1 2*1/(3+2)
     assert scores["precision"] == pytest.approx(1 / 3)
     assert scores["recall"] == pytest.approx(1 / 2)
     assert scores["f1"] == pytest.approx(2 / 5)
@@ -137,12 +137,12 @@ def test_demo_annotations_are_the_lexicons_graphs_with_places():
         "the tube has been removed",
     ):
         words = text.split()
-        found = annotate(words, extractor)
+        annotated = annotate(words, extractor)
         graph = extractor([text])[0]
-        assert {" ".join(words[one.start : one.end + 1]): one.label for one in found.mentions} == graph["entities"]
-        named = {one: " ".join(words[one.start : one.end + 1]) for one in found.mentions}
-        triples = {(named[one.source], named[one.target], one.label) for one in found.relations}
-        wanted = {(one["source_entity"], one["target_entity"], one["type"]) for one in graph["relations"]}
+        texts = {mention: " ".join(words[mention.start : mention.end + 1]) for mention in annotated.mentions}
+        assert {text: mention.label for mention, text in texts.items()} == graph["entities"]
+        triples = {(texts[relation.source], texts[relation.target], relation.label) for relation in annotated.relations}
+        wanted = {tuple(relation.values()) for relation in graph["relations"]}
         assert {triple for triple in triples if triple[0] != triple[1]} == wanted
 
 
@@ -168,10 +168,10 @@ def test_training_learns_and_reports(trained):
 
 def test_what_is_saved_is_the_best_epoch(trained):
     for task in ("entity", "relation"):
-        found = report(trained / f"run_{task}")
-        best = max(epoch["dev_f1"] for epoch in found["epochs"])
-        assert found["dev"]["f1"] == best
-        assert found["epochs"][found["best_epoch"] - 1]["dev_f1"] == best
+        written = report(trained / f"run_{task}")
+        best = max(epoch["dev_f1"] for epoch in written["epochs"])
+        assert written["dev"]["f1"] == best
+        assert written["epochs"][written["best_epoch"] - 1]["dev_f1"] == best
 
 
 def test_the_extractor_reads_what_was_trained(trained, data):
@@ -179,9 +179,9 @@ def test_the_extractor_reads_what_was_trained(trained, data):
     sentences = read_annotations(data / "test.jsonl")
     graphs = extractor([" ".join(sentence.words) for sentence in sentences])
     right = sum(
-        graph["entities"].get(" ".join(sentence.words[one.start : one.end + 1])) == one.label
+        graph["entities"].get(" ".join(sentence.words[mention.start : mention.end + 1])) == mention.label
         for graph, sentence in zip(graphs, sentences, strict=True)
-        for one in sentence.mentions
+        for mention in sentence.mentions
     )
     assert right / sum(len(sentence.mentions) for sentence in sentences) > 0.75
     assert any(graph["relations"] for graph in graphs)
@@ -190,7 +190,7 @@ def test_the_extractor_reads_what_was_trained(trained, data):
 
 
 class Scripted:
-    """A task whose development F1 is told beforehand."""
+    """A task whose development F1 is fixed beforehand."""
 
     def __init__(self, scores):
         self.model = torch.nn.Sequential(OrderedDict(bert=torch.nn.Linear(1, 1), head=torch.nn.Linear(1, 1)))
@@ -208,24 +208,33 @@ class Scripted:
 
 
 @pytest.mark.parametrize(
-    ("scores", "kept", "epochs"),
+    ("scores", "saved", "epochs"),
     [
         ([0.2, 0.5, 0.4, 0.3, 0.9], [1, 2], 4),  # two epochs no better than the second: over
         ([0.2, 0.5, 0.4, 0.6, 0.5], [1, 2, 4], 5),  # the third is forgiven, and the epochs run out
-        ([0.5, 0.5, 0.5, 0.5], [1, 2, 3], 3),  # as good is kept, but is no reason to go on
+        ([0.5, 0.5, 0.5, 0.5], [1, 2, 3], 3),  # as good is saved, but is not a reason to continue
     ],
 )
-def test_the_best_epoch_is_kept_and_patience_runs_out(scores, kept, epochs):
-    task, saved = Scripted(scores), []
-    history = fit(task, [], [], FitSettings(epochs=len(scores), patience=2), keep=lambda: saved.append(task.scored))
-    assert saved == kept
+def test_the_best_epoch_is_saved_and_patience_runs_out(scores, saved, epochs):
+    task, calls = Scripted(scores), []
+    history = fit(task, [], [], FitSettings(epochs=len(scores), patience=2), save=lambda: calls.append(task.scored))
+    assert calls == saved
     assert [entry["dev_f1"] for entry in history] == scores[:epochs]
 
 
 def test_training_stops_when_it_gets_no_better(data, tmp_path):
     files = ["--train", data / "dev.jsonl", "--dev", data / "dev.jsonl", "--encoder", data / "bert"]
-    rest = ["--learning_rate", "0", "--head_learning_rate", "0", "--patience", "2", "--output_dir", tmp_path / "out"]
-    assert main(["entity", *map(str, files + rest)]) == 0
+    settings = [
+        "--learning_rate",
+        "0",
+        "--head_learning_rate",
+        "0",
+        "--patience",
+        "2",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    assert main(["entity", *map(str, files + settings)]) == 0
     # the first epoch is the best so far, the next two are no better
     assert len(report(tmp_path / "out")["epochs"]) == 3
 

@@ -1,4 +1,4 @@
-"""Opening a page in headless Chromium and trying it: a script at the end of a copy acts and writes what it saw."""
+"""Visits of a page in headless Chromium: a script at the end of a copy of the page acts and reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH to open pages with")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 _WATCH = """
 window.seen = { errors: [], blocked: [] };
@@ -51,7 +51,7 @@ _ACT = """
 
 @dataclass(frozen=True)
 class Visit:
-    """What a visit to a page came to: what the steps put into ``outcome``, and addresses that Chromium asked for."""
+    """Result of a visit: what the steps put into ``outcome``, and the network addresses that Chromium requested."""
 
     outcome: dict[str, Any]
     addresses: set[str]
@@ -82,7 +82,7 @@ def visit(page: Path, folder: Path, steps: str = "", *, size: str = "1300,1000",
 
 
 def _addresses(log: Path) -> set[str]:
-    """Addresses of the network that were asked for, but for the browser's own makers'."""
+    """Requested network addresses, without those of the browser's maker."""
     found = set(re.findall(r'"url":"((?:https?|wss?|ftp)://[^"]+)"', log.read_text(encoding="utf-8")))
     return {
         address for address in found if not re.match(r"https?://[\w.-]*\.(google|googleapis|gstatic)\.com/", address)

@@ -1,4 +1,4 @@
-"""Small real things for tests: a Phi-4-multimodal of a few thousand parameters, prompts with images, completions."""
+"""Small real objects for tests: a Phi-4-multimodal of a few thousand parameters, prompts with images, completions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from swift.llm.checkpoint.adapters import add_vision_adapter
 from swift.llm.checkpoint.save import save_policy
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.llm.policy import Policy, look_both_ways
-from swift.llm.template.phi4 import EncodedPrompt
+from swift.llm.template.protocol import EncodedPrompt
 from swift.utils.files import write_json
 from tools.demo_world.policy import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")  # two processes, for `run_python`
 VOCABULARY = 64
 IMAGE_TOKEN = 5
 PAD = 0
@@ -69,8 +70,10 @@ def tiny_config(*, tie: bool = True, vocabulary: int = VOCABULARY, layers: int =
 
 
 def tiny_model(*, seed: int = 0, adapter: bool = True, scale: float = 8.0, **config) -> Phi4MultimodalForCausalLM:
-    """A frozen tiny model. ``scale`` widens the embeddings, so that its distributions are far from uniform and a
-    wrong mask or position shows."""
+    """A frozen tiny model.
+
+    ``scale`` multiplies the embeddings. The distributions are then far from uniform, so a wrong mask or position shows.
+    """
     torch.manual_seed(seed)
     model = Phi4MultimodalForCausalLM(tiny_config(**config)).eval()
     look_both_ways(model)
@@ -104,7 +107,10 @@ def random_prompts(
     vocabulary: int = VOCABULARY,
     sizes: Sequence[tuple[int, int]] = ((56, 28), (56, 56), (56, 84)),
 ) -> PromptBatch:
-    """One prompt for every entry: that many images of sizes drawn from ``sizes`` first, then that many text tokens."""
+    """One prompt per entry of ``images`` and ``lengths``: that many images, then that many text tokens.
+
+    Image sizes (width, height) are drawn from ``sizes``.
+    """
     generator = np.random.default_rng(seed)
     processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
     prompts = []
@@ -124,12 +130,22 @@ def random_completions(count: int, *, longest: int = 6, seed: int = 0, vocabular
     return Completions(ids, lengths, torch.ones(count, dtype=torch.bool))
 
 
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    """Logits [tokens, vocabulary] of two fixed prompts, the first with an image."""
+    # A tall image has padding; without any, plain transformers runs the vision tower causally (see docs/log.md).
+    prompts = random_prompts(images=(1, 0), lengths=(5, 6), vocabulary=500, sizes=((56, 84),))
+    with torch.no_grad():
+        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.image_inputs()).logits[
+            prompts.mask
+        ]
+
+
 VOWELS_PLUGIN = """
 from swift.plugin import ORM, orms
 
 
 class Vowels(ORM):
-    # differs between any two random texts, so every group has a spread
+    # differs between any two random texts, so the rewards of every group differ
     def __call__(self, completions, **columns):
         return [sum(text.count(vowel) for vowel in "aeiou") / (len(text) + 1) for text in completions]
 
@@ -147,8 +163,8 @@ SOLUTIONS = (
 def write_world(folder: Path, records: int = 12) -> Path:
     """A dataset of ``records`` questions about random pictures, and a tiny policy that can train on it.
 
-    ``folder``/policy is a full checkpoint with a tied head and a vision adapter; ``folder``/data/train.json is form A;
-    ``folder``/vowels.py registers a reward that random texts earn.
+    ``folder``/policy is a full checkpoint with a tied head and a vision adapter. ``folder``/data/train.json has
+    training records as the sampler writes them. ``folder``/vowels.py registers a reward that random texts earn.
     """
     generator = np.random.default_rng(0)
     images = folder / "data" / "images"
@@ -176,8 +192,21 @@ def write_world(folder: Path, records: int = 12) -> Path:
     return folder
 
 
+# What the launcher of the published sweep passes; DIR stands for the checkpoint.
+PUBLISHED_FLAGS = """
+--model_kwargs '{"device_map": null}' --rlhf_type grpo --use_vllm false --save_only_model false
+--external_plugins plugin.py --reward_funcs external_r1v_acc external_kg_jac --model DIR --ref_model DIR
+--dataset one.json two.json --do_train true --num_train_epochs 1 --per_device_train_batch_size 8
+--per_device_eval_batch_size 8 --gradient_accumulation_steps 1 --num_generations 8
+--max_completion_length 256 --beta 0.5 --learning_rate 6e-5 --warmup_ratio 0.1 --log_completions true
+--save_steps 1000 --save_total_limit 2 --train_type dummy --temperature 0.9 --epsilon 0.2
+--torch_dtype bfloat16 --attn_impl flash_attn --gradient_checkpointing_kwargs '{"use_reentrant": false}'
+--dynamic_sample true --max_resample_times 4
+"""
+
+
 def rlhf_command(world: Path, output: Path, **flags: object) -> list[str]:
-    """Flags of a small GRPO run on ``world``; ``flags`` add to them or replace them."""
+    """Command line of a small GRPO run on ``world``. ``flags`` are added, or replace flags of the same name."""
     values = {
         "model": world / "policy",
         "dataset": world / "data" / "train.json",

@@ -1,8 +1,8 @@
-"""Kills evaluations at random moments and starts them again, and says whether the files they leave are the same.
+"""Kill evaluations at random moments, restart them, and compare their files with those of an undisturbed evaluation.
 
     python -m tests.support.killed_evaluations WORLD OUTPUT KILLS
 
-Each evaluation is a child forked from this process, which has imported everything, so that a restart takes a second.
+This process imports everything once. Each evaluation is a child forked from it, so a restart takes a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "policy_train_checkpoint_token_prob"
 
 
 def start(world: Path, output: Path) -> int:
-    """The process id of a child that evaluates into ``output``."""
+    """Start a child that evaluates into ``output``, and return its process id."""
     child = os.fork()
     if child:
         return child
@@ -43,14 +43,18 @@ def start(world: Path, output: Path) -> int:
 
 
 def wait(child: int) -> None:
-    """Until the child has ended well."""
+    """Wait for the end of the child.
+
+    Raises:
+        RuntimeError: its status is not 0.
+    """
     _, status = os.waitpid(child, 0)
     if status:
         raise RuntimeError(f"an evaluation ended with status {os.waitstatus_to_exitcode(status)}")
 
 
 def main(world: Path, output: Path, kills: int) -> None:
-    """Print one JSON object."""
+    """Kill ``kills`` evaluations and print the counts and comparisons as one JSON object."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     wait(start(world, output / "undisturbed"))

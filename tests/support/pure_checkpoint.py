@@ -1,5 +1,5 @@
-"""Checkpoints in the PURE layout with random weights, and the plainest reading of them. Uses nothing of ReXKG but the
-cutting of texts into words: names, sizes and rules are those of the published code."""
+"""Checkpoints in the PURE layout with random weights, and the plainest reading of them. Names, sizes and rules are
+those of the published code (arXiv 2010.12812). Of ReXKG, only the cutting of texts into words is used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ MARKERS = {f"{role}={kind}": f"[unused{7 + 4 * i + j}]" for i, kind in enumerate
 
 
 def write_checkpoint(root: Path, positions: int = 512) -> Path:
-    """run_entity and run_relation below ``root``: about a third of the words are entities, a third of pairs related."""
+    """Write run_entity and run_relation into ``root``. About a third of the words are entities and about a third of the
+    pairs are related."""
     torch.manual_seed(0)
     vocabulary = ["[PAD]", *(f"[unused{i}]" for i in range(1, 50)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary += [*WORDS, *PIECES]
@@ -33,7 +34,7 @@ def write_checkpoint(root: Path, positions: int = 512) -> Path:
     def encoder():
         return {f"bert.{name}": value for name, value in BertModel(config).state_dict().items()}
 
-    # The biases of both heads take back what this seed's weights favour, so that every type and relation occurs.
+    # The biases of both heads cancel what the weights of this seed favor, so that every type and relation occurs.
     widths = torch.randn(9, 150) * 0.1
     widths[:, 0] = torch.tensor([0, 0, 2.5, 3.5, 5, 8, 8, 8, 8])  # long spans are seldom entities
     first = torch.randn(150, 32 * 2 + 150) * 0.15
@@ -70,7 +71,7 @@ def write_model(folder: Path, config: BertConfig, vocabulary: list[str], tensors
 
 
 def random_sentences(count: int, words: tuple[int, int] = (2, 9), seed: int = 0) -> list[str]:
-    """Different sentences of known words, words of several pieces and words that the vocabulary does not have."""
+    """Different sentences of known words, words of several pieces and words that the vocabulary lacks."""
     draw = random.Random(seed)
     sentences: dict[str, None] = {}
     while len(sentences) < count:
@@ -83,7 +84,7 @@ def random_sentences(count: int, words: tuple[int, int] = (2, 9), seed: int = 0)
 
 
 class Naive:
-    """One sentence at a time, one span at a time, one pair at a time, every input alone and without padding."""
+    """Reads one sentence, one span and one pair at a time, every input alone and without padding."""
 
     def __init__(self, root: Path, markers: dict[str, str] | None = None) -> None:
         self.markers = MARKERS if markers is None else markers
@@ -108,14 +109,14 @@ class Naive:
                 if len(here) < 2:
                     continue
                 words += here
-                found = self.entities(here)
-                for start, end, kind in found:
+                spans = self.entities(here)
+                for start, end, kind in spans:
                     entities[" ".join(here[start : end + 1])] = kind
-                for source in found:
-                    for target in found:
+                for source in spans:
+                    for target in spans:
                         if source != target and (kind := self.related(here, source, target)) != "no_relation":
-                            named = [" ".join(here[one[0] : one[1] + 1]) for one in (source, target)]
-                            relations.append({"source_entity": named[0], "target_entity": named[1], "type": kind})
+                            first, second = (" ".join(here[start : end + 1]) for start, end, _ in (source, target))
+                            relations.append({"source_entity": first, "target_entity": second, "type": kind})
             graphs.append({"sentences": " ".join(words), "entities": entities, "relations": relations,
                            "doc_key": str(number)})  # fmt: skip
         return graphs
@@ -133,7 +134,7 @@ class Naive:
             ends.append(len(tokens) - 1)
         hidden = self.hidden(self.entity_bert, [*tokens, "[SEP]"])
         get = self.entity.__getitem__
-        found = []
+        spans = []
         for i in range(len(words)):
             for j in range(i, min(i + 8, len(words))):
                 x = torch.cat([hidden[starts[i]], hidden[ends[j]], get("width_embedding.weight")[j - i + 1]])
@@ -142,8 +143,8 @@ class Naive:
                     x = torch.relu(get(f"{name}.weight") @ x + get(f"{name}.bias"))
                 label = int((get("ner_classifier.1.weight") @ x + get("ner_classifier.1.bias")).argmax())
                 if label:
-                    found.append((i, j, TYPES[label - 1]))
-        return found
+                    spans.append((i, j, TYPES[label - 1]))
+        return spans
 
     def related(self, words: list[str], source: tuple[int, int, str], target: tuple[int, int, str]) -> str:
         tokens, at = ["[CLS]"], {}

@@ -1,8 +1,8 @@
 """A tiny Phi-4-multimodal in Microsoft's remote-code layout, written by hand.
 
-Names and configuration keys are those of the published repository, spelled out here and nowhere taken from the code
-under test. ``write_remote`` gives random weights; ``native_twin`` says what the same weights are called natively, again
-by a table of its own.
+Names and configuration keys are those of the published repository. They are spelled out here, and none is taken from
+the code under test. ``write_remote`` writes random weights. ``write_native`` writes the same weights under their native
+names, by a table of its own.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _audio_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def remote_tensors(seed: int = 0) -> dict[str, Tensor]:
-    """Random values: norms near one, embeddings wide, the rest small."""
+    """Random values: norms near one, wide embeddings, all other weights small."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in remote_shapes().items():
@@ -177,7 +177,7 @@ def remote_tensors(seed: int = 0) -> dict[str, Tensor]:
 
 
 def write_remote(folder: Path, files: Path, tensors: dict[str, Tensor] | None = None, **config: object) -> Path:
-    """Write the checkpoint in three shards with their index; tokenizer files come from ``files``."""
+    """Write the checkpoint in three shards with their index. Tokenizer files come from the folder ``files``."""
     folder.mkdir(parents=True)
     tensors = remote_tensors() if tensors is None else tensors
     names = sorted(tensors)
@@ -207,7 +207,7 @@ def write_remote(folder: Path, files: Path, tensors: dict[str, Tensor] | None = 
 
 
 def native_name(name: str) -> str:
-    """The native name, one rule after the other as the published notes give them."""
+    """The native name, by the rules of the published notes in their order."""
     name = name.replace("base_layer.", "").replace("glb_GN", "global_img_feature_extensor")
     name = name.replace("sub_GN", "sub_img_feature_extensor")
     name = name.replace("img_projection.0", "img_projection_up").replace("img_projection.2", "img_projection_down")
@@ -221,7 +221,7 @@ def native_name(name: str) -> str:
 
 
 def write_native(folder: Path, files: Path, tensors: dict[str, Tensor] | None = None, longrope: bool = False) -> Path:
-    """The same weights in the native layout, by transformers' own ``save_pretrained``."""
+    """Write the same weights in the native layout, by transformers' own ``save_pretrained``."""
     tensors = remote_tensors() if tensors is None else tensors
     remote = remote_config(longrope)
     rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}

@@ -1,9 +1,13 @@
-"""Stands in for the trainer and for evaluate.py in tests of train_loop.sh: it keeps their files and signals, in
-milliseconds. Called with the words that would follow ``python``.
+"""Stand-in for the trainer and for evaluate.py in tests of train_loop.sh. It writes their files and obeys signals,
+within milliseconds. It is called with the words that would follow ``python``.
 
-CALLS names a file for one JSON line a call. FAIL and DIE are parts of the folders of runs that shall fail after their
-first step (LUCK ends the message), or kill themselves there the first time; DIE_EVALUATING of those that shall kill
-themselves when evaluated. STEP_SECONDS is what a step takes.
+Environment:
+    CALLS           file that takes one JSON line per call
+    FAIL            runs with this text in their folder's name fail after their first step
+    LUCK            end of the message of such a failure
+    DIE             runs with this text in their folder's name kill themselves after their first step, the first time
+    DIE_EVALUATING  runs with this text in their folder's name kill themselves when evaluated
+    STEP_SECONDS    duration of a step
 """
 
 from __future__ import annotations

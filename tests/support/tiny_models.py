@@ -1,7 +1,7 @@
-"""Folders of tiny models of other kinds, complete as published ones are: weights, tokenizer, processor, chat template.
+"""Folders of tiny models of other kinds, as complete as published ones: weights, tokenizer, processor, chat template.
 
-Each has random weights wide enough that its distributions are far from flat, so that a wrong mask, position or image
-shows. Their tokenizers are byte-level BPEs trained on a few sentences.
+The random weights are wide, so that the distributions are far from flat and a wrong mask, position or image shows. The
+tokenizers are byte-level BPEs trained on a few sentences.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ GEMMA_CHAT = (
 
 
 def write_smolvlm(folder: Path, name: str = "SmolVLM", config_class: type = SmolVLMConfig) -> None:
-    """Tiles of 56 pixels, at most 2 x 2 and an overview, 4 tokens each between row, column and border tokens."""
+    """SmolVLM with at most 2 x 2 tiles of 56 pixels and an overview, 4 tokens each, between row and border tokens."""
     places = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
     borders = ["<fake_token_around_image>", "<image>", "<global-img>", "<video>"]
     tokenizer = tokenizer_of(
@@ -106,7 +106,7 @@ def write_smolvlm(folder: Path, name: str = "SmolVLM", config_class: type = Smol
 
 
 def write_llava(folder: Path) -> None:
-    """A CLIP tower of 28 pixels: 4 patches, the class token left out."""
+    """LLaVA with a CLIP tower of 28 pixels: 4 patches, without the class token."""
     tokenizer = _llava_tokenizer()
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**VISION, image_size=28, projection_dim=16),
@@ -119,7 +119,7 @@ def write_llava(folder: Path) -> None:
 
 
 def write_llava_next(folder: Path) -> None:
-    """LLaVA with tiles, on a Mistral whose every layer sees a window of 16 tokens."""
+    """LLaVA-NeXT: tiles, on a Mistral in which every layer sees a window of 16 tokens."""
     tokenizer = _llava_tokenizer()
     text = TEXT | {"model_type": "mistral", "vocab_size": len(tokenizer), "pad_token_id": 0, "sliding_window": 16}
     grids = [[28, 56], [56, 28], [56, 56]]
@@ -134,7 +134,7 @@ def write_llava_next(folder: Path) -> None:
 
 
 def _llava_tokenizer() -> PreTrainedTokenizerFast:
-    """One that puts its begin token in front by itself, since the chat template does not."""
+    """A tokenizer that adds its begin token itself, since the chat template does not."""
     tokenizer = tokenizer_of(["<pad>", "<s>", "</s>", "<image>"], "<s>", "</s>")
     front = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
     tokenizer.backend_tokenizer.post_processor = front
@@ -169,7 +169,7 @@ QWEN_VISION = {
 
 
 def write_qwen(folder: Path, name: str = "Qwen2_5_VL", config_class: type = Qwen2_5_VLConfig) -> None:
-    """Patches of 14 pixels, four of them a token; a token's positions are time, row and column."""
+    """Qwen-VL with patches of 14 pixels, four patches per token. A token has three positions: time, row and column."""
     marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     tokenizer = tokenizer_of(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *marks], None, "<|im_end|>")
     token = dict(zip(marks, tokenizer.convert_tokens_to_ids(marks), strict=True))
@@ -198,7 +198,7 @@ def write_qwen(folder: Path, name: str = "Qwen2_5_VL", config_class: type = Qwen
 
 
 def write_internvl(folder: Path) -> None:
-    """Tiles of 28 pixels, one token each, between image borders."""
+    """InternVL with tiles of 28 pixels, one token each, between image border tokens."""
     marks = ["<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
     names = ("start_image_token", "end_image_token", "context_image_token", "video_token")
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *marks]
@@ -218,7 +218,7 @@ def write_internvl(folder: Path) -> None:
 
 
 def write_gemma(folder: Path) -> None:
-    """Four tokens an image that see each other both ways; the first layer sees a window of 16 tokens."""
+    """Gemma 3 with four tokens per image that attend both ways. The first layer sees a window of 16 tokens."""
     image_tokens = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
     turns = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
     names = dict(zip(("boi_token", "eoi_token", "image_token"), image_tokens, strict=True))
@@ -245,7 +245,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "qwen2_5_vl": write_qwen,
     "gemma3": write_gemma,
 }
-# Kinds that only the probe is run on
+# Kinds that only the tests of the probe use
 MORE_WRITERS: dict[str, Callable[[Path], None]] = {
     "idefics3": partial(write_smolvlm, name="Idefics3", config_class=Idefics3Config),
     "qwen2_vl": partial(write_qwen, name="Qwen2VL", config_class=Qwen2VLConfig),
@@ -256,7 +256,7 @@ MORE_WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 def tokenizer_of(special: Sequence[str], bos: str | None, eos: str, **names) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with these control tokens in front, the first of them for padding."""
+    """A byte-level BPE that begins with the control tokens ``special``, the first of them for padding."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.rexkg.test_graph import EFFUSION, EMPTY, NO_EFFUSION, make_graph, random_graph
+from tests.support.graphs import EFFUSION, EMPTY, NO_EFFUSION, make_graph, random_graph
 from tools.kg_audit.scores import Audited, audit, most_frequent, score_question, summarize_audited, worst_examples
 from tools.kg_audit.table import VALUES_SHOWN, audit_table
 from utils.intervals import mean_interval

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.rexkg.test_graph import EMPTY, make_graph
+from tests.support.graphs import EMPTY, make_graph
 from tools.kg_audit import graph_files as kg_files
 from tools.kg_audit.graph_files import (
     NamedTexts,

@@ -11,12 +11,11 @@ import pytest
 from safetensors.torch import load_file
 
 from swift.utils.run_folder import newest_checkpoint
-from tests.support.builders import ROOT, rlhf_command, run_python
-from tests.training.test_grpo_trainer import make_trainer
+from tests.support.builders import ROOT, TORCHRUN, rlhf_command, run_python
+from tests.support.grpo_runs import make_trainer
 
 # Four prompts a step of twelve: an epoch is three steps, so five of them cross into the second.
 STEPS, GROUP, PROMPTS = 5, 4, 4
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
 
 # A reward that random texts earn. The process of rank STOP_RANK, and no other, sends itself Ctrl-C in step 2.
 PLUGIN = """
@@ -170,7 +169,7 @@ def test_no_time_goes_into_a_search_for_unused_parameters(double):
 def test_a_signal_to_one_process_stops_both_at_one_step_and_resumes(launch, double, tmp_path):
     stopped = launch(tmp_path / "run", {"STOP_RANK": "1"})
     assert stopped.returncode != 0
-    assert stopped.stderr.count("stopped at step 2; go on with --resume_from_checkpoint true") == 1
+    assert stopped.stderr.count("stopped at step 2; resume with --resume_from_checkpoint true") == 1
     assert newest_checkpoint(tmp_path / "run").name == "checkpoint-2"
     resumed = launch(tmp_path / "run", resume_from_checkpoint=True)
     assert resumed.returncode == 0, resumed.stderr

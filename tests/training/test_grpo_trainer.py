@@ -10,34 +10,14 @@ import torch
 from peft import PeftModel
 from transformers import Phi4MultimodalForCausalLM
 
-from swift.cli.common import read_data, read_policy
 from swift.engine.batch import collate_completions, collate_prompts
-from swift.llm.arguments import parse_rlhf_args
 from swift.llm.checkpoint.load import load_policy
-from swift.plugin.loader import build_rewards, load_external_plugins
-from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
-from tests.engine.test_logprobs import logps_one_by_one
-from tests.support.builders import random_prompts, rlhf_command
-from utils.freezing import freeze_non_vision
+from tests.support.builders import logits
+from tests.support.grpo_runs import make_trainer
+from tests.support.slow_logprobs import logps_one_by_one
 
 STEPS = 3
-
-
-def make_trainer(world: Path, output: Path, **flags) -> GRPOTrainer:
-    model, data, training = parse_rlhf_args(rlhf_command(world, output, **flags))
-    load_external_plugins(training.external_plugins)
-    records, validation = read_data(data, training.seed, require_solution=True)
-    policy, template = read_policy(model, data)
-    freeze_non_vision(policy.model)
-    return GRPOTrainer(
-        args=training,
-        train_dataset=records,
-        eval_dataset=validation,
-        policy=policy,
-        template=template,
-        reward_funcs=build_rewards(training.reward_funcs, training),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +36,6 @@ def rows(run):
 
 def checkpoint(run) -> Path:
     return Path(run.args.output_dir) / f"checkpoint-{STEPS}"
-
-
-def logits(model) -> torch.Tensor:
-    # A tall image has padding; without any, plain transformers runs the vision tower causally (see docs/log.md).
-    prompts = random_prompts(images=(1, 0), lengths=(5, 6), vocabulary=500, sizes=((56, 84),))
-    with torch.no_grad():
-        return model(prompts.input_ids, attention_mask=prompts.mask.long(), **prompts.images).logits[prompts.mask]
 
 
 def canonical(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

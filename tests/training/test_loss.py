@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl, masked_mean
+from swift.trainers.rlhf_trainer.loss import (
+    bounded_exp,
+    clipped_surrogate,
+    combine_rewards,
+    group_advantages,
+    k3_kl,
+    masked_mean,
+)
 
 
 def loss_from_the_formula(logps, old, reference, advantages, mask, epsilon, beta):
@@ -85,3 +92,22 @@ def test_clipping_by_hand(ratio, advantage, loss, is_clipped):
 def test_rewards_that_do_not_apply_count_as_nothing():
     rewards = torch.tensor([[1.0, float("nan")], [0.5, 2.0]])
     assert torch.equal(combine_rewards(rewards, torch.tensor([1.0, 0.5])), torch.tensor([1.0, 1.5]))
+
+
+def test_the_exponential_is_exact_up_to_its_bound_and_finite_beyond():
+    values = torch.tensor([-100.0, -1.0, 0.0, 19.9, 20.0, 30.0, 1e4], requires_grad=True)
+    result = bounded_exp(values)
+    result.sum().backward()
+    assert torch.equal(result[:5], values[:5].exp())
+    # the tangent at 20: e^20 (1 + 30 - 20)
+    assert float(result[5].detach()) == pytest.approx(math.exp(20) * 11, rel=1e-6)
+    assert torch.isfinite(result).all()
+    assert float(values.grad[6]) == pytest.approx(math.exp(20), rel=1e-6)
+
+
+def test_a_reference_that_finds_a_token_far_likelier_pulls_the_policy_up():
+    """Beyond the bound too, lowering the loss means raising the token's probability."""
+    logps = torch.tensor([-150.0], requires_grad=True)
+    k3_kl(logps, torch.tensor([-1.0])).sum().backward()
+    assert torch.isfinite(logps.grad).all()
+    assert float(logps.grad) < 0

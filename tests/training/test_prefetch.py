@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from swift.llm.images.cache import ImageCache
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.trainers.data import PromptOrder
-from tests.training import test_grpo_trainer, test_sft_command
+from tests.support import grpo_runs, sft_runs
 
 STEPS = 5
 
@@ -76,7 +76,7 @@ def watch(trainer, prefetching: bool = True) -> Announcements:
 
 def grpo(world: Path, output: Path, **flags):
     settings = {"max_steps": STEPS, "learning_rate": 1e-2, "logging_steps": 1}
-    return test_grpo_trainer.make_trainer(world, output, **settings | flags)
+    return grpo_runs.make_trainer(world, output, **settings | flags)
 
 
 def files(output: Path) -> list[bytes]:
@@ -122,7 +122,7 @@ def test_a_resumed_run_announces_from_where_it_goes_on(world, tmp_path):
 
 
 def test_fine_tuning_announces_its_groups(world, tmp_path):
-    trainer = test_sft_command.make_trainer(world, tmp_path, max_steps=6, per_device_train_batch_size=3)
+    trainer = sft_runs.make_trainer(world, tmp_path, max_steps=6, per_device_train_batch_size=3)
     cache = watch(trainer)
     trainer.train()
     assert [announced for _, announced in cache.asked[6:]] == [True] * (len(cache.asked) - 6)
@@ -144,7 +144,7 @@ def test_nothing_is_announced_where_the_data_loader_has_workers_or_the_run_ends(
 
 def test_validation_announces_the_next_batch(world, tmp_path):
     validation = {"val_dataset": world / "data" / "train.json", "per_device_eval_batch_size": 5}
-    trainer = test_sft_command.make_trainer(world, tmp_path, max_steps=1, **validation)
+    trainer = sft_runs.make_trainer(world, tmp_path, max_steps=1, **validation)
     cache = watch(trainer)
     trainer.evaluate()
     assert [announced for _, announced in cache.asked] == [False] * 5 + [True] * 7

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from swift.engine.logprobs import completion_logprobs
-from swift.trainers.rlhf_trainer.reference import Snapshot
+from swift.trainers.reference import Snapshot
 from tests.support.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
 from utils.freezing import untie_head
 

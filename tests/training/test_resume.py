@@ -142,7 +142,7 @@ def test_a_stopped_run_saves_the_step_it_reached_and_resumes(command, whole, tmp
     send(number, STOPPED_IN)
     assert main(command(tmp_path / "run")) == 130
     assert finished_step(tmp_path / "run" / f"checkpoint-{STOPPED_IN}") == STOPPED_IN
-    assert f"go on with --resume_from_checkpoint true --output_dir {tmp_path / 'run'}" in caplog.messages[-1]
+    assert f"resume with --resume_from_checkpoint true --output_dir {tmp_path / 'run'}" in caplog.messages[-1]
     send.off()
     assert main(command(tmp_path / "run", resume_from_checkpoint=True)) == 0
     assert_same_run(tmp_path / "run", whole)

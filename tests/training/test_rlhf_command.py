@@ -15,8 +15,7 @@ from swift.cli.rlhf import main
 from swift.llm.checkpoint.adapters import HEAD_WEIGHT
 from swift.llm.checkpoint.load import load_policy
 from swift.utils.files import write_json
-from tests.llm.test_arguments import PUBLISHED
-from tests.support.builders import rlhf_command, run_python
+from tests.support.builders import PUBLISHED_FLAGS, ROOT, rlhf_command, run_python
 
 STEPS = 2
 
@@ -79,21 +78,24 @@ def test_curves_are_a_picture(frozen):
         assert min(picture.size) > 300
 
 
-def test_hook_refuses_a_checkpoint_without_vision_adapter(world, tmp_path):
+@pytest.mark.usefixtures("unhooked_trainer")
+def test_hook_refuses_a_checkpoint_without_vision_adapter(world, tmp_path, monkeypatch, capsys):
     policy = shutil.copytree(world / "policy", tmp_path / "policy")
     (policy / "vision-lora").rename(policy / "speech-lora")
-    command = rlhf_command(world, tmp_path / "run", model=policy)
-    process = run_python("swift.cli.rlhf", *command, FREEZE_NON_VISION_PARAMS="1")
-    assert process.returncode == 2
-    assert "Traceback" not in process.stderr
-    (line,) = [line for line in process.stderr.splitlines() if line.startswith("error:")]
+    monkeypatch.setenv("FREEZE_NON_VISION_PARAMS", "1")
+    plugin = shutil.copy(ROOT / "plugin.py", tmp_path)  # a plugin that was loaded before is not loaded again
+    flags = {"model": policy, "external_plugins": plugin, "reward_funcs": "external_format"}
+    assert main(rlhf_command(world, tmp_path / "run", **flags)) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    (line,) = [line for line in error.splitlines() if line.startswith("error:")]
     assert "no vision LoRA in the model (its adapters are speech)" in line
     assert "load a checkpoint with its adapter named 'vision'" in line
 
 
 def test_the_published_flags_train(world, tmp_path):
     """All flags of the published sweep; only shorter, and on a CPU, where flash attention becomes sdpa."""
-    flags = shlex.split(PUBLISHED.replace("DIR", str(world / "policy")))
+    flags = shlex.split(PUBLISHED_FLAGS.replace("DIR", str(world / "policy")))
     flags[flags.index("one.json") : flags.index("two.json") + 1] = [str(world / "data" / "train.json")] * 2
     shorter = ["--max_completion_length", "12", "--max_steps", "2", "--use_cpu", "--output_dir", str(tmp_path / "run")]
     assert main([*flags, *shorter]) == 0
@@ -183,7 +185,7 @@ def test_a_bad_file_is_named_with_line_and_remedy(refused, content, words):
     ("flags", "words"),
     [
         ({"reward_funcs": "external_kg_jack"}, ["unknown reward 'external_kg_jack'", "mean 'external_kg_jac'?"]),
-        ({"external_plugins": "{root}/broken.py"}, ["broken.py: line 3: SyntaxError: expected ':'", "mend the plugin"]),
+        ({"external_plugins": "{root}/broken.py"}, ["broken.py: line 3: SyntaxError: expected ':'", "fix the plugin"]),
         ({"external_plugins": "{root}/gone.py"}, ["gone.py: no such file", "give the path"]),
         (
             {"reward_funcs": "external_countdown"},

@@ -12,40 +12,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Phi4MultimodalForCausalLM
 
-from swift.cli.common import read_data, read_policy
 from swift.cli.sft import main
 from swift.engine.batch import collate_prompts
-from swift.llm.arguments import parse_sft_args
 from swift.llm.checkpoint.load import load_policy
 from swift.trainers.sft_trainer import SFTTrainer
 from swift.utils.errors import UserError
-from tests.training.test_grpo_trainer import logits
-
-RECORDS = 12
-
-
-def sft_command(world: Path, output: Path, **flags: object) -> list[str]:
-    """Flags of a small run that trains everything on all records at once; ``flags`` add to them or replace them."""
-    values = {
-        "model": world / "policy",
-        "dataset": world / "data" / "train.json",
-        "output_dir": output,
-        "train_type": "full",
-        "per_device_train_batch_size": RECORDS,
-        "learning_rate": 1e-2,
-        "warmup_ratio": 0,
-        "max_steps": 2,
-        "use_cpu": True,
-        **flags,
-    }
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
-
-
-def make_trainer(world: Path, output: Path, **flags: object) -> SFTTrainer:
-    model, data, training = parse_sft_args(sft_command(world, output, **flags))
-    records, validation = read_data(data, training.seed, require_solution=True)
-    policy, template = read_policy(model, data)
-    return SFTTrainer(args=training, train_dataset=records, eval_dataset=validation, policy=policy, template=template)
+from tests.support.builders import logits
+from tests.support.sft_runs import RECORDS, make_trainer, sft_command
 
 
 def losses(checkpoint: Path) -> list[float]:
@@ -93,7 +66,7 @@ def test_first_loss_is_the_cross_entropy_of_all_solution_tokens(full, world):
         prompt = collate_prompts([item.prompt], 0)
         solution = torch.tensor(full.template.encode_completion(item.record.solution))
         with torch.no_grad():
-            output = start(torch.cat([prompt.input_ids[0], solution])[None], **prompt.images).logits[0]
+            output = start(torch.cat([prompt.input_ids[0], solution])[None], **prompt.image_inputs()).logits[0]
         total += float(cross_entropy(output[-len(solution) - 1 : -1], solution, reduction="sum"))
         count += len(solution)
     assert full.state.log_history[0]["loss"] == pytest.approx(total / count, abs=1e-5)

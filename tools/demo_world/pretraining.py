@@ -27,7 +27,8 @@ from swift.llm.dataset import Record
 from swift.llm.images.dynamic_hd import ProcessedImage, collate
 from swift.llm.images.source import ImageSource
 from swift.llm.policy import Policy
-from swift.llm.template.phi4 import EncodedPrompt, Phi4Template
+from swift.llm.template.phi4 import Phi4Template
+from swift.llm.template.protocol import EncodedPrompt
 from tools.demo_world.facts import DEVICES, FINDING_KINDS, SEXES, SIDES, VIEWS, Finding, Study
 from tools.demo_world.reports import report_of
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ReXKG.graph import DENIED_TYPES, Graph, asserted, hallucinated
-from ReXKG.scores import Score, score_question
-from tools.reports.result_files import GROUPINGS, group_rows
-from utils.intervals import LEVEL, RESAMPLES, Interval, patients, ratio_intervals
+from ReXKG.scores import CountedScore, score_question
+from tools.reports.result_files import GROUPINGS
+from utils.intervals import LEVEL, RESAMPLES, Interval, ratio_intervals
+from utils.questions import group_rows, patients
 
 MOST_FREQUENT = 20
 EXAMPLES = 10
@@ -41,11 +42,13 @@ class Audited:
             raise ValueError(f"results, graphs and reports must be as many, they are {sorted(lengths)}")
 
 
-def summarize_audited(scores: Sequence[Mapping[str, Score]], clusters: Sequence[str]) -> dict[str, dict[str, Interval]]:
+def summarize_audited(
+    scores: Sequence[Mapping[str, CountedScore]], clusters: Sequence[str]
+) -> dict[str, dict[str, Interval]]:
     """``{name: {"per_question", "pooled"}}`` over questions [N] with the patient of each. A score counts for the
     questions that have it; what none has, and ratios of nothing, are left out."""
     names = list(dict.fromkeys(name for row in scores for name in row))
-    absent = Score(0.0, 0, 0)
+    absent = CountedScore(0.0, 0, 0)
     table = np.array([[row.get(name, absent) for name in names] for row in scores], dtype=np.float64)  # [N, names, 3]
     has = np.array([[name in row for name in names] for row in scores], dtype=np.float64)
     tops = np.concatenate([table[..., 0], table[..., 1]], axis=1)

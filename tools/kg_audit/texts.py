@@ -9,9 +9,10 @@ from typing import Any
 from swift.llm.dataset import find_solution, raise_problems, read_items
 from swift.utils.errors import UserError
 from tools.kg_audit.graph_files import NamedTexts
-from tools.reports.result_files import question_name, read_results
+from tools.reports.result_files import read_results
 from utils.answers import think_text
 from utils.mimic import join_texts, study_key
+from utils.questions import question_name
 
 AuditRow = Mapping[str, Any]
 

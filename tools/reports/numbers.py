@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from swift.utils.errors import UserError
-from tools.reports.result_files import GROUPINGS, EvaluatedRun, group_rows
+from tools.reports.result_files import GROUPINGS, EvaluatedRun
 from tools.reports.tables import Table
 from utils.get_knowledge_graph import extractor_name
-from utils.intervals import LEVEL, RESAMPLES, Interval, McNemar, mcnemar_exact, patients, ratio_intervals
+from utils.intervals import LEVEL, RESAMPLES, Interval, McNemar, mcnemar_exact, ratio_intervals
 from utils.metrics import ACCURACY_RULES, TRAINING_RULE
+from utils.questions import group_rows, patients
 
 RULE_METRICS = {rule: "accuracy" if rule == TRAINING_RULE else rule for rule in ACCURACY_RULES}
 METRIC_LABELS = {

@@ -16,6 +16,7 @@ import numpy as np
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 from utils.metrics import question_metrics
+from utils.questions import question_name
 
 FIELDS = ("question", "generated_text", "num_tokens")
 # What evaluate.py and evaluate_token_prob.py call their files.
@@ -87,16 +88,6 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def group_rows(results: Sequence[Mapping[str, Any]], field: str) -> dict[str, list[int]]:
-    """Positions of the results by their value of ``field``, the most frequent value first; those without it are left
-    out."""
-    members: dict[str, list[int]] = {}
-    for position, result in enumerate(results):
-        if result.get(field) is not None:
-            members.setdefault(str(result[field]), []).append(position)
-    return dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
-
-
 def _files_of(folder: Path) -> list[Path]:
     """The result files of a folder, but for scores of given texts; of two over the same questions the one with token
     probabilities, which has all that the other has."""
@@ -114,11 +105,6 @@ def _is_of_given_texts(path: Path) -> bool:
         return json.loads(path.read_text(encoding="utf-8"))["settings"]["given"] is not None
     except (OSError, ValueError, KeyError, TypeError):
         return True
-
-
-def question_name(result: Mapping[str, Any], position: int) -> str:
-    """What a question is called within its file: its ``idx``, else its ``id``, else its position."""
-    return str(next((result[name] for name in ("idx", "id") if result.get(name) is not None), position))
 
 
 def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tools.reports.evaluation_page import render_report
 from tools.reports.numbers import Numbers, metric_number_table, metric_table, metrics_document
 from tools.reports.result_files import EvaluatedRun, writable
 from tools.reports.tables import to_csv, to_latex, to_markdown
-from utils.intervals import patients
+from utils.questions import patients
 
 logger = get_logger()
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swift.utils.errors import UserError
-from tools.samples.pools import Questions, evaluation_patients, patient
+from tools.samples.pools import Questions, evaluation_patients
+from utils.questions import patient_of
 
 SHARED_PATIENTS = ("refuse", "exclude", "allow")
 
@@ -32,17 +33,17 @@ class EvaluationGuard:
         forbidden = self.patients - self.left_out
         for part in questions:
             for item, place in zip(part.items, part.places, strict=True):
-                if patient(item) is None:
+                if patient_of(item) is None:
                     raise UserError(
                         f"{place}: field 'subject_id' is missing, so nobody knows if evaluation shares its patient; "
                         "add it, or pass --shared_patients allow"
                     )
-            shared = [item for item in part.items if patient(item) in forbidden]
+            shared = [item for item in part.items if patient_of(item) in forbidden]
             if shared:
                 raise UserError(
                     f"pool {part.source.name}: {len(shared)} of {len(part.items)} items are about "
-                    f"{len(set(map(patient, shared)))} patients of the evaluation questions (e.g. "
-                    f"{patient(shared[0])}); pass --shared_patients exclude to leave them out, or allow to train on "
+                    f"{len(set(map(patient_of, shared)))} patients of the evaluation questions (e.g. "
+                    f"{patient_of(shared[0])}); pass --shared_patients exclude to leave them out, or allow to train on "
                     "them"
                 )
 

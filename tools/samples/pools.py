@@ -15,6 +15,7 @@ from swift.utils.errors import UserError
 from tools.reports.result_files import read_results
 from tools.samples.policies import Pool
 from utils.metrics import PUBLISHED_RULE
+from utils.questions import patient_of, question_key
 
 PoolItem = dict[str, Any]
 STRATIFY = (("question_type",), ("semantic_type", "content_type"))  # the first that the items have
@@ -65,23 +66,17 @@ def read_pool_questions(
     rates by `question_key`; None takes ``is_correct`` where every item has it. ``stratify`` names fields; None takes
     the first of `STRATIFY` that the items have. Raises UserError."""
     found = [pair for file in source.files for pair in read_items(_existing(file))]
-    found = [(item, place) for item, place in found if not isinstance(item, dict) or patient(item) not in left_out]
+    found = [(item, place) for item, place in found if not isinstance(item, dict) or patient_of(item) not in left_out]
     if not found:
         raise UserError(f"pool {source.name}: {source.files[0]} leaves no items to choose from; pass another file")
     raise_problems(filter(None, (_problem(item, place) for item, place in found)))
     items, places = [item for item, _ in found], [place for _, place in found]
-    keys = [question_key(item) for item in items]
+    keys = [question_key(item, prompt_turns(item)[-1]["content"], image_names(item)) for item in items]
     _refuse_twins(keys, places)
     fields = _stratify(items, source.name) if stratify is None else tuple(stratify)
     strata = [_stratum(item, fields, place) for item, place in found]
     rates = _pass_rates(items, places, keys, results)
     return Questions(source, items, places, Pool(source.name, keys, strata, rates), fields)
-
-
-def question_key(item: PoolItem) -> tuple[str, str]:
-    """What makes two items the same question: ``idx``, or the images where there is none, and the wording."""
-    name = item["idx"] if item.get("idx") is not None else image_names(item)
-    return str(name), prompt_turns(item)[-1]["content"]
 
 
 def prompt_turns(item: PoolItem) -> list[dict[str, str]]:
@@ -106,21 +101,16 @@ def training_record(item: PoolItem, **more: Any) -> PoolItem:
     return record | named | {name: value for name, value in item.items() if name not in dropped} | more
 
 
-def patient(item: PoolItem) -> str | None:
-    """The item's ``subject_id`` as text: files disagree on its type."""
-    return None if item.get("subject_id") is None else str(item["subject_id"])
-
-
 def evaluation_patients(paths: Sequence[Path]) -> frozenset[str]:
     """Patients of the evaluation files. Raises UserError where a question does not say whose it is."""
     found = [pair for path in paths for pair in read_items(path)]
     raise_problems(
-        f"{place}: field 'subject_id' is missing, so nobody knows which patient must not be trained on; add it, "
-        "or pass --shared_patients allow"
+        f"{place}: field 'subject_id' is missing or empty, so nobody knows which patient must not be trained on; "
+        "add it, or pass --shared_patients allow"
         for item, place in found
-        if not isinstance(item, dict) or patient(item) is None
+        if not isinstance(item, dict) or patient_of(item) is None
     )
-    return frozenset(patient(item) for item, _ in found)
+    return frozenset(patient_of(item) for item, _ in found)
 
 
 def read_pass_rates(paths: Sequence[Path], rule: str) -> dict[tuple[str, str], float]:
@@ -131,7 +121,7 @@ def read_pass_rates(paths: Sequence[Path], rule: str) -> dict[tuple[str, str], f
             place = f"result file {path} result {position}"
             if result.get("idx") is None:
                 raise UserError(f"{place}: field 'idx' is missing, so its question cannot be found; evaluate again")
-            key = str(result["idx"]), result["question"]
+            key = question_key(result, result["question"])
             if key in rates:
                 raise UserError(f"{place}: question {key[0]} comes twice; pass the results of one evaluation")
             rates[key] = pass_rate(result, rule, place)

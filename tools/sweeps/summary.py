@@ -19,7 +19,8 @@ from swift.utils.errors import UserError
 from swift.utils.run_folder import newest_checkpoint, trainer_state
 from tools.reports.result_files import load_runs
 from tools.sweeps.runs import evaluation_settings, first_difference, read_object, training_settings
-from utils.intervals import Interval, difference_interval, mean_interval, patients
+from utils.intervals import Interval, difference_interval, mean_interval
+from utils.questions import patients
 
 SETTINGS = ("policy", "size", "learning_rate", "generations", "beta", "rewards")
 METRICS = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format", "length")

@@ -1,1 +1,1 @@
-"""The entity model: which spans of a sentence are entities, and of which type."""
+"""The entity model: decides which spans of a sentence are entities, and their types."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.functional import linear, relu
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
 from ReXKG.graph import ENTITY_TYPES
 from ReXKG.neural.bert import encode_at
-from ReXKG.neural.checkpoint import PureModel
+from ReXKG.neural.model import PieceBatch, PureModel
 
 MAX_SPAN = 8
 ENTITY_LABELS = (None, *ENTITY_TYPES)
@@ -20,37 +20,27 @@ _HEAD_DROPOUT = 0.2
 
 
 @dataclass(frozen=True)
-class EntityBatch:
-    """``ids`` and ``mask`` [batch, length]; ``spans`` [spans, 4]: row, first piece, last piece, width in words."""
+class EntityBatch(PieceBatch):
+    """A batch with its ``spans`` [spans, 4]: row, first piece, last piece, width in words."""
 
-    ids: torch.Tensor
-    mask: torch.Tensor
     spans: torch.Tensor
 
     def __post_init__(self) -> None:
-        if self.ids.shape != self.mask.shape or self.spans.shape[1:] != (4,):
-            raise ValueError(f"shapes {self.ids.shape}, {self.mask.shape}, {self.spans.shape} do not fit together")
+        super().__post_init__()
+        if self.spans.shape[1:] != (4,):
+            raise ValueError(f"spans {list(self.spans.shape)} are not [spans, 4]")
 
 
 class EntityModel(PureModel):
-    """Logits over `LABELS` of [hidden of the first piece; hidden of the last piece; embedding of the width].
-
-    Modules bear PURE's names, so that its checkpoints fit.
-    """
+    """Logits over `ENTITY_LABELS` of [hidden of the first piece; hidden of the last piece; embedding of the width]."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.bert = BertModel(config, add_pooling_layer=False)
+        super().__init__(config)
         self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
         self.width_embedding = nn.Embedding(MAX_SPAN + 1, _WIDTH_SIZE)
         self.ner_classifier = nn.Sequential(
             _SpanNetwork(2 * config.hidden_size + _WIDTH_SIZE), nn.Linear(_HEAD_SIZE, len(ENTITY_LABELS))
         )
-
-    @property
-    def longest(self) -> int:
-        """The most word-pieces of one input, [CLS] and [SEP] included."""
-        return self.bert.config.max_position_embeddings
 
     def forward(self, batch: EntityBatch) -> torch.Tensor:
         """Logits [spans, 9]."""
@@ -60,8 +50,9 @@ class EntityModel(PureModel):
 
 
 class _SpanNetwork(nn.Module):
-    """Two layers with ReLU. The first is linear in the three parts of a span, so it is applied once to every piece and
-    width and summed for each span, not applied to every span: the same numbers for an eighth of the work."""
+    """Two layers with ReLU. The first is linear in the three parts of a span. So it is applied once to every piece and
+    width, and its results are summed for each span. This gives the same numbers as applying it to every span, for an
+    eighth of the work."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -7,15 +7,23 @@ from typing import NamedTuple
 
 import torch
 
-from ReXKG.neural.batching import batches, pad, predicting, usual_budget
+from ReXKG.neural.batching import pad
 from ReXKG.neural.entity.model import ENTITY_LABELS, MAX_SPAN, EntityBatch, EntityModel
 from ReXKG.neural.mentions import Mention
 from ReXKG.neural.pieces import WordPieces
+from ReXKG.neural.reader import ModelReader
 
 
 class Window(NamedTuple):
-    """Words of a sentence that the model sees together, and the spans that are its to judge: those that start at word
-    ``judged_from`` to ``judged_to - 1``. ``starts`` and ``ends`` are each word's first and last piece in ``ids``."""
+    """Words of a sentence that the model sees together, and the spans that it judges.
+
+    Attributes:
+        sentence: number of the sentence.
+        first: its first word in the window.
+        judged_from, judged_to: spans that start at word ``judged_from`` to ``judged_to - 1`` are judged here.
+        ids: word-pieces with [CLS] and [SEP].
+        starts, ends: each word's first and last piece in ``ids``.
+    """
 
     sentence: int
     first: int
@@ -33,34 +41,34 @@ class Window(NamedTuple):
                 yield start, last
 
 
-class EntityReader:
-    """Predicts mentions. A sentence that is too long for the model is read in overlapping windows (`split_words`); a
-    word of more than a sixteenth of the model's length is cut to that, so that every span fits."""
+class EntityReader(ModelReader[Window]):
+    """Predicts mentions. A sentence that is too long for the model is read in overlapping windows (`split_words`). A
+    word of more than a sixteenth of the model's length is cut to that, so that every span fits.
+
+    Raises:
+        ValueError: the encoder takes too few word-pieces for a span of eight words.
+    """
 
     def __init__(self, model: EntityModel, pieces: WordPieces, device: str, token_budget: int | None = None) -> None:
-        self.device = torch.device(device)
-        self.model, self.pieces = model.to(self.device), pieces
-        self.token_budget = token_budget or usual_budget(self.device)
+        super().__init__(model, pieces, device, token_budget)
         self._room = model.longest - 2
         self._longest_word = self._room // (2 * MAX_SPAN)
         if not self._longest_word:
             raise ValueError(f"the encoder takes {model.longest} word-pieces; it needs at least {2 * MAX_SPAN + 2}")
 
     def predict(self, sentences: Sequence[Sequence[str]]) -> list[list[Mention]]:
-        """The mentions of each sentence, given as words, in order of start and end; they may overlap."""
-        found: list[list[Mention]] = [[] for _ in sentences]
+        """The mentions of each sentence, given as words, in order of start and end. Mentions may overlap."""
+        mentions: list[list[Mention]] = [[] for _ in sentences]
         windows = (window for number, words in enumerate(sentences) for window in self.windows(number, words))
-        for batch in batches(windows, self.token_budget):
-            with predicting(self.device):
-                labels = self.model(self.collate(batch)).argmax(dim=1).tolist()
+        for batch, labels in self.predict_batches(windows):
             places = ((window.sentence, *span) for window in batch for span in window.spans())
             for (sentence, start, end), label in zip(places, labels, strict=True):
                 if label:
-                    found[sentence].append(Mention(start, end, ENTITY_LABELS[label]))
-        return [sorted(mentions) for mentions in found]
+                    mentions[sentence].append(Mention(start, end, ENTITY_LABELS[label]))
+        return list(map(sorted, mentions))
 
     def windows(self, number: int, words: Sequence[str]) -> Iterator[Window]:
-        """The windows of a sentence, one where it fits, whose spans are all its spans, each once."""
+        """The windows of a sentence, one if it fits. Every span of the sentence is judged by exactly one of them."""
         encoded = [self.pieces(word)[: self._longest_word] for word in words]
         for first, end, judged_from, judged_to in split_words(list(map(len, encoded)), self._room):
             ids, starts, ends = [self.pieces.cls], [], []
@@ -71,7 +79,7 @@ class EntityReader:
             yield Window(number, first, judged_from, judged_to, [*ids, self.pieces.sep], starts, ends)
 
     def collate(self, windows: Sequence[Window]) -> EntityBatch:
-        """One batch; spans come window by window, in the order of `Window.spans`."""
+        """One batch. Spans come window by window, in the order of `Window.spans`."""
         ids, mask = pad(windows, self.pieces.pad, self.device)
         spans = [
             (row, window.starts[start - window.first], window.ends[end - window.first], end - start + 1)
@@ -82,11 +90,17 @@ class EntityReader:
 
 
 def split_words(lengths: Sequence[int], room: int) -> Iterator[tuple[int, int, int, int]]:
-    """Windows (first word, end, first judged start, end of judged starts) over words of these many pieces.
+    """Overlapping windows over the words of a sentence.
 
-    A window holds up to ``room`` pieces. Each start of a span is judged by one window: the first that holds the longest
-    span from there with a quarter of the room behind it; a window begins a quarter of the room before the starts it
-    judges. Lengths are 1 to room / 16, which leaves at least a quarter of each window to judge.
+    Each start of a span is judged by one window, the first that holds the longest span from there with a quarter of the
+    room behind it. A window begins a quarter of the room before the starts that it judges.
+
+    Args:
+        lengths: word-pieces of each word, 1 to room / 16 each, which leaves at least a quarter of a window to judge.
+        room: the most pieces of a window.
+
+    Yields:
+        (first word, end, first judged start, end of judged starts).
     """
     first = judged = 0
     while True:

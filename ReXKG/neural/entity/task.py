@@ -15,7 +15,7 @@ from ReXKG.neural.entity.model import ENTITY_LABELS
 from ReXKG.neural.entity.reader import EntityReader, Window
 
 
-class LabelledWindow(NamedTuple):
+class LabeledWindow(NamedTuple):
     """A window and the label of each of its spans, in the order of `Window.spans`."""
 
     window: Window
@@ -28,22 +28,22 @@ class LabelledWindow(NamedTuple):
 
 class EntityTask:
     """Trains the model of a reader. Annotated spans of more than eight words cannot be predicted: they are not trained
-    on, and count as missed."""
+    on, and they count as missed."""
 
     def __init__(self, reader: EntityReader) -> None:
         self.reader, self.model = reader, reader.model
 
-    def examples(self, sentences: Sequence[AnnotatedSentence]) -> list[LabelledWindow]:
+    def examples(self, sentences: Sequence[AnnotatedSentence]) -> list[LabeledWindow]:
         """The windows of all sentences."""
         examples = []
         for number, sentence in enumerate(sentences):
-            gold = {(one.start, one.end): ENTITY_LABELS.index(one.label) for one in sentence.mentions}
+            gold = {(mention.start, mention.end): ENTITY_LABELS.index(mention.label) for mention in sentence.mentions}
             for window in self.reader.windows(number, sentence.words):
-                examples.append(LabelledWindow(window, [gold.get(span, 0) for span in window.spans()]))
+                examples.append(LabeledWindow(window, [gold.get(span, 0) for span in window.spans()]))
         return examples
 
-    def loss(self, batch: Sequence[LabelledWindow]) -> torch.Tensor:
-        """Mean cross-entropy over spans, most of which are none."""
+    def loss(self, batch: Sequence[LabeledWindow]) -> torch.Tensor:
+        """Mean cross-entropy over spans, most of which are not entities."""
         logits = self.model(self.reader.collate([example.window for example in batch]))
         labels = [label for example in batch for label in example.labels]
         return cross_entropy(logits, torch.tensor(labels, device=logits.device))

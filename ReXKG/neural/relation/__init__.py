@@ -1,1 +1,1 @@
-"""The relation model: which of a sentence's entities are related, and how."""
+"""The relation model: decides which entities of a sentence are related, and by which relation."""

@@ -1,9 +1,9 @@
-"""The vocabulary entries that stand before and after the two entities of a relation, and tell their types.
+"""Markers: vocabulary entries before and after the two entities of a relation, which tell their types.
 
-A PURE checkpoint says in special_tokens.json which entry each marker is ({"SUBJ_START=anatomy": "[unused7]", ...}). The
-published inference did not read that file and wrote "<subj_start=anatomy>", which a vocabulary without such entries
-takes for [UNK]. ``convention`` "published" does the same, for graphs as that code made them; "checkpoint" reads the
-file, and falls back to the published way where there is none.
+A PURE checkpoint names the entry of each marker in special_tokens.json ({"SUBJ_START=anatomy": "[unused7]", ...}). The
+published inference did not read that file and wrote "<subj_start=anatomy>", which becomes [UNK] in a vocabulary without
+such entries. There are two conventions. "published" does the same, to make the graphs that the published code made.
+"checkpoint" reads the file and, if there is none, falls back to the published markers.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ def read_markers(folder: str | Path, pieces: WordPieces, convention: str = "chec
     path = Path(folder) / FILE
     if convention == "checkpoint" and path.is_file():
         names = read_model_json(path)
-        lost = sorted({str(entry) for entry in names.values()} - pieces.vocabulary.keys())
-        if lost:
-            raise ValueError(f"{path}: {', '.join(lost[:5])} not in the vocabulary; is vocab.txt that of this model?")
+        missing = sorted({str(entry) for entry in names.values()} - pieces.vocabulary.keys())
+        if missing:
+            raise ValueError(
+                f"{path}: {', '.join(missing[:5])} not in the vocabulary; use the vocab.txt that belongs to this model"
+            )
     else:
         names = {name: f"<{name}>".lower() for name in _marker_names()}
     ids = {name: pieces.vocabulary.get(str(names.get(name)), pieces.unknown) for name in _marker_names()}
@@ -57,13 +59,17 @@ def read_markers(folder: str | Path, pieces: WordPieces, convention: str = "chec
 
 
 def write_markers(folder: str | Path, pieces: WordPieces) -> None:
-    """Write special_tokens.json for a new model: "[unused1]" and so on, as PURE gives them out."""
+    """Write special_tokens.json for a new model, with markers "[unused1]" and so on in PURE's order.
+
+    Raises:
+        ValueError: the vocabulary lacks such an entry.
+    """
     names = {name: f"[unused{number}]" for number, name in enumerate(_marker_names(), 1)}
-    lost = [entry for entry in names.values() if entry not in pieces.vocabulary]
-    if lost:
+    missing = [entry for entry in names.values() if entry not in pieces.vocabulary]
+    if missing:
         raise ValueError(
-            f"the encoder's vocabulary lacks {lost[0]}: markers need [unused1] to [unused{len(names)}];"
-            " use an encoder whose vocab.txt has them, as BERT's do"
+            f"the encoder's vocabulary lacks {missing[0]}: markers need [unused1] to [unused{len(names)}];"
+            " use an encoder whose vocab.txt has them, such as a BERT"
         )
     (Path(folder) / FILE).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
 

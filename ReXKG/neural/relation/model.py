@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
 from ReXKG.graph import RELATION_TYPES
 from ReXKG.neural.bert import encode_at
-from ReXKG.neural.checkpoint import PureModel
+from ReXKG.neural.model import PieceBatch, PureModel
 
 NO_RELATION = "no_relation"
 RELATION_LABELS = (NO_RELATION, *RELATION_TYPES)
@@ -18,35 +18,30 @@ LONGEST_INPUT = 256
 
 
 @dataclass(frozen=True)
-class RelationBatch:
-    """``ids`` and ``mask`` [batch, length]; ``markers`` [batch, 2]: where source and target start markers stand."""
+class RelationBatch(PieceBatch):
+    """A batch with its ``markers`` [batch, 2]: the positions of the start markers of source and target."""
 
-    ids: torch.Tensor
-    mask: torch.Tensor
     markers: torch.Tensor
 
     def __post_init__(self) -> None:
-        if self.ids.shape != self.mask.shape or self.markers.shape != (len(self.ids), 2):
-            raise ValueError(f"shapes {self.ids.shape}, {self.mask.shape}, {self.markers.shape} do not fit together")
+        super().__post_init__()
+        if self.markers.shape != (len(self.ids), 2):
+            raise ValueError(f"markers {list(self.markers.shape)} are not [{len(self.ids)}, 2]")
 
 
 class RelationModel(PureModel):
-    """Logits over `LABELS` of [hidden of the source's start marker; hidden of the target's], layer-normalised.
-
-    Modules bear PURE's names, so that its checkpoints fit.
-    """
+    """Logits over `RELATION_LABELS` of [hidden of the source's start marker; hidden of the target's] after layer
+    normalization."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.bert = BertModel(config, add_pooling_layer=False)
+        super().__init__(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layer_norm = nn.LayerNorm(2 * config.hidden_size)
         self.classifier = nn.Linear(2 * config.hidden_size, len(RELATION_LABELS))
 
     @property
     def longest(self) -> int:
-        """The most word-pieces of one input, markers, [CLS] and [SEP] included."""
-        return min(LONGEST_INPUT, self.bert.config.max_position_embeddings)
+        return min(LONGEST_INPUT, super().longest)
 
     def forward(self, batch: RelationBatch) -> torch.Tensor:
         """Logits [batch, 4]."""

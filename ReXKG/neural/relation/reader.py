@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import torch
 
-from ReXKG.neural.batching import batches, pad, predicting, usual_budget
+from ReXKG.neural.batching import pad
 from ReXKG.neural.mentions import Mention, Relation
 from ReXKG.neural.pieces import WordPieces
+from ReXKG.neural.reader import ModelReader
 from ReXKG.neural.relation.markers import Markers
 from ReXKG.neural.relation.model import RELATION_LABELS, RelationBatch, RelationModel
 
@@ -19,7 +20,8 @@ _ADDED = 6  # [CLS], [SEP] and four markers
 
 
 class Pair(NamedTuple):
-    """An ordered pair of mentions and its input; ``markers`` are the places of the two start markers in ``ids``."""
+    """An ordered pair of mentions of a sentence (its number) and the input of the model: word-piece ids, and in
+    ``markers`` the positions of the two start markers in them."""
 
     sentence: int
     source: Mention
@@ -28,9 +30,9 @@ class Pair(NamedTuple):
     markers: tuple[int, int]
 
 
-class RelationReader:
-    """Predicts relations between given mentions. The input of a pair is its sentence, or, where that is too long for
-    the model, the words around the pair; mentions too far apart for one input are not related. A word of more than an
+class RelationReader(ModelReader[Pair]):
+    """Predicts relations between given mentions. The input of a pair is its sentence or, if that is too long for the
+    model, the words around the pair. Mentions too far apart for one input are not related. A word of more than an
     eighth of the input is cut to that."""
 
     def __init__(
@@ -41,28 +43,25 @@ class RelationReader:
         device: str,
         token_budget: int | None = None,
     ) -> None:
-        self.device = torch.device(device)
-        self.model, self.pieces, self.markers = model.to(self.device), pieces, markers
-        self.token_budget = token_budget or usual_budget(self.device)
+        super().__init__(model, pieces, device, token_budget)
+        self.markers = markers
         self._room = model.longest - _ADDED
 
     def predict(
         self, sentences: Sequence[Sequence[str]], mentions: Sequence[Sequence[Mention]]
     ) -> list[list[Relation]]:
         """The relations of each sentence, by source and then target in the order of its mentions."""
-        found: list[list[Relation]] = [[] for _ in sentences]
+        relations: list[list[Relation]] = [[] for _ in sentences]
         pairs = (
             pair
-            for number, (words, here) in enumerate(zip(sentences, mentions, strict=True))
-            for pair in self.pairs(number, words, here)
+            for number, sentence in enumerate(zip(sentences, mentions, strict=True))
+            for pair in self.pairs(number, *sentence)
         )
-        for batch in batches(pairs, self.token_budget):
-            with predicting(self.device):
-                labels = self.model(self.collate(batch)).argmax(dim=1).tolist()
+        for batch, labels in self.predict_batches(pairs):
             for pair, label in zip(batch, labels, strict=True):
                 if label:
-                    found[pair.sentence].append(Relation(pair.source, pair.target, RELATION_LABELS[label]))
-        return [sorted(relations) for relations in found]
+                    relations[pair.sentence].append(Relation(pair.source, pair.target, RELATION_LABELS[label]))
+        return list(map(sorted, relations))
 
     def pairs(self, number: int, words: Sequence[str], mentions: Sequence[Mention]) -> Iterator[Pair]:
         """Every ordered pair of different mentions that fits into one input. Time is linear in a long sentence."""
@@ -80,8 +79,9 @@ class RelationReader:
                     yield self._mark(number, source, target, flat, offsets, inside)
 
     def _words_around(self, offsets: list[int], source: Mention, target: Mention) -> tuple[int, int] | None:
-        """(first word, end) of the pair's input: half of the room that the pair leaves goes to the words before it,
-        the rest to those after it, and what a side does not need to the other. None where the pair does not fit."""
+        """(first word, end) of the pair's input; None if the pair does not fit. Half of the room that the pair leaves
+        is for the words before it and half for the words after it. A side that needs less leaves its room to the
+        other."""
         first, end = min(source.start, target.start), max(source.end, target.end) + 1
         spare = self._room - (offsets[end] - offsets[first])
         if spare < 0:
@@ -99,14 +99,14 @@ class RelationReader:
         offsets: list[int],
         inside: tuple[int, int],
     ) -> Pair:
-        """The marked input. Where two markers meet, end markers come before start markers and source before target."""
-        mine, other = self.markers[source.label], self.markers[target.label]
+        """The marked input. If markers meet, end markers come before start markers and source before target."""
+        of_source, of_target = self.markers[source.label], self.markers[target.label]
         placed = sorted(
             (
-                (offsets[source.end + 1], 0, 0, mine.source_end),
-                (offsets[target.end + 1], 0, 1, other.target_end),
-                (offsets[source.start], 1, 0, mine.source_start),
-                (offsets[target.start], 1, 1, other.target_start),
+                (offsets[source.end + 1], 0, 0, of_source.source_end),
+                (offsets[target.end + 1], 0, 1, of_target.target_end),
+                (offsets[source.start], 1, 0, of_source.source_start),
+                (offsets[target.start], 1, 1, of_target.target_start),
             )
         )
         ids = [self.pieces.cls]

@@ -1,4 +1,4 @@
-"""The relation model's task: every ordered pair of a sentence's entities is one of the relations or none."""
+"""The task of the relation model: every ordered pair of entities in a sentence has one of the relations or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ReXKG.neural.relation.model import RELATION_LABELS
 from ReXKG.neural.relation.reader import Pair, RelationReader
 
 
-class LabelledPair(NamedTuple):
+class LabeledPair(NamedTuple):
     """A pair and the label of its relation."""
 
     pair: Pair
@@ -34,23 +34,26 @@ class RelationTask:
     def __init__(self, reader: RelationReader) -> None:
         self.reader, self.model = reader, reader.model
 
-    def examples(self, sentences: Sequence[AnnotatedSentence]) -> list[LabelledPair]:
+    def examples(self, sentences: Sequence[AnnotatedSentence]) -> list[LabeledPair]:
         """Every ordered pair of annotated mentions."""
         examples = []
         for number, sentence in enumerate(sentences):
-            gold = {(one.source, one.target): RELATION_LABELS.index(one.label) for one in sentence.relations}
+            gold = {
+                (relation.source, relation.target): RELATION_LABELS.index(relation.label)
+                for relation in sentence.relations
+            }
             for pair in self.reader.pairs(number, sentence.words, sentence.mentions):
-                examples.append(LabelledPair(pair, gold.get((pair.source, pair.target), 0)))
+                examples.append(LabeledPair(pair, gold.get((pair.source, pair.target), 0)))
         return examples
 
-    def loss(self, batch: Sequence[LabelledPair]) -> torch.Tensor:
+    def loss(self, batch: Sequence[LabeledPair]) -> torch.Tensor:
         """Mean cross-entropy over pairs."""
         logits = self.model(self.reader.collate([example.pair for example in batch]))
         return cross_entropy(logits, torch.tensor([example.label for example in batch], device=logits.device))
 
     def score(self, sentences: Sequence[AnnotatedSentence], entities: EntityReader | None = None) -> dict[str, Any]:
-        """`agreement` of predicted with annotated relations, between annotated mentions or those that ``entities``
-        predicts (end to end)."""
+        """`agreement` of predicted with annotated relations, between annotated mentions or, with ``entities``, between
+        the mentions that it predicts (end to end)."""
         words = [sentence.words for sentence in sentences]
         mentions: Sequence[Sequence[Mention]] = (
             entities.predict(words) if entities else [sentence.mentions for sentence in sentences]

@@ -1,63 +1,97 @@
-"""LoRA adapters of a policy: injected in place under their name, filled from PEFT folders, written as PEFT folders.
+"""LoRA adapters of a policy: read from PEFT folders, installed in the model, written as PEFT folders.
 
-In the model a tensor is called `model.layers.0.self_attn.qkv_proj.lora_A.vision.weight`; on disk PEFT's convention
+In the model a tensor is called `model.layers.0.self_attn.qkv_proj.lora_A.vision.weight`. On disk, PEFT's convention
 adds `base_model.model.` in front and leaves the adapter's name out.
 """
 
 from __future__ import annotations
 
-import re
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from swift.llm.checkpoint.stored_tensors import copy_tensors, list_tensors
-from swift.utils.errors import UserError
-from swift.utils.files import replacing, write_json
+from swift.llm.checkpoint.remote_names import PEFT_PREFIX, read_name, remote_lora_name
+from swift.llm.checkpoint.stored_tensors import Stored, copy_tensors, list_tensors
+from swift.llm.phi4_names import DECODER_LINEARS
+from swift.utils.errors import UserError, one_line
+from swift.utils.files import read_json, replacing, write_json
 from utils.freezing import untie_head
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-BASE = "base.json"  # which weights an adapter was trained on (base_weights.py)
-FOLDERS = {"vision": "vision-lora", "speech": "speech-lora"}
-VISION_TARGETS = r".*model\.layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.(gate_up_proj|down_proj))"
+BASE = "base.json"  # fingerprint of the weights below the adapter (base_weights.py)
+FOLDERS = {"vision": "vision-lora", "speech": "speech-lora"}  # in a full checkpoint, by the adapter's name
 HEAD_WEIGHT = "lm_head.weight"
-PEFT_PREFIX = "base_model.model."
+PLAIN_LORA = "only plain LoRA adapters of one rank and alpha are supported"
 
 
-def add_vision_adapter(model: nn.Module, rank: int, alpha: int, targets: str = VISION_TARGETS) -> None:
-    """Put a fresh vision LoRA on the decoder's linear layers, those whose names ``targets`` matches whole. Its B
-    matrices are small random numbers: on disk, a B of zeros is what a lost adapter looks like."""
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA adapter on disk."""
+
+    config: LoraConfig
+    tensors: dict[str, Stored]  # by native name, without the adapter's: "...down_proj.lora_A.weight"
+    folder: Path  # for messages
+    head: Stored | None = None  # a trained output head, which replaces the model's
+
+
+def add_vision_adapter(model: nn.Module, rank: int, alpha: int, targets: str = DECODER_LINEARS) -> None:
+    """Put a new vision LoRA on the decoder's linear layers whose whole names match the regular expression ``targets``.
+
+    Its B matrices are small random numbers, because on disk a B of zeros is the sign of a lost adapter.
+    """
     model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), adapter_name="vision")
     for name, parameter in model.named_parameters():
         if ".lora_B.vision." in name:
             nn.init.normal_(parameter, std=0.01)
 
 
-def adapter_weights(folder: Path) -> Path:
-    """The file that holds a PEFT folder's tensors."""
-    pickled = folder / "adapter_model.bin"
-    return pickled if pickled.exists() and not (folder / WEIGHTS).exists() else folder / WEIGHTS
-
-
-def inject_adapter(model: nn.Module, folder: Path, name: str) -> bool:
-    """Inject the PEFT adapter in ``folder`` as ``name`` and fill it; a head in the folder replaces the model's.
-    Returns whether there was one."""
-    config = LoraConfig.from_pretrained(str(folder))
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter of a PEFT folder; only headers of its weights are read. Raises UserError if the folder is damaged or
+    holds another kind of adapter than LoRA."""
+    settings = read_json(folder / CONFIG, "copy the folder again")
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+    except Exception as error:  # values of the wrong type fail anywhere in PEFT
+        raise UserError(f"{folder / CONFIG} is not the configuration of a LoRA adapter ({one_line(error)})") from error
+    if settings.get("peft_type") not in (None, "LORA") or config.use_dora:
+        raise UserError(f"{folder / CONFIG}: {PLAIN_LORA}")
     config.modules_to_save = None
-    model.add_adapter(config, adapter_name=name)
-    return fill_adapter(model, folder, name)
+    tensors: dict[str, Stored] = {}
+    for key, stored in list_tensors([_weights_file(folder)]).items():
+        name = read_name(key).native
+        if name in tensors:
+            raise UserError(f"{stored.file}: {key} and {tensors[name].key} name one tensor; save the adapter again")
+        tensors[name] = stored
+    head = tensors.pop(HEAD_WEIGHT, None)
+    return Adapter(config, tensors, folder, head)
 
 
-def fill_adapter(model: nn.Module, folder: Path, name: str) -> bool:
-    """Copy the tensors in ``folder`` into the model's adapter ``name``; every tensor of either must find its twin.
-    Returns whether a head was among them."""
-    file = adapter_weights(folder)
-    tensors = {_in_model_name(key, name): stored for key, stored in list_tensors([file]).items()}
-    if HEAD_WEIGHT in tensors:
+def add_adapter(model: nn.Module, adapter: Adapter, name: str) -> None:
+    """Add the adapter's layers to ``model`` as ``name``, without its values. Raises UserError if they do not fit."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are intended
+        try:
+            model.add_adapter(adapter.config, adapter_name=name)
+        except Exception as error:  # values of the wrong type fail anywhere in PEFT
+            raise UserError(
+                f"{adapter.folder}: the configuration of its {name} adapter does not fit the model "
+                f"({one_line(error)}); copy the folder again"
+            ) from error
+
+
+def fill_adapter(model: nn.Module, adapter: Adapter, name: str) -> None:
+    """Copy the adapter's tensors, and its head if it has one, into the model's adapter ``name``. Raises UserError if a
+    tensor of either has no counterpart of its shape in the other."""
+    file = _weights_file(adapter.folder)
+    tensors = {remote_lora_name(key, name): stored for key, stored in adapter.tensors.items()}
+    if adapter.head is not None:
         untie_head(model)
+        tensors[HEAD_WEIGHT] = adapter.head
     parameters = dict(model.named_parameters())
     wanted = {key for key in parameters if f".{name}." in key} | ({HEAD_WEIGHT} & tensors.keys())
     if wanted != tensors.keys():
@@ -72,18 +106,15 @@ def fill_adapter(model: nn.Module, folder: Path, name: str) -> bool:
                 "the adapter belongs to another base"
             )
     copy_tensors((stored, parameters[key].data) for key, stored in tensors.items())
-    return HEAD_WEIGHT in tensors
-
-
-def _in_model_name(key: str, adapter: str) -> str:
-    return re.sub(r"\.lora_([AB])\.(?:\w+\.)?weight$", rf".lora_\1.{adapter}.weight", key.removeprefix(PEFT_PREFIX))
 
 
 def save_adapter(
     model: nn.Module, folder: Path, name: str, state: dict[str, Tensor], base: Path, with_head: bool
 ) -> None:
-    """Write adapter ``name`` from ``state`` as a PEFT folder on ``base``; a trained head goes in as PEFT's
-    `modules_to_save`, so that ``PeftModel.from_pretrained`` restores it too."""
+    """Write adapter ``name`` from ``state`` as a PEFT folder on ``base``.
+
+    A trained head is written as one of PEFT's `modules_to_save`, so that ``PeftModel.from_pretrained`` restores it too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         PEFT_PREFIX + key.replace(f".{name}.", "."): value.detach().cpu().contiguous()
@@ -94,9 +125,21 @@ def save_adapter(
         tensors[PEFT_PREFIX + HEAD_WEIGHT] = state[HEAD_WEIGHT].detach().cpu().contiguous()
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    config = model.peft_config[name].to_dict() | {
-        "base_model_name_or_path": str(base.resolve()),
-        "modules_to_save": ["lm_head"] if with_head else None,
-        "inference_mode": True,
-    }
-    write_json(folder / CONFIG, {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()})
+    write_adapter_config(
+        folder,
+        model.peft_config[name],
+        base_model_name_or_path=str(base.resolve()),
+        modules_to_save=["lm_head"] if with_head else None,
+    )
+
+
+def write_adapter_config(folder: Path, config: LoraConfig, **changes: object) -> None:
+    """Write adapter_config.json of an adapter that is for use, with ``changes`` to its settings."""
+    settings = config.to_dict() | {"inference_mode": True} | changes
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    write_json(folder / CONFIG, plain)
+
+
+def _weights_file(folder: Path) -> Path:
+    pickled = folder / "adapter_model.bin"
+    return pickled if pickled.exists() and not (folder / WEIGHTS).exists() else folder / WEIGHTS

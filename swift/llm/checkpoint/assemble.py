@@ -1,12 +1,11 @@
 """From a checkpoint on disk to a model in memory, without ever holding the weights twice.
 
-The model is built with empty parameters, its adapters included; every tensor's place is looked up before one is read;
-then memory is taken tensor by tensor, in the type wanted, and filled from disk.
+The model is built with empty parameters, adapters included. Every tensor's place is looked up before any tensor is
+read. Then memory is allocated tensor by tensor, in the requested type, and filled from disk.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import torch
@@ -14,95 +13,89 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import GenerationConfig, Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
-from swift.llm.checkpoint.adapters import HEAD_WEIGHT
+from swift.llm.checkpoint.adapters import HEAD_WEIGHT, add_adapter
 from swift.llm.checkpoint.layouts import Checkpoint
+from swift.llm.checkpoint.remote_names import remote_lora_name
 from swift.llm.checkpoint.stored_tensors import Stored, copy_tensors, listed, read_tensor
+from swift.llm.deepspeed_configs import whole_weights
 from swift.utils.errors import UserError, one_line
 
 
 def empty_model(checkpoint: Checkpoint, dtype: torch.dtype, attention: str = "sdpa") -> nn.Module:
-    """The checkpoint's model with its adapters; parameters on the meta device, buffers as computed from the config."""
+    """The checkpoint's model with its adapters; parameters on the meta device, buffers as computed from the config.
+    Raises UserError if config.json or an adapter's configuration describes no such model."""
     try:
         config = Phi4MultimodalConfig.from_dict(checkpoint.config)
-        with init_empty_weights(include_buffers=False):
+        with whole_weights(), init_empty_weights(include_buffers=False):
             model = Phi4MultimodalForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention)
     except Exception as error:  # values of the wrong type or size fail anywhere in transformers
         raise UserError(
             f"{checkpoint.folder / 'config.json'} describes no model: {one_line(error)}; copy it again"
         ) from error
-    with init_empty_weights(include_buffers=False), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are meant
+    with init_empty_weights(include_buffers=False):
         for name, adapter in checkpoint.adapters.items():
-            try:
-                model.add_adapter(adapter.config, adapter_name=name)
-            except Exception as error:  # as above, in PEFT
-                raise UserError(
-                    f"{adapter.folder}: the configuration of its {name} adapter does not fit the model "
-                    f"({one_line(error)}); copy the folder again"
-                ) from error
+            add_adapter(model, adapter, name)
     return model
 
 
 def match_tensors(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Stored]:
-    """What fills each parameter and buffer of ``model``, by the model's names.
+    """The stored tensor for each parameter and buffer of ``model``, by the model's names.
 
-    Raises UserError that lists what is missing, has no place, or has another shape.
+    Raises UserError that lists tensors that are missing, have no place, or have another shape.
     """
     wanted = model.state_dict()
     names = {name.replace(".base_layer.", "."): name for name in wanted}
-    found = {names.get(name, name): stored for name, stored in checkpoint.weights.items()}
+    matched = {names.get(name, name): stored for name, stored in checkpoint.weights.items()}
     for name, adapter in checkpoint.adapters.items():
-        found |= {key.removesuffix("weight") + f"{name}.weight": stored for key, stored in adapter.tensors.items()}
+        matched |= {remote_lora_name(key, name): stored for key, stored in adapter.tensors.items()}
     if model.config.tie_word_embeddings:
-        wanted.pop(HEAD_WEIGHT), found.pop(HEAD_WEIGHT, None)
+        wanted.pop(HEAD_WEIGHT), matched.pop(HEAD_WEIGHT, None)
+    reshaped = {
+        name: f"{name} {tuple(matched[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & matched.keys()
+        if matched[name].shape != tuple(wanted[name].shape)
+    }
     problems = [
-        listed("missing", wanted.keys() - found.keys()),
-        listed("without a place", found.keys() - wanted.keys()),
-        listed(
-            "of another shape",
-            {
-                f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}"
-                for name in wanted.keys() & found.keys()
-                if found[name].shape != tuple(wanted[name].shape)
-            },
-        ),
+        listed("missing", wanted.keys() - matched.keys()),
+        listed("without a place", matched.keys() - wanted.keys()),
+        listed("of another shape", reshaped.values()),
     ]
     if any(problems):
-        wrong = (wanted.keys() ^ found.keys()) or {n for n in wanted if found[n].shape != tuple(wanted[n].shape)}
+        wrong = (wanted.keys() ^ matched.keys()) or reshaped.keys()
         if all(".lora_" in name for name in wrong):
-            where = ", ".join(sorted({str(adapter.folder) for adapter in checkpoint.adapters.values()}))
+            folder = ", ".join(sorted({str(adapter.folder) for adapter in checkpoint.adapters.values()}))
             remedy = "the adapter belongs to another base, or its configuration to another adapter"
         else:
-            where, remedy = checkpoint.folder, "the folder is not whole, or config.json is another model's"
-        raise UserError(f"{where}: {'; '.join(filter(None, problems))}; {remedy}")
-    return found
+            folder, remedy = checkpoint.folder, "the folder is incomplete, or config.json is another model's"
+        raise UserError(f"{folder}: {'; '.join(filter(None, problems))}; {remedy}")
+    return matched
 
 
-def fill(model: nn.Module, found: Mapping[str, Stored], dtype: torch.dtype) -> None:
-    """Give every parameter of an empty model memory and its values; floating-point ones become ``dtype``."""
+def fill(model: nn.Module, matched: Mapping[str, Stored], dtype: torch.dtype) -> None:
+    """Give every parameter of an empty model memory and its values. Floating-point values become ``dtype``."""
     shells = model.state_dict()
     values = {}
-    for name, stored in found.items():
+    for name, stored in matched.items():
         kind = dtype if shells[name].dtype.is_floating_point else stored.dtype
         values[name] = torch.empty(stored.shape, dtype=kind)
         _set(model, name, values[name])
-    copy_tensors((stored, values[name]) for name, stored in found.items())
+    copy_tensors((stored, values[name]) for name, stored in matched.items())
     model.tie_weights()
 
 
 def refuse_zero_adapters(checkpoint: Checkpoint) -> None:
-    """Raise UserError for an adapter whose B matrices are all zero: one that was lost and made anew."""
+    """Raise UserError for an adapter whose B matrices are all zero: it was lost and then initialized again."""
     for name, adapter in checkpoint.adapters.items():
         matrices = {key: stored for key, stored in adapter.tensors.items() if ".lora_B." in key}
         if not any(bool(read_tensor(stored).any()) for stored in matrices.values()):
             raise UserError(
-                f"{adapter.folder}: of the {name} adapter's B matrices {listed('are all zero', matrices)}; it does "
-                "nothing, as one that was lost when the checkpoint was saved; take the checkpoint it came from"
+                f"{adapter.folder}: of the {name} adapter's B matrices {listed('are all zero', matrices)}; the adapter "
+                "has no effect and was probably lost when the checkpoint was saved; use the original checkpoint"
             )
 
 
 def read_generation_config(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Take generation_config.json where the folder has one, and the ends of the configuration."""
+    """Take the generation settings from generation_config.json if the folder has one."""
     if (checkpoint.folder / "generation_config.json").exists():
         try:
             model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)

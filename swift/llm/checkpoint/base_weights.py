@@ -1,4 +1,4 @@
-"""Which weights an adapter was trained on: written beside it as base.json, and compared when it is loaded."""
+"""Fingerprints of base weights: written beside an adapter as base.json, and compared when the adapter is loaded."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from swift.utils.logger import get_logger
 
 logger = get_logger()
 
-DIGEST = "sha256_bfloat16"  # a base.json without it is of an older form, and not compared
-COMPARABLE = {"float32", "bfloat16"}  # one rounding from the first to the second, so that both give one digest
+DIGEST = "sha256_bfloat16"  # a base.json without it has an older form and is not compared
+COMPARABLE = {"float32", "bfloat16"}  # one is the other rounded once, so that both give one digest
 
 
 def weights_fingerprint(weights: Mapping[str, Stored]) -> dict[str, str]:
-    """What tells ``weights`` from others of the same shapes, whatever the layout and, of ``COMPARABLE``, the type."""
+    """Fingerprint of base weights. Equal values give equal fingerprints in either layout, and in either of the
+    ``COMPARABLE`` types."""
     kinds = {str(stored.dtype).removeprefix("torch.") for stored in weights.values() if stored.dtype.is_floating_point}
     return {"dtypes": " ".join(sorted(kinds)), DIGEST: digest_first_rows(weights)}
 
 
-def check_base(adapter: Path, base: Path, found: Mapping[str, str] | None) -> None:
-    """Raise UserError where the adapter's folder says that it was trained on weights other than those ``found`` in
-    ``base``. Digests of types that are not ``COMPARABLE`` count only where the types are the same."""
-    if found is None or not (adapter / BASE).exists():
+def check_base(adapter: Path, base: Path, fingerprint: Mapping[str, str] | None) -> None:
+    """Raise UserError if the adapter was trained on other weights than those in ``base``, whose ``fingerprint`` is
+    given. If their types are not ``COMPARABLE`` and differ, there is a warning only."""
+    if fingerprint is None or not (adapter / BASE).exists():
         return
     trained_on = read_json(adapter / BASE, "copy it again")
-    if DIGEST not in trained_on or trained_on[DIGEST] == found[DIGEST]:
+    if DIGEST not in trained_on or trained_on[DIGEST] == fingerprint[DIGEST]:
         return
-    types = str(trained_on.get("dtypes")), found["dtypes"]
-    if types[0] != types[1] and not set(" ".join(types).split()) <= COMPARABLE:
+    trained_types, types = str(trained_on.get("dtypes")), fingerprint["dtypes"]
+    if trained_types != types and not {*trained_types.split(), *types.split()} <= COMPARABLE:
         logger.warning(
-            "%s was trained on %s weights, %s has %s: whether they are the same cannot be told",
+            "%s was trained on %s weights and %s has %s weights: they cannot be compared",
             adapter,
-            types[0],
+            trained_types,
             base,
-            types[1],
+            types,
         )
         return
     raise UserError(

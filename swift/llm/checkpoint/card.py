@@ -1,4 +1,4 @@
-"""The README.md of a saved checkpoint: what it stands on and how it came about, for whoever finds the folder."""
+"""The README.md of a saved checkpoint: its base, its training and how to load it, for people who find the folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from swift.llm.phi4_names import NATIVE_CLASS
 from swift.llm.policy import is_phi4
 from swift.utils.files import write_text
 
@@ -14,13 +15,13 @@ CARD_HEAD = "# {name}\n\nA {kind} of {model}, trained with CheX-Phi4MM.\n\n"
 PHI4_LOADING = {
     "model": "Phi-4-multimodal",
     "base": "the native layout of the base",
-    "loader": "Phi4MultimodalForCausalLM",
+    "loader": NATIVE_CLASS,
 }
 OTHER = {"base": "the base", "loader": "AutoModelForImageTextToText"}
 ADAPTER = """## Load
 
     from swift.llm.checkpoint.load import load_policy
-    policy = load_policy("{name}")  # base= names the base's folder where it moved
+    policy = load_policy("{name}")  # base= names the base's folder if it was moved
 
 or, on {base}, with transformers and PEFT:
 
@@ -32,7 +33,7 @@ FULL = """## Load
     from swift.llm.checkpoint.load import load_policy
     policy = load_policy("{name}")
 
-or with transformers and PEFT (where vision-lora/ is there):
+or with transformers and, if there is a vision-lora/, PEFT:
 
     base = {loader}.from_pretrained("{name}")
     model = PeftModel.from_pretrained(base, "{name}/vision-lora", adapter_name="vision")
@@ -40,7 +41,7 @@ or with transformers and PEFT (where vision-lora/ is there):
 
 
 def write_card(folder: Path, facts: Mapping[str, object], model: nn.Module, *, adapter: bool) -> Path:
-    """Write README.md of ``model``: a row for every fact that is not None; a list is shown with commas."""
+    """Write README.md of ``model``: one row per fact that is not None. A list is shown with commas."""
     rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items() if value is not None]
     words = PHI4_LOADING if is_phi4(model) else OTHER | {"model": type(model).__name__}
     kind = "vision adapter" if adapter else "full checkpoint"

@@ -1,18 +1,18 @@
-"""checksums.json: the SHA-256 of every file of a folder, written beside them and verified later."""
+"""checksums.json: the SHA-256 of every file of a folder, written into the folder and verified later."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from swift.llm.checkpoint.layouts import read_json
 from swift.utils.errors import UserError
+from swift.utils.files import read_json
 
 CHECKSUMS = "checksums.json"
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below ``folder``, by relative path; not of the list itself."""
+    """SHA-256 of every file below ``folder`` except checksums.json itself, by relative path."""
     sums = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS):
         with path.open("rb") as file:
@@ -21,12 +21,12 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def verify_checksums(folder: Path) -> None:
-    """Compare ``folder`` with its checksums.json, if it has one. Raises UserError that names files that differ."""
+    """Compare ``folder`` with its checksums.json if it has one. Raises UserError that names the files that differ."""
     if not (folder / CHECKSUMS).exists():
         return
     stated = read_json(folder / CHECKSUMS, "remove it to convert without the check")
-    found = checksums(folder)
-    if wrong := sorted(name for name, digest in stated.items() if found.get(name) != digest):
+    computed = checksums(folder)
+    if wrong := sorted(name for name, digest in stated.items() if computed.get(name) != digest):
         raise UserError(
             f"{folder}: {', '.join(wrong)} differ from {CHECKSUMS}; copy the folder again, or remove {CHECKSUMS} if "
             "you changed them"

@@ -11,7 +11,7 @@ from swift.utils.errors import UserError
 
 
 def weight_type(folder: Path, dtype: object) -> torch.dtype:
-    """``dtype``, asked for or stated by ``folder``. Raises UserError for one that the device cannot compute in."""
+    """``dtype``, as requested or as stated in ``folder``. Raises UserError if the device cannot compute in it."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     if not isinstance(dtype, torch.dtype) or not computes_in(dtype, device):
         raise UserError(
@@ -22,8 +22,8 @@ def weight_type(folder: Path, dtype: object) -> torch.dtype:
 
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether ``device`` multiplies, normalises and convolves in ``dtype``, and not by emulation."""
-    if device.type == "cuda":  # asked, not tried: trying would cost every process memory on the first device
+    """True if ``device`` multiplies, normalizes and convolves in ``dtype`` natively, not by emulation."""
+    if device.type == "cuda":  # a query: a trial would cost every process memory on the first device
         native = dtype != torch.bfloat16 or torch.cuda.is_bf16_supported(including_emulation=False)
         return native and dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
     try:

@@ -1,4 +1,4 @@
-"""Loading vision-language models other than Phi-4: whatever `AutoModelForImageTextToText` knows, with its processor."""
+"""Loading vision-language models other than Phi-4: all that `AutoModelForImageTextToText` knows, with its processor."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from swift.llm.checkpoint.base_weights import weights_fingerprint
 from swift.llm.checkpoint.dtypes import weight_type
 from swift.llm.checkpoint.stored_tensors import Stored, find_shards, list_tensors
 from swift.llm.checkpoint.tokenizers import load_tokenizer
+from swift.llm.deepspeed_configs import whole_weights
 from swift.llm.images.hf_processor import load_processor
+from swift.llm.phi4_names import MODEL_TYPES
 from swift.llm.policy import Policy
 from swift.utils.errors import UserError, one_line
 
-PHI4_MODEL_TYPES = ("phi4_multimodal", "phi4mm")
-
 
 def is_other_model(model_type: object) -> bool:
-    """Whether ``config.json``'s model_type is that of a vision-language model that is not Phi-4."""
+    """True if ``model_type``, as config.json states it, is a vision-language model other than Phi-4."""
     return (
         isinstance(model_type, str)
         and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-        and model_type not in PHI4_MODEL_TYPES
+        and model_type not in MODEL_TYPES
     )
 
 
 def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynamic_hd: int | None = None) -> Policy:
-    """The policy in a full folder. Raises UserError for one that is not whole, or not a decoder with a linear head, and
-    for a ``dynamic_hd``, which is Phi-4's."""
+    """The policy in a full folder. Raises UserError if the folder is incomplete, if the model is not a decoder with a
+    linear head, or if ``dynamic_hd`` is given: it is a setting of Phi-4's tiling."""
     if dynamic_hd is not None:
         raise UserError(
             f"--dynamic_hd {dynamic_hd} is for Phi-4's tiling; the model in {path} has settings of its own in "
@@ -44,12 +44,7 @@ def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynam
     weight_type(path, _stated_type(config, stored) if dtype == "auto" else dtype)
     model = _load_weights(path, config, dtype, attention).eval()
     tokenizer = load_tokenizer(path, model.get_input_embeddings().weight.shape[0], as_written=False)
-    try:
-        processor = load_processor(path, tokenizer)
-    except UserError:
-        raise
-    except Exception as error:  # files of the wrong shape fail anywhere in transformers
-        raise UserError(f"{path}: its processor cannot be built ({one_line(error)}); copy its files again") from error
+    processor = load_processor(path, tokenizer)
     return Policy(model, tokenizer, processor, path, fingerprint=weights_fingerprint(stored))
 
 
@@ -61,7 +56,7 @@ def _load_config(path: Path) -> PreTrainedConfig:
 
 
 def _stated_type(config: PreTrainedConfig, stored: Mapping[str, Stored]) -> object:
-    """The type config.json states, else that of most stored weights."""
+    """The type that config.json states, else that of most stored weights."""
     stated = getattr(config, "dtype", None)
     if stated is not None:
         return stated
@@ -71,20 +66,21 @@ def _stated_type(config: PreTrainedConfig, stored: Mapping[str, Stored]) -> obje
 
 def _load_weights(path: Path, config: PreTrainedConfig, dtype: torch.dtype | str, attention: str) -> nn.Module:
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            output_loading_info=True,
-            local_files_only=True,
-        )
+        with whole_weights():
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+                local_files_only=True,
+            )
     except Exception as error:  # broken files fail anywhere in transformers
         raise UserError(f"{path}: weights cannot be loaded: {one_line(error)}; copy its files again") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, info[problem])):
             raise UserError(
-                f"{path}: {len(names)} {problem.replace('_', ' ')}, e.g. {names[0]}; the folder is not whole"
+                f"{path}: {len(names)} {problem.replace('_', ' ')}, e.g. {names[0]}; the folder is incomplete"
             )
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{path}: {config.model_type} is an encoder-decoder; only decoders can be trained here")

@@ -1,7 +1,7 @@
 """Phi-4-multimodal's config.json in Microsoft's remote-code layout and in the native one. Pure functions.
 
-The remote file does not tell the sizes of the vision tower, and the native class does not know the adapters. What the
-file leaves out is read from the shapes of the tensors; the rest are the published model's values.
+The remote file does not state the sizes of the vision tower, and the native class does not know the adapters. Sizes
+that the file leaves out are read from the shapes of the tensors. All others are the published model's values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,21 @@ from typing import Any
 
 from transformers import Phi4MultimodalAudioConfig, Phi4MultimodalVisionConfig
 
-from swift.llm.checkpoint.remote_names import AUDIO, ENCODERS, IMAGE
+from swift.llm.phi4_names import (
+    AUDIO_EMBEDDING,
+    AUDIO_ENCODERS,
+    AUDIO_TOKEN,
+    END_ID,
+    IMAGE_TOKEN,
+    IMAGE_TOWER,
+    NATIVE,
+    NATIVE_CLASS,
+    NATIVE_IMAGE_PROCESSOR,
+    REMOTE,
+    REMOTE_CLASS,
+    REMOTE_IMAGE_PROCESSOR,
+    STOCK_DYNAMIC_HD,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 SAME = (
@@ -82,21 +96,20 @@ AUDIO_LAYER = {
     "use_qformer": False,
 }
 FIXED = {
-    "architectures": ["Phi4MMForCausalLM"],
+    "architectures": [REMOTE_CLASS],
     "attention_bias": False,
     "auto_map": {
         "AutoConfig": "configuration_phi4mm.Phi4MMConfig",
-        "AutoModelForCausalLM": "modeling_phi4mm.Phi4MMForCausalLM",
+        "AutoModelForCausalLM": f"modeling_phi4mm.{REMOTE_CLASS}",
         "AutoTokenizer": "Xenova/gpt-4o",
     },
     "full_attn_mod": 1,
     "interpolate_factor": 1,
     "lm_head_bias": False,
     "mlp_bias": False,
-    "model_type": "phi4mm",
+    "model_type": REMOTE,
 }
-STOCK_DYNAMIC_HD = 36
-AUDIO_RATES = {  # name, what a naive re-save calls it, the published value
+AUDIO_RATES = {  # name: (its name in a naive re-save, the published value)
     "audio_compression_rate": ("compression_rate", 8),
     "audio_downsample_rate": ("qformer_compression_rate", 1),
     "audio_feat_stride": ("feat_stride", 1),
@@ -104,33 +117,35 @@ AUDIO_RATES = {  # name, what a naive re-save calls it, the published value
 REMOTE_PROCESSOR = {
     "auto_map": {
         "AutoFeatureExtractor": "processing_phi4mm.Phi4MMAudioFeatureExtractor",
-        "AutoImageProcessor": "processing_phi4mm.Phi4MMImageProcessor",
+        "AutoImageProcessor": f"processing_phi4mm.{REMOTE_IMAGE_PROCESSOR}",
         "AutoProcessor": "processing_phi4mm.Phi4MMProcessor",
     },
     "feature_extractor_type": "Phi4MMAudioFeatureExtractor",
-    "image_processor_type": "Phi4MMImageProcessor",
+    "image_processor_type": REMOTE_IMAGE_PROCESSOR,
     "processor_class": "Phi4MMProcessor",
 }
 NATIVE_PROCESSOR = {
     "feature_extractor_type": "Phi4MultimodalFeatureExtractor",
-    "image_processor_type": "Phi4MultimodalImageProcessor",
+    "image_processor_type": NATIVE_IMAGE_PROCESSOR,
     "processor_class": "Phi4MultimodalProcessor",
 }
-END_OF_TURN = 200020  # <|end|> of the published vocabulary; the remote file names <|endoftext|> alone
-IMAGE_TOKEN, AUDIO_TOKEN = "<|endoftext10|>", "<|endoftext11|>"
 
 
 def native_config(remote: Mapping[str, Any], shapes: Shapes, tokens: Mapping[str, int]) -> dict[str, Any]:
-    """The native config.json of a remote one. ``shapes`` are those of the tensors by native name, ``tokens`` the ids
-    of the tokenizer's control tokens, where it is known."""
+    """The native config.json of a remote one.
+
+    ``shapes`` gives the shape of each tensor by its native name. ``tokens`` gives the ids of the tokenizer's control
+    tokens, or is empty if there is no tokenizer. Raises TypeError, ValueError, KeyError or AttributeError for a value
+    of the wrong type.
+    """
     config = {name: remote[name] for name in SAME if name in remote}
     ends = remote.get("eos_token_id")
     ends = list(ends) if isinstance(ends, list) else [] if ends is None else [ends]
-    if config.get("vocab_size", 0) > END_OF_TURN and END_OF_TURN not in ends:
-        ends.append(END_OF_TURN)
+    if config.get("vocab_size", 0) > END_ID and END_ID not in ends:
+        ends.append(END_ID)
     return config | {
-        "model_type": "phi4_multimodal",
-        "architectures": ["Phi4MultimodalForCausalLM"],
+        "model_type": NATIVE,
+        "architectures": [NATIVE_CLASS],
         "eos_token_id": ends or None,
         "dtype": remote.get("dtype") or remote.get("torch_dtype"),
         "rope_parameters": _rope_parameters(remote),
@@ -140,8 +155,8 @@ def native_config(remote: Mapping[str, Any], shapes: Shapes, tokens: Mapping[str
 
 
 def remote_config(native: Mapping[str, Any], adapters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The remote config.json of a native one (as ``PretrainedConfig.to_dict`` gives it). ``adapters`` are the entries
-    `vision_lora` and `speech_lora`, by the adapter's name; one that is missing becomes null."""
+    """The remote config.json of a native one (as ``PretrainedConfig.to_dict`` gives it). ``adapters`` holds the entries
+    `vision_lora` and `speech_lora` by the adapter's name. A missing entry becomes null."""
     vision, audio = native["vision_config"], native["audio_config"]
     rope = dict(native["rope_parameters"])
     kind, theta, share = (rope.pop(key) for key in ("rope_type", "rope_theta", "partial_rotary_factor"))
@@ -164,35 +179,37 @@ def remote_config(native: Mapping[str, Any], adapters: Mapping[str, Mapping[str,
         "speech_lora": adapters.get("speech"),
     }
     if special := _special_vision(vision):
-        config["vision_config"] = special  # Microsoft's code has one tower only and does not look here
+        config["vision_config"] = special  # Microsoft's code knows one tower only and ignores this entry
     return config
 
 
 def remote_lora(rank: int, alpha: int, dropout: float, modules: Collection[str]) -> dict[str, Any]:
-    """The entry of an adapter on ``modules`` (native names), whose `layer` is matched below `model.`."""
+    """The entry of an adapter on ``modules`` (native names). Its `layer` is a regular expression for names below
+    `model.`. Raises ValueError if the remote layout cannot hold such an adapter."""
     parts = [re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module) for module in sorted(modules)]
     if not parts or not all(parts):
-        raise ValueError("an adapter has a place in the remote layout on the decoder's linear layers only")
+        raise ValueError("the remote layout holds adapters on the decoder's linear layers only")
     layers = sorted({int(part[1]) for part in parts})
     kinds = sorted({part[2] for part in parts})
     if len(layers) * len(kinds) != len(parts):
-        raise ValueError("an adapter that differs from layer to layer has no place in the remote layout")
-    which = r"\d+" if layers == list(range(len(layers))) else f"({'|'.join(map(str, layers))})"
-    layer = rf"layers\.{which}\.({'|'.join(re.escape(kind) for kind in kinds)})"
+        raise ValueError("the remote layout cannot hold an adapter that differs from layer to layer")
+    numbers = r"\d+" if layers == list(range(len(layers))) else f"({'|'.join(map(str, layers))})"
+    layer = rf"layers\.{numbers}\.({'|'.join(re.escape(kind) for kind in kinds)})"
     return {"dp": dropout, "layer": layer, "lora_alpha": alpha, "r": rank}
 
 
 def processor_config(stated: Mapping[str, Any], to: str, crop_size: int, patch_size: int) -> dict[str, Any]:
-    """preprocessor_config.json for layout ``to``, "native" or "remote", from that of either, a naive re-save, or {}."""
+    """preprocessor_config.json for layout ``to``, "native" or "remote". ``stated`` is the file of either layout or of a
+    naive re-save, or {} if there is none. Sizes are in pixels."""
     own = stated.get("image_processor") or stated
-    kept = {"dynamic_hd": own.get("dynamic_hd", STOCK_DYNAMIC_HD)}
+    settings = {"dynamic_hd": own.get("dynamic_hd", STOCK_DYNAMIC_HD)}
     if own.get("dynamic_hd_chosen"):
-        kept["dynamic_hd_chosen"] = True
+        settings["dynamic_hd_chosen"] = True
     for name, (other, default) in AUDIO_RATES.items():
-        kept[name] = stated.get(name, stated.get(other, default))
+        settings[name] = stated.get(name, stated.get(other, default))
     if to == "remote":
-        return REMOTE_PROCESSOR | kept
-    return NATIVE_PROCESSOR | {"size": {"height": crop_size, "width": crop_size}, "patch_size": patch_size} | kept
+        return REMOTE_PROCESSOR | settings
+    return NATIVE_PROCESSOR | {"size": {"height": crop_size, "width": crop_size}, "patch_size": patch_size} | settings
 
 
 def _rope_parameters(remote: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,16 +227,15 @@ def _rope_parameters(remote: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _vision(remote: Mapping[str, Any], shapes: Shapes, tokens: Mapping[str, int]) -> dict[str, Any]:
-    tower = f"{IMAGE}img_processor."
     config = {"image_token_id": tokens[IMAGE_TOKEN]} if IMAGE_TOKEN in tokens else {}
     patch, positions = (
-        shapes.get(f"{tower}embeddings.{name}.weight") for name in ("patch_embedding", "position_embedding")
+        shapes.get(f"{IMAGE_TOWER}embeddings.{name}.weight") for name in ("patch_embedding", "position_embedding")
     )
     if patch and positions and len(patch) == 4:
         side = math.isqrt(positions[0]) * patch[-1]
         config |= {"hidden_size": patch[0], "patch_size": patch[-1], "image_size": side, "crop_size": side}
-    if hidden := shapes.get(f"{tower}encoder.layers.0.mlp.fc1.weight"):
-        config |= {"intermediate_size": hidden[0], "num_hidden_layers": _count(shapes, f"{tower}encoder.layers.")}
+    if hidden := shapes.get(f"{IMAGE_TOWER}encoder.layers.0.mlp.fc1.weight"):
+        config |= {"intermediate_size": hidden[0], "num_hidden_layers": _count(shapes, f"{IMAGE_TOWER}encoder.layers.")}
     layer = (remote.get("embd_layer") or {}).get("image_embd_layer") or {}
     if "crop_size" in layer:
         config["crop_size"] = layer["crop_size"]
@@ -227,7 +243,7 @@ def _vision(remote: Mapping[str, Any], shapes: Shapes, tokens: Mapping[str, int]
 
 
 def _special_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
-    """What neither the published tower nor the shapes of the tensors tell."""
+    """Settings that differ from the published tower's and that the shapes of the tensors do not show."""
     stock = Phi4MultimodalVisionConfig().to_dict()
     names = ("num_attention_heads", "hidden_act", "layer_norm_eps", "feature_layer")
     return {name: vision[name] for name in names if name in vision and vision[name] != stock[name]}
@@ -252,20 +268,20 @@ def _audio(remote: Mapping[str, Any], shapes: Shapes, tokens: Mapping[str, int])
 
 
 def _audio_sizes(shapes: Shapes) -> dict[str, Any]:
-    first = f"{ENCODERS}0."
+    first = f"{AUDIO_ENCODERS}0."
     known = {
         "hidden_size": shapes.get(f"{first}layer_norm.weight", ())[:1],
-        "input_size": shapes.get(f"{AUDIO}encoder.encoder_embedding.global_mean", ())[:1],
-        "nemo_conv_channels": shapes.get(f"{AUDIO}encoder.embed.conv.0.weight", ())[:1],
+        "input_size": shapes.get(f"{AUDIO_EMBEDDING}encoder.encoder_embedding.global_mean", ())[:1],
+        "nemo_conv_channels": shapes.get(f"{AUDIO_EMBEDDING}encoder.embed.conv.0.weight", ())[:1],
         "intermediate_size": shapes.get(f"{first}feed_forward_in.down_proj.weight", ())[1:],
         "ext_pw_out_channel": shapes.get(f"{first}conv.ext_pw_conv_1d.weight", ())[:1],
         "depthwise_separable_out_channel": shapes.get(f"{first}conv.dw_sep_conv_1d.pw_conv.weight", ())[:1],
         "kernel_size": shapes.get(f"{first}conv.dw_sep_conv_1d.dw_conv.weight", ())[2:],
     }
     sizes = {name: shape[0] for name, shape in known.items() if shape}
-    if bias := shapes.get(f"{AUDIO}encoder.relative_attention_bias_layer.bias_values.weight"):
+    if bias := shapes.get(f"{AUDIO_EMBEDDING}encoder.relative_attention_bias_layer.bias_values.weight"):
         sizes |= {"bias_max_distance": bias[0] // 2, "num_attention_heads": bias[1]}
-    if blocks := _count(shapes, ENCODERS):
+    if blocks := _count(shapes, AUDIO_ENCODERS):
         sizes["num_blocks"] = blocks
     return sizes
 
@@ -284,5 +300,5 @@ def _remote_audio(audio: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbered children stand below ``prefix``."""
+    """The number of numbered children below ``prefix``."""
     return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})

@@ -1,7 +1,7 @@
-"""Tensors of a checkpoint where they lie on disk: listed without being read, read without a second copy in memory.
+"""Tensors of a checkpoint on disk: listed without being read, and read without a second copy in memory.
 
-Files are memory-mapped. Pages of a mapping count as memory of the process until it is closed, so a mapping is closed
-and opened again after every ``WINDOW`` bytes, and larger tensors are copied in blocks of rows.
+Files are memory-mapped. Pages of a mapping count as memory of the process until it is closed. Therefore a mapping is
+closed and opened again after every ``WINDOW`` bytes, and larger tensors are copied in blocks of rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from swift.utils.errors import UserError
 
 LISTED = 12  # names in a message
-WINDOW = 32 * 2**20
+WINDOW = 32 * 2**20  # bytes
 INDEX = ".index.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 DTYPES = {
@@ -57,8 +57,8 @@ class Stored:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The weight files of a full checkpoint: one file, or all that its index names. Raises UserError where there is
-    none, where the index names a file that is missing, and where shards have no index."""
+    """The weight files of a full checkpoint: one file, or all files that its index names. Raises UserError if there are
+    none, if the index names a missing file or tensor, and if shards have no index."""
     for name in SINGLE_FILES:
         index = folder / f"{name}{INDEX}"
         if (folder / name).is_file():
@@ -72,21 +72,23 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def list_tensors(files: Iterable[Path]) -> dict[str, Stored]:
-    """Every tensor of ``files`` by its key. Raises UserError for a file that is cut or holds more than tensors, and for
-    a key that two files hold."""
-    found: dict[str, Stored] = {}
+    """Every tensor of ``files`` by its key. Raises UserError for a file that is truncated or holds other objects than
+    tensors, and for a key that is in two files."""
+    tensors: dict[str, Stored] = {}
     for file in files:
         with _Mapping(file) as mapping:
             for key, (dtype, shape) in mapping.listing().items():
-                if key in found:
-                    raise UserError(f"{file}: {key} is in {found[key].file.name} too; remove the shard of another save")
-                found[key] = Stored(file, key, dtype, shape)
-    return found
+                if key in tensors:
+                    raise UserError(
+                        f"{file}: {key} is also in {tensors[key].file.name}; remove the shard of another save"
+                    )
+                tensors[key] = Stored(file, key, dtype, shape)
+    return tensors
 
 
 @torch.no_grad()
 def copy_tensors(pairs: Iterable[tuple[Stored, Tensor]]) -> None:
-    """Copy tensors from disk into tensors of the same shape and any type or device."""
+    """Copy tensors from disk into tensors of the same shape, of any type and on any device."""
     by_file: dict[Path, list[tuple[Stored, Tensor]]] = defaultdict(list)
     for stored, target in pairs:
         by_file[stored.file].append((stored, target))
@@ -106,19 +108,19 @@ def copy_tensors(pairs: Iterable[tuple[Stored, Tensor]]) -> None:
 
 
 def read_tensor(stored: Stored) -> Tensor:
-    """One tensor, in memory of its own and as it was saved."""
+    """One tensor in memory of its own, in its stored type."""
     value = torch.empty(stored.shape, dtype=stored.dtype)
     copy_tensors([(stored, value)])
     return value
 
 
-def same_bytes(one: Stored, other: Stored) -> bool:
-    """Whether two tensors on disk are equal, type and bits."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
+def same_bytes(first: Stored, second: Stored) -> bool:
+    """True if two tensors on disk are equal in type, shape and bits."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
-    with _Mapping(one.file) as left, _Mapping(other.file) as right:
-        for start, end in _blocks(one):
-            if not torch.equal(bits(left.rows(one.key, start, end)), bits(right.rows(other.key, start, end))):
+    with _Mapping(first.file) as left, _Mapping(second.file) as right:
+        for start, end in _blocks(first):
+            if not torch.equal(bits(left.rows(first.key, start, end)), bits(right.rows(second.key, start, end))):
                 return False
             left.reopen()
             right.reopen()
@@ -126,13 +128,13 @@ def same_bytes(one: Stored, other: Stored) -> bool:
 
 
 def bits(value: Tensor) -> Tensor:
-    """The bytes of a tensor [nbytes] uint8: what is equal in them is equal, NaN or not."""
+    """The bytes of a tensor, [nbytes] uint8. Unlike values, equal NaNs compare as equal in them."""
     return value.contiguous().reshape(-1).view(torch.uint8)
 
 
 def digest_first_rows(tensors: Mapping[str, Stored]) -> str:
-    """SHA-256 over the shapes and first rows of the floating-point ``tensors``, in bfloat16: enough to tell one
-    training from another. Names, order and how often a tensor is stored do not count."""
+    """SHA-256 over the shapes and first rows of the floating-point ``tensors``, in bfloat16. Weights of different
+    trainings give different digests. Names, order and repeated tensors do not count."""
     by_file: dict[Path, list[Stored]] = defaultdict(list)
     for stored in tensors.values():
         if stored.dtype.is_floating_point:
@@ -148,7 +150,7 @@ def digest_first_rows(tensors: Mapping[str, Stored]) -> str:
 
 
 def listed(label: str, names: Collection[str]) -> str:
-    """How many names are so labelled, and the first of them; "" where there are none."""
+    """Count of ``names``, the label, and the first names, for messages; "" if there are no names."""
     if not names:
         return ""
     more = len(names) - LISTED
@@ -160,7 +162,7 @@ def _indexed(index: Path) -> list[Path]:
         places: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(places.values()))
         if not all(isinstance(name, str) for name in names):
-            raise TypeError("weight_map must give the name of a file for every tensor")
+            raise TypeError("weight_map must name a file for every tensor")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} cannot be read ({error!r}); copy it again") from error
     missing = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
@@ -200,18 +202,18 @@ class _Mapping:
         self.close()
 
     def reopen(self) -> None:
-        """Let go of the pages read so far."""
+        """Release the pages read so far."""
         self._handle = None
         try:
             if self.file.suffix == ".safetensors":
                 self._handle = safe_open(self.file, framework="pt")
             else:
-                whole = not zipfile.is_zipfile(self.file)  # the format before torch 1.6 cannot be mapped
-                self._handle = torch.load(self.file, map_location="cpu", weights_only=True, mmap=not whole)
+                mappable = zipfile.is_zipfile(self.file)  # the format before torch 1.6 is not
+                self._handle = torch.load(self.file, map_location="cpu", weights_only=True, mmap=mappable)
         except pickle.UnpicklingError as error:
             raise UserError(
-                f"{self.file} is no pickle of plain tensors and might run code when read, so it is not; "
-                "save the weights as safetensors where you trust them"
+                f"{self.file} is not a pickle of plain tensors and could run code, so it is not read; "
+                "save the weights as safetensors if you trust them"
             ) from error
         except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
             raise UserError(f"{self.file} cannot be read ({_first_line(error)}); copy the file again") from error
@@ -229,7 +231,7 @@ class _Mapping:
         return {key: (value.dtype, tuple(value.shape)) for key, value in values}
 
     def rows(self, key: str, start: int | None, end: int | None) -> Tensor:
-        """Rows ``start`` to ``end`` of a tensor; all of it without bounds."""
+        """Rows ``start`` to ``end`` of a tensor; the whole tensor if they are None."""
         if isinstance(self._handle, dict):
             return self._handle[key][start:end] if start is not None else self._handle[key]
         return self._handle.get_slice(key)[start:end] if start is not None else self._handle.get_tensor(key)
@@ -237,7 +239,7 @@ class _Mapping:
     def _describe(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
         header = self._handle.get_slice(key)
         if header.get_dtype() not in DTYPES:
-            raise UserError(f"{self.file}: {key} has type {header.get_dtype()}, which is not known here; convert it")
+            raise UserError(f"{self.file}: {key} has type {header.get_dtype()}, which is not supported; convert it")
         return DTYPES[header.get_dtype()], tuple(header.get_shape())
 
 

@@ -1,4 +1,4 @@
-"""Reading a model's tokenizer, and refusing one that is not the model's."""
+"""Reading a model's tokenizer, and refusing a tokenizer of another model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from swift.utils.errors import UserError, one_line
 
 
 def load_tokenizer(folder: Path, vocabulary: int, *, as_written: bool = True) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer. Raises UserError where it is not whole or has ids beyond the embedding's ``vocabulary``.
+    """The folder's tokenizer. Raises UserError if it is damaged or has ids beyond the embedding's ``vocabulary`` rows.
 
-    With ``as_written`` tokenizer.json is read as it stands: the class that Microsoft's tokenizer_config.json names
-    splits text otherwise. Without it, it is read by the class that the folder names.
+    With ``as_written``, tokenizer.json alone decides, because the class that Microsoft's tokenizer_config.json names
+    splits text differently. Without it, the class that the folder names reads the files.
     """
     try:
-        whole = as_written and (folder / "tokenizer.json").exists()
-        tokenizer = (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(
+        plain = as_written and (folder / "tokenizer.json").exists()
+        tokenizer = (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers package raises bare Exception

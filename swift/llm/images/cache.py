@@ -1,7 +1,7 @@
 """Tiled images ahead of time: decoded in worker threads while the accelerator computes, kept within a bound of bytes.
 
-An announcement is only a hint. An image comes out the same, and a bad one is refused in the same words, whether it was
-announced or not; it only comes sooner.
+An announcement is only a hint. An announced image comes sooner, but it is the same image, and a bad image is refused in
+the same words.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from swift.llm.images.source import ImageSource, open_image
 from swift.utils.errors import UserError
 
 CACHE_BYTES = 512 * 2**20
-DECODING_THREADS = 4  # Pillow, zlib and NumPy let go of the interpreter's lock while they work on pixels
+DECODING_THREADS = 4  # Pillow, zlib and NumPy release the interpreter's lock while they work on pixels
 
 
 class ImageCache:
-    """Tiled images by source, the least recently used dropped beyond ``max_bytes``: the questions about one study share
-    one tiling. For any number of threads; an image that several want at once is decoded once.
+    """Tiled images by source, so that the questions about one study share one tiling.
 
-    Images announced and not yet asked for take at most half of ``max_bytes`` and are dropped last; up to ``threads``
-    more may be in the making. With 0 ``threads``, for a processor that only one thread may use, announcements do
-    nothing. A copy in another process, forked ones included, starts empty.
+    Beyond ``max_bytes`` the least recently used image is dropped. Any number of threads may use the cache. An image
+    that several of them request at once is decoded once.
+
+    Images that were announced and not yet requested take at most half of ``max_bytes`` and are dropped last. Up to
+    ``threads`` more may be in preparation. With 0 ``threads``, for a processor that only one thread may use,
+    announcements do nothing. A copy in another process, also in a forked one, starts empty.
     """
 
     def __init__(
@@ -39,10 +41,10 @@ class ImageCache:
 
     def _begin(self) -> None:
         self._process = os.getpid()
-        self._lock = threading.Lock()  # guards all below
+        self._lock = threading.Lock()  # guards everything below
         self._images: OrderedDict[str, Picture] = OrderedDict()
         self._bytes = self._largest = 0
-        self._announced: dict[str, ImageSource] = {}  # not yet asked for, the next one first
+        self._announced: dict[str, ImageSource] = {}  # not yet requested, the next one first
         self._loading: dict[str, Future[Picture]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._busy = 0  # threads of the pool at work
@@ -51,10 +53,10 @@ class ImageCache:
         return type(self), (self.processor, self.max_bytes, self.threads)
 
     def __call__(self, source: ImageSource) -> Picture:
-        """The tiled image; where no thread has begun with it, it is made in this one. Raises UserError, naming it, as
-        ``open_image`` and the processor do."""
+        """The tiled image. It is made in this thread if no other has begun with it. Raises UserError, naming the image,
+        as ``open_image`` and the processor do."""
         self._begin_in_child()
-        key, mine = source.key, False
+        key, is_maker = source.key, False
         with self._lock:
             self._announced.pop(key, None)
             self._start_announced()
@@ -62,15 +64,18 @@ class ImageCache:
                 self._images.move_to_end(key)
                 return self._images[key]
             if key not in self._loading:
-                self._loading[key], mine = Future(), True
+                self._loading[key], is_maker = Future(), True
             future = self._loading[key]
-        if mine:
+        if is_maker:
             self._load(source, future)
         return future.result()
 
     def prefetch(self, sources: Iterable[ImageSource], *, first: bool = False) -> None:
-        """Announce what will be asked for next, in order, and return at once. It takes the place of what was announced
-        before, or, with ``first``, goes before it. Bad images are passed over: whoever asks for one gets the error."""
+        """Announce the images that will be requested next, in order, and return at once.
+
+        They replace the images announced before, or with ``first`` are put before them. Bad images are skipped here;
+        the request for one raises the error.
+        """
         self._begin_in_child()
         with self._lock:
             later = self._announced.values() if first else ()
@@ -78,7 +83,7 @@ class ImageCache:
             self._start_announced()
 
     def _start_announced(self) -> None:
-        """Give idle threads what was announced, as long as there is room; the lock is held."""
+        """Give announced images to idle threads as long as there is room. The caller holds the lock."""
         waiting = sum(self._images[key].nbytes for key in self._announced if key in self._images)
         for key, source in self._announced.items():
             if self._busy == self.threads or waiting + (self._busy + 1) * self._largest > self.max_bytes // 2:
@@ -99,11 +104,11 @@ class ImageCache:
             self._start_announced()
 
     def _load(self, source: ImageSource, future: Future[Picture]) -> None:
-        """Make the image in this thread, keep it, and hand it, or what went wrong, to all who wait for ``future``."""
+        """Make the image in this thread, keep it, and hand it or its error to all threads that wait for ``future``."""
         image = problem = None
         try:
             image = self.processor(open_image(source))
-        except BaseException as error:  # an interrupt too must reach who waits
+        except BaseException as error:  # also an interrupt must reach the threads that wait
             problem = error
         with self._lock:
             del self._loading[source.key]
@@ -125,6 +130,6 @@ class ImageCache:
             self._bytes -= self._images.pop(unwanted).nbytes
 
     def _begin_in_child(self) -> None:
-        """A fork copies the state and none of the threads."""
+        """Start anew in a forked process: a fork copies the state but none of the threads."""
         if self._process != os.getpid():
             self._begin()

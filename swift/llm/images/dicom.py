@@ -1,9 +1,9 @@
-"""Radiographs in DICOM files, shown as a viewer shows them first.
+"""Radiographs in DICOM files, in the view that a viewer opens with.
 
-Stored values go through the modality LUT or rescale, then the first VOI LUT, or the first window, or, where the file
-has neither, a window of the range found; MONOCHROME1 is inverted and pixel padding is black (PS3.3 C.7.6.3, C.11).
-Needs pydicom, which is loaded when the first DICOM file is opened. UserErrors here say what the image is or has; the
-caller puts its name before them.
+Stored values pass through the modality LUT or rescale. Then they pass through the first VOI LUT, else the first window,
+else a window of the image's own range. MONOCHROME1 is inverted and pixel padding is black (PS3.3 C.7.6.3, C.11).
+Pydicom is needed and loaded when the first DICOM file is opened. The messages of UserErrors here begin with a verb. The
+caller puts the image's name before them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ BITS = (1, 8, 16)
 
 
 def is_dicom(stream: BinaryIO) -> bool:
-    """Whether a file is DICOM, by its content; leaves ``stream`` at its beginning."""
+    """True if the content is a DICOM file. Leaves ``stream`` at its beginning."""
     head = stream.read(MAGIC_AT + len(MAGIC))
     stream.seek(0)
     return head[MAGIC_AT:] == MAGIC
 
 
 def read_dicom(stream: BinaryIO, pixels: bool = True) -> Dataset:
-    """The data set of a DICOM file that holds one image we can show, its pixels not yet decoded; without ``pixels``
-    only what stands before them is read. Raises UserError for other DICOM files and where pydicom is missing; pydicom's
-    own errors for broken ones."""
+    """The data set of a DICOM file that holds one image, with its pixels not yet decoded.
+
+    Without ``pixels`` only the part before them is read. Raises UserError for DICOM files that cannot be shown and if
+    pydicom is missing, and pydicom's own errors for broken files.
+    """
     pydicom = _pydicom()
     dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels)
     if not dataset.get("Rows") or not dataset.get("Columns") or (pixels and "PixelData" not in dataset):
         raise UserError(f"is a DICOM file without an image ({dataset.get('Modality', 'no modality')}); leave it out")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
-        raise UserError(f"is a DICOM file of {frames} frames; save the one that is meant as an image of its own")
+        raise UserError(f"is a DICOM file of {frames} frames; save the frame that is meant as an image of its own")
     if (photometric := dataset.get("PhotometricInterpretation")) not in (*GRAY, *COLOR):
         raise UserError(f"is a DICOM image of kind {photometric}, not one of {', '.join((*GRAY, *COLOR))}; convert it")
     if (bits := dataset.get("BitsAllocated")) not in BITS:
@@ -56,8 +58,8 @@ def read_dicom(stream: BinaryIO, pixels: bool = True) -> Dataset:
 
 
 def decode_dicom(dataset: Dataset) -> np.ndarray:
-    """The image as uint8, [rows, columns] for grey and [rows, columns, 3] for colour. Raises UserError for a window
-    that means nothing, pydicom's own errors for broken pixels."""
+    """The image as uint8, [rows, columns] if gray and [rows, columns, 3] if in color. Raises UserError for a window
+    that cannot be used, and pydicom's own errors for broken pixels."""
     stored = _pydicom().pixels.pixel_array(dataset)
     if dataset.PhotometricInterpretation in GRAY:
         return _show_gray(dataset, stored)
@@ -70,7 +72,7 @@ def decode_dicom(dataset: Dataset) -> np.ndarray:
 
 
 def _show_gray(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
-    """What is shown of a pixel depends on its stored value alone: work it out once for every value in between."""
+    """Gray levels of the pixels. They depend on the stored value alone, so each value in the range is computed once."""
     low = int(stored.min())
     places = stored.astype(np.int32) - low
     counts = np.bincount(places.ravel())
@@ -95,7 +97,7 @@ def _is_padding(dataset: Dataset, levels: np.ndarray) -> np.ndarray:
 
 
 def _modality(dataset: Dataset, levels: np.ndarray) -> np.ndarray:
-    """Stored values in the unit that windows are told in, float64."""
+    """Stored values in the unit of the windows, float64."""
     if sequence := dataset.get("ModalityLUTSequence"):
         return _look_up(dataset, sequence[0], levels)
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
@@ -103,7 +105,7 @@ def _modality(dataset: Dataset, levels: np.ndarray) -> np.ndarray:
 
 
 def _voi(dataset: Dataset, values: np.ndarray) -> np.ndarray | None:
-    """Shares of full brightness, or None where the file says nothing of how it wants to be seen."""
+    """Shares of full brightness, 0..1; None if the file has neither a VOI LUT nor a window."""
     if sequence := dataset.get("VOILUTSequence"):
         bits = sequence[0].LUTDescriptor[2]
         return np.clip(_look_up(dataset, sequence[0], values) / (2**bits - 1), 0, 1)
@@ -113,7 +115,7 @@ def _voi(dataset: Dataset, values: np.ndarray) -> np.ndarray | None:
     try:
         return window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
     except ValueError as error:
-        raise UserError(f"is a DICOM image whose VOI window cannot be used: {error}; mend or convert it") from error
+        raise UserError(f"is a DICOM image whose VOI window cannot be used: {error}; fix or convert it") from error
 
 
 def _first(value: object) -> float | None:
@@ -126,7 +128,7 @@ def _first(value: object) -> float | None:
 
 
 def _look_up(dataset: Dataset, table: Dataset, values: np.ndarray) -> np.ndarray:
-    """``values`` through a LUT: its first and last entries stand for all values below and above it (PS3.3 C.11.1.1)."""
+    """``values`` through a LUT. Its first and last entries count for all values below and above it (PS3.3 C.11.1.1)."""
     entries, first = table.LUTDescriptor[0] or 2**16, table.LUTDescriptor[1]
     data = table.LUTData
     if isinstance(data, bytes):
@@ -149,5 +151,5 @@ def _pydicom() -> ModuleType:
         import pydicom
         import pydicom.pixels
     except ImportError as error:
-        raise UserError("is a DICOM file, and pydicom is not there to read it; pip install pydicom") from error
+        raise UserError("is a DICOM file, and reading it needs pydicom; pip install pydicom") from error
     return pydicom

@@ -1,11 +1,12 @@
-"""Phi-4-multimodal's dynamic-HD tiling: one radiograph -> a global view and up to ``dynamic_hd`` square crops.
+"""Phi-4-multimodal's dynamic-HD tiling: one radiograph becomes a global view and up to ``dynamic_hd`` square crops.
 
-With S = ``crop_size``, P = ``patch_size`` and M = ``dynamic_hd``: the grid is ceil(W/S) x ceil(H/S) crops, or, where
-that is more than M, the grid of at most M crops nearest to the image's aspect ratio. The image is scaled to fit the
-grid, keeping its aspect, and padded right and bottom with white; patches wholly inside the padding are masked. The
-global view is the padded image at S x S. The model turns this into  p*p + p  tokens for the global view (p = S/2P
-rounded up, one separator a row), 1 separator, and  rows*columns + rows  tokens for the crops: every second patch that
-is not masked.
+Let S = ``crop_size``, P = ``patch_size`` and M = ``dynamic_hd``. The grid is ceil(W/S) x ceil(H/S) crops. If that is
+more than M, it is the grid of at most M crops nearest to the image's aspect ratio. The image is scaled to fit the grid,
+keeping its aspect, and padded right and bottom with white. Patches wholly inside the padding are masked. The global
+view is the padded image at S x S.
+
+The model turns the global view into p*p + p tokens (p = S/2P rounded up, one separator per row). One separator follows.
+The crops become rows*columns + rows tokens, counting every second patch that is not masked.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from swift.llm.phi4_names import NATIVE_IMAGE_PROCESSOR, STOCK_DYNAMIC_HD
 from swift.utils.errors import UserError, one_line
 from swift.utils.files import read_json, write_json
 
 DEFAULT_DYNAMIC_HD = 4
-STOCK_DYNAMIC_HD = 36  # Microsoft's ceiling (9,585 tokens an image), which CheX-Phi4MM's evaluation never used
+PUBLISHED_CROP, PUBLISHED_PATCH = 448, 14  # pixels
 SMALLEST_SIDE = 10  # pixels after scaling
 CONFIG_FILE = "preprocessor_config.json"
 WHITE = (255, 255, 255)
@@ -37,7 +39,7 @@ class ProcessedImage:
     pixel_values: Tensor  # [1 + crops, 3, S, S] float32 in -1..1; the global view, then crops row by row
     size: tuple[int, int]  # (height, width) in pixels of the padded image
     attention_mask: Tensor  # [1 + crops, S/P, S/P] bool, False where a patch is all padding
-    num_tokens: int  # image placeholders this image needs in the prompt
+    num_tokens: int  # image tokens that this image takes in the prompt
 
     def __post_init__(self):
         views, channels, side, _ = self.pixel_values.shape
@@ -47,7 +49,7 @@ class ProcessedImage:
 
     @property
     def nbytes(self) -> int:
-        """What its tensors take."""
+        """Memory of its tensors, bytes."""
         return self.pixel_values.nbytes + self.attention_mask.nbytes
 
     def to(self, device: torch.device | str) -> ProcessedImage:
@@ -62,7 +64,7 @@ class ProcessedImage:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where an image goes in its grid of crops; all in pixels but ``columns`` and ``rows``."""
+    """An image's place in its grid of crops. All values but ``columns`` and ``rows`` are in pixels."""
 
     columns: int
     rows: int
@@ -73,18 +75,23 @@ class Tiling:
 
 
 class DynamicHDImageProcessor:
-    """Turns images into :class:`ProcessedImage`. ``crop_size`` in pixels; ``dynamic_hd`` is the most crops an image
-    may take. Raises UserError for settings that do not go together."""
+    """Turns images into :class:`ProcessedImage`.
 
-    def __init__(self, crop_size: int = 448, patch_size: int = 14, dynamic_hd: int = DEFAULT_DYNAMIC_HD):
+    ``crop_size`` and ``patch_size`` are in pixels. ``dynamic_hd`` is the most crops that an image may take. Raises
+    UserError for settings that contradict each other.
+    """
+
+    def __init__(
+        self, crop_size: int = PUBLISHED_CROP, patch_size: int = PUBLISHED_PATCH, dynamic_hd: int = DEFAULT_DYNAMIC_HD
+    ):
         if crop_size < 1 or patch_size < 1 or crop_size % patch_size:
             raise UserError(f"crop_size {crop_size} must be a multiple of patch_size {patch_size}")
         if dynamic_hd < 1:
-            raise UserError(f"dynamic_hd {dynamic_hd} must be 1 or more: it is the number of crops an image may take")
+            raise UserError(f"dynamic_hd {dynamic_hd} must be 1 or more: it is the most crops an image may take")
         self.crop_size, self.patch_size, self.dynamic_hd = crop_size, patch_size, dynamic_hd
 
     def __call__(self, image: Image.Image) -> ProcessedImage:
-        """Tile an RGB image. Raises UserError where the image is so narrow that a side scales below 10 pixels."""
+        """Tile an RGB image. Raises UserError if it is so narrow that a side scales below 10 pixels."""
         tiling, side = self.tiling(*image.size), self.crop_size
         scaled = image.convert("RGB").resize((tiling.width, tiling.height), Image.Resampling.BILINEAR)
         padded = Image.new("RGB", (tiling.columns * side, tiling.rows * side), WHITE)
@@ -119,7 +126,7 @@ class DynamicHDImageProcessor:
         return Tiling(columns, rows, *scaled, pad_right=across - scaled[0], pad_bottom=down - scaled[1])
 
     def count_tokens(self, width: int, height: int) -> int:
-        """Placeholders an image of ``width`` x ``height`` pixels needs, without looking at its pixels."""
+        """Tokens that an image of ``width`` x ``height`` pixels takes, without looking at its pixels."""
         return self._count(self.tiling(width, height))
 
     def _nearest_grid(self, width: int, height: int) -> tuple[int, int]:
@@ -152,32 +159,32 @@ class DynamicHDImageProcessor:
 
     @classmethod
     def from_config(cls, folder: str | Path, dynamic_hd: int | None = None) -> DynamicHDImageProcessor:
-        """The processor of a checkpoint folder, from ``preprocessor_config.json`` (native or remote-code spelling, or
-        none) and the vision tower's ``crop_size`` in ``config.json``.
+        """The processor of a checkpoint folder, from ``preprocessor_config.json`` in native or remote-code spelling.
+        Values that the file leaves out, or all if there is no file, are the published ones.
 
-        ``dynamic_hd`` overrides the file's. Microsoft's untouched 36 counts as not chosen and becomes 4, as in the
-        published evaluation; a 36 that :meth:`save` wrote stays 36.
+        ``dynamic_hd`` overrides the file's value. An untouched 36 of Microsoft's counts as not chosen and becomes 4, as
+        in the published evaluation. A 36 that :meth:`save` wrote stays 36. Raises UserError for a damaged file.
         """
-        folder = Path(folder)
-        own, vision = _read(folder / CONFIG_FILE), _read(folder / "config.json").get("vision_config") or {}
+        path = Path(folder) / CONFIG_FILE
+        stated = read_json(path, "fix or remove the file") if path.exists() else {}
         try:
-            own = own.get("image_processor", own)
-            size = own.get("crop_size") or own.get("size") or vision.get("crop_size") or 448
-            patch = own.get("patch_size") or vision.get("patch_size") or 14
+            stated = stated.get("image_processor", stated)
+            size = stated.get("crop_size") or stated.get("size") or PUBLISHED_CROP
+            patch = stated.get("patch_size") or PUBLISHED_PATCH
             if dynamic_hd is None:
-                dynamic_hd = own.get("dynamic_hd") or DEFAULT_DYNAMIC_HD
-                if dynamic_hd == STOCK_DYNAMIC_HD and not own.get("dynamic_hd_chosen"):
+                dynamic_hd = stated.get("dynamic_hd") or DEFAULT_DYNAMIC_HD
+                if dynamic_hd == STOCK_DYNAMIC_HD and not stated.get("dynamic_hd_chosen"):
                     dynamic_hd = DEFAULT_DYNAMIC_HD
             return cls(_side(size), _side(patch), int(dynamic_hd))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{folder / CONFIG_FILE}: {one_line(error)}; mend or remove the file") from error
+            raise UserError(f"{path}: {one_line(error)}; fix or remove the file") from error
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``preprocessor_config.json``, in the keys that transformers' own processor reads."""
+        """Write ``preprocessor_config.json`` with the keys that transformers' own processor reads."""
         return write_json(
             Path(folder) / CONFIG_FILE,
             {
-                "image_processor_type": "Phi4MultimodalImageProcessor",
+                "image_processor_type": NATIVE_IMAGE_PROCESSOR,
                 "size": {"height": self.crop_size, "width": self.crop_size},
                 "patch_size": self.patch_size,
                 "dynamic_hd": self.dynamic_hd,
@@ -190,8 +197,8 @@ def collate(images: list[ProcessedImage]) -> dict[str, Tensor]:
     """Stack n images under the model's names: ``image_pixel_values`` [n, 1 + max crops, 3, S, S], ``image_sizes``
     [n, 2], ``image_attention_mask`` [n, 1 + max crops, S/P, S/P] bool.
 
-    Crops that only fill up are zeros and unmasked: the model never reads their features, but an empty mask would
-    divide by zero in its position code. No images give an empty dict.
+    Crops that only fill up the batch are zeros and unmasked. The model never reads their features, but an empty mask
+    would divide by zero in its position code. No images give an empty dict.
     """
     if not images:
         return {}
@@ -212,7 +219,3 @@ def _split(grid: Tensor, side: int) -> Tensor:
 
 def _side(value: int | dict) -> int:
     return int(value["height"] if isinstance(value, dict) else value)
-
-
-def _read(path: Path) -> dict:
-    return read_json(path, "mend or remove the file") if path.exists() else {}

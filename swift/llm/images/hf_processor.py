@@ -1,7 +1,7 @@
-"""The image side of any model's own processor: one image in, its tensors and what stands for it in the prompt out.
+"""The image side of any model's own processor: one image in, its tensors and its text in the prompt out.
 
-A transformers processor is built from the folder's tokenizer and its image processor, the latter on Pillow and NumPy
-(``backend="pil"``), so torchvision is not needed. What a processor has for video is left out.
+A transformers processor is built from the folder's tokenizer and its image processor. The latter runs on Pillow and
+NumPy (``backend="pil"``), so torchvision is not needed. The processor's part for videos is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedTokenizerBase
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.processing_utils import ProcessorMixin
 
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, one_line
 
 FILES = (
     "preprocessor_config.json",
@@ -30,7 +30,7 @@ FILES = (
     "chat_template.jinja",
 )
 TEXT_OUTPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
-# Packages that a processor asks for when it is built and uses for videos alone.
+# Packages that a processor requires when it is built, but uses for videos only.
 FOR_VIDEOS = ("num2words",)
 
 
@@ -39,11 +39,11 @@ class ProcessorImage:
     """One image, as the model takes it."""
 
     tensors: dict[str, Tensor]  # the model's image arguments for this image alone, first axis images or patches
-    text: str  # what stands for it in the prompt
+    text: str  # its text in the prompt, with the image tokens
 
     @property
     def nbytes(self) -> int:
-        """What its tensors take."""
+        """Memory of its tensors, bytes."""
         return sum(value.nbytes for value in self.tensors.values())
 
     def to(self, device: torch.device | str) -> ProcessorImage:
@@ -52,7 +52,7 @@ class ProcessorImage:
 
     @staticmethod
     def collate(images: list[ProcessorImage]) -> dict[str, Tensor]:
-        """The images' tensors one after the other; other axes (tiles, rows, columns) are filled up with zeros."""
+        """The images' tensors joined along the first axis. Other axes (tiles, rows, columns) are padded with zeros."""
         return {name: _join([image.tensors[name] for image in images]) for name in images[0].tensors}
 
 
@@ -69,9 +69,9 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 class VisionProcessor:
-    """Prepares images with a model's own processor. ``folder`` is where its files are."""
+    """Prepares images with a model's own processor, whose files are in ``folder``."""
 
-    dynamic_hd = None  # Phi-4's tiling; other processors have settings of their own
+    dynamic_hd: int | None = None  # a setting of Phi-4's tiling; other processors have settings of their own
 
     def __init__(self, processor: ProcessorMixin, folder: Path):
         self.processor, self.folder = processor, folder
@@ -82,7 +82,7 @@ class VisionProcessor:
             )
 
     def __call__(self, image: Image.Image) -> ProcessorImage:
-        """Prepare an RGB image. Raises UserError where the processor refuses it."""
+        """Prepare an RGB image. Raises UserError if the processor refuses it."""
         try:
             output = self.processor(
                 images=[image], text=[self.image_token], return_tensors="pt", add_special_tokens=False
@@ -96,16 +96,16 @@ class VisionProcessor:
         return load_processor, (self.folder, self.processor.tokenizer)  # the processor's class is made at run time
 
     def count_tokens(self, width: int, height: int) -> int:
-        """Tokens an image of ``width`` x ``height`` pixels takes: those of a black one."""
+        """Tokens that an image of ``width`` x ``height`` pixels takes, measured on a black one."""
         return len(self.processor.tokenizer.encode(self.text_for(width, height), add_special_tokens=False))
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019 -- lives as long as the policy
     def text_for(self, width: int, height: int) -> str:
-        """What stands in the prompt for an image of that size."""
+        """The text in the prompt for an image of that size, in pixels."""
         return self(Image.new("RGB", (width, height))).text
 
     def save(self, folder: str | Path) -> Path:
-        """Copy the processor's files into ``folder``: training changes nothing of them."""
+        """Copy the processor's files into ``folder``. Training does not change them."""
         folder = Path(folder)
         for name in FILES:
             if (self.folder / name).is_file() and folder.resolve() != self.folder.resolve():
@@ -114,7 +114,7 @@ class VisionProcessor:
 
 
 def load_processor(folder: Path, tokenizer: PreTrainedTokenizerBase) -> VisionProcessor:
-    """The processor of the model in ``folder``, without its video part. Raises UserError where there is none or
+    """The processor of the model in ``folder``, without its video part. Raises UserError if there is none or
     transformers cannot build it."""
     try:
         named = _processor_config(folder)
@@ -126,16 +126,17 @@ def load_processor(folder: Path, tokenizer: PreTrainedTokenizerBase) -> VisionPr
             ),
         }
         processor = _build(kind, parts, named)
-    except (OSError, ValueError, ImportError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder}: its processor cannot be built ({reason}); copy all files of the model") from error
+    except Exception as error:  # files of the wrong shape fail anywhere in transformers
+        raise UserError(
+            f"{folder}: its processor cannot be built ({one_line(error)}); copy all files of the model"
+        ) from error
     return VisionProcessor(processor, folder)
 
 
 def _processor_config(folder: Path) -> dict[str, Any]:
     try:
         return ProcessorMixin.get_processor_dict(folder, local_files_only=True)[0]
-    except OSError:  # older folders name their class in the image processor's file or nowhere
+    except OSError:  # older folders name the class in the image processor's file or nowhere
         return {}
 
 
@@ -151,7 +152,7 @@ def _processor_class(folder: Path, named: dict[str, Any]) -> type[ProcessorMixin
 
 
 def _build(kind: type[ProcessorMixin], parts: dict[str, Any], named: dict[str, Any]) -> ProcessorMixin:
-    """An instance of ``kind`` whose parts other than ``parts`` are None."""
+    """An instance of ``kind`` with ``parts``. All its other parts are None."""
     module = sys.modules[kind.__module__]
     for name in FOR_VIDEOS:
         if hasattr(module, name) and getattr(module, name) is None:

@@ -1,7 +1,7 @@
-"""Radiographs from untrusted files: where one comes from, and how its pixels become 8-bit RGB.
+"""Radiographs from untrusted files: their sources, and their pixels as 8-bit RGB.
 
-Only still-image formats are opened, each by Pillow's own decoder: formats that run a helper program (EPS) stay closed.
-Of a file with several pages the first counts. DICOM, recognised by its content, is read by ``swift.llm.images.dicom``.
+Only still-image formats are opened, each by Pillow's own decoder. Formats that run a helper program (EPS) stay closed.
+Only the first page of a file counts. DICOM is recognized by its content and read by ``swift.llm.images.dicom``.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from swift.llm.images.windowing import spread_range
 from swift.utils.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
-MAX_PIXELS = 89_000_000  # a large digital radiograph has 20 million; above this Pillow itself warns of a bomb
+MAX_PIXELS = 89_000_000  # a large digital radiograph has 20 million; above this limit Pillow itself warns of a bomb
 EXIF_ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
-# The first bytes of PNG, JPEG, GIF, WebP and TIFF as base64 shows them; "/9j/" is also how a path may begin.
+# The first bytes of PNG, JPEG, GIF, WebP and TIFF in base64. A path may also begin with "/9j/".
 _BARE_BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkq|TU0AKg)[^.]{50,}", re.DOTALL)
 _LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image: a file (``path``), or the bytes that stood in the record (``data``). ``name`` and ``place``, the part
-    of the record that held it, are for messages."""
+    """One image: a file (``path``), or the bytes that were in the record (``data``). ``name`` and ``place``, the
+    field of the record that held the image, are for messages."""
 
     name: str
     path: Path | None = None
@@ -53,7 +53,7 @@ class ImageSource:
 
     @classmethod
     def from_base64(cls, text: str) -> ImageSource:
-        """The image in a base64 text, bare or as a data URI. Raises UserError where the text is not base64."""
+        """The image in a base64 text, bare or as a data URI. Raises UserError if the text is not base64."""
         prefix = _DATA_URI.match(text)
         payload = re.sub(r"\s+", "", text[prefix.end() :] if prefix else text)
         try:
@@ -64,11 +64,11 @@ class ImageSource:
 
     @cached_property
     def key(self) -> str:
-        """What equal images share: the path, or the digest of the bytes."""
+        """The same text for equal images: the path, or the digest of the bytes."""
         return str(self.path) if self.data is None else "sha256:" + hashlib.sha256(self.data).hexdigest()
 
     def open(self) -> BinaryIO:
-        """The encoded bytes, to be closed by the caller. Raises UserError for a file that is missing or shut."""
+        """The encoded bytes; the caller closes the stream. Raises UserError for a missing or unreadable file."""
         if self.data is not None:
             return io.BytesIO(self.data)
         if not self.path.is_file():
@@ -76,32 +76,33 @@ class ImageSource:
         try:
             return self.path.open("rb")
         except OSError as error:
-            raise UserError(f"image {self.name} cannot be read ({error.strerror}); mend its rights") from error
+            raise UserError(f"image {self.name} cannot be read ({error.strerror}); fix its permissions") from error
 
 
 def is_base64(text: str) -> bool:
-    """Whether an image field holds the image itself rather than a path."""
+    """True if an image field holds the image itself rather than a path."""
     if _DATA_URI.match(text) or _BARE_BASE64.fullmatch(text) or len(text) > _LONGEST_PATH:
         return True
     return _is_base64_dicom(text)
 
 
 def _is_base64_dicom(text: str) -> bool:
-    """Whether ``text`` encodes a file with DICOM's mark: four characters are three bytes, the preamble is 128."""
+    """True if ``text`` encodes a file with DICOM's mark after its preamble of 128 bytes. Four characters encode three
+    bytes."""
     start = MAGIC_AT // 3 * 4
     code = re.sub(r"\s+", "", text)[start : start + 8]
     try:
         return base64.b64decode(code, validate=True)[MAGIC_AT % 3 :] == MAGIC
-    except (binascii.Error, ValueError):  # ValueError for what is not ASCII
+    except (binascii.Error, ValueError):  # ValueError for text that is not ASCII
         return False
 
 
 def open_image(source: ImageSource) -> Image.Image:
     """The image as 8-bit RGB, upright.
 
-    Deeper than 8 bits: the range found in the image is spread over 0..255, as a viewer's default window does; a DICOM
-    file is seen through its own window. Transparent pixels become black, the colour of unexposed film borders. EXIF
-    rotation is applied. Raises UserError, naming the image, for anything that is not a whole image of a known format.
+    If the image is deeper than 8 bits, its own range is spread over 0..255, as a viewer's default window does. A DICOM
+    file is shown through its own window. Transparent pixels become black, the color of unexposed film borders. EXIF
+    rotation is applied. Raises UserError, naming the image, for anything but an undamaged image of a known format.
     """
     with _reading(source) as stream:
         if is_dicom(stream):
@@ -118,15 +119,15 @@ def image_size(source: ImageSource) -> tuple[int, int]:
             header = read_dicom(stream, pixels=False)
             return _checked_size(header.Columns, header.Rows)
         image = _open(stream)
-        # not image.getexif(), with which a PNG decodes itself to look for the tag behind its pixels
-        # nor for a TIFF, whose size Pillow has turned already
+        # Image.getexif itself, because a PNG's own method decodes the pixels to look for a tag behind them.
+        # A TIFF's size has been turned by Pillow already.
         turned = image.format != "TIFF" and Image.Image.getexif(image).get(EXIF_ORIENTATION) in QUARTER_TURNS
     width, height = image.size
     return (height, width) if turned else (width, height)
 
 
 def check_image(source: ImageSource, decode: bool = True) -> None:
-    """Raise UserError unless the image is there and whole; ``decode=False`` trusts the header and the checksums."""
+    """Raise UserError unless the image exists and is undamaged. ``decode=False`` trusts its header and checksums."""
     with _reading(source) as stream:
         if is_dicom(stream):
             _decode_dicom(stream) if decode else read_dicom(stream)
@@ -135,13 +136,13 @@ def check_image(source: ImageSource, decode: bool = True) -> None:
         if decode:
             stream.seek(0)
             image = _open(stream)
-            image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size: every byte is still read
+            image.draft("L", (1, 1))  # a JPEG is decoded at an eighth of its size, and every byte is still read
             image.load()
 
 
 @contextmanager
 def _reading(source: ImageSource) -> Iterator[BinaryIO]:
-    """The source's bytes; whatever goes wrong while they are decoded becomes a UserError that names the image."""
+    """The source's bytes. Any error while they are decoded becomes a UserError that names the image."""
     with source.open() as stream:
         try:
             yield stream
@@ -150,7 +151,7 @@ def _reading(source: ImageSource) -> Iterator[BinaryIO]:
         except Image.UnidentifiedImageError as error:
             kinds = ", ".join((*FORMATS, "DICOM"))
             raise UserError(f"image {source.name} is not a {kinds} file; convert it to PNG") from error
-        except Exception as error:  # decoders raise whatever broken bytes make them raise
+        except Exception as error:  # decoders raise any type of error on broken bytes
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"image {source.name} is truncated or damaged ({reason}); copy or convert it again"
@@ -177,7 +178,7 @@ def _checked_size(width: int, height: int) -> tuple[int, int]:
 
 def _to_rgb(image: Image.Image, white_is_zero: bool) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow inverts only 8-bit TIFFs whose white is 0
+        # Pillow inverts TIFFs whose white is 0 only if they have 8 bits
         return Image.fromarray(spread_range(np.asarray(image), inverted=white_is_zero)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")

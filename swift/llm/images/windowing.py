@@ -1,4 +1,4 @@
-"""Grey values of any depth as the 8 bits that a viewer's window shows."""
+"""Gray values of any depth, reduced to the 8 bits that a viewer's window shows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def spread_range(values: np.ndarray, inverted: bool = False) -> np.ndarray:
-    """The range of the finite ``values`` spread over 0..255 (uint8), low values dark, or bright where ``inverted``.
+    """The range of the finite ``values`` spread over 0..255 (uint8), with low values dark, or bright if ``inverted``.
 
-    Other values are black, and so is an image of one value.
+    Values that are not finite are black, and so is an image of one value.
     """
     if values.dtype.kind == "u" and values.itemsize <= 2:  # every level once instead of every pixel
         low = int(values.min())
@@ -23,7 +23,7 @@ def spread_range(values: np.ndarray, inverted: bool = False) -> np.ndarray:
 
 
 def eight_bits(shares: np.ndarray, inverted: bool = False) -> np.ndarray:
-    """Shares of full brightness, 0..1, as 0..255 (uint8), or 255..0 where ``inverted``; what is not finite is black."""
+    """Shares of full brightness, 0..1, as 0..255 (uint8), or 255..0 if ``inverted``. Values not finite are black."""
     finite = np.isfinite(shares)
     levels = np.where(finite, shares, 0.0) * 255.0
     return np.rint(np.where(finite & inverted, 255.0 - levels, levels)).astype(np.uint8)
@@ -32,7 +32,8 @@ def eight_bits(shares: np.ndarray, inverted: bool = False) -> np.ndarray:
 def window(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:
     """Shares of full brightness, 0..1, that a DICOM window gives to ``values`` (PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
-    ``function`` is LINEAR, LINEAR_EXACT or SIGMOID. Raises ValueError for another, or a width that leaves no window.
+    ``function`` is LINEAR, LINEAR_EXACT or SIGMOID. Raises ValueError for another function and for a width that leaves
+    no window.
     """
     if not width >= 1 and not (width > 0 and function != "LINEAR"):
         raise ValueError(f"a window {width:g} wide shows nothing")

@@ -1,49 +1,28 @@
-"""The template that goes with a policy: records in, token ids out, and back."""
+"""The template of a policy: Phi-4's own, or one made of another model's processor and chat template."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from torch import nn
 
-from torch import Tensor, nn
-
-from swift.llm.dataset import Record
 from swift.llm.images.cache import DECODING_THREADS
 from swift.llm.policy import Policy, is_phi4, rope_switch
 from swift.llm.template.hf import ProcessorTemplate
-from swift.llm.template.phi4 import EncodedPrompt, Phi4Template
+from swift.llm.template.phi4 import Phi4Template
+from swift.llm.template.protocol import Template
 
-PLACEHOLDERS = ("image_token_id", "video_token_id", "audio_token_id")
-
-
-class Template(Protocol):
-    """What training and evaluation ask of a template; see `Phi4Template` for each call."""
-
-    stop_token_ids: tuple[int, ...]
-    banned_token_ids: tuple[int, ...]
-    pad_token_id: int
-    image_processor: Any
-
-    def encode_prompt(self, record: Record) -> EncodedPrompt: ...
-
-    def encode_prompts(self, records: Sequence[Record]) -> list[EncodedPrompt]: ...
-
-    def prefetch(self, records: Iterable[Record]) -> None: ...
-
-    def check_prompts(self, records: Iterable[Record]) -> None: ...
-
-    def encode_completion(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int] | Tensor) -> str: ...
-
-    def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]: ...
+PLACEHOLDER_SETTINGS = ("image_token_id", "video_token_id", "audio_token_id")
 
 
 def template_for(
     policy: Policy, max_length: int | None = None, new_tokens: int = 0, decoding_threads: int = DECODING_THREADS
 ) -> Template:
-    """Phi-4's template, or for any other model one made of its own processor and chat template. ``new_tokens`` is the
-    most that will be generated after a prompt; ``decoding_threads`` decode announced images, of Phi-4 alone."""
+    """The template for the policy's model.
+
+    Args:
+        max_length: most tokens a prompt may have; None for no limit.
+        new_tokens: most tokens that will be generated after a prompt.
+        decoding_threads: threads that decode announced images; Phi-4 only.
+    """
     model = policy.model
     if is_phi4(model):
         image_token = model.config.vision_config.image_token_id
@@ -57,7 +36,7 @@ def template_for(
             new_tokens=new_tokens,
             stop_token_ids=_stops(model),
         )
-    banned = [getattr(model.config, name, None) for name in PLACEHOLDERS]
+    banned = [getattr(model.config, name, None) for name in PLACEHOLDER_SETTINGS]
     return ProcessorTemplate(
         policy.tokenizer,
         policy.image_processor,

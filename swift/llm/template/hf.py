@@ -1,13 +1,12 @@
-"""Prompts and completions in the words of a model's own chat template and processor.
+"""Prompts and completions in the format of a model's own chat template and processor.
 
-The chat template lays out the turns with an image token for each image; each of those becomes what the processor puts
-there. Text of a dataset never turns into a control token: it goes through the template with an invisible mark inside
-every stretch that spells one, and the prompt is encoded in parts, cut at the marks.
+The chat template lays out the turns with one image token per image. Each of these is replaced by the text that the
+processor gives for the image. Text of a dataset never becomes a control token: it passes through the template with an
+invisible mark inside everything that spells one, and the prompt is encoded in parts, cut at the marks.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,23 +19,25 @@ from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_pro
 from swift.llm.images.cache import CACHE_BYTES, ImageCache
 from swift.llm.images.hf_processor import VisionProcessor
 from swift.llm.images.source import image_size
-from swift.llm.template.phi4 import UNFINISHED, EncodedPrompt, EncodesAhead
+from swift.llm.phi4_names import numbered_image
+from swift.llm.template.common import UNFINISHED, TemplateBase, control_pattern, plain_parts
+from swift.llm.template.protocol import EncodedPrompt
 from swift.utils.errors import UserError
 
-MARK = "\ue0f4"  # a private-use character, which no text carries on purpose
+MARK = "\ue0f4"  # a private-use character, which no text contains on purpose
 ANSWER = "ANSWER-OF-THE-ASSISTANT"
 TEXT, IMAGE = "text", "image"
 
 
-class ProcessorTemplate(EncodesAhead):
-    """Encodes and decodes for one model's tokenizer and processor; the same calls as `Phi4Template`.
+class ProcessorTemplate(TemplateBase):
+    """The `Template` for one model's tokenizer and processor.
 
     Args:
-        stop_token_ids: ids that the model's generation configuration ends at; the end of an assistant turn, as the chat
-            template writes it, is added.
+        stop_token_ids: ids that end a completion by the model's generation configuration. The end of an assistant turn,
+            as the chat template writes it, is added.
         banned_token_ids: ids never to be generated, besides the image token.
         max_length: most tokens a prompt may have; None for no limit.
-        cache_bytes: how much memory prepared images may take between calls.
+        cache_bytes: most memory that prepared images may take between calls.
 
     Raises UserError for a folder without a chat template, or one that cannot lay out a question.
     """
@@ -54,10 +55,10 @@ class ProcessorTemplate(EncodesAhead):
         self._layout = getattr(image_processor.processor, "chat_template", None) or tokenizer.chat_template
         if not self._layout:
             raise UserError(f"{image_processor.folder} has no chat template; add its chat_template.jinja")
-        # Processors use the tokenizer, which is for one thread at a time.
+        # Processors use the tokenizer, which only one thread at a time may use.
         self._cache = ImageCache(image_processor, cache_bytes, threads=0)
         controls = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens, image_processor.image_token})
-        self._controls = re.compile(f"(?={'|'.join(map(re.escape, filter(None, controls)))})")
+        self._controls = control_pattern(filter(None, controls))
         self._front = self._added_in_front()
         self._lead, self._opening, self._end = self._answer_frame()
         self.stop_token_ids: tuple[int, ...] = tuple(sorted({*stop_token_ids, self._end}))
@@ -67,8 +68,8 @@ class ProcessorTemplate(EncodesAhead):
         self.banned_token_ids: tuple[int, ...] = tuple(sorted({*banned_token_ids, image_token}))
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:
-        """The record's turns and images, up to where the assistant begins. Raises UserError, naming the record, for an
-        unreadable image or a prompt over ``max_length``."""
+        """The record's turns and images, up to the point where the assistant begins. Raises UserError, naming the
+        record, for an unreadable image or a prompt over ``max_length``."""
         try:
             images = tuple(self._cache(source) for source in record.images)
             ids, text, order = self._encode_turns(record, [image.text for image in images])
@@ -77,8 +78,8 @@ class ProcessorTemplate(EncodesAhead):
         return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)
 
     def check_prompts(self, records: Iterable[Record]) -> None:
-        """Raise one UserError for every record whose prompt is over ``max_length`` or whose image cannot be prepared:
-        the first problem and a count. Reads image headers only."""
+        """Raise one UserError for all records whose prompt is over ``max_length`` or whose image cannot be prepared. It
+        states the first problem and a count. Reads image headers only."""
         problems = []
         for record in records:
             try:
@@ -96,22 +97,19 @@ class ProcessorTemplate(EncodesAhead):
         inside = ids[len(lead) :] if ids[: len(lead)] == lead else self._encode(self._opening + self._marked(text))
         return [*inside, self._end]
 
-    def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """The text of a completion: stop tokens are left out, every other token is shown."""
-        kept = [token for token in map(int, ids) if token not in self.stop_token_ids]
-        return self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
     def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]:
-        """One text per token; joined they are ``decode(ids)``. Each is what the token adds to the text before it, so
-        this is right for tokenizers whose tokens read differently alone; bytes of a character spread over several
-        tokens go to the last of them."""
+        """One text per token. Joined they are ``decode(ids)``.
+
+        Each is the text that the token adds to the text before it, since tokens of some tokenizers read differently
+        alone. A character whose bytes are spread over several tokens goes to the last of them.
+        """
         ids = list(map(int, ids))
         pieces, done, last = [], "", 0
         for position, token in enumerate(ids):
             text = self.decode(ids[: position + 1])
-            whole = text.startswith(done) and not text.endswith(UNFINISHED)
-            pieces.append(text[len(done) :] if whole else "")
-            done = text if whole else done
+            complete = text.startswith(done) and not text.endswith(UNFINISHED)
+            pieces.append(text[len(done) :] if complete else "")
+            done = text if complete else done
             last = last if token in self.stop_token_ids else position
         if pieces:
             pieces[last] += self.decode(ids)[len(done) :]
@@ -124,7 +122,7 @@ class ProcessorTemplate(EncodesAhead):
         parts = laid_out.split(self.image_processor.image_token)
         if len(parts) - 1 != len(order):
             raise UserError(
-                f"the chat template places {len(parts) - 1} of {len(order)} images; mend the template of the checkpoint"
+                f"the chat template places {len(parts) - 1} of {len(order)} images; fix the template of the checkpoint"
             )
         expanded = parts[0] + "".join(
             image_texts[number - 1] + part for number, part in zip(order, parts[1:], strict=True)
@@ -135,11 +133,11 @@ class ProcessorTemplate(EncodesAhead):
             raise UserError(
                 f"the prompt has {len(ids)} tokens, over --max_length {self.max_length}; raise it or drop the record"
             )
-        shown = "".join(f"{part}<|image_{number}|>" for part, number in zip(parts, order, strict=False)) + parts[-1]
+        shown = "".join(part + numbered_image(number) for part, number in zip(parts, order, strict=False)) + parts[-1]
         return ids, shown.replace(MARK, ""), order
 
     def _turns(self, record: Record) -> list[dict[str, Any]]:
-        """The record's messages as chat templates take them: a list of texts and images each."""
+        """The record's messages as chat templates take them: each with a list of texts and images."""
         placed = bool(image_placeholders(record.messages))
         waiting = [] if placed else [{"type": IMAGE}] * len(record.images)
         turns = []
@@ -151,19 +149,16 @@ class ProcessorTemplate(EncodesAhead):
             for match in PLACEHOLDER.finditer(content) if is_user else ():
                 items = [*items, *self._text_item(content[start : match.start()]), {"type": IMAGE}]
                 start = match.end()
-            rest = self._text_item(content[start:])
-            turns.append({"role": message["role"], "content": [*items, *(rest or ([] if items else [_text("")]))]})
+            items = [*items, *self._text_item(content[start:])] or [_text("")]
+            turns.append({"role": message["role"], "content": items})
         return turns
 
     def _text_item(self, text: str) -> list[dict[str, Any]]:
         return [_text(self._marked(text))] if text else []
 
     def _marked(self, text: str) -> str:
-        """``text`` with a mark after the first character of whatever spells a control token."""
-        text = text.replace(MARK, "")
-        cuts = [match.start() + 1 for match in self._controls.finditer(text)]
-        bounds = zip([0, *cuts], [*cuts, len(text)], strict=True)
-        return MARK.join(text[start:end] for start, end in bounds)
+        """``text`` with a mark after the first character of everything that spells a control token."""
+        return MARK.join(plain_parts(text.replace(MARK, ""), self._controls))
 
     def _encode(self, text: str) -> list[int]:
         return [
@@ -182,22 +177,27 @@ class ProcessorTemplate(EncodesAhead):
             raise UserError(f"the checkpoint's chat template refuses the turns ({error})") from error
 
     def _added_in_front(self) -> list[int]:
-        """What the tokenizer itself puts before a text: for some models the begin token, which the chat templates of
-        others write."""
+        """The ids that the tokenizer itself puts before a text: for some models the begin token. For others the chat
+        template writes it."""
         with_front, bare = (self.tokenizer.encode("a", add_special_tokens=added) for added in (True, False))
         return next((with_front[:start] for start, token in enumerate(with_front) if token == bare[0]), [])
 
     def _answer_frame(self) -> tuple[str, str, int]:
-        """The end of a prompt from its last control token on, what the chat template writes between it and an answer,
-        and the token that ends an answer: the first control token after it, or the tokenizer's end of text."""
+        """Three parts of the chat template's frame around an answer.
+
+        The end of a prompt from its last control token on. The text between the prompt and an answer. The token that
+        ends an answer: the first control token after it, or the tokenizer's end of text.
+        """
         question = [{"role": "user", "content": [_text("Question")]}]
         prompt = self._render(question, add_generation_prompt=True)
         whole = self._render(
             [*question, {"role": "assistant", "content": [_text(ANSWER)]}], add_generation_prompt=False
         )
-        before, found, after = whole.partition(ANSWER)
-        if not found:
-            raise UserError(f"{self.image_processor.folder}: the chat template leaves out the assistant's answer")
+        before, present, after = whole.partition(ANSWER)
+        if not present:
+            raise UserError(
+                f"{self.image_processor.folder}: the chat template leaves out the assistant's answer; fix the template"
+            )
         opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
         match = self._controls.search(after)
         ends = [self.tokenizer.eos_token_id]
@@ -206,7 +206,7 @@ class ProcessorTemplate(EncodesAhead):
         end = next((token for token in ends if token is not None), None)
         if end is None:
             raise UserError(
-                f"{self.image_processor.folder}: neither chat template nor tokenizer names an end of answers"
+                f"{self.image_processor.folder}: neither chat template nor tokenizer names an end of answers; add one"
             )
         last = max((match.start() for match in self._controls.finditer(prompt)), default=0)
         return prompt[last:], opening, end

@@ -1,16 +1,14 @@
-"""Phi-4's chat format: records -> token ids with room for images, and token ids -> text.
+"""Phi-4's chat format: records to token ids with room for images, and token ids to text.
 
     <|system|>text<|end|><|user|><|image_1|><|image_2|>question<|end|><|assistant|>answer<|end|>
 
 without newlines. Each <|image_k|> becomes as many copies of the image token as the model has features for image k.
-Text from a dataset never turns into a control token: "<|end|>" in a question is encoded as the seven characters it is.
+Text from a dataset never becomes a control token: "<|end|>" in a question is encoded as its seven characters.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,57 +17,37 @@ from transformers import PreTrainedTokenizerBase
 from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
 from swift.llm.images.cache import CACHE_BYTES, DECODING_THREADS, ImageCache
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
-from swift.llm.images.protocol import Picture
 from swift.llm.images.source import ImageSource, image_size
+from swift.llm.phi4_names import (
+    ASSISTANT,
+    AUDIO_TOKEN,
+    END,
+    END_OF_TEXT,
+    IMAGE_TOKEN,
+    USER,
+    numbered_image,
+    turn_token,
+)
+from swift.llm.template.common import UNFINISHED, TemplateBase, control_pattern, plain_parts
+from swift.llm.template.protocol import EncodedPrompt
 from swift.utils.errors import UserError
 
 IMAGE_SEPARATOR = ""  # after an image that the template places; published training had "\n", published evaluation ""
-END, ASSISTANT, END_OF_TEXT = "<|end|>", "<|assistant|>", "<|endoftext|>"
-IMAGE_TOKEN, AUDIO_TOKEN = "<|endoftext10|>", "<|endoftext11|>"
-UNFINISHED = "\ufffd"  # what decoding gives for the first bytes of a character
-PROBE = "No pleural effusion, 5 cm. α→β"
+PROBE_TEXT = "No pleural effusion, 5 cm. α→β"
 
 
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """One prompt, as the model takes it."""
-
-    input_ids: Tensor  # [P] long, each image as its run of image tokens
-    images: tuple[Picture, ...]  # in the order of their runs
-    text: str  # the prompt with <|image_k|> for images, for logs
-
-
-class EncodesAhead:
-    """Many prompts at a time, for templates that encode one (``encode_prompt``) and keep their images in ``_cache``."""
-
-    _cache: ImageCache
-
-    def encode_prompts(self, records: Sequence[Record]) -> list[EncodedPrompt]:
-        """The prompt of each record, their images decoded side by side. Raises what ``encode_prompt`` raises."""
-        self._cache.prefetch(_images_of(records), first=True)
-        return [self.encode_prompt(record) for record in records]
-
-    def prefetch(self, records: Iterable[Record]) -> None:
-        """Announce the records that will be encoded next, in order and in place of those announced before: worker
-        threads decode their images meanwhile, as far as the cache has room. Returns at once; changes no result."""
-        self._cache.prefetch(_images_of(records))
-
-
-def _images_of(records: Iterable[Record]) -> list[ImageSource]:
-    return [source for record in records for source in record.images]
-
-
-class Phi4Template(EncodesAhead):
-    """Encodes and decodes for one tokenizer and image processor.
+class Phi4Template(TemplateBase):
+    """The `Template` for one tokenizer and image processor of Phi-4.
 
     Args:
-        image_token_id: the id the model replaces with image features.
+        image_token_id: the id that the model replaces with image features.
         max_length: most tokens a prompt may have; None for no limit.
-        cache_bytes: how much memory tiled images may take between calls.
-        decoding_threads: how many decode announced images meanwhile; 0: none do.
-        rope_switch: see `policy.rope_switch`; a completion of up to ``new_tokens`` tokens must not cross it, since
-            transformers then computes the prompt anew from its ids, without images.
-        stop_token_ids: ids that the model's generation configuration ends at, besides the template's own.
+        cache_bytes: most memory that tiled images may take between calls.
+        decoding_threads: threads that decode announced images; 0 for none.
+        rope_switch: length at which the model changes its rotary frequencies (`policy.rope_switch`).
+        new_tokens: most tokens of a completion. It must not cross ``rope_switch``, because transformers then computes
+            the prompt again from its ids, without images.
+        stop_token_ids: ids that end a completion by the model's generation configuration, besides the template's own.
 
     Raises UserError for a tokenizer that lacks Phi-4's control tokens or does not decode token by token.
     """
@@ -91,10 +69,9 @@ class Phi4Template(EncodesAhead):
         self.image_token_id, self.max_length = image_token_id, max_length
         self._cache = ImageCache(image_processor, cache_bytes, decoding_threads)
         self._vocabulary = tokenizer.get_added_vocab()
-        # a lookahead, so that control tokens that overlap are all found
-        self._controls = re.compile(f"(?={'|'.join(map(re.escape, self._vocabulary))})")
+        self._controls = control_pattern(self._vocabulary)
         self._pieces: dict[int, str] = {}
-        for name in ("<|user|>", ASSISTANT, END):
+        for name in (USER, ASSISTANT, END):
             self._id(name)
         ends = {self._vocabulary.get(END_OF_TEXT), tokenizer.eos_token_id, self._id(END)}
         self.stop_token_ids: tuple[int, ...] = tuple(sorted({*stop_token_ids, *ends} - {None}))
@@ -102,7 +79,7 @@ class Phi4Template(EncodesAhead):
         self.pad_token_id: int = self.stop_token_ids[0] if padding is None else padding
         placeholders = {image_token_id, self._vocabulary.get(IMAGE_TOKEN), self._vocabulary.get(AUDIO_TOKEN)}
         self.banned_token_ids: tuple[int, ...] = tuple(sorted(placeholders - {None}))
-        probe = self._encode(PROBE)
+        probe = self._encode(PROBE_TEXT)
         if "".join(self.decode_tokens(probe)) != self.decode(probe):
             raise UserError("the tokenizer does not decode token by token; use the checkpoint's byte-level tokenizer")
 
@@ -118,8 +95,8 @@ class Phi4Template(EncodesAhead):
         return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)
 
     def check_prompts(self, records: Iterable[Record]) -> None:
-        """Raise one UserError for every record whose prompt is over ``max_length`` or whose image cannot be tiled: the
-        first problem and a count. Reads image headers only."""
+        """Raise one UserError for all records whose prompt is over ``max_length`` or whose image cannot be tiled. It
+        states the first problem and a count. Reads image headers only."""
         counts: dict[str, int] = {}
         problems = []
         for record in records:
@@ -137,15 +114,10 @@ class Phi4Template(EncodesAhead):
         """The ids of an answer and its ``<|end|>``, to train on."""
         return [*self._encode(text), self._id(END)]
 
-    def decode(self, ids: Sequence[int] | Tensor) -> str:
-        """The text of a completion: stop tokens are left out, every other token is shown."""
-        kept = [token for token in map(int, ids) if token not in self.stop_token_ids]
-        return self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
     def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]:
-        """One text per token; joined they are ``decode(ids)``.
+        """One text per token. Joined they are ``decode(ids)``.
 
-        Bytes of a character spread over several tokens go to the last of them. A stop token is "".
+        A character whose bytes are spread over several tokens goes to the last of them. A stop token is "".
         """
         pieces, pending, last = [], [], None
         for position, token in enumerate(map(int, ids)):
@@ -172,7 +144,7 @@ class Phi4Template(EncodesAhead):
 
         def image(number: int) -> None:
             ids.extend([self.image_token_id] * tokens_per_image[number - 1])
-            text.append(f"<|image_{number}|>")
+            text.append(numbered_image(number))
 
         def words(content: str) -> None:
             ids.extend(self._encode(content))
@@ -183,7 +155,7 @@ class Phi4Template(EncodesAhead):
             text.append(name)
 
         for message in record.messages:
-            control(f"<|{message['role']}|>")
+            control(turn_token(message["role"]))
             is_user, content = message["role"] == "user", message["content"]
             for number in waiting if is_user and not numbers else ():
                 image(number)
@@ -199,10 +171,8 @@ class Phi4Template(EncodesAhead):
         return ids, "".join(text), order
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of plain text. What spells a control token is encoded in two parts, so that it stays plain text."""
-        cuts = [match.start() + 1 for match in self._controls.finditer(text)]
-        bounds = zip([0, *cuts], [*cuts, len(text)], strict=True)
-        parts = [text[start:end] for start, end in bounds if end > start]
+        """Ids of plain text, without control tokens."""
+        parts = plain_parts(text, self._controls)
         return [token for part in parts for token in self.tokenizer.encode(part, add_special_tokens=False)]
 
     def _piece(self, token: int) -> str:
@@ -230,6 +200,6 @@ class Phi4Template(EncodesAhead):
         if self.rope_switch is not None and length <= self.rope_switch < length + self.new_tokens:
             raise UserError(
                 f"the prompt has {length} tokens and its completion up to {self.new_tokens}, across the model's rope "
-                f"switch at {self.rope_switch}, where generation loses the images; lower --dynamic_hd or the most "
+                f"switch at {self.rope_switch}, and generation loses the images there; lower --dynamic_hd or the most "
                 "tokens a completion may have, or drop the record"
             )

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import TrainerCallback
 
 from swift.trainers.rlhf_trainer.rollout import Rollout
 from swift.utils.files import replacing
@@ -45,6 +47,24 @@ def _step(line: str) -> float:
         return float("inf")
 
 
+class CompletionsRecorder(TrainerCallback):
+    """Collects the rows of a step over its micro-batches. When the step ends, the main process writes those of all."""
+
+    def __init__(self, log: CompletionsLog, reward_names: Sequence[str]) -> None:
+        self.log = log
+        self.reward_names = list(reward_names)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, step: int, rollout: Rollout, logps: Tensor) -> None:
+        """Collect the rows of ``rollout``; arguments are those of :func:`completion_rows`."""
+        self._rows += completion_rows(step, rollout, self.reward_names, logps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        rows, self._rows = gather_object(self._rows), []
+        if args.should_save:
+            self.log.append(rows)
+
+
 def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], logps: Tensor) -> list[dict[str, Any]]:
     """One object per completion of ``rollout``; ``logps`` [N, C] are those of the policy that the step updates."""
     size = rollout.group_size
@@ -67,7 +87,7 @@ def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], lo
                 "rewards": {name: None if math.isnan(value) else value for name, value in rewards},
                 "advantage": float(rollout.advantages[row]),
                 "finished": bool(rollout.completions.finished[row]),
-                "in_loss": bool(rollout.kept[row]),
+                "in_loss": bool(rollout.in_loss[row]),
             }
         )
     return rows

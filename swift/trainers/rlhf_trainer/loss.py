@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 ADVANTAGE_EPSILON = 1e-4
+LARGEST_EXPONENT = 20.0  # e^20 is 5e8: a policy 20 nats away from where it started is lost anyway
 
 
 def combine_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
@@ -31,11 +32,18 @@ def group_advantages(rewards: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     return advantages.flatten(), std
 
 
+def bounded_exp(values: Tensor) -> Tensor:
+    """The exponential up to ``LARGEST_EXPONENT``, and beyond it the tangent at that point, which goes the same way and
+    overflows neither in value nor in gradient. Any shape."""
+    bounded = values.clamp(max=LARGEST_EXPONENT)
+    return torch.exp(bounded) * (1 + (values - bounded))
+
+
 def k3_kl(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """Per-token KL(policy || reference) by the k3 estimator exp(q - p) - (q - p) - 1 with p the policy's and q the
     reference's log-probability of the sampled token. Any shape; never negative."""
     difference = reference_logps - logps
-    return torch.exp(difference) - difference - 1
+    return bounded_exp(difference) - difference - 1
 
 
 def clipped_surrogate(logps: Tensor, old_logps: Tensor, advantages: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -43,7 +51,7 @@ def clipped_surrogate(logps: Tensor, old_logps: Tensor, advantages: Tensor, epsi
 
     ``logps``, ``old_logps`` [N, C]; ``advantages`` [N]. Returns loss [N, C] and clipped bool [N, C].
     """
-    ratio = torch.exp(logps - old_logps)
+    ratio = bounded_exp(logps - old_logps)
     advantages = advantages[:, None]
     free, held = ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages
     return -torch.minimum(free, held), held < free

@@ -25,10 +25,11 @@ class Rollout:
     rewards: Tensor  # [N, R], NaN where a reward does not apply
     advantages: Tensor  # [N]
     std: Tensor  # [B] spread of the weighted reward within each group
-    kept: Tensor  # bool [N]: completions that count in the loss
+    in_loss: Tensor  # bool [N]: completions that count in the loss
 
     def __post_init__(self) -> None:
-        counts = {len(x) for x in (self.completions, self.texts, self.tokens, self.rewards, self.advantages, self.kept)}
+        fields = (self.completions, self.texts, self.tokens, self.rewards, self.advantages, self.in_loss)
+        counts = {len(field) for field in fields}
         if len(counts) != 1 or len(self.items) != len(self.prompts) or len(self.texts) % len(self.items):
             raise ValueError(f"{len(self.items)} prompts with completion fields of lengths {sorted(counts)}")
 
@@ -43,7 +44,7 @@ class Rollout:
     @property
     def loss_mask(self) -> Tensor:
         """Tokens that count in the loss, bool [N, C]."""
-        return self.completions.mask & self.kept[:, None]
+        return self.completions.mask & self.in_loss[:, None]
 
     def select(self, groups: Sequence[int]) -> Rollout:
         """The groups at these places, in that order."""
@@ -58,7 +59,7 @@ class Rollout:
             self.rewards[rows],
             self.advantages[rows],
             self.std[list(groups)],
-            self.kept[rows],
+            self.in_loss[rows],
         )
 
     def concat(self, other: Rollout) -> Rollout:
@@ -71,9 +72,18 @@ class Rollout:
             self.tokens + other.tokens,
             *(
                 torch.cat([getattr(self, name), getattr(other, name)])
-                for name in ("rewards", "advantages", "std", "kept")
+                for name in ("rewards", "advantages", "std", "in_loss")
             ),
         )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A rollout with the log-probabilities that the loss compares the policy's with."""
+
+    rollout: Rollout
+    reference_logps: Tensor | None  # [N, C]; None when beta is 0
+    old_logps: Tensor | None  # [N, C]; None when each rollout is used once: the policy is then its own old policy
 
 
 def reward_columns(items: Sequence[PromptItem], group_size: int, completions: Completions) -> dict[str, list[Any]]:

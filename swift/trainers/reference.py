@@ -20,12 +20,14 @@ class Snapshot:
         self.values = values
 
     @classmethod
-    def of(cls, model: nn.Module) -> Snapshot:
-        """Copy every parameter of ``model`` that requires gradients."""
-        return cls({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
+    def of(cls, model: nn.Module, dtype: torch.dtype | None = None) -> Snapshot:
+        """Copy every parameter of ``model`` that requires gradients, in the type ``dtype`` or its own."""
+        return cls(
+            {n: p.detach().to(dtype or p.dtype, copy=True) for n, p in model.named_parameters() if p.requires_grad}
+        )
 
     @classmethod
-    def of_other(cls, model: nn.Module, other: nn.Module) -> Snapshot | None:
+    def of_other(cls, model: nn.Module, other: nn.Module, dtype: torch.dtype | None = None) -> Snapshot | None:
         """The values ``other`` has for what trains in ``model``; None where it differs in frozen tensors too, so that
         only a second model can stand for it."""
         values = {}
@@ -35,7 +37,7 @@ class Snapshot:
             if value is None or value.shape != parameter.shape:
                 return None
             if parameter.requires_grad:
-                values[name] = value.detach().to(parameter.device, parameter.dtype, copy=True)
+                values[name] = value.detach().to(parameter.device, dtype or parameter.dtype, copy=True)
             elif not torch.equal(value.to(parameter.device, parameter.dtype), parameter):
                 return None
         return cls(values)

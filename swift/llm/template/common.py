@@ -1,0 +1,65 @@
+"""Shared parts of both templates: many prompts at a time, decoding, and text that must not become control tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from swift.llm.dataset import Record
+from swift.llm.images.cache import ImageCache
+from swift.llm.images.source import ImageSource
+from swift.llm.template.protocol import EncodedPrompt
+
+UNFINISHED = "\ufffd"  # what decoding gives for the first bytes of a character
+
+
+class TemplateBase:
+    """Base of templates that encode one prompt (``encode_prompt``) and hold their images in ``_cache``."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_token_ids: tuple[int, ...]
+    _cache: ImageCache
+
+    def encode_prompt(self, record: Record) -> EncodedPrompt:
+        """See `Template.encode_prompt`."""
+        raise NotImplementedError
+
+    def encode_prompts(self, records: Sequence[Record]) -> list[EncodedPrompt]:
+        """The prompt of each record, with their images decoded in parallel. Raises UserError as ``encode_prompt``."""
+        self._cache.prefetch(_images_of(records), first=True)
+        return [self.encode_prompt(record) for record in records]
+
+    def prefetch(self, records: Iterable[Record]) -> None:
+        """Announce the records that will be encoded next, in order. They replace those announced before.
+
+        Worker threads decode their images meanwhile, as far as the cache has room. Returns at once and changes no
+        result.
+        """
+        self._cache.prefetch(_images_of(records))
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of a completion. Stop tokens are left out, and every other token is shown."""
+        shown = [token for token in map(int, ids) if token not in self.stop_token_ids]
+        return self.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def control_pattern(controls: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that matches, with length 0, before each of ``controls``, so that overlapping ones are all found."""
+    return re.compile(f"(?={'|'.join(map(re.escape, controls))})")
+
+
+def plain_parts(text: str, controls: re.Pattern[str]) -> list[str]:
+    """``text`` cut after the first character of everything that spells a control token.
+
+    Encoded one by one the parts stay plain text: "<|end|>" in a question becomes characters, not a control token.
+    """
+    cuts = [match.start() + 1 for match in controls.finditer(text)]
+    bounds = zip([0, *cuts], [*cuts, len(text)], strict=True)
+    return [text[start:end] for start, end in bounds if end > start]
+
+
+def _images_of(records: Iterable[Record]) -> list[ImageSource]:
+    return [source for record in records for source in record.images]

@@ -1,0 +1,54 @@
+"""The interface of templates: records in, token ids out, and back to text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from swift.llm.dataset import Record
+from swift.llm.images.protocol import ImageProcessor, Picture
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One prompt, as the model takes it."""
+
+    input_ids: Tensor  # [P] long, each image as its run of image tokens
+    images: tuple[Picture, ...]  # in the order of their runs
+    text: str  # the prompt with <|image_k|> for images, for logs
+
+
+class Template(Protocol):
+    """Encodes prompts and decodes completions in one model's chat format."""
+
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: ImageProcessor
+    stop_token_ids: tuple[int, ...]  # end a completion
+    banned_token_ids: tuple[int, ...]  # never generated
+    pad_token_id: int
+
+    def encode_prompt(self, record: Record) -> EncodedPrompt:
+        """The record's turns and images, up to the point where the assistant begins. Raises UserError, naming the
+        record, for an unreadable image or a prompt that is too long."""
+
+    def encode_prompts(self, records: Sequence[Record]) -> list[EncodedPrompt]:
+        """The prompt of each record, with their images decoded in parallel. Raises UserError as ``encode_prompt``."""
+
+    def prefetch(self, records: Iterable[Record]) -> None:
+        """Announce the records that will be encoded next, so that their images are decoded meanwhile."""
+
+    def check_prompts(self, records: Iterable[Record]) -> None:
+        """Raise one UserError for all records whose prompt is too long or whose image cannot be prepared."""
+
+    def encode_completion(self, text: str) -> list[int]:
+        """The ids of an answer and the end of its turn, to train on."""
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of a completion. Stop tokens are left out, and every other token is shown."""
+
+    def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]:
+        """One text per token. Joined they are ``decode(ids)``."""

@@ -1,0 +1,123 @@
+"""Construction of the rewards that ``--reward_funcs`` names, and scoring of completions with them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from swift.plugin.loader import describe_error
+from swift.plugin.orm import orms
+from swift.utils.errors import UserError
+
+
+def build_rewards(names: Iterable[str], settings: Any = None, tokenizer: Any = None) -> list[tuple[str, Callable]]:
+    """Construct the rewards of these names, in order, as (name, reward) pairs.
+
+    A class is instantiated once. As in ms-swift, a constructor parameter with the name of an attribute of ``settings``
+    (the training arguments) receives the attribute's value, and a parameter called ``tokenizer`` receives the
+    tokenizer. Instances and functions are used as they are.
+
+    Raises:
+        UserError: there are no names, a name is repeated or unknown, or a constructor fails.
+    """
+    names = list(names)
+    if not names:
+        raise UserError("--reward_funcs is empty; name at least one of: " + _known_names())
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise UserError(f"--reward_funcs names {name!r} twice; use --reward_weights to give it more weight")
+        if name not in orms:
+            nearest = difflib.get_close_matches(name, orms, n=1)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise UserError(f"--reward_funcs: unknown reward {name!r}; {hint}known: {_known_names()}")
+    return [(name, _construct(name, orms[name], settings, tokenizer)) for name in names]
+
+
+def required_columns(rewards: Iterable[tuple[str, Callable]]) -> dict[str, str]:
+    """Dataset columns that a reward requires, each with the name of the first reward that does.
+
+    They are the parameters without a default that follow ``completions`` in the reward's signature.
+    """
+    required: dict[str, str] = {}
+    for name, reward in rewards:
+        parameters = list(inspect.signature(reward).parameters.values())
+        for parameter in parameters[1:]:
+            if parameter.default is parameter.empty and parameter.kind not in (
+                parameter.VAR_KEYWORD,
+                parameter.VAR_POSITIONAL,
+            ):
+                required.setdefault(parameter.name, name)
+    return required
+
+
+def reward_matrix(
+    rewards: list[tuple[str, Callable]], completions: list[str], columns: Mapping[str, list]
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Score N completions with R rewards: float32 [N, R], NaN for None.
+
+    Args:
+        rewards: R (name, reward) pairs, as ``build_rewards`` returns them.
+        completions: N texts.
+        columns: dataset columns, each a list of N values aligned with ``completions``.
+
+    Raises:
+        UserError: a reward raises, or returns anything other than N values, each a finite number or None.
+        ValueError: a column does not hold N values.
+    """
+    for column, values in columns.items():
+        if len(values) != len(completions):
+            raise ValueError(f"column {column!r} has {len(values)} values for {len(completions)} completions")
+    scores = np.full((len(completions), len(rewards)), np.nan, dtype=np.float32)
+    for index, (name, reward) in enumerate(rewards):
+        try:
+            returned = reward(completions, **columns)
+        except Exception as error:  # a plugin's code may raise anything
+            raise UserError(f"reward {name!r} failed: {describe_error(error)}") from error
+        scores[:, index] = _checked(name, returned, len(completions))
+    return scores
+
+
+def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -> Callable:
+    if inspect.isclass(registered):
+        parameters = inspect.signature(registered.__init__).parameters
+        arguments = {
+            name: getattr(settings, name)
+            for name in parameters
+            if name not in ("self", "args", "kwargs") and hasattr(settings, name)
+        }
+        if "tokenizer" in parameters:
+            arguments["tokenizer"] = tokenizer
+        try:
+            registered = registered(**arguments)
+        except Exception as error:  # a plugin's code may raise anything
+            raise UserError(f"reward {name!r} cannot be set up: {describe_error(error)}") from error
+    if not callable(registered):
+        raise UserError(f"reward {name!r} is a {type(registered).__name__}; register a class or a function")
+    return registered
+
+
+def _checked(name: str, returned: Any, count: int) -> list[float]:
+    """The ``count`` values that a reward returned, NaN for None."""
+    try:
+        values = [np.nan if value is None else float(value) for value in returned]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"reward {name!r} must return a list of {count} numbers (None if it does not apply): {error}"
+        ) from error
+    if len(values) != count:
+        raise UserError(f"reward {name!r} returned {len(values)} values for {count} completions; return one each")
+    for position, (value, original) in enumerate(zip(values, returned, strict=True)):
+        if original is not None and not np.isfinite(value):
+            raise UserError(
+                f"reward {name!r} returned {value} for completion {position}; return a finite number, or None if the"
+                " reward does not apply"
+            )
+    return values
+
+
+def _known_names() -> str:
+    return ", ".join(sorted(orms)) or "none (load a plugin with --external_plugins plugin.py)"

@@ -1,0 +1,50 @@
+"""Dynamic sampling: groups whose rewards are all alike teach nothing, so groups of other prompts take their places.
+
+Yu et al. 2025, "DAPO" (arXiv 2503.14476), section 3.2. Departure from the paper: the attempts are limited, and a group
+that is still flat after the last one is masked out of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from swift.trainers.rlhf_trainer.rollout import Rollout
+
+RollOutOthers = Callable[[int, set[int], int], Rollout]  # (groups, prompts taken already, attempt)
+
+
+def replace_flat_groups(rollout: Rollout, min_std: float, attempts: int, roll_out_others: RollOutOthers) -> Rollout:
+    """Replace flat groups, whose rewards have a standard deviation of ``min_std`` at most, by groups of other prompts
+    that have more, in up to ``attempts`` attempts.
+
+    ``roll_out_others(count, taken, attempt)`` samples ``count`` groups whose prompts are preferably outside ``taken``;
+    attempts count from 1. Groups that stay flat do not count in the loss.
+    """
+    taken = {item.index for item in rollout.items}
+    flat = (rollout.std <= min_std).nonzero().flatten().tolist()
+    for attempt in range(1, attempts + 1):
+        if not flat:
+            break
+        fresh = roll_out_others(len(flat), taken, attempt)
+        taken |= {item.index for item in fresh.items}
+        spread = (fresh.std > min_std).nonzero().flatten().tolist()
+        order = list(range(len(rollout)))
+        for old, new in zip(flat, spread, strict=False):
+            order[old] = len(rollout) + new
+        rollout = rollout.concat(fresh).select(order)
+        flat = flat[len(spread) :]
+    in_loss = rollout.in_loss.clone()
+    in_loss.view(-1, rollout.group_size)[flat] = False
+    return replace(rollout, in_loss=in_loss)
+
+
+def other_prompts(prompts: int, count: int, taken: set[int], key: tuple[int, ...]) -> list[int]:
+    """Draw ``count`` distinct indexes below ``prompts`` outside ``taken``, or among all when every one is taken.
+
+    The draw is a function of ``key``, so a checkpoint need not hold it.
+    """
+    order = np.random.default_rng(key).permutation(prompts).tolist()
+    return ([index for index in order if index not in taken] or order)[:count]

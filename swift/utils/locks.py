@@ -1,0 +1,26 @@
+"""One process at a time: a lock on a file that the system gives back when its holder ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from swift.utils.errors import UserError
+
+
+@contextmanager
+def only_one(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file ``path`` within the block. Its folder is made.
+
+    Raises UserError with the message ``busy`` if another process holds it. The file stays: removing it would let two
+    processes hold locks on two files of one name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(busy) from error
+        yield

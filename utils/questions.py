@@ -1,0 +1,77 @@
+"""Identity of a question, in one place: its patient, its name, and the questions that belong together.
+
+Files disagree on how they write the same patient: pandas turns whole numbers into decimal ones as soon as a value is
+missing, and MIMIC puts a ``p`` before them in its folders. Sampling, splits, intervals and the image-swapping control
+all ask here. A *question* is one object of an annotation, training or result file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NOBODY = {"", "nan", "none", "null"}  # the texts that a missing value leaves when it is turned into one
+
+Question = Mapping[str, Any]
+
+
+def patient_of(question: Question) -> str | None:
+    """The patient that ``subject_id`` names, None if it names nobody.
+
+    10000032, 10000032.0, "10000032", "10000032.0", " 10000032 " and "p10000032" are the same patient. Other texts
+    stand for themselves, without blanks around them. Nobody is named by a missing field, by null, NaN, an empty text,
+    and by a value that is neither a number nor a text.
+    """
+    value = question.get("subject_id")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    name = identifier_text(value, letter="p")
+    return None if name.lower() in _NOBODY else name
+
+
+def identifier_text(value: object, letter: str) -> str:
+    """An identifier as text without blanks around it. The ``letter`` that MIMIC writes before the digits and an empty
+    decimal part go: for "s", 50414267.0 and "s50414267" are both "50414267"."""
+    text = str(value).strip()
+    digits = re.fullmatch(rf"{letter}?([0-9]+)(?:\.0+)?", text, re.IGNORECASE)
+    return digits[1] if digits else text
+
+
+def cluster_of(question: Question, alone: str) -> str:
+    """A label that questions about the same patient share. A question without a patient has the label ``alone``, which
+    should be its own."""
+    patient = patient_of(question)
+    return alone if patient is None else f"patient {patient}"
+
+
+def patients(questions: Sequence[Question]) -> list[str]:
+    """The cluster of each question, for intervals: its patient. One without is a patient of its own."""
+    return [cluster_of(question, f"position {position}") for position, question in enumerate(questions)]
+
+
+def question_id(question: Question, position: int) -> Any:
+    """The question's name in its file, as the file writes it: its ``idx``, else its ``id``, else its position."""
+    return next((question[field] for field in ("idx", "id") if question.get(field) is not None), position)
+
+
+def question_name(question: Question, position: int) -> str:
+    """:func:`question_id` as text, by which questions of several files are matched."""
+    return str(question_id(question, position))
+
+
+def question_key(question: Question, wording: str, images: Sequence[str] = ()) -> tuple[str, str]:
+    """The key that two records of the same question share: their ``idx``, or their ``images`` if they have none, and
+    their ``wording``."""
+    name = images if question.get("idx") is None else question["idx"]
+    return str(name), wording
+
+
+def group_rows(questions: Sequence[Question], field: str) -> dict[str, list[int]]:
+    """Positions of the questions by their value of ``field`` as text, the most frequent value first and equally
+    frequent ones by the alphabet. Questions without the field are left out."""
+    members: dict[str, list[int]] = {}
+    for position, question in enumerate(questions):
+        if question.get(field) is not None:
+            members.setdefault(str(question[field]), []).append(position)
+    return dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
