@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from swift.utils.errors import UserError
-from swift.utils.run_folder import newest_checkpoint
+from swift.utils.files import read_json
+from swift.utils.run_folder import newest_checkpoint, trainer_state
 from tools.demo_world.build import make_demo
 from tools.demo_world.dataset import WorldConfig
 from tools.demo_world.policy import write_policy
@@ -25,7 +25,7 @@ def seconds_a_step(run: Path, skipped: int = 0) -> dict[str, float]:
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         raise UserError(f"--run {run}: holds no finished checkpoint; name the folder of a GRPO run")
-    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    history = trainer_state(checkpoint)["log_history"]
     logged = [entry for entry in history if "seconds/reward" in entry][skipped:]
     if not logged:
         raise UserError(f"--run {run}: its log has no seconds/reward; name the folder of a GRPO run")
@@ -36,7 +36,7 @@ def short_run(folder: Path) -> Path:
     """A few GRPO steps on a small demo world, with the demo's batch and both rewards, from an untrained policy."""
     make_demo(folder / "world", _WORLD, workers=1)
     data = folder / "world" / "annotations"
-    records = json.loads((data / "train.json").read_text(encoding="utf-8"))
+    records = read_json(data / "train.json", "make the world again", list)
     write_policy(folder / "policy", (turn["content"] for record in records for turn in record["messages"]))
     run = folder / "run"
     command = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +24,7 @@ from swift.llm.images.source import ImageSource
 from swift.utils.digests import folder_digest, value_digest
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
+from swift.utils.files import try_read_json
 from utils.get_knowledge_graph import extractor_name
 from utils.metrics import reference_answers
 from utils.questions import question_name
@@ -195,7 +195,7 @@ class EvaluationJob:
         rows: dict[int, dict[str, Any]] = {}
         for partial in self.partials():
             for index, row in partial.rows.items():
-                if row["question"] == digests[index]:
+                if 0 <= index < len(digests) and row["question"] == digests[index]:
                     rows.setdefault(index, row)
         return rows
 
@@ -221,11 +221,8 @@ class EvaluationJob:
                 raise UserError(_in_the_way(path, other))
         if not self.result.exists():
             return False
-        try:
-            document = json.loads(self.result.read_text(encoding="utf-8"))
-            settings, images, extractor = (document.get(name) for name in ("settings", "images", "extractor"))
-        except (OSError, ValueError, AttributeError):
-            settings = images = extractor = None
+        document = try_read_json(self.result) or {}
+        settings, images, extractor = (document.get(name) for name in ("settings", "images", "extractor"))
         if not isinstance(settings, dict):
             raise UserError(_in_the_way(self.result, ["no settings in it"]))
         other = self.differences(settings)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""JSON files: written so that a reader never sees half of one, read strictly or forgivingly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swift.utils.errors import UserError
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary neighbour of ``path`` to write to; it is renamed over ``path`` when the block succeeds and
-    removed when it fails. Parents are made."""
+    removed when it fails. Missing parent folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -39,16 +39,26 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> Path:
 
 
 def write_json_lines(path: str | Path, rows: list[Any]) -> Path:
-    """Write one JSON object a line, UTF-8, atomically."""
+    """Write one JSON object per line, UTF-8, atomically."""
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object on disk; UserError with ``remedy`` for anything else."""
+def read_json(path: str | Path, remedy: str, kind: type = dict, *, what: str = "") -> Any:
+    """The JSON object in a file, or a value of another ``kind``. Raises UserError for a file that is missing, cannot be
+    read, or holds something else. The message begins with ``what`` the file is and ends in ``remedy``."""
+    named = f"{what} {path}".lstrip()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object; {remedy}")
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{named} cannot be read ({error}); {remedy}") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{named} is not a JSON {'object' if kind is dict else kind.__name__}; {remedy}")
     return value
+
+
+def try_read_json(path: str | Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if the file is missing, cannot be read, or holds something else."""
+    try:
+        return read_json(path, remedy="")
+    except UserError:
+        return None

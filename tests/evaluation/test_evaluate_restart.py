@@ -268,12 +268,12 @@ def test_a_part_that_another_process_answers_is_left_to_it(questions, undisturbe
     before = partial.read_bytes()
     assert run(questions, begun, "--shard", "1/2", "--batch_size", 3, "--resume", "false") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "another process answers this part" in error
+    assert "another process writes to" in error
     assert "--shard" in error
     own = partial_answers_path(result(begun))
     partial.rename(own)
     assert run(questions, begun, *more) == 2
-    assert "another process answers this part" in capsys.readouterr().err
+    assert "another process writes to" in capsys.readouterr().err
     assert own.read_bytes() == before
     writer.append([], 0.0)
     writer.close()

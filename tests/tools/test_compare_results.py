@@ -96,7 +96,7 @@ def test_metrics_that_cannot_be_computed_are_left_out(files, tmp_path):
     ("content", "words"),
     [
         ("not json", ["cannot be read"]),
-        ("[]", ["has no list 'results'"]),
+        ("[]", ["result file", "is not a JSON object"]),
         ('{"results": []}', ["has no list 'results'"]),
         ('{"results": [{"question": "?", "num_tokens": 1}]}', ["result 0", "'generated_text'"]),
         ('{"results": [3]}', ["result 0", "'question'"]),

@@ -179,8 +179,8 @@ def test_no_texts_give_an_empty_list(tmp_path):
     ("content", "words"),
     [
         ("{", ["cannot be read"]),
-        ("{}", ["no JSON list"]),
-        ("[3]", ["graph 0", "no object"]),
+        ("{}", ["not a JSON list"]),
+        ("[3]", ["graph 0", "not an object"]),
         ([EMPTY, {"entities": {}}], ["graph 1", "'relations'"]),
         ([EMPTY, EMPTY], ["graph 1", "'doc_key'"]),
         ([make_graph({"effusion": "disorder"})], ["graph 0", "'disorder'"]),

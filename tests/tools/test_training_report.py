@@ -113,7 +113,7 @@ def test_what_is_no_run_or_broken_is_one_line_and_status_2(run, tmp_path, capsys
     assert "--groups 0" in error(run, "--groups", 0)
     lines = (run / "completions.jsonl").read_text().splitlines()
     (run / "completions.jsonl").write_text("\n".join([lines[0], "{}", *lines[1:]]))
-    assert "line 2 is no JSON object" in error(run)
+    assert "damaged at line 2 (field 'step' is missing)" in error(run)
     assert not (tmp_path / "out").exists()
 
 

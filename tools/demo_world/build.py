@@ -8,7 +8,6 @@ and demo_policy.json.
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -24,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from swift.utils.errors import UserError
-from swift.utils.files import write_json
+from swift.utils.files import read_json, try_read_json, write_json
 from swift.utils.logger import get_logger
 from tools.demo_world.dataset import World, WorldConfig, build_world
 from tools.demo_world.facts import Study
@@ -104,13 +103,13 @@ def make_policy(folder: Path, world: Path, config: WorldConfig) -> None:
     """Write a policy for the world in ``world``, pretrained on the films of its training patients. The same policy is
     left as it is."""
     identity_file = folder / "demo_policy.json"
-    manifest = json.loads((world / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(world / "manifest.json", "make the world again")
     identity = {"kind": "demo policy", "version": VERSION, "world": manifest["sha256"]}
-    if identity_file.exists() and json.loads(identity_file.read_text(encoding="utf-8")) == identity:
+    if try_read_json(identity_file) == identity:
         logger.info("%s is up to date: nothing to do", folder)
         return
     identity_file.unlink(missing_ok=True)  # not valid until all is written
-    records = json.loads((world / "annotations" / "train.json").read_text(encoding="utf-8"))
+    records = read_json(world / "annotations" / "train.json", "make the world again", list)
     films = {name for record in records for name in record["images"]}
     studies = [study for study in build_world(config).studies if f"{study.image_id}.png" in films]
     rng = numpy.random.default_rng([config.seed, 0])
@@ -125,11 +124,8 @@ def _existing_manifest(output: Path) -> dict[str, Any] | None:
     """The manifest of an earlier world, or None if the folder is empty or does not exist."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
-    try:
-        manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        manifest = None
-    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+    manifest = try_read_json(output / "manifest.json")
+    if manifest is None or manifest.get("kind") != KIND:
         raise UserError(
             f"--output {output}: it exists and has no readable manifest.json of a demo world; name a new folder, "
             "nothing was changed"

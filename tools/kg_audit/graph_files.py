@@ -1,11 +1,11 @@
-"""Graph files of the audit tools, and how a run that was cut goes on.
+"""Graph files of the audit tools, resumed after a kill.
 
-    NAME.json            a JSON list of graphs, one a line, in the order of their texts; ``doc_key`` is the position
+    NAME.json            a JSON list of graphs, one per line, in the order of their texts; ``doc_key`` is the position
     NAME.info.json       what NAME.json was made from: digest and names of the texts, extractor, digest of NAME.json
-    NAME.partial.jsonl   only while it is made: what it is made from, then a graph a line
+    NAME.partial.jsonl   only while it is made: a header with what it is made from, then one graph per line
 
 NAME.json is renamed into place when its last graph is written. A file counts as made from given texts only if
-NAME.info.json says so and NAME.json is still the one it speaks of.
+NAME.info.json says so and NAME.json is still the file that it describes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from ReXKG.graph import ENTITY_TYPES, RELATION_TYPES, Graph
 from swift.utils.errors import UserError
-from swift.utils.files import replacing, write_json
+from swift.utils.files import read_json, replacing, try_read_json, write_json
+from swift.utils.json_lines import JsonLinesFile, JsonLinesWriter
 from swift.utils.logger import get_logger
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name
 
@@ -56,23 +57,23 @@ class NamedTexts:
 
 
 def info_path(path: Path) -> Path:
-    """Where a graph file's record lies."""
+    """The file that records what a graph file was made from."""
     return path.with_suffix(".info.json")
 
 
 def partial_graphs_path(path: Path) -> Path:
-    """Where a graph file grows."""
+    """The file in which the graphs of a graph file are collected."""
     return path.with_suffix(".partial.jsonl")
 
 
 def make_graphs(path: Path, texts: NamedTexts, *, resume: bool = True, overwrite: bool = False) -> None:
     """Write the graphs of ``texts`` to ``path``, unless they are there.
 
-    With ``resume`` a file made from the same texts by the same extractor is kept, and one that was begun is gone on
-    with. Raises UserError where something made from other texts, or by another extractor, is in the way, unless
-    ``overwrite`` replaces it.
+    With ``resume`` a file made from the same texts by the same extractor is kept, and one that was begun is finished.
+    Raises UserError if a file made from other texts, or by another extractor, or a damaged one, is in the way, unless
+    ``overwrite`` replaces it. Raises UserError if another process makes the same file.
     """
-    identity, partial = texts.identity, partial_graphs_path(path)
+    identity = texts.identity
     if path.exists():
         obstacle = _difference(path, identity)
         if obstacle and not overwrite:
@@ -80,70 +81,52 @@ def make_graphs(path: Path, texts: NamedTexts, *, resume: bool = True, overwrite
         if resume and not obstacle:
             logger.info("%s is there already, made from the same %d texts: kept", path, len(texts.texts))
             return
-    begun = _count_partial(partial, identity) if partial.exists() else 0
-    if begun is None and not overwrite:
-        raise UserError(
-            f"{partial} was begun with other texts or another extractor; pass --overwrite to begin anew, or another "
-            "--output_dir"
-        )
-    done = begun if begun and resume else 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "ab" if done else "wb") as file:
-        if done:
-            logger.info("%s holds %d of %d graphs: going on from there", partial, done, len(texts.texts))
-        else:
-            _write_line(file, identity)
-        _extract(file, texts, done, path.stem)
-    _finish(path, partial, texts)
+    partial = JsonLinesFile(partial_graphs_path(path), "pass --overwrite to start over, or another --output_dir")
+    try:
+        _check_partial(partial, texts)
+        anew = not resume
+    except UserError:
+        if not overwrite:
+            raise
+        anew = True
+    with partial.writer(identity, anew=anew) as writer:
+        if writer.resumed:
+            logger.info("%s holds %d of %d graphs: resuming", partial.path, writer.resumed, len(texts.texts))
+        _extract(writer, texts, path.stem)
+        _finish(path, partial.path, texts)
 
 
 def _difference(path: Path, identity: dict[str, str]) -> str | None:
-    """How the file at ``path`` fails to be the one that ``identity`` would give; None where it is that one."""
-    info = _read_info(path)
+    """How the file at ``path`` fails to be the one that ``identity`` would give; None if it is that one."""
+    info = try_read_json(info_path(path))
     if not info:
         return f"has no readable {info_path(path).name} that says what it was made from"
     if info.get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
-        return f"is not the file that {info_path(path).name} speaks of"
+        return f"is not the file that {info_path(path).name} describes"
     if info.get("extractor") != identity["extractor"]:
         return f"was made by {info.get('extractor')}, now {identity['extractor']} is in force"
     return None if info.get("texts") == identity["texts"] else f"was made from other texts, of {info.get('source')}"
 
 
-def _read_info(path: Path) -> dict[str, Any]:
-    """The record of a graph file; empty where there is none."""
-    try:
-        info = json.loads(info_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return info if isinstance(info, dict) else {}
+def _check_partial(partial: JsonLinesFile, texts: NamedTexts) -> None:
+    """Raise UserError if ``partial`` was begun for something else than ``texts``, or is damaged."""
+    for line in partial.lines():
+        position = line.number - 2  # after the header
+        if line.number == 1:
+            if line.value != texts.identity:
+                raise UserError(f"{partial.path} was begun with other texts or another extractor; {partial.remedy}")
+        elif problem := _problem(line.value, position):
+            raise partial.damage(line.number, problem)
+        elif position >= len(texts.texts):
+            raise partial.damage(line.number, "more graphs than texts")
 
 
-def _count_partial(partial: Path, identity: dict[str, str]) -> int | None:
-    """Graphs in a file that was begun, after cutting off a line that a kill left unfinished; None where it was begun
-    for something else."""
-    with open(partial, "r+b") as file:
-        header = file.readline()
-        if not header.endswith(b"\n"):
-            return 0
-        if header != _line(identity):
-            return None
-        count, end = 0, file.tell()
-        for line in file:
-            if not line.endswith(b"\n"):
-                file.truncate(end)
-                break
-            count, end = count + 1, end + len(line)
-    return count
-
-
-def _extract(file: BinaryIO, texts: NamedTexts, start: int, name: str) -> None:
-    total = len(texts.texts)
+def _extract(writer: JsonLinesWriter, texts: NamedTexts, name: str) -> None:
+    start, total = writer.resumed, len(texts.texts)
     with tqdm(total=total, initial=start, desc=name, unit="text", delay=2, leave=False) as progress:
         for first in range(start, total, CHUNK):
             graphs = extract_knowledge_graph(texts.texts[first : first + CHUNK])
-            for position, graph in enumerate(graphs, first):
-                _write_line(file, graph | {"doc_key": str(position)})
-            file.flush()
+            writer.append(graph | {"doc_key": str(position)} for position, graph in enumerate(graphs, first))
             progress.update(len(graphs))
 
 
@@ -169,23 +152,9 @@ def _as_list(lines: BinaryIO) -> Iterator[bytes]:
     yield b"\n]\n"
 
 
-def _write_line(file: BinaryIO, value: Any) -> None:
-    file.write(_line(value))
-
-
-def _line(value: Any) -> bytes:
-    # Half a surrogate pair has no UTF-8; as \udxxx it is what JSON writes for it.
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
 def read_graphs(path: Path) -> list[Graph]:
     """The graphs of a file, in order. Raises UserError naming the graph and field that is not as it should be."""
-    try:
-        graphs = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"graph file {path} cannot be read ({error}); make it again") from error
-    if not isinstance(graphs, list):
-        raise UserError(f"graph file {path} is no JSON list of graphs; pass what the kg tools wrote")
+    graphs = read_json(path, "make it again with the kg tools", list, what="graph file")
     for position, graph in enumerate(graphs):
         if problem := _problem(graph, position):
             raise UserError(f"graph file {path}, graph {position}: {problem}; make it again")
@@ -194,7 +163,7 @@ def read_graphs(path: Path) -> list[Graph]:
 
 def _problem(graph: Any, position: int) -> str | None:
     if not isinstance(graph, dict):
-        return "it is no object"
+        return "it is not an object"
     for field, kind in _FIELDS.items():
         if not isinstance(graph.get(field), kind):
             return f"field '{field}' is missing or of another type"
@@ -211,14 +180,14 @@ def _problem(graph: Any, position: int) -> str | None:
 
 
 def read_graphs_of(path: Path, names: Sequence[str], texts: NamedTexts | None = None) -> list[Graph]:
-    """`read_graphs`, checked to be of the named texts, and of ``texts`` themselves where given.
+    """`read_graphs`, checked to be of the named texts, and of ``texts`` themselves if given.
 
     A file without a record of what it was made from can only be counted; a warning says so. Raises UserError.
     """
     graphs = read_graphs(path)
     if len(graphs) != len(names):
         raise UserError(f"graph file {path} has {len(graphs)} graphs for {len(names)} questions; make it for these")
-    info = _read_info(path)
+    info = try_read_json(info_path(path))
     if not info:
         logger.warning("%s has no %s: its graphs are taken to be of these questions", path, info_path(path).name)
     elif texts is not None and (difference := _difference(path, texts.identity)):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from swift.utils.errors import UserError
+from swift.utils.files import read_json, try_read_json
 from swift.utils.logger import get_logger
 from utils.metrics import question_metrics
 from utils.questions import question_name
@@ -101,22 +102,16 @@ def _is_of_given_texts(path: Path) -> bool:
     """Whether the file holds scores of texts that were given. It is read only where its name leaves that open."""
     if "_given_" not in path.name or not path.name.endswith(ENDINGS[1]):
         return False
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["settings"]["given"] is not None
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
+    settings = (try_read_json(path) or {}).get("settings")
+    return not (isinstance(settings, dict) and "given" in settings and settings["given"] is None)
 
 
 def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, Any]:
     """The document of a result file whose results all have ``fields``. Raises UserError for any other file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        document = json.loads(text)
-        if "\\ud" in text.lower():  # perhaps half a surrogate pair, which can be escaped but not written
-            document = json.loads(writable(json.dumps(document, ensure_ascii=False)))
-    except (OSError, ValueError) as error:
-        raise UserError(f"result file {path} cannot be read ({error}); pass a file that evaluate.py wrote") from error
-    results = document.get("results") if isinstance(document, dict) else None
+    document = read_json(path, "pass a file that evaluate.py wrote", what="result file")
+    if b"\\ud" in Path(path).read_bytes().lower():  # perhaps half a surrogate pair, which only an escape can hold
+        document = json.loads(writable(json.dumps(document, ensure_ascii=False)))
+    results = document.get("results")
     if not isinstance(results, list) or not results:
         raise UserError(f"result file {path} has no list 'results'; pass a file that evaluate.py wrote")
     for position, result in enumerate(results):

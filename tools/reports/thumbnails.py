@@ -7,13 +7,13 @@ a file that is passed on; otherwise the page points at their files.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from swift.llm.images.source import ImageSource, open_image
 from swift.utils.errors import UserError
+from swift.utils.files import try_read_json
 from tools.reports.page import data_uri
 
 THUMBNAIL_SIDES = (320, 256, 200, 160, 128, 96, 72, 48)  # pixels of the longer side, the first that fits is taken
@@ -43,11 +43,8 @@ def _may_be_drawn(path: Path) -> bool:
 
 
 def _is_demo_world(folder: Path) -> bool:
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return {"arguments", "counts", "sha256"} <= manifest.keys()
-    except (OSError, ValueError, AttributeError):
-        return False
+    manifest = try_read_json(folder / "manifest.json") or {}
+    return {"arguments", "counts", "sha256"} <= manifest.keys()
 
 
 def _shrink(paths: Sequence[Path], limit: int) -> list[str]:

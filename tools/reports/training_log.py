@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swift.utils.errors import UserError
-from swift.utils.files import read_json
+from swift.utils.files import read_json, try_read_json
+from swift.utils.json_lines import JsonLinesFile
 from swift.utils.logger import get_logger
 
 FLAT = 1e-6  # a group whose rewards spread no more than this counts as one without spread, as in training
@@ -20,36 +19,30 @@ logger = get_logger()
 
 
 def read_arguments(run: Path) -> dict[str, Any]:
-    """The arguments in the run's args.json; empty without the file."""
+    """The arguments in the run's args.json. Empty without the file."""
     path = run / "args.json"
-    return read_json(path, "mend or remove it").get("arguments", {}) if path.exists() else {}
+    return read_json(path, "fix or remove it").get("arguments", {}) if path.exists() else {}
 
 
-def read_history(run: Path) -> list[CompletionRow]:
-    """The Trainer's log as the newest readable checkpoint holds it; empty without one."""
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """The Trainer's log in the newest readable checkpoint. Empty if there is no checkpoint."""
     states = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda path: _number(path.parent.name))
     for path in reversed(states):
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["log_history"]
-        except (OSError, ValueError, KeyError):
-            logger.warning("%s is not whole; an older checkpoint is read", path)
+        history = (try_read_json(path) or {}).get("log_history")
+        if isinstance(history, list):
+            return history
+        logger.warning("%s is incomplete; an older checkpoint is read", path)
     return []
 
 
 def read_completions(path: Path) -> Iterator[CompletionRow]:
-    """The rows of completions.jsonl; a line cut at the very end, as a kill leaves it, is passed over."""
-    broken = None
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if broken:
-                raise UserError(f"{path} line {broken} is no JSON object with 'step' and 'rewards'; mend or remove it")
-            try:
-                row = json.loads(line)
-                row["step"], row["rewards"], row["completion"]
-            except (ValueError, KeyError, TypeError):
-                broken = number
-                continue
-            yield row
+    """The rows of completions.jsonl. A line cut off at the very end, as a kill leaves it, is passed over. Raises
+    UserError for any other line that is not a row."""
+    lines = JsonLinesFile(path, "fix or remove the line")
+    for line in lines.lines():
+        if missing := [name for name in ("step", "rewards", "completion") if name not in line.value]:
+            raise lines.damage(line.number, f"field {missing[0]!r} is missing")
+        yield line.value
 
 
 def total_reward(row: CompletionRow, weights: Mapping[str, float]) -> float:

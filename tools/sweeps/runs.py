@@ -6,7 +6,6 @@ A run folder holds the files of the trainer, and run.json: settings, digest of t
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from swift.utils.errors import UserError
-from swift.utils.files import write_json
+from swift.utils.files import try_read_json, write_json
+from swift.utils.json_lines import newest_objects
 from swift.utils.run_folder import newest_checkpoint, trainer_state
 
 # Flags that say where or how a run is watched, not what it computes.
@@ -82,11 +82,11 @@ def next_stage(run: PlannedRun) -> Stage:
     digest = data_digest(run)
     if not run.folder.is_dir() or not any(run.folder.iterdir()):
         return Stage.START
-    kept = read_object(run.folder / "run.json")
+    kept = try_read_json(run.folder / "run.json")
     known = (kept or {}).get("data_sha256")
     if known is not None and known != digest:
         raise UserError(f"{run.data} is not what {run.folder} was trained on; sample it again, or remove the folder")
-    written = read_object(run.folder / "args.json")
+    written = try_read_json(run.folder / "args.json")
     checkpoint = newest_checkpoint(run.folder)
     if written is None:
         if checkpoint is not None or kept is None:
@@ -100,14 +100,14 @@ def next_stage(run: PlannedRun) -> Stage:
 
 def note_start(run: PlannedRun) -> None:
     """Write run.json where there is none, before anything else happens to a run."""
-    if read_object(run.folder / "run.json") is None:
+    if try_read_json(run.folder / "run.json") is None:
         write_json(run.folder / "run.json", {**run.settings, "data_sha256": data_digest(run)})
 
 
 def replaces_evaluation(run: PlannedRun) -> bool:
     """Whether the run's evaluation takes the place of one with other flags. Notes in run.json that it begins: result
     files of both may lie there until it has ended."""
-    kept = read_object(run.folder / "run.json") or {}
+    kept = try_read_json(run.folder / "run.json") or {}
     done = kept.get("evaluation")
     flags = _evaluation_flags(run)
     if not done or ("replaced_by" not in done and evaluation_settings(done) == evaluation_settings({"flags": flags})):
@@ -123,7 +123,7 @@ def note_evaluation(run: PlannedRun) -> None:
     if not files:
         raise UserError(f"the evaluation left no result file in {run.folder / 'eval'}")
     evaluation = {"flags": _evaluation_flags(run), "checkpoint": checkpoint.name, "files": files}
-    write_json(run.folder / "run.json", (read_object(run.folder / "run.json") or {}) | {"evaluation": evaluation})
+    write_json(run.folder / "run.json", (try_read_json(run.folder / "run.json") or {}) | {"evaluation": evaluation})
 
 
 def training_settings(written: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,18 +151,8 @@ def _shown(value: Any) -> str:
 
 def step_of(run: PlannedRun) -> int:
     """The last optimizer step that completions.jsonl tells of; 0 before the first."""
-    try:
-        with open(run.folder / "completions.jsonl", "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 2**20))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return 0
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return 0
+    rows = newest_objects(run.folder / "completions.jsonl")
+    return next((row["step"] for row in rows if isinstance(row.get("step"), int)), 0)
 
 
 def data_digest(run: PlannedRun) -> str:
@@ -171,15 +161,6 @@ def data_digest(run: PlannedRun) -> str:
         return hashlib.sha256(run.data.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"data {run.data} is missing ({error.strerror}); sample it with tools.sample_data") from error
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """A file's JSON object; None where there is no such file, or another thing in it."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _refuse_another(run: PlannedRun, written: Mapping[str, Any]) -> None:

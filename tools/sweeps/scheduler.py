@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from swift.utils.errors import INTERRUPTED, UserError
-from swift.utils.files import write_json
+from swift.utils.files import try_read_json, write_json
 from tools.sweeps.jobs import POLL_SECONDS, RunProcess, start_job
-from tools.sweeps.runs import PlannedRun, Stage, next_stage, note_evaluation, note_start, read_object, step_of
+from tools.sweeps.runs import PlannedRun, Stage, next_stage, note_evaluation, note_start, step_of
 from tools.sweeps.settings import whole_number
 
 
@@ -24,7 +24,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "sweep.json"
-        self.runs: dict[str, dict[str, Any]] = (read_object(self.path) or {}).get("runs", {})
+        self.runs: dict[str, dict[str, Any]] = (try_read_json(self.path) or {}).get("runs", {})
 
     def note(self, run: PlannedRun, status: str, reason: str = "", log: Path | None = None) -> None:
         """Set what is known of a run, on disk as well."""

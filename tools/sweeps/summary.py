@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from swift.utils.errors import UserError
+from swift.utils.files import try_read_json
 from swift.utils.run_folder import newest_checkpoint, trainer_state
 from tools.reports.result_files import load_runs
-from tools.sweeps.runs import evaluation_settings, first_difference, read_object, training_settings
+from tools.sweeps.runs import evaluation_settings, first_difference, training_settings
 from utils.intervals import Interval, difference_interval, mean_interval
 from utils.questions import patients
 
@@ -76,7 +77,7 @@ class SweepRow:
 def read_sweep(folder: Path) -> tuple[list[FinishedRun], list[str]]:
     """The runs of a sweep, and the patient of each question. Raises UserError where there is nothing to summarise, and
     where runs of one setting, or of a setting and its baseline, were made with different flags."""
-    entries = (read_object(folder / "sweep.json") or {}).get("runs")
+    entries = (try_read_json(folder / "sweep.json") or {}).get("runs")
     if not entries:
         raise UserError(f"{folder} has no sweep.json with runs; give the folder that train_loop.sh wrote")
     files = {tag: _result_files(folder / entry["folder"]) for tag, entry in entries.items()}
@@ -177,15 +178,15 @@ def _refuse_different(folder: Path, runs: Iterable[FinishedRun], entries: Mappin
 
 def _how_made(run: Path, evaluated: bool) -> dict[str, dict[str, Any]]:
     """Settings of a run's training and, where it counts, of its evaluation."""
-    kept = read_object(run / "run.json") or {}
-    training = training_settings(read_object(run / "args.json") or {}) | {"data_sha256": kept.get("data_sha256")}
+    kept = try_read_json(run / "run.json") or {}
+    training = training_settings(try_read_json(run / "args.json") or {}) | {"data_sha256": kept.get("data_sha256")}
     made = {"training": {name: value for name, value in training.items() if name not in PER_RUN}}
     return made | ({"evaluation": evaluation_settings(kept.get("evaluation") or {})} if evaluated else {})
 
 
 def _result_files(run: Path) -> list[Path]:
     """The result files of a run's finished evaluation."""
-    evaluation = (read_object(run / "run.json") or {}).get("evaluation") or {}
+    evaluation = (try_read_json(run / "run.json") or {}).get("evaluation") or {}
     if "replaced_by" in evaluation:
         return []
     files = [run / "eval" / name for name in evaluation.get("files", ())]

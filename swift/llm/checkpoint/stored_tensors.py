@@ -7,7 +7,6 @@ closed and opened again after every ``WINDOW`` bytes, and larger tensors are cop
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import zipfile
 from collections import defaultdict
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from swift.utils.errors import UserError
+from swift.utils.files import read_json
 
 LISTED = 12  # names in a message
 WINDOW = 32 * 2**20  # bytes
@@ -159,7 +159,7 @@ def listed(label: str, names: Collection[str]) -> str:
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        places: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places: Mapping[str, str] = read_json(index, "copy it again")["weight_map"]
         names = sorted(set(places.values()))
         if not all(isinstance(name, str) for name in names):
             raise TypeError("weight_map must name a file for every tensor")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import TrainerCallback
 
 from swift.trainers.rlhf_trainer.rollout import Rollout
 from swift.utils.files import replacing
+from swift.utils.json_lines import JsonLinesFile, json_line
 
 
 class CompletionsLog:
@@ -25,26 +25,21 @@ class CompletionsLog:
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows; each is one line, so a reader never meets half an object except at the very end."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        with self.path.open("ab") as file:
+            file.writelines(map(json_line, rows))
 
     def truncate(self, last_step: int) -> None:
-        """Drop rows of steps after ``last_step``, which a resumed run will write again, and a line cut by a kill."""
+        """Drop rows of steps after ``last_step``, which a resumed run will write again, and a line cut by a kill.
+        Raises UserError for any other line without a step, unless all rows go anyway."""
         if not self.path.exists():
             return
-        with (
-            replacing(self.path) as temporary,
-            self.path.open(encoding="utf-8") as old,
-            temporary.open("w", encoding="utf-8") as new,
-        ):
-            new.writelines(line for line in old if _step(line) <= last_step)
-
-
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return float("inf")
+        lines = JsonLinesFile(self.path, "remove the line, or the file")
+        with replacing(self.path) as temporary, temporary.open("wb") as new:
+            for line in lines.lines() if last_step > 0 else ():
+                if not isinstance(line.value.get("step"), int):
+                    raise lines.damage(line.number, "field 'step' is missing or not a whole number")
+                if line.value["step"] <= last_step:
+                    new.write(line.content)
 
 
 class CompletionsRecorder(TrainerCallback):

@@ -1,0 +1,159 @@
+"""JSON-lines files that outlive a kill: one object per line, and a last line that may be cut off.
+
+A resumable file begins with a header object that says what the rest was made from, so that its owner can tell whether
+it may be resumed. Lines are only ever appended, a batch per write, by one process at a time, which holds a lock. A kill
+or a full disk leaves at most one line without its newline, the *torn* one, possibly cut inside a UTF-8 character.
+Readers pass over it and the next writer removes it. Any other line that is not an object is damage: a UserError with
+the file, the line and the remedy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Self
+
+from swift.utils.errors import UserError
+
+TAIL = 1 << 20  # bytes at the end of a file among which its newest entries are looked for
+
+
+class JsonLine(NamedTuple):
+    """One whole line of a file."""
+
+    number: int  # from 1
+    value: dict[str, Any]
+    content: bytes  # with its newline
+
+
+def json_line(value: Any) -> bytes:
+    """One line of UTF-8 JSON with its newline. Half of a surrogate pair, which UTF-8 cannot hold, is written as the
+    escape that JSON has for it."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+@dataclass(frozen=True)
+class JsonLinesFile:
+    """A file of JSON lines at ``path``."""
+
+    path: Path
+    remedy: str  # of a damaged line, for its message
+    busy: str = "wait for it, or write somewhere else"  # the remedy if another process writes to the file
+
+    def lines(self) -> Iterator[JsonLine]:
+        """The whole lines, in order; none if there is no file. Raises UserError for a line that is not an object."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            for number, content in enumerate(file, start=1):
+                if content.endswith(b"\n"):
+                    yield JsonLine(number, self._parse(content, number), content)
+
+    def header(self) -> dict[str, Any] | None:
+        """The first line's object; None if there is no file, or nothing whole in it. Raises UserError."""
+        return next((line.value for line in self.lines()), None)
+
+    def writer(self, header: dict[str, Any], *, anew: bool = False) -> JsonLinesWriter:
+        """Begin the file with ``header``, or resume it if it has one, unless ``anew`` empties it first. Raises
+        UserError if another process writes to it."""
+        return JsonLinesWriter(self, header, anew)
+
+    def remove(self) -> None:
+        """Remove the file, if there is one. Raises UserError while a process writes to it."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                self._lock(file)
+                self.path.unlink(missing_ok=True)
+
+    def open_locked(self) -> BinaryIO:
+        """The file, open for appending, held until it is closed. Raises UserError if another process holds it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = self.path.open("ab", buffering=0)
+            try:
+                self._lock(file)
+                if os.fstat(file.fileno()).st_nlink:
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()  # its owner removed it before the lock was taken
+
+    def damage(self, number: int, problem: str) -> UserError:
+        """The error for a line that is not as it was written."""
+        return UserError(f"{self.path} is damaged at line {number} ({problem}); {self.remedy}")
+
+    def _parse(self, content: bytes, number: int) -> dict[str, Any]:
+        value = _object(content)
+        if value is None:
+            raise self.damage(number, "not a JSON object")
+        return value
+
+    def _lock(self, file: BinaryIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process writes to {self.path}; {self.busy}") from error
+
+
+class JsonLinesWriter:
+    """Appends to a resumable file. Holds its lock until :meth:`close`, or the end of a ``with`` block.
+
+    Attributes:
+        resumed: whole lines after the header that the file held when it was opened; 0 for a new file.
+    """
+
+    def __init__(self, lines: JsonLinesFile, header: dict[str, Any], anew: bool) -> None:
+        self._file = lines.open_locked()
+        try:
+            content = b"" if anew else lines.path.read_bytes()
+            self._file.truncate(content.rfind(b"\n") + 1)
+            count = content.count(b"\n")
+            self.resumed = max(0, count - 1)
+            if not count:
+                self.append([header])
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, values: Iterable[Any]) -> None:
+        """Add objects, one line each, in a single write unless the disk takes only part of it at once."""
+        unwritten = memoryview(b"".join(map(json_line, values)))
+        while unwritten:
+            unwritten = unwritten[self._file.write(unwritten) :]
+
+    def close(self) -> None:
+        """Let others write to the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def newest_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of the last lines of a file, from its end; other lines are passed over, and a missing file has none.
+    For progress displays, which must not fail."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines: Sequence[bytes] = file.read().split(b"\n")
+    except OSError:
+        return
+    yield from (value for value in map(_object, reversed(lines)) if value is not None)
+
+
+def _object(content: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
