@@ -1,28 +1,24 @@
 #!/usr/bin/env bash
-# Evaluate a checkpoint, in stages that share their flags:
+# Evaluate a checkpoint, in stages that share their settings:
 #
 #   sweep    the basic, compare and region questions of DATASET_FOLDER (evaluate.py)
-#   single   the questions of ANNOTATION_FILE, where it is set
-#   tokens   the probability of each token (evaluate_token_prob.py): of ANNOTATION_FILE where it is set, else of the sweep
-#   kg       what the reasoning invents and leaves out (get_kg_metric.sh)
+#   single   the questions of ANNOTATION_FILE, if it is set
+#   tokens   the probability of each token (evaluate_token_prob.py), on ANNOTATION_FILE if it is set, else on the sweep
+#   kg       facts that the reasoning invents and leaves out (get_kg_metric.sh)
 #   report   report.html and the tables (tools.evaluation_report)
 #
-#   ./evaluate.sh                                    all of them
-#   MODEL_PATH=output/grpo ./evaluate.sh             another checkpoint, or a run's newest
+#   ./evaluate.sh                                    all stages
+#   MODEL_PATH=output/grpo ./evaluate.sh             another checkpoint, or the newest one of a run
 #   ANNOTATION_FILE=FILE IMG_ROOT=DIR ./evaluate.sh  the sweep, then the questions of one file
-#   STAGES="sweep report" ./evaluate.sh              only these
-#   ./evaluate.sh --max_samples 50                   further flags go to the first three stages: see evaluate.py --help
+#   STAGES="sweep report" ./evaluate.sh              only these stages
+#   ./evaluate.sh --max_samples 50                   flags go to the first three stages: see evaluate.py --help
 #
-# kg and report take the files that the stages before them wrote in this call or found finished, those with tokens where
-# there are both; without such stages, the *_results.json of OUTPUT_DIR. A stage that fails does not keep the others from
-# running; the status then is 2. Started again, everything goes on where it was. Where no DATASET_FOLDER is named and
-# data/MIMIC-VQA-CoT is missing, the demo world is evaluated, as `make demo` left it.
-set -euo pipefail
-
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
-[[ -x "$PYTHON" ]] || PYTHON="$(command -v python3 || command -v python)"
-export PYTHON PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+# The stages kg and report take the result files of the earlier stages, and prefer those with tokens. Without an earlier
+# stage they take every *_results.json of OUTPUT_DIR. If a stage fails, the others still run, and the status is 2. The
+# same command again resumes unfinished work. If you do not set DATASET_FOLDER and data/MIMIC-VQA-CoT does not exist, the
+# demo world of `make demo` is evaluated. docs/sweeps.md lists the settings.
+# shellcheck source=tools/launch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/tools/launch.sh"
 
 named_data="${DATASET_FOLDER:-}"
 DATASET_FOLDER="${DATASET_FOLDER:-$ROOT/data/MIMIC-VQA-CoT}"
@@ -41,25 +37,20 @@ CONTROL="${CONTROL:-none}"
 TOP_K_ALTERNATIVES="${TOP_K_ALTERNATIVES:-3}"
 STAGES="${STAGES:-sweep single tokens kg report}"
 
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
-
 for stage in $STAGES; do
   case "$stage" in
   sweep | single | tokens | kg | report) ;;
-  *) fail "STAGES: '$stage' is unknown; name some of sweep, single, tokens, kg and report" ;;
+  *) fail "STAGES: '$stage' is unknown; name one or more of sweep, single, tokens, kg and report" ;;
   esac
 done
 wants() { [[ " $STAGES " == *" $1 "* ]]; }
 
 [[ "$STAGES" != single || -n "$ANNOTATION_FILE" ]] || fail "STAGES=single evaluates one file; set ANNOTATION_FILE"
 if [[ ! -d "$DATASET_FOLDER" ]] && { wants sweep || { wants tokens && [[ -z "$ANNOTATION_FILE" ]]; }; }; then
-  [[ -z "$named_data" ]] || fail "DATASET_FOLDER: $named_data is not there"
+  [[ -z "$named_data" ]] || fail "DATASET_FOLDER: $named_data does not exist; correct it"
   [[ -d "$ROOT/data/demo" ]] ||
-    fail "$DATASET_FOLDER is not there, nor is a demo world; put the data there, set DATASET_FOLDER, or run make demo"
-  echo "$DATASET_FOLDER is not there: evaluating on the demo world" >&2
+    fail "$DATASET_FOLDER does not exist, nor does a demo world; put the data there, set DATASET_FOLDER, or run make demo"
+  echo "$DATASET_FOLDER does not exist: evaluating on the demo world" >&2
   DATASET_FOLDER="$ROOT/data/demo"
   MODEL_PATH="${MODEL_PATH:-$ROOT/output/demo/grpo}"
 fi
@@ -97,7 +88,7 @@ if wants tokens; then
     --top_k_alternatives "$TOP_K_ALTERNATIVES" "$@"
 fi
 
-# One file for each set of questions; a later one with tokens takes the place of the one without.
+# One file per set of questions: a file with tokens replaces the one without.
 declare -A chosen=()
 names=()
 while IFS= read -r file; do

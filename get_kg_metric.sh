@@ -1,22 +1,20 @@
 #!/usr/bin/env bash
-# Audit what a policy's reasoning invents and leaves out, in three steps: graphs of the references (tools/00_GT_kg.py),
-# graphs of the radiology reports (tools/01_MIMIC_kg.py, where REPORTS is set), graphs of the generated texts and the
-# scores (tools/02_hall_kg.py).
+# Audit of the facts that a policy's reasoning invents and leaves out, in three steps: graphs of the references
+# (tools/00_GT_kg.py), graphs of the radiology reports (tools/01_MIMIC_kg.py, if REPORTS is set), graphs of the generated
+# texts and the scores (tools/02_hall_kg.py).
 #
 #   ./get_kg_metric.sh FILE_results.json               one result file of evaluate.py
-#   ./get_kg_metric.sh DIR                             every *_results.json in a folder, each by itself
-#   TOGETHER=true ./get_kg_metric.sh DIR               all of them as one: the basic, compare and region questions of a run
+#   ./get_kg_metric.sh DIR                             every *_results.json of a folder, each by itself
+#   TOGETHER=true ./get_kg_metric.sh DIR               all of them as one run
 #   REPORTS=data/mimic-cxr/files ./get_kg_metric.sh FILE_results.json
-#   ./get_kg_metric.sh FILE_results.json --overwrite   further flags go to every step: --overwrite, --no-resume
+#   ./get_kg_metric.sh FILE_results.json --overwrite   flags go to every step: --overwrite, --no-resume
 #
-# The path may also be set as RESULTS; without one it is the folder result. OUTPUT_DIR takes the graphs and scores (by
-# default a folder kg beside the results), KG_TEXT=whole reads whole generated texts in place of their <think> part,
-# REXKG_EXTRACTOR and REXKG_TERMS choose the extractor. Run again, it keeps what is there and goes on where it was cut.
-set -euo pipefail
-
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
-[[ -x "$PYTHON" ]] || PYTHON="$(command -v python3 || command -v python)"
+# The path may also be set as RESULTS; the default is the folder result. Graphs and scores go to OUTPUT_DIR (default: a
+# folder kg beside the results). KG_TEXT=whole reads whole generated texts, not only their <think> part. REXKG_EXTRACTOR
+# and REXKG_TERMS choose the extractor. The same command again keeps finished graphs and resumes unfinished ones.
+# docs/sweeps.md lists the settings.
+# shellcheck source=tools/launch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/tools/launch.sh"
 
 RESULTS="${RESULTS:-$ROOT/result}"
 if [[ $# -gt 0 && "$1" != -* ]]; then
@@ -26,11 +24,6 @@ fi
 REPORTS="${REPORTS:-}"
 TOGETHER="${TOGETHER:-false}"
 OUTPUT_DIR="${OUTPUT_DIR:-}"
-
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
 
 files=("$RESULTS")
 if [[ -d "$RESULTS" ]]; then

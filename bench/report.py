@@ -1,12 +1,12 @@
-"""How long report.html of thousands of questions takes to open, and how large it is.
+"""Time to open report.html of thousands of questions, and its size.
 
     python -m bench.report                    5,000 questions, 2 runs with token probabilities, 2,500 images
     python -m bench.report --questions 500
 
-Result files of made-up answers about made-up images are written, the report is made with every image embedded, and
-opened in headless Chromium, three times. `seconds_to_open` is the median time from the beginning of the navigation
-until the list of questions and the first question are there and laid out; `seconds_to_filter` is one search through all
-texts after that. The last line of output is one JSON object.
+The report is made from random answers about random images, with every image embedded, and opened in headless Chromium
+three times. `seconds_to_open` is the median time from the beginning of the navigation until the list of questions and
+the first question are laid out. `seconds_to_filter` is one search through all texts after that. The last line of output
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from PIL import Image
 
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
-from tools import compare_results
+from tools.reports.comparison import compare_files
+from tools.reports.write import ReportOptions
 
 ROUNDS = 3
 PHRASES = (
@@ -55,7 +56,7 @@ document.body.append(place);
 
 
 def make_images(folder: Path, count: int, rng: np.random.Generator) -> list[Path]:
-    """Grey films of 384 x 448 pixels, smooth with some grain, each different."""
+    """Write ``count`` different gray films of 384 x 448 pixels, smooth with some grain."""
     folder.mkdir(parents=True)
     paths = []
     for number in range(count):
@@ -68,7 +69,7 @@ def make_images(folder: Path, count: int, rng: np.random.Generator) -> list[Path
 
 
 def make_results(path: Path, questions: int, images: Sequence[Path], rng: np.random.Generator) -> Path:
-    """A result file as evaluate_token_prob.py leaves it."""
+    """Write a result file in the form of evaluate_token_prob.py."""
     results = []
     for number in range(questions):
         words = [PHRASES[index] for index in rng.integers(0, len(PHRASES), (2, 6)).ravel()]
@@ -105,7 +106,7 @@ def make_results(path: Path, questions: int, images: Sequence[Path], rng: np.ran
 
 
 def open_page(chromium: str, page: Path, folder: Path) -> dict[str, float]:
-    """Milliseconds as the page's own clock has them, from the beginning of its navigation."""
+    """Open a page once. Returns milliseconds by the page's own clock, from the beginning of its navigation."""
     digest = base64.b64encode(hashlib.sha256(TIMER.encode()).digest()).decode()
     before, closing, after = page.read_text(encoding="utf-8").rpartition("</body>")
     text = f"{before}<script>{TIMER}</script>{closing}{after}".replace(
@@ -122,20 +123,18 @@ def open_page(chromium: str, page: Path, folder: Path) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the report, open it, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=5000)
-    parser.add_argument("--images", type=int, default=2500)
+    parser.add_argument("--questions", type=int, default=5000, help="questions of each run")
+    parser.add_argument("--images", type=int, default=2500, help="images, shared by the questions")
     arguments = parser.parse_args(argv)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        raise UserError("there is no Chromium on PATH to open the report with; install one")
+        raise UserError("Chromium is not on PATH, so the report cannot be opened; install it")
     with tempfile.TemporaryDirectory() as place:
         folder, rng = Path(place), np.random.default_rng(0)
         images = make_images(folder / "images", min(arguments.images, arguments.questions), rng)
-        runs = [make_results(folder / f"{name}.json", arguments.questions, images, rng) for name in "ab"]
+        runs = {name: [make_results(folder / f"{name}.json", arguments.questions, images, rng)] for name in "ab"}
         started = time.perf_counter()
-        flags = [word for run in runs for word in ("--run", f"{run.stem}={run}")]
-        if compare_results.main([*flags, "--embed_images", "--output", str(folder / "out")]):
-            return 1
+        print(compare_files(runs, ReportOptions(folder / "out", embed_images=True)))
         made = time.perf_counter() - started
         page = folder / "out" / "report.html"
         times = [open_page(chromium, page, folder) for _ in range(ROUNDS)]

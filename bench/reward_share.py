@@ -10,9 +10,9 @@ from pathlib import Path
 from swift.utils.errors import UserError
 from swift.utils.files import read_json
 from swift.utils.run_folder import newest_checkpoint, trainer_state
+from tools.demo_world.build import make_demo
 from tools.demo_world.dataset import WorldConfig
 from tools.demo_world.policy import write_policy
-from tools.make_demo import make_demo
 
 _PARTS = ("rollout", "reward", "update")
 _WORLD = WorldConfig(patients=(20, 40, 5), eval_questions=5)

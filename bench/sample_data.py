@@ -1,10 +1,10 @@
-"""How long the sampler takes.
+"""Time that the sampler takes.
 
     python -m bench.sample_data                    # 200,000 items, four policies, sizes 1000 to 5000
 
-Items are synthetic, in the evaluation form, of 60 question types with very uneven numbers; the time is of the whole
-command, in a process that has imported it: reading, checking, choosing, writing, reading back. The last line of output
-is one JSON object.
+Items are synthetic, in the evaluation form, of 60 question types with very uneven numbers. The time covers the whole
+command without its imports: reading, checking, choosing, writing, reading back. The last line of output is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ import random
 import sys
 import tempfile
 import time
+from fractions import Fraction
 from pathlib import Path
 
 from PIL import Image
 
-from tools import sample_data
+from tools.samples.draw_sets import SampleRequest, draw_sets
+from tools.samples.pools import PoolSource
 
-SIZES = ("1000", "2000", "5000")
+SIZES = (1000, 2000, 5000)
+POLICIES = ("uniform", "hard_uniform", "random", "hard_random")
 
 
 def make_items(count: int, seed: int = 0) -> list[dict]:
-    """``count`` questions of a fifth as many patients; type k is twice as frequent as type 2k, about."""
+    """Make ``count`` questions about a fifth as many patients. Type k is about twice as frequent as type 2k."""
     rng = random.Random(seed)
     types = [f"{shape}_{topic}" for shape in ("verify", "choose", "query") for topic in range(20)]
     weights = [1 / (rank + 1) for rank in range(len(types))]
@@ -47,7 +50,7 @@ def make_items(count: int, seed: int = 0) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the figures; returns the sampler's status."""
+    """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--items", type=int, default=200_000, help="items in the pool")
     parser.add_argument("--folder", type=Path, help="folder to work in (default: a temporary one)")
@@ -60,16 +63,16 @@ def main(argv: list[str] | None = None) -> int:
         evaluation = [{"subject_id": number, "question": "?", "answer": []} for number in range(1000)]
         (root / "annotations" / "eval" / "test_basic_vqa.json").write_text(json.dumps(evaluation))
         (root / "pool.json").write_text(json.dumps(make_items(arguments.items)))
-        sizes = [size for size in SIZES if int(size) * 5 <= arguments.items]
-        command = ["--source", str(root / "pool.json"), "--root", str(root), "--sizes", *sizes]
+        sizes = [size for size in SIZES if size * 5 <= arguments.items]
+        request = SampleRequest([PoolSource("source", (root / "pool.json",), Fraction(1))], root, sizes, POLICIES)
         started, processor = time.perf_counter(), time.process_time()
-        status = sample_data.main([*command, "--policies", "uniform", "hard_uniform", "random", "hard_random"])
+        draw_sets(request)
         seconds, processor = time.perf_counter() - started, time.process_time() - processor
         megabytes = (root / "pool.json").stat().st_size / 1e6
-    print(f"{arguments.items:,} items ({megabytes:.0f} MB), {4 * len(sizes)} samples: {seconds:.2f} s")
-    figures = {"items": arguments.items, "samples": 4 * len(sizes)}
+    print(f"{arguments.items:,} items ({megabytes:.0f} MB), {len(POLICIES) * len(sizes)} samples: {seconds:.2f} s")
+    figures = {"items": arguments.items, "samples": len(POLICIES) * len(sizes)}
     print(json.dumps(figures | {"seconds": round(seconds, 2), "processor_seconds": round(processor, 2)}))
-    return status
+    return 0
 
 
 if __name__ == "__main__":

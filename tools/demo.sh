@@ -2,21 +2,20 @@
 # The whole path on the demo world, on a machine with nothing but Python:
 # drawn X-rays -> policy -> SFT -> GRPO -> evaluation -> one table, summary.json, report.html and training.html.
 #
-#   make demo               everything, afresh
-#   tools/demo.sh start     only what GRPO starts from: the world, and the policy after SFT (kept if there)
+#   make demo               everything, from the beginning
+#   tools/demo.sh start     only the world and the policy after SFT, unless they exist: GRPO starts from them
 #
-# SFT stops while the policy is mediocre, so that reinforcement has something to do.
-set -euo pipefail
+# SFT stops while the policy is mediocre, so that GRPO has something to improve. SFT_STEPS changes its length.
+# shellcheck source=tools/launch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$ROOT"
-PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
 DATA="data/demo"
 BASE="checkpoints/demo"
 OUT="output/demo"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
-# Threads that spin for long while they wait slow each other down tenfold once anything else uses the machine; threads
-# that never spin are half as fast on an idle one.
+# With long spinning, waiting threads slow each other down tenfold once anything else uses the machine. Without any
+# spinning they are half as fast on an idle machine.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-5000}"
 
 world() {
@@ -30,7 +29,7 @@ sft() {
     --logging_steps 10 --max_steps "${SFT_STEPS:-420}"
 }
 
-grpo() { # train.sh knows the demo's settings
+grpo() { # train.sh has the demo's settings
   DEMO=true OUTPUT_DIR="$OUT/grpo" ./train.sh --overwrite_output_dir true
 }
 
@@ -63,7 +62,6 @@ all)
   report "$started"
   ;;
 *)
-  echo "error: unknown stage '$1'; say start, or nothing for everything" >&2
-  exit 2
+  fail "unknown stage '$1'; give start, or nothing for everything"
   ;;
 esac

@@ -1,182 +1,50 @@
-"""Work through a sweep: train and evaluate its runs, some side by side, and tell how it went. For train_loop.sh.
+"""Run a sweep: one GRPO run per combination of size, sampling policy, seed, learning rate, G, beta and set of rewards.
 
-    train_loop.sh writes the plan | python -m tools.sweep --folder output/sweep --logs logs [--dry-run]
+    python -m tools.sweep --dry-run               print the plan and do nothing; train_loop.sh calls this command
+    python -m tools.sweep --top_k 50              further flags go to swift.cli.rlhf
 
-Finished runs are skipped, broken ones resumed. A run that fails is noted and the others go on. SIGINT, SIGTERM or
-SIGHUP passes a SIGTERM on to the runs, which finish their step and write a checkpoint; a second one stops them at once,
-a third one kills them. Exit status: 0 when every run is finished, 1 when some failed, 130 when interrupted.
-<folder>/sweep.json holds every run that was ever planned for the folder, and what became of it.
+The settings are environment variables; --help and docs/sweeps.md list them. Finished runs are skipped and broken ones
+resumed. A failing run is noted and the others still run. SIGINT, SIGTERM or SIGHUP stops the sweep: its runs finish
+their step and write a checkpoint. A second signal stops them at once, a third one kills them. Exit status: 0 if every
+run is finished, 1 if some failed, 130 after an interrupt. <SWEEP>/sweep.json holds every run that was ever planned for
+the folder, and its state.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
-from swift.utils.files import try_read_json, write_json
+from swift.utils.errors import UserError, reports_user_errors
 from tools.reports.tables import align
-from tools.sweeps.jobs import POLL_SECONDS, ROOT, RunProcess, locked, start_job
-from tools.sweeps.runs import (
-    PlannedRun,
-    Stage,
-    next_stage,
-    note_evaluation,
-    note_start,
-    parse_plan,
-    step_of,
+from tools.sweeps.commands import export_program_variables
+from tools.sweeps.demo import DEMO_SWEEP_DEFAULTS, demo_environment, sample_demo, uses_demo
+from tools.sweeps.grid import plan_sweep
+from tools.sweeps.jobs import ROOT, locked
+from tools.sweeps.runs import PlannedRun, next_stage
+from tools.sweeps.scheduler import Ledger, Scheduler, job_slots
+from tools.sweeps.settings import (
+    EvaluationSettings,
+    RunSettings,
+    SweepSettings,
+    describe_settings,
+    read_settings,
+    seconds_setting,
 )
 
-
-class Ledger:
-    """sweep.json: settings, status and reason of every run by tag, those of earlier plans too."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "sweep.json"
-        self.runs: dict[str, dict[str, Any]] = (try_read_json(self.path) or {}).get("runs", {})
-
-    def note(self, run: PlannedRun, status: str, reason: str = "", log: Path | None = None) -> None:
-        """Set what is known of a run, on disk as well."""
-        entry = {**run.settings, "folder": run.folder.name, "status": status, "reason": reason}
-        self.runs[run.tag] = entry | ({"log": str(log)} if log else {})
-        write_json(self.path, {"runs": dict(sorted(self.runs.items()))})
-
-
-@dataclass
-class Sweep:
-    """All runs of a plan, and as many jobs at once as there are ``slots`` (each None, or the GPUs of its jobs)."""
-
-    runs: list[PlannedRun]
-    ledger: Ledger
-    logs: Path
-    slots: deque[str | None]
-    lock: int
-    status_seconds: float
-    stops: int = 0
-    jobs: list[RunProcess] = field(default_factory=list)
-    shown: float = 0.0
-
-    def work(self) -> int:
-        """Do all that is left; the exit status."""
-        started = time.monotonic()
-        waiting = deque((run, stage) for run in self.runs if (stage := self._due(run)) is not None)
-        while self.jobs or (waiting and not self.stops):
-            while waiting and self.slots and not self.stops:
-                self._start(*waiting.popleft(), self.slots.popleft())
-            for job in self.jobs:
-                if job.signals < self.stops:
-                    self._say(f"stopping {job.run.tag}; once more to {'kill it' if job.signals else 'stop at once'}")
-                    job.stop(self.stops)
-            for job in [job for job in self.jobs if job.process.poll() is not None]:
-                self._end(job)
-            self._show_status(time.monotonic() - started, len(waiting))
-            time.sleep(POLL_SECONDS)
-        return self._report()
-
-    def stop(self, *_: Any) -> None:
-        """The handler of the signals that interrupt a sweep."""
-        self.stops += 1
-
-    def _due(self, run: PlannedRun) -> Stage | None:
-        """What there is to do for a run; None, noted, where it is finished or cannot be done."""
-        try:
-            stage = next_stage(run)
-        except UserError as error:
-            self.ledger.note(run, "failed", str(error))
-            return None
-        self.ledger.note(run, "finished" if stage is Stage.NOTHING else "planned")
-        return None if stage is Stage.NOTHING else stage
-
-    def _start(self, run: PlannedRun, stage: Stage, gpus: str | None) -> None:
-        note_start(run)
-        self.jobs.append(start_job(run, stage, gpus, self.logs, self.lock))
-        log = self.jobs[-1].log
-        self.ledger.note(run, "running", log=log)
-        self._say(f"{stage.value}: {run.tag}{'' if gpus is None else f' on GPU {gpus}'}, log {log}")
-
-    def _end(self, job: RunProcess) -> None:
-        """Note how a job ended; what was trained is evaluated in the same slot."""
-        self.jobs.remove(job)
-        stage, reason = _outcome(job)
-        if stage is Stage.EVALUATE and not reason and not self.stops:
-            self._start(job.run, stage, job.gpus)
-            return
-        self.slots.append(job.gpus)
-        if stage is Stage.NOTHING:
-            status = "finished"
-        elif self.stops:
-            status, reason = "interrupted", f"at step {step_of(job.run)}"
-        else:
-            status = "failed"
-        self.ledger.note(job.run, status, reason, job.log)
-        self._say(f"{status}: {job.run.tag}{f': {reason}' if reason else ''}")
-
-    def _show_status(self, seconds: float, waiting: int) -> None:
-        terminal = sys.stderr.isatty()
-        if not self.jobs or time.monotonic() - self.shown < (1.0 if terminal else self.status_seconds):
-            return
-        self.shown = time.monotonic()
-        ends = [self.ledger.runs[run.tag]["status"] for run in self.runs]
-        line = (
-            f"[{datetime.timedelta(seconds=int(seconds))}] {ends.count('finished')} of {len(ends)} finished, "
-            f"{ends.count('failed')} failed, {waiting} waiting; "
-            + "; ".join(f"{job.run.tag} {job.progress()}" for job in self.jobs)
-        )
-        if terminal:
-            line = f"\r\033[K{line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]}"
-        print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
-
-    def _say(self, text: str) -> None:
-        print(f"{_over_status_line()}{text}", file=sys.stderr, flush=True)
-
-    def _report(self) -> int:
-        """Print what was not finished; the exit status."""
-        entries = {run.tag: self.ledger.runs[run.tag] for run in self.runs}
-        left = {tag: entry for tag, entry in entries.items() if entry["status"] != "finished"}
-        self._say(f"{len(entries) - len(left)} of {len(entries)} runs finished")
-        for tag, entry in left.items():
-            reason = f": {entry['reason']}" if entry["reason"] else ""
-            log = f" (log {entry['log']})" if "log" in entry else ""
-            self._say(f"{entry['status']}: {tag}{reason}{log}")
-        if self.stops:
-            self._say("interrupted; start the same command again to go on")
-            return INTERRUPTED
-        return int(bool(left))
-
-
-def _outcome(job: RunProcess) -> tuple[Stage, str]:
-    """What a run whose job has ended needs next, and why it failed; "" where it did not."""
-    if job.process.returncode != 0:
-        return job.stage, job.last_words()
-    try:
-        if job.stage is Stage.EVALUATE:
-            note_evaluation(job.run)
-        stage = next_stage(job.run)
-    except UserError as error:
-        return job.stage, str(error)
-    if stage in (Stage.START, Stage.RESUME) or stage is job.stage:
-        return stage, "the program ended well but did not finish its work"
-    return stage, ""
-
-
-def _over_status_line() -> str:
-    return "\r\033[K" if sys.stderr.isatty() else ""
+NOT_VARIED = ("type", "size", "seed", "dataset", "output_dir", "resume")  # a sweep sets these itself
 
 
 def print_plan(runs: Sequence[PlannedRun], data_later: bool) -> int:
-    """What would be done: a table, the first run's commands, and why runs cannot be done; 1 where some cannot. Runs
-    whose data are missing are planned where ``data_later`` says that the data will be made."""
+    """Print each run's next stage, the first run's commands, and reasons for runs that cannot start. The status is 1 if
+    there are such runs. With ``data_later``, missing data are no such reason: they will be made."""
     rows, problems = [["run", "next", "data"]], []
     for run in runs:
         try:
@@ -190,46 +58,72 @@ def print_plan(runs: Sequence[PlannedRun], data_later: bool) -> int:
     return int(bool(problems))
 
 
-def _slots(gpus: Sequence[str], jobs: int) -> deque[str | None]:
-    """One entry a job that may run at once: the GPUs it is given. Jobs share the GPUs in turn."""
-    if jobs < 0:
-        raise UserError(f"JOBS {jobs} must be 1 or more")
-    return deque(gpus[number % len(gpus)] if gpus else None for number in range(jobs or max(1, len(gpus))))
+def prepare_demo(sweep: SweepSettings, python: str, dry_run: bool) -> None:
+    """Sample the demo's training sets. A dry run samples none."""
+    print("training on the demo world", file=sys.stderr)
+    if dry_run:
+        print("a dry run samples no training sets: missing ones would be made first", file=sys.stderr)
+    else:
+        sample_demo(sweep.types.split(), sweep.sizes.split(), python)
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Flags of the command."""
-    parser = argparse.ArgumentParser(prog="python -m tools.sweep", description="Run a sweep.", allow_abbrev=False)
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the sweep: its runs, sweep.json, summary")
-    parser.add_argument("--logs", type=Path, required=True, help="folder of the logs")
-    parser.add_argument("--gpus", default="", help="GPUs to use, e.g. '0 1', or '0,1 2,3' for two a run")
-    parser.add_argument("--jobs", type=int, default=0, help="runs side by side (default: one a GPU)")
-    parser.add_argument("--status_seconds", type=float, default=30, help="between status lines, off a terminal")
-    parser.add_argument("--summarize", action="store_true", help="run tools.summarize at the end")
+def work_through(plan: Sequence[PlannedRun], sweep: SweepSettings, slots: deque[str | None]) -> int:
+    """Train and evaluate the runs of a plan, then summarize them if they are evaluated. Returns the exit status."""
+    folder, logs = Path(sweep.sweep), Path(sweep.logs)
+    status_seconds = seconds_setting("STATUS_SECONDS", sweep.status_seconds)
+    with locked(folder) as lock:
+        logs.mkdir(parents=True, exist_ok=True)
+        scheduler = Scheduler(plan, Ledger(folder), logs, slots, lock, status_seconds)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, scheduler.stop)
+        status = scheduler.work()
+    if sweep.evaluate == "true" and not scheduler.stops:
+        summary = subprocess.run([sys.executable, "-m", "tools.summarize", folder], cwd=ROOT, check=False)
+        status = status or int(summary.returncode != 0)
+    return status
+
+
+def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Flags of the command, and those for the training command."""
+    varied = "\n".join(
+        line for line in describe_settings(RunSettings).splitlines() if line.split()[0].lower() not in NOT_VARIED
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s [--dry-run] [flags of swift.cli.rlhf]",
+        epilog=f"environment variables of the sweep:\n{describe_settings(SweepSettings)}\n\n"
+        f"of each run:\n{varied}\n\nof each evaluation:\n{describe_settings(EvaluationSettings)}",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
-    parser.add_argument("--data-later", action="store_true", help="with --dry-run: data that are missing will be made")
-    return parser.parse_args(argv)
+    return parser.parse_known_args(argv)
+
+
+def sweep_environment() -> tuple[Mapping[str, str], bool]:
+    """The environment with the demo's settings if the sweep runs on the demo world, and whether it does."""
+    demo = uses_demo(os.environ, ("ANNOTATIONS", "MODEL"))
+    return (demo_environment(os.environ, DEMO_SWEEP_DEFAULTS) if demo else os.environ), demo
 
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the plan from standard input and work through it."""
-    arguments = parse_arguments(argv)
-    slots = _slots(arguments.gpus.split(), arguments.jobs)
-    runs = parse_plan(sys.stdin.read().removesuffix("\0").split("\0"))
+    """Plan the sweep from the environment, then print the plan or work through it."""
+    arguments, training_flags = parse_arguments(argv)
+    environment, demo = sweep_environment()
+    kinds = (SweepSettings, RunSettings, EvaluationSettings)
+    sweep, run, evaluation = (read_settings(kind, environment) for kind in kinds)
+    python = export_program_variables(environment)
+    if demo:
+        prepare_demo(sweep, python, arguments.dry_run)
+    if not (arguments.dry_run or Path(run.model).exists()):
+        raise UserError(f"the checkpoint {run.model} does not exist; put it there, or name another MODEL")
+    slots = job_slots(sweep.gpus.split(), sweep.jobs)
+    plan = plan_sweep(sweep, run, evaluation, python, training_flags)
     if arguments.dry_run:
-        return print_plan(runs, arguments.data_later)
-    with locked(arguments.folder) as lock:
-        arguments.logs.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(arguments.folder)
-        sweep = Sweep(runs, ledger, arguments.logs, slots, lock, arguments.status_seconds)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, sweep.stop)
-        status = sweep.work()
-    if arguments.summarize and not sweep.stops:
-        summary = subprocess.run([sys.executable, "-m", "tools.summarize", arguments.folder], cwd=ROOT, check=False)
-        status = status or int(summary.returncode != 0)
-    return status
+        return print_plan(plan, data_later=demo)
+    return work_through(plan, sweep, slots)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ReXKG.neural.mentions import Mention, Relation
 from ReXKG.neural.relation.reader import Pair
 from ReXKG.train import main
 from tools.demo_world.dataset import WorldConfig
-from tools.make_kg_annotations import annotate, write_annotations
+from tools.demo_world.kg_annotations import annotate, write_annotations
 
 SMALL, EFFUSION = Mention(0, 0, "concept"), Mention(1, 2, "disorder_present")
 SENTENCE = AnnotatedSentence(

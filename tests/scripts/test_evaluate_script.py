@@ -62,9 +62,3 @@ def test_a_stage_that_fails_keeps_none_from_running_and_shows_at_the_end(tmp_pat
     assert done.stderr.splitlines()[-1] == "error: failed: single"
     names = {path.name for path in (elsewhere / "out put").glob("*_results.json")}
     assert names == {f"policy_test_{group}_vqa_checkpoint_results.json" for group in ("basic", "compare", "region")}
-
-
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_finds_nothing():
-    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout

@@ -16,10 +16,12 @@ from swift.utils.errors import UserError
 from tests.support.builders import ROOT
 from tests.support.sweep_loop import Loop
 from tools.sweeps import jobs as sweep_jobs
-from tools.sweeps.runs import flags_of, parse_plan
+from tools.sweeps.grid import plan_sweep
+from tools.sweeps.runs import flags_of
+from tools.sweeps.settings import EvaluationSettings, RunSettings, SweepSettings
 
 SHELLCHECK = shutil.which("shellcheck")
-SCRIPTS = ("train.sh", "train_loop.sh", "tools/launch.sh", "tools/demo.sh", "evaluate.sh")
+SCRIPTS = ("train.sh", "train_loop.sh", "tools/launch.sh", "tools/demo.sh", "evaluate.sh", "get_kg_metric.sh")
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_runs_go_side_by_side_on_the_gpus_named(loop):
         assert all(later["began"] >= earlier["ended"] for earlier, later in itertools.pairwise(own))
 
 
-def test_each_run_is_evaluated_when_asked_and_summarised(loop):
+def test_each_run_is_evaluated_when_asked_and_summarized(loop):
     status, said = loop.run(EVALUATE="true", FAIL=loop.tag(8, 1))
     assert status == 1
     summary = json.loads((loop.sweep / "summary.json").read_text())["rows"]
@@ -265,21 +267,29 @@ def test_the_scripts_run_from_a_folder_with_a_blank_in_its_name(loop):
 def test_a_missing_checkpoint_is_said_before_anything_else(loop):
     status, said = loop.run(MODEL="/nowhere")
     assert status == 2
-    assert "error: the checkpoint /nowhere is not there" in said
+    assert "error: the checkpoint /nowhere does not exist" in said
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("settings", "message"),
     [
-        (["@run", "tag=a", "folder=f"], "a run lacks its tag, folder, data or command"),
-        (["@run", "tag=a", "folder=f", "data=d", "@train"], "a run lacks"),
-        (["@run", "tag=a", "folder=f", "data=d", "@train", "x"] * 2, "run a comes twice in the plan"),
-        ([], "holds no runs"),
+        ({"seeds": "1 2 1"}, "run a_4_lr6e-5_g8_beta0.5_r1v_acc-kg_jac_seed1 is in the plan twice"),
+        ({"reward_sets": "external_kg_jac, external_kg_jac "}, "g8_beta0.5_kg_jac_seed42 is in the plan twice"),
+        ({"sizes": " "}, "holds no runs"),
+        ({"generations": "many"}, "GENERATIONS many must be a whole number, 1 or more"),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(words, message):
+def test_a_plan_that_makes_no_sense_is_refused(settings, message):
+    sweep = SweepSettings(**{"sizes": "4", "types": "a", **settings})
     with pytest.raises(UserError, match=message):
-        parse_plan(words)
+        plan_sweep(sweep, RunSettings(), EvaluationSettings(), "python")
+
+
+@pytest.mark.parametrize(("setting", "value"), [("JOBS", "-1"), ("JOBS", "two"), ("GENERATIONS", "0")])
+def test_a_number_that_is_none_is_one_line_and_status_2(loop, setting, value):
+    status, said = loop.run("--dry-run", **{setting: value})
+    assert status == 2
+    assert f"error: {setting} {value} must be a whole number, 1 or more" in said
 
 
 def test_flags_are_read_as_the_trainer_reads_them():

@@ -1,4 +1,4 @@
-"""Result files of three small runs, as evaluate.py writes them."""
+"""Result files of three small runs, as evaluate.py leaves them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Any
 
 from PIL import Image
 
-from tools import compare_results
-
 TRUTH = "<think>There is a small left pleural effusion.</think><answer>yes</answer>"
 WRONG = "<think>There is no pleural effusion. The heart is large.</think><answer>no</answer>"
 
 
 def result(number: int, text: str, image: Path | str, **fields: Any) -> dict[str, Any]:
-    """Result of one question about an effusion. Two questions are about one patient."""
+    """One question about an effusion; two to a patient."""
     return {
         "id": number,
         "idx": number,
@@ -32,10 +30,8 @@ def result(number: int, text: str, image: Path | str, **fields: Any) -> dict[str
 
 
 def write_runs(folder: Path) -> dict[str, Path]:
-    """Three runs over 6 questions about 3 patients: SFT has 3 right, GRPO 5, blind 2.
-
-    All share one image. With a manifest in ``world`` it would count as drawn.
-    """
+    """Three runs over 6 questions about 3 patients: SFT has 3 right, GRPO 5, blind 2. Their one image would be a drawn
+    one if a manifest lay in ``world``."""
     picture = folder / "world" / "images" / "demo-1.png"
     picture.parent.mkdir(parents=True)
     Image.new("L", (640, 480), 90).save(picture)
@@ -48,12 +44,12 @@ def write_runs(folder: Path) -> dict[str, Path]:
 
 
 def write(path: Path, results: list[dict[str, Any]], dataset: str = "test_basic_vqa") -> Path:
-    """Write a result file. The checkpoint gets the name of the file."""
+    """A result file; the checkpoint is called like the file."""
     path.write_text(json.dumps({"dataset": dataset, "checkpoint": path.stem, "results": results}), encoding="utf-8")
     return path
 
 
-def compare(files: dict[str, Path], output: Path, *flags: str) -> int:
-    """Run `tools.compare_results` on runs named by --sft, --grpo and --blind, and return its status."""
+def run_flags(files: dict[str, Path], output: Path, *flags: str) -> list[str]:
+    """Flags of `tools.compare_results` for runs named by --sft, --grpo and --blind."""
     runs = [word for name, path in files.items() for word in (f"--{name}", str(path))]
-    return compare_results.main([*runs, "--output", str(output), *flags])
+    return [*runs, "--output", str(output), *flags]

@@ -8,11 +8,15 @@ import pytest
 from scipy.stats import binomtest
 
 from swift.utils.logger import get_logger
-from tests.support.report_runs import TRUTH, WRONG, compare, result, write, write_runs
+from tests.support.report_runs import TRUTH, WRONG, result, run_flags, write, write_runs
 from tools import compare_results, evaluation_report
-from tools.reports.numbers import breakdown, compute_numbers, main_table
+from tools.reports.numbers import breakdown, compute_numbers, metric_table
 from tools.reports.result_files import EvaluatedRun, find_files, load_runs, question_name
 from utils.get_knowledge_graph import extractor_name
+
+
+def compare(files, output, *flags) -> int:
+    return compare_results.main(run_flags(files, output, *flags))
 
 
 @pytest.fixture
@@ -170,7 +174,7 @@ def test_questions_without_a_value_do_not_count_for_its_mean():
     assert numbers.against("b", "a").difference["share"].mean == 0.5  # of the one question that both have
     nothing = compute_numbers({"a": EvaluatedRun("a", [], results, {"accuracy": np.ones(4), "share": np.full(4, nan)})})
     assert nothing.summary["a"]["share"] is None
-    assert main_table(nothing, {"a": "A"})[2] == ["share", ""]
+    assert metric_table(nothing, {"a": "A"})[2] == ["share", ""]
 
 
 def test_tables_are_written_as_csv_latex_and_markdown(files, tmp_path):

@@ -14,8 +14,9 @@ from PIL import Image
 
 from swift.utils.errors import UserError
 from tests.support.demo_records import solution, thoughts
+from tools.demo_world.build import VERSION, make_demo, make_policy
 from tools.demo_world.dataset import EVALUATION_FILES, World, WorldConfig
-from tools.make_demo import VERSION, main, make_demo, make_policy
+from tools.make_demo import main
 
 TINY = WorldConfig(seed=3, patients=(4, 2, 4), questions=(3, 2), pair_questions=(2, 1), eval_questions=6)
 EVALUATION_FIELDS = {

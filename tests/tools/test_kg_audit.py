@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.graphs import EFFUSION, EMPTY, NO_EFFUSION, make_graph, random_graph
 from tools.kg_audit.scores import Audited, audit, most_frequent, score_question, summarize_audited, worst_examples
-from tools.kg_audit.table import VALUES_SHOWN, render
+from tools.kg_audit.table import VALUES_SHOWN, audit_table
 from utils.intervals import mean_interval
 
 MINE = make_graph(
@@ -134,7 +134,7 @@ def test_the_table_has_a_line_a_score_and_groups_cut_short():
     whole = audited(*pairs)
     for number, row in enumerate(whole.results):
         row["question_type"] = f"kind {number % (VALUES_SHOWN + 3):02d}"
-    lines = render(audit(whole)).splitlines()
+    lines = audit_table(audit(whole)).splitlines()
     assert lines[0] == "40 questions about 20 patients, mean [95% interval]"
     assert lines[4].split("   ")[0] == "entity F1"
     assert lines[4].count("0.286 [0.286, 0.286]") == 2
@@ -146,4 +146,4 @@ def test_the_table_has_a_line_a_score_and_groups_cut_short():
 
 
 def test_a_table_of_nothing_wrong_is_short():
-    assert "most" not in render(audit(audited((EFFUSION, EFFUSION))))
+    assert "most" not in audit_table(audit(audited((EFFUSION, EFFUSION))))

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.report_runs import TRUTH, WRONG, compare, result, write, write_runs
+from tests.support.report_runs import TRUTH, WRONG, result, run_flags, write, write_runs
+from tools import compare_results
 from tools.reports.page import render_page
 from tools.reports.thumbnails import THUMBNAIL_SIDES, image_addresses, is_drawn
 from tools.reports.token_columns import token_columns
+
+
+def compare(files, output, *flags) -> int:
+    return compare_results.main(run_flags(files, output, *flags))
 
 
 @pytest.fixture

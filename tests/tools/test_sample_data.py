@@ -268,7 +268,7 @@ def without(*fields):
         (GOOD, ["--policies", "hard_uniform"], ["says nothing of difficulty", "is_correct", "--results"]),
         (GOOD, ["--pool", "a=b.json:0.5"], ["--source", "--pool", "not both"]),
         (GOOD, ["--pass_rate", 0.7, 0.2], ["--pass_rate 0.7 0.2", "the lower first"]),
-        (GOOD, ["--eval", "{root}/gone.json"], ["gone.json are not there", "--eval", "allow"]),
+        (GOOD, ["--eval", "{root}/gone.json"], ["gone.json do not exist", "--eval", "allow"]),
         (GOOD, ["--stratify", "kind"], ["record 0", "field 'kind' is missing", "--stratify"]),
         (GOOD, ["--results", "{root}/gone.json"], ["result file", "gone.json cannot be read"]),
         (GOOD[:3] + GOOD[2:], [], ["record 3 is the same question as", "record 2 (idx 2)", "keep one"]),
@@ -283,7 +283,7 @@ def without(*fields):
     ],
     ids=lambda value: value[0] if isinstance(value, list) and value and isinstance(value[0], str) else "",
 )
-def test_a_refusal_names_what_and_how_to_mend_it(world, rows, flags, words):
+def test_a_refusal_names_what_and_how_to_fix_it(world, rows, flags, words):
     flags = [str(flag).format(root=world.root) for flag in flags]
     line = world.refusal(*flags, pool=world.write("pool.json", rows))
     assert all(word in line for word in words), line
@@ -293,7 +293,7 @@ def test_a_refusal_names_what_and_how_to_mend_it(world, rows, flags, words):
     ("pools", "words"),
     [
         (["a={root}/p.json:0.5"], ["shares sum to 0.5", "must sum to 1"]),
-        (["a={root}/p.json:0.5", "a={root}/p.json:0.5"], ["a name of its own"]),
+        (["a={root}/p.json:0.5", "a={root}/p.json:0.5"], ["its own name"]),
         (["a={root}/p.json"], ["must be NAME=FILE:SHARE"]),
         (["a={root}/p.json:half"], ["must be NAME=FILE:SHARE"]),
         (["={root}/p.json:1"], ["must be NAME=FILE:SHARE"]),

@@ -56,7 +56,7 @@ class SweepFolder:
             (run / f"checkpoint-{steps}" / "trainer_state.json").write_text(json.dumps(state))
         return self
 
-    def summarise(self, *flags) -> int:
+    def summarize(self, *flags) -> int:
         (self.folder / "sweep.json").write_text(json.dumps({"runs": self.runs}))
         return main([str(self.folder), *flags])
 
@@ -85,7 +85,7 @@ def test_numbers_are_those_computed_again(sweep):
     second = [TRUTH, WRONG, WRONG, TRUTH, TRUTH, HEDGED]
     alone = [WRONG, WRONG, WRONG, TRUTH, WRONG, TRUTH]
     sweep.add(first, seed="0").add(second, seed="1").add(alone, rewards=ALONE, seed="1")
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     baseline, row = sweep.rows()
     assert (baseline["rewards"], row["seeds"]) == (ALONE, ["0", "1"])
     # Right by the training rule: 3 of 6, and 4 of 6 as "yes, no" counts; exact: 3 and 3.
@@ -112,7 +112,7 @@ def test_differences_are_to_the_same_setting_of_the_baseline(sweep):
     right, wrong = [TRUTH] * 6, [WRONG] * 6
     sweep.add(right).add(wrong, rewards=ALONE).add(right, size="128").add(right, rewards=ALONE, size="128")
     sweep.add(right, beta="0.1")
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     found = {
         (row["size"], row["beta"]): {name: value["mean"] for name, value in row["difference_to_baseline"].items()}
         for row in sweep.rows()
@@ -127,7 +127,7 @@ def test_differences_are_to_the_same_setting_of_the_baseline(sweep):
 
 def test_another_baseline_may_be_named(sweep):
     sweep.add([TRUTH] * 6).add([WRONG] * 6, rewards="external_format")
-    assert sweep.summarise("--baseline", "external_format") == 0
+    assert sweep.summarize("--baseline", "external_format") == 0
     assert [bool(row["difference_to_baseline"]) for row in sweep.rows()] == [False, True]
     assert "accuracy - format" in (sweep.folder / "summary.md").read_text()
 
@@ -145,7 +145,7 @@ def test_another_baseline_may_be_named(sweep):
 )
 @pytest.mark.parametrize("other", [{"seed": "1"}, {"rewards": ALONE}], ids=["a seed", "the baseline"])
 def test_runs_that_differ_in_more_than_seed_and_rewards_are_refused(sweep, capsys, difference, words, other):
-    assert sweep.add([TRUTH] * 6).add([WRONG] * 6, **other, **difference).summarise() == 2
+    assert sweep.add([TRUTH] * 6).add([WRONG] * 6, **other, **difference).summarize() == 2
     said = capsys.readouterr().err
     first, second = sweep.runs
     assert f"runs {first} and {second} would count as the same" in said
@@ -156,14 +156,14 @@ def test_runs_that_differ_in_more_than_seed_and_rewards_are_refused(sweep, capsy
 def test_runs_that_differ_in_their_setting_or_their_pace_are_not_refused(sweep):
     sweep.add([TRUTH] * 6).add([TRUTH] * 6, size="128", flags=["--max_steps", "8"], data="e")
     sweep.add([TRUTH] * 6, seed="1", flags=["--resume_from_checkpoint", "true"], evaluation={"batch_size": ["3"]})
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     assert [row["seeds"] for row in sweep.rows()] == [["0", "1"], ["0"]]
 
 
 def test_runs_without_numbers_are_named_in_their_line(sweep):
     sweep.add([TRUTH] * 6, seed="0").add(seed="1", status="failed", reason="exit status 2: error: no | luck")
     sweep.add(seed="2").add(size="128", status="interrupted", reason="at step 3")
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     one, none = sweep.rows()
     assert one["not_in_the_numbers"] == ["seed 1 failed: exit status 2: error: no | luck", "seed 2 not evaluated"]
     assert none["metrics"] == {}
@@ -176,14 +176,14 @@ def test_runs_without_numbers_are_named_in_their_line(sweep):
 
 def test_results_of_a_run_that_is_not_finished_do_not_count(sweep):
     sweep.add([TRUTH] * 6, status="running").add([WRONG] * 6, size="128")
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     assert [row["seeds"] for row in sweep.rows()] == [[], ["0"]]
 
 
 def test_the_best_of_a_column_carries_a_star(sweep):
     sweep.add([TRUTH] * 5 + [WRONG]).add([TRUTH] * 3 + [WRONG] * 3, policy="random")
     sweep.add([TRUTH] * 5 + [WRONG], size="128")
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     lines = (sweep.folder / "summary.md").read_text().splitlines()[2:5]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [line[0] + line[1] for line in cells] == ["random64", "uniform64", "uniform128"]
@@ -193,14 +193,14 @@ def test_the_best_of_a_column_carries_a_star(sweep):
 def test_rows_are_ordered_by_size_as_a_number(sweep):
     for size in ("128", "64", "1000"):
         sweep.add([TRUTH] * 6, size=size)
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     assert [row["size"] for row in sweep.rows()] == ["64", "128", "1000"]
 
 
 def test_all_forms_of_the_table_tell_the_same(sweep):
     sweep.add([TRUTH] * 4 + [WRONG] * 2, steps=3).add([TRUTH] * 3 + [WRONG] * 3, rewards=ALONE, steps=3)
     sweep.add([TRUTH] * 6, size="128", steps=3)
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     with open(sweep.folder / "summary.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["accuracy"]) for row in rows] == pytest.approx([3 / 6, 4 / 6, 1.0], abs=1e-5)
@@ -220,7 +220,7 @@ def test_equal_runs_give_equal_bytes(sweep):
     texts = []
     for order in (1, -1):
         sweep.runs = dict(list(sweep.runs.items())[::order])
-        assert sweep.summarise() == 0
+        assert sweep.summarize() == 0
         texts.append([(sweep.folder / name).read_bytes() for name in names])
     assert texts[0] == texts[1]
 
@@ -240,7 +240,7 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path, capsys):
 
 def test_a_sweep_without_any_evaluation_still_has_its_table_and_curves(sweep):
     sweep.add(seed="0", steps=4).add(seed="1", status="planned")
-    assert sweep.summarise() == 0
+    assert sweep.summarize() == 0
     assert sweep.rows()[0]["not_in_the_numbers"] == ["seed 0 not evaluated", "seed 1 planned"]
     assert (sweep.folder / "steps.png").exists()
     assert not (sweep.folder / "sizes.png").exists()

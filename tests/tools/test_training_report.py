@@ -8,7 +8,8 @@ import pytest
 
 from swift.trainers import curves
 from tests.support.browser import needs_chromium, visit
-from tools.training_report import choose_groups, main, page_data
+from tools.reports.training_page import choose_groups, page_data
+from tools.training_report import main
 
 HOSTILE = "</script><b>bold</b>"
 

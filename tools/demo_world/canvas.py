@@ -63,7 +63,7 @@ class Canvas:
     """One posed image. Methods return float32 layers, 0 to 1: [HALF, HALF], or [SIZE, SIZE] where ``crisp``."""
 
     def __init__(self, shift: Point = (0.0, 0.0), scale: float = 1.0, turn: float = 0.0) -> None:
-        """``shift`` in pixels, ``turn`` in radians, both about the film's centre."""
+        """``shift`` in pixels, ``turn`` in radians, both about the film's center."""
         cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
         self._matrix = np.array([[cos, -sin], [sin, cos]])
         self._offset = np.full(2, CANVAS_SIZE / 2) + shift - self._matrix @ np.full(2, CANVAS_SIZE / 2)
@@ -99,11 +99,11 @@ class Canvas:
         """The union of closed outlines at full strength."""
         return self.layer([Plate(outline) for outline in outlines], blur)
 
-    def blobs(self, centres: Sequence[Point], radii: Point, turn: float = 0.0) -> np.ndarray:
+    def blobs(self, centers: Sequence[Point], radii: Point, turn: float = 0.0) -> np.ndarray:
         """The sum of equal Gaussian hills; ``radii`` are their standard deviations in pixels of the film."""
         cos, sin = math.cos(turn), math.sin(turn)
         total = np.zeros_like(self.x)
-        for x, y in centres:
+        for x, y in centers:
             dx, dy = self.x - np.float32(x), self.y - np.float32(y)
             u, v = (cos * dx + sin * dy) / radii[0], (cos * dy - sin * dx) / radii[1]
             total += np.exp(-0.5 * (u * u + v * v))

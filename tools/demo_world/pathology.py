@@ -52,15 +52,15 @@ def pleural_line(canvas: Canvas, outline: np.ndarray) -> np.ndarray:
 
 def consolidation(canvas: Canvas, body: Body, finding: Finding, rng: np.random.Generator) -> np.ndarray:
     """Density of airspace opacity: a fluffy patch with air bronchograms."""
-    centre = _site(body, finding, rng)
-    hill = canvas.blobs([centre], (rng.uniform(34, 40), rng.uniform(29, 35)), rng.uniform(-0.4, 0.4))
+    center = _site(body, finding, rng)
+    hill = canvas.blobs([center], (rng.uniform(34, 40), rng.uniform(29, 35)), rng.uniform(-0.4, 0.4))
     hill = hill * (1 + 0.10 * clouds(rng, 26))
     patch = np.clip((hill - 0.38) * 3.0, 0, 1)
-    inward = np.arctan2(190 - centre[1], MIDLINE - centre[0])
+    inward = np.arctan2(190 - center[1], MIDLINE - center[0])
     twigs = []
     for angle in inward + np.array([-0.5, 0.0, 0.5]):
         reach = np.array([np.cos(angle), np.sin(angle)])
-        twigs.append(Stroke([centre + 34 * reach, centre - 22 * reach], 4, 1.0))
+        twigs.append(Stroke([center + 34 * reach, center - 22 * reach], 4, 1.0))
     return patch * (0.38 - 0.14 * canvas.layer(twigs, blur=1.5))
 
 

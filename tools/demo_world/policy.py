@@ -64,7 +64,7 @@ def write_policy(folder: str | Path, texts: Iterable[str], seed: int = 0) -> Non
 
 def cosine_filters(config: Phi4MultimodalVisionConfig) -> torch.Tensor:
     """Patch filters [width, 3, patch, patch] that are the lowest frequencies of the discrete cosine transform, over the
-    mean of the colours. A tower trained from nothing in minutes learns faster from them than from noise, which mostly
+    mean of the colors. A tower trained from nothing in minutes learns faster from them than from noise, which mostly
     sees how bright a patch is; brightness itself is scaled down for the same reason."""
     size = config.patch_size
     points = torch.arange(size) + 0.5

@@ -24,7 +24,7 @@ from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state
 from tools.kg_audit.graph_files import NamedTexts, make_graphs, read_graphs, read_graphs_of
 from tools.kg_audit.scores import Audited, audit
-from tools.kg_audit.table import render
+from tools.kg_audit.table import audit_table
 from tools.kg_audit.texts import (
     AuditRow,
     generated_texts,
@@ -113,7 +113,7 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
         path = path.with_name("kg_metrics.json")
     path = arguments.metrics or path
     write_json(path, _plain(facts | scores))
-    print(render(scores))
+    print(audit_table(scores))
     logger.info("wrote %s; graphs by %s", path, facts["extractor"])
     return 0
 

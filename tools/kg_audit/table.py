@@ -28,7 +28,7 @@ _SCORES = {
 _SHOWN_OF_GROUPS = ("entity_f1", "kg_jaccard", "hallucination", "omission")
 
 
-def render(audit: Mapping[str, Any]) -> str:
+def audit_table(audit: Mapping[str, Any]) -> str:
     """The scores, those of each kind of question, and what was invented and omitted most often;
     `tools.kg_audit.scores.audit` says what each number is."""
     level = f"{audit['level']:.0%} interval"

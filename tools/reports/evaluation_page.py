@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ReXKG.graph import ASSERTED_TYPES, ENTITY_TYPES, RELATION_TYPES, Graph
-from tools.reports.numbers import RULE_METRICS, Numbers, direction, label, metrics_document
+from tools.reports.numbers import RULE_METRICS, Numbers, metric_direction, metric_label, metrics_document
 from tools.reports.page import data_uri, encode_data, render_page
 from tools.reports.result_files import GROUPINGS, EvaluatedRun
 from tools.reports.thumbnails import image_addresses
@@ -52,9 +52,9 @@ def render_report(
     data = {
         "title": title,
         "date": date.today().isoformat(),
-        **_numbers(runs, numbers, labels),
+        **_tables(runs, numbers, labels),
         "rules": list(RULE_METRICS),
-        "case_metrics": [label(name) for name in _case_metrics(numbers)],
+        "case_metrics": [metric_label(name) for name in _case_metrics(numbers)],
         "fields": [{"name": name, "label": text} for name, text in GROUPINGS.items()],
         "terms": terms.words,
         "entity_types": [
@@ -70,7 +70,7 @@ def render_report(
     return render_page("report", title, data, image_files=files)
 
 
-def _numbers(runs: Mapping[str, EvaluatedRun], numbers: Numbers, labels: Mapping[str, str]) -> dict[str, Any]:
+def _tables(runs: Mapping[str, EvaluatedRun], numbers: Numbers, labels: Mapping[str, str]) -> dict[str, Any]:
     """The page's tables and plots."""
     document = metrics_document(runs, numbers)
     names = list(runs)
@@ -94,7 +94,7 @@ def _numbers(runs: Mapping[str, EvaluatedRun], numbers: Numbers, labels: Mapping
             for name, run in runs.items()
         ],
         "metrics": [
-            {"name": name, "label": label(name), "direction": direction(name)}
+            {"name": name, "label": metric_label(name), "direction": metric_direction(name)}
             for name in numbers.summary[numbers.baseline]
         ],
         "breakdown": {

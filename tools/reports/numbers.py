@@ -42,7 +42,7 @@ class RunComparison:
         return {
             "run": self.run,
             "baseline": self.baseline,
-            "difference": _numbers(self.difference),
+            "difference": _as_dicts(self.difference),
             "mcnemar": {rule: test.as_dict() for rule, test in self.mcnemar.items()},
         }
 
@@ -61,17 +61,17 @@ class Numbers:
         return next((c for c in self.comparisons if (c.run, c.baseline) == (run, baseline)), None)
 
 
-def label(metric: str) -> str:
+def metric_label(metric: str) -> str:
     """A metric's name in tables."""
     return METRIC_LABELS.get(metric, metric.replace("_", " ").replace(" f1", " F1").replace("jaccard", "Jaccard"))
 
 
-def number(metric: str, value: Interval | float, sign: str = "") -> str:
+def format_metric(metric: str, value: Interval | float, sign: str = "") -> str:
     """A metric's value as text: shares with three digits, lengths with one."""
     return f"{value:{sign}.{1 if metric == 'length' else 3}f}"
 
 
-def direction(metric: str) -> int:
+def metric_direction(metric: str) -> int:
     """1 where more is better, -1 where less is, 0 where neither is said."""
     if metric in ("length", "confidence", "token_logprob"):
         return 0
@@ -131,9 +131,9 @@ def metrics_document(runs: Mapping[str, EvaluatedRun], numbers: Numbers) -> dict
         "baseline": numbers.baseline,
         "runs": {
             name: {
-                "metrics": _numbers(numbers.summary[name]),
+                "metrics": _as_dicts(numbers.summary[name]),
                 "by": {
-                    field: {row["name"]: {"count": row["count"], **_numbers(row["runs"][name])} for row in rows}
+                    field: {row["name"]: {"count": row["count"], **_as_dicts(row["runs"][name])} for row in rows}
                     for field, rows in numbers.breakdown.items()
                     if rows
                 },
@@ -145,17 +145,19 @@ def metrics_document(runs: Mapping[str, EvaluatedRun], numbers: Numbers) -> dict
     }
 
 
-def main_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
+def metric_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
     """A line a metric, a column a run, then one for each run's difference from the baseline: mean [low, high]."""
     columns = _columns(numbers, labels)
     rows = [["metric", *columns]]
     for metric in numbers.summary[numbers.baseline]:
-        cells = [number(metric, column[metric], sign) if column[metric] else "" for sign, column in columns.values()]
-        rows.append([label(metric), *cells])
+        cells = [
+            format_metric(metric, column[metric], sign) if column[metric] else "" for sign, column in columns.values()
+        ]
+        rows.append([metric_label(metric), *cells])
     return rows
 
 
-def number_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
+def metric_number_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
     """The main table for spreadsheets: mean, low and high of each column in columns of their own."""
     columns = _columns(numbers, labels)
     rows = [["metric", *(name for column in columns for name in (column, f"{column}, low", f"{column}, high"))]]
@@ -204,7 +206,7 @@ def _intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dic
     return dict(zip(values, ratio_intervals(np.where(there, table, 0), there, clusters), strict=True))
 
 
-def _numbers(intervals: Mapping[str, Interval | None]) -> dict[str, dict[str, float] | None]:
+def _as_dicts(intervals: Mapping[str, Interval | None]) -> dict[str, dict[str, float] | None]:
     return {metric: interval and interval.as_dict() for metric, interval in intervals.items()}
 
 

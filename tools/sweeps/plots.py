@@ -16,7 +16,7 @@ from tools.sweeps.summary import SETTINGS, FinishedRun, SweepRow
 FIGURE_SIZE = SETTINGS.index("size")
 SIZE_PANELS = (("accuracy", "Accuracy"), ("kg_f1", "Knowledge-graph F1"))
 STYLES = ("-", "--", ":", "-.")
-COLOURS = tuple(f"C{number}" for number in range(10))
+COLORS = tuple(f"C{number}" for number in range(10))
 LENGTH = "completion_length"
 
 
@@ -52,7 +52,7 @@ def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
             means = np.array([row.means[metric].mean for row in line])
             low, high = (np.array([getattr(row.means[metric], end) for row in line]) for end in ("lo", "hi"))
             axes.errorbar(places, means, [means - low, high - means], marker="o", markersize=4, capsize=3,
-                          linewidth=1.6, color=_colour(number), label=label)  # fmt: skip
+                          linewidth=1.6, color=_color(number), label=label)  # fmt: skip
         axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
         axes.set_xlim(-0.4, len(sizes) - 0.6)
         _finish(axes, f"{title} (mean over seeds, 95% over patients)", "training records")
@@ -79,9 +79,9 @@ def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
         for row in rows:
             steps, values = mean_over_seeds(row.runs, name)
             if steps:
-                colour = _colour(series.index(label_of(row.setting, varying(rows))))
+                color = _color(series.index(label_of(row.setting, varying(rows))))
                 style = STYLES[sizes.index(row.setting[FIGURE_SIZE]) % len(STYLES)]
-                axes.plot(steps, smoothed(values), style, color=colour, linewidth=1.6,
+                axes.plot(steps, smoothed(values), style, color=color, linewidth=1.6,
                           label=label_of(row.setting, shown))  # fmt: skip
         title = (
             "Completion length (tokens)"
@@ -130,8 +130,8 @@ def _legend(figure: Figure, axes: Axes, entries: int) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=1 if entries < 3 else 2, fontsize=8, frameon=False)
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -1,11 +1,6 @@
-"""Runs of a sweep: what each was asked to do, and how far its folder has come.
+"""Planned runs of a sweep, and the state of their folders.
 
-A plan is a list of texts, NUL-separated on the way here. A run begins with "@run" and has four parts:
-
-    @run  name=value ...  @train  command ...  @evaluate  command ...        (the last part only where wanted)
-
-The names are tag (of the run, its folder and its log), folder, data, and the settings that tell runs apart. A run
-folder holds what the trainer writes, and run.json: settings, digest of the data, and the evaluation that was finished.
+A run folder holds the files of the trainer, and run.json: settings, digest of the data, and the finished evaluation.
 """
 
 from __future__ import annotations
@@ -23,7 +18,6 @@ from swift.utils.files import try_read_json, write_json
 from swift.utils.json_lines import newest_objects
 from swift.utils.run_folder import newest_checkpoint, trainer_state
 
-TRAINER = "swift.cli.rlhf"
 # Flags that say where or how a run is watched, not what it computes.
 INDIFFERENT = {"resume_from_checkpoint", "overwrite_output_dir", "output_dir", "disable_tqdm", "report_to"}
 PLACES = ("model_path", "output_dir")
@@ -43,7 +37,8 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a plan. ``settings`` has tag, folder and data as well."""
+    """One run of a plan. ``settings`` holds its tag (the name of the run, its folder and its log), folder and data, and
+    the settings that tell runs apart. ``evaluate`` is empty unless the run is to be evaluated."""
 
     settings: dict[str, str]
     train: tuple[str, ...]
@@ -66,24 +61,6 @@ class PlannedRun:
         """Optimizer steps asked for; None where the data decide."""
         value = flags_of(self.train).get("max_steps", ("-1",))[0]
         return int(value) if int(value) > 0 else None
-
-
-def parse_plan(words: Sequence[str]) -> list[PlannedRun]:
-    """The runs of a plan. Raises UserError for one that is cut, empty, or names a tag twice."""
-    runs: list[PlannedRun] = []
-    for chunk in _chunks(words, "@run"):
-        head, *rest = _parts(chunk)
-        settings = dict(word.partition("=")[::2] for word in head)
-        if not rest or not rest[0] or not {"tag", "folder", "data"} <= settings.keys():
-            raise UserError("the plan is cut: a run lacks its tag, folder, data or command; see tools/launch.sh")
-        runs.append(PlannedRun(settings, *map(tuple, rest)))
-    tags = [run.tag for run in runs]
-    if len(set(tags)) < len(tags):
-        twice = next(tag for tag in tags if tags.count(tag) > 1)
-        raise UserError(f"run {twice} comes twice in the plan; name each size, type, seed and setting once")
-    if not runs:
-        raise UserError("the plan holds no runs; give at least one size, type and seed")
-    return runs
 
 
 def flags_of(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -219,24 +196,3 @@ def _is_evaluated(run: PlannedRun, kept: Mapping[str, Any], checkpoint: Path) ->
 
 def _evaluation_flags(run: PlannedRun) -> dict[str, list[str]]:
     return {name: list(values) for name, values in flags_of(run.evaluate).items() if name not in PLACES}
-
-
-def _chunks(words: Sequence[str], mark: str) -> list[list[str]]:
-    """The stretches of ``words`` that follow a ``mark``."""
-    chunks: list[list[str]] = []
-    for word in words:
-        if word == mark:
-            chunks.append([])
-        elif chunks:
-            chunks[-1].append(word)
-    return chunks
-
-
-def _parts(chunk: Sequence[str]) -> list[list[str]]:
-    parts: list[list[str]] = [[]]
-    for word in chunk:
-        if word in ("@train", "@evaluate"):
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    return parts
