@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import linear
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
@@ -52,7 +53,9 @@ def build(prompt: int, group: int, completion: int, device: str) -> tuple[torch.
     return model.to(device), prompts, Completions(tokens, lengths, torch.ones_like(lengths, dtype=torch.bool))
 
 
-def compare_scoring(model, prompts, completions, rounds: int) -> tuple[Comparison, float]:
+def compare_scoring(
+    model: nn.Module, prompts: PromptBatch, completions: Completions, rounds: int
+) -> tuple[Comparison, float]:
     """Compare forward and backward in plain and packed rows.
 
     Also returns the largest difference between log-probabilities.
@@ -68,7 +71,7 @@ def compare_scoring(model, prompts, completions, rounds: int) -> tuple[Compariso
     return compare("log-probabilities, forward + backward", lambda: work(False), lambda: work(True), rounds), difference
 
 
-def compare_rollout(model, prompts, group: int, completion: int, rounds: int) -> Comparison:
+def compare_rollout(model: nn.Module, prompts: PromptBatch, group: int, completion: int, rounds: int) -> Comparison:
     """Compare sampling of a group with the prompt prefilled once per completion and once in all.
 
     The only stop token is banned, so all completions have full length.

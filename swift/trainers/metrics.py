@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -33,7 +33,7 @@ class Means:
         """Hold exactly these means in this order, including any that this process has not observed."""
         self.sums = {name: self.sums.get(name, (0.0, 0.0)) for name in names}
 
-    def pop(self, gather) -> dict[str, float]:
+    def pop(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the means over all processes since the last call, in the order of their first observation, and reset.
 
         ``gather`` turns a tensor [1, K] of this process into [world_size, K]. Names and their order must be the same in

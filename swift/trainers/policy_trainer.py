@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from swift.llm.arguments import RunArguments
 from swift.llm.checkpoint.checksums import CHECKSUMS, checksums
 from swift.llm.checkpoint.save import is_small, load_weights, save_policy
 from swift.llm.policy import Policy, trainable_parameters
@@ -109,7 +110,7 @@ class PolicyTrainer(Trainer):
     def __init__(
         self,
         model: nn.Module,
-        args,
+        args: RunArguments,
         train_dataset: Dataset,
         policy: Policy,
         *,

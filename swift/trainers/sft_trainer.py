@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from swift.engine.batch import Completions, PromptBatch
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import choose_paths
+from swift.llm.arguments import SFTArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy
 from swift.llm.template.protocol import Template
@@ -28,7 +29,7 @@ class SFTTrainer(PolicyTrainer):
     def __init__(
         self,
         *,
-        args,
+        args: SFTArguments,
         train_dataset: Sequence[Record],
         policy: Policy,
         template: Template,
@@ -76,7 +77,7 @@ class SFTTrainer(PolicyTrainer):
         packed = self.packed and len(completions) > len(prompts)
         return (completion_logprobs(model, prompts, completions, packed=packed).logps * learned).sum()
 
-    def describe_batch(self, inputs) -> str:
+    def describe_batch(self, inputs: dict[str, Any]) -> str:
         """The rows and tokens of a micro-batch and the flags that make it smaller."""
         prompts, completions, _ = inputs["batch"]
         tokens = int(prompts.mask.sum()) + int(completions.lengths.sum())

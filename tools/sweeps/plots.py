@@ -16,7 +16,7 @@ from tools.sweeps.summary import SETTINGS, FinishedRun, SweepRow
 FIGURE_SIZE = SETTINGS.index("size")
 SIZE_PANELS = (("accuracy", "Accuracy"), ("kg_f1", "Knowledge-graph F1"))
 STYLES = ("-", "--", ":", "-.")
-COLORS = tuple(f"C{number}" for number in range(10))
+PLOT_COLORS = tuple(f"C{number}" for number in range(10))
 LENGTH = "completion_length"
 
 
@@ -131,7 +131,7 @@ def _legend(figure: Figure, axes: Axes, entries: int) -> None:
 
 
 def _color(number: int) -> str:
-    return COLORS[number % len(COLORS)]
+    return PLOT_COLORS[number % len(PLOT_COLORS)]
 
 
 def _save(figure: Figure, path: Path) -> Path:

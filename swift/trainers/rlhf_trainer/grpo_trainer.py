@@ -26,6 +26,7 @@ from swift.engine.batch import collate_prompts
 from swift.engine.logprobs import LogProbs, completion_logprobs
 from swift.engine.probe import Paths, choose_paths
 from swift.engine.sampling import Sampling, generate, prompt_uniforms
+from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
@@ -63,7 +64,7 @@ class GRPOTrainer(PolicyTrainer):
         model: nn.Module | None = None,
         ref_model: nn.Module | None = None,
         *,
-        args,
+        args: RLHFArguments,
         train_dataset: Sequence[Record],
         policy: Policy,
         template: Template,
@@ -238,7 +239,9 @@ class GRPOTrainer(PolicyTrainer):
         loss = total / num_items_in_batch.clamp(min=1) * self.args.world_size
         return (loss, self._figures) if return_outputs else loss
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
         """Forward and backward of a micro-batch; its figures and completions are recorded afterwards."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         observe_tokens(self.means, self._figures)
@@ -246,11 +249,11 @@ class GRPOTrainer(PolicyTrainer):
             self.recorder.add(self.state.global_step + 1, inputs["batch"].rollout, self._figures.logps)
         return loss
 
-    def describe_batch(self, inputs) -> str:
+    def describe_batch(self, inputs: dict[str, Any]) -> str:
         """The rows and tokens of a micro-batch and the flags that make it smaller."""
         return describe_rollout(inputs["batch"].rollout)
 
-    def evidence(self, inputs) -> str:
+    def evidence(self, inputs: dict[str, Any]) -> str:
         """Write the groups of a micro-batch whose loss is not finite beside completions.jsonl, and say where."""
         step = self.state.global_step + 1
         path = Path(self.args.output_dir) / f"not_finite_step{step}_process{self.args.process_index}.jsonl"
