@@ -20,7 +20,7 @@ COMMANDS = {
     "-m swift.cli.rlhf": (*TRAINING, "rlhf_type", "reward_funcs", "num_generations", "beta", "dynamic_sample"),
     "-m swift.cli.sft": TRAINING,
     "-m tools.sample_data": ("source", "policies", "sizes"),
-    "-m tools.sweep": ("folder", "logs", "dry-run"),
+    "-m tools.sweep": ("dry-run",),
     "-m tools.summarize": ("baseline",),
     "-m tools.convert_checkpoint": ("to", "merge"),
     "-m tools.compare_results": ("run", "output"),
