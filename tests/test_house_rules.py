@@ -92,7 +92,7 @@ def without_hints(module: Module) -> list[str]:
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
         bare += ["return"] if node.returns is None and own != "__init__" else []
-        private = any(part.startswith("_") for part in around) or (own.startswith("_") and not own.startswith("__"))
+        private = any(part.startswith("_") for part in around) or re.match(r"_(?!_init__|_call__)", own)
         nested = "." in name and not _is_method(module.tree, around)
         if bare and not private and not nested and not (around and LIBRARY_METHODS.fullmatch(own)):
             complaints.append(f"{module.path}:{node.lineno} {name}: {', '.join(bare)}")
@@ -110,12 +110,9 @@ def public_names(tree: ast.Module) -> set[str]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            names |= {leaf.id for leaf in ast.walk(node) if isinstance(leaf, ast.Name) and _is_stored(leaf)}
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
     return {name for name in names if not name.startswith("_")}
-
-
-def _is_stored(leaf: ast.Name) -> bool:
-    return isinstance(leaf.ctx, ast.Store)
 
 
 def test_no_folder_of_code_is_crowded(modules):
@@ -161,7 +158,8 @@ def test_a_public_name_has_one_meaning(modules):
         if part_of(module.name, ("swift", "ReXKG", "utils", "tools")):
             for name in public_names(module.tree) - SHARED_NAMES.keys():
                 homes.setdefault(name, []).append(str(module.path))
-    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
+    complaints = [f"{name}: {', '.join(paths)}" for name, paths in sorted(homes.items()) if len(paths) > 1]
+    assert not complaints, "\n".join(complaints)
 
 
 # The checks themselves, on short texts.
@@ -223,5 +221,5 @@ def test_missing_hints_are_seen():
 
 
 def test_public_names_are_seen():
-    text = "import json\nA = 1\nB: int = 2\n_C = 3\n(D, E) = 4, 5\ndef f():\n    G = 1\nclass H:\n    I = 2\n"
+    text = "A = 1\nB: int = 2\n_C = 3\n(D, E) = [x for x in (4, 5)]\ndef f():\n    G = 1\nclass H:\n    I = 2\n"
     assert public_names(ast.parse(text)) == {"A", "B", "D", "E", "f", "H"}

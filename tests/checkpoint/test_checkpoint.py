@@ -14,69 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.load_checkpoint import measure, write_checkpoint
-from swift.llm.checkpoint import load as loading
 from swift.llm.checkpoint.adapters import WEIGHTS, fill_adapter, read_adapter
-from swift.llm.checkpoint.folders import resolve_checkpoint
-from swift.llm.checkpoint.load import attention_implementation, load_policy
+from swift.llm.checkpoint.load import load_policy
 from swift.llm.checkpoint.save import is_small, load_weights, save_policy
 from swift.llm.policy import trainable_parameters
 from swift.utils.errors import UserError
-from swift.utils.run_folder import finished_step, newest_checkpoint
 from tests.support.builders import tiny_model
-
-
-def make_checkpoint(run: Path, name: str, state: str | None = '{"global_step": 1}') -> Path:
-    folder = run / name
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    if state is not None:
-        (folder / "trainer_state.json").write_text(state)
-    return folder
-
-
-def test_the_newest_checkpoint_is_the_one_with_the_highest_number(tmp_path):
-    """Not the last in the alphabet, and not a folder that only looks like one."""
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-11-copy", "old-checkpoint-99"):
-        make_checkpoint(tmp_path, name)
-    assert newest_checkpoint(tmp_path).name == "checkpoint-10"
-
-
-@pytest.mark.parametrize("state", [None, "", '{"global_step": 3, "log', "{}"])
-def test_a_checkpoint_that_was_not_written_to_the_end_is_passed_over(tmp_path, state):
-    make_checkpoint(tmp_path, "checkpoint-2")
-    newest = make_checkpoint(tmp_path, "checkpoint-3", state)
-    assert finished_step(newest) is None
-    assert newest_checkpoint(tmp_path).name == "checkpoint-2"
-
-
-def test_without_a_finished_checkpoint_there_is_none(tmp_path):
-    make_checkpoint(tmp_path, "checkpoint-3", None)
-    assert newest_checkpoint(tmp_path) is None
-    assert newest_checkpoint(tmp_path / "nowhere") is None
-
-
-def test_a_model_folder_stands_for_itself_and_a_run_for_its_newest_checkpoint(tmp_path):
-    newest = make_checkpoint(tmp_path, "checkpoint-4")
-    assert resolve_checkpoint(newest) == newest
-    assert resolve_checkpoint(tmp_path) == newest
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("gone", "gone does not exist; give the folder"),
-        ("file", "file does not exist; give the folder"),
-        ("empty", "empty has neither config.json nor a finished checkpoint-N; give the folder"),
-        ("unfinished", "unfinished has neither config.json nor a finished checkpoint-N"),
-    ],
-)
-def test_a_folder_that_holds_no_policy_is_refused(tmp_path, name, words):
-    (tmp_path / "file").touch()
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "unfinished").mkdir()
-    make_checkpoint(tmp_path / "unfinished", "checkpoint-3", "")
-    with pytest.raises(UserError, match=words):
-        resolve_checkpoint(tmp_path / name)
 
 
 @pytest.fixture
@@ -258,30 +201,6 @@ def test_a_speech_adapter_is_saved_with_the_whole_policy(world, tmp_path):
     adapter = [value for name, value in loaded.named_parameters() if ".lora_" in name]
     assert len(adapter) == 2 * 4 * 2
     assert all(bool((value == 0.5).all()) for value in adapter)
-
-
-@pytest.mark.parametrize(
-    ("asked", "cuda", "package", "taken"),
-    [
-        (None, True, True, "sdpa"),
-        ("auto", True, True, "sdpa"),
-        ("sdpa", True, True, "sdpa"),
-        ("eager", False, False, "eager"),
-        ("flash_attn", True, True, "flash_attention_2"),
-        ("flash_attention_2", True, True, "flash_attention_2"),
-        ("flash_attn", False, True, "sdpa"),
-        ("flash_attn", True, False, "sdpa"),
-        ("flash_attention_2", False, False, "sdpa"),
-    ],
-)
-def test_flash_attention_becomes_sdpa_with_a_note_where_it_cannot_run(monkeypatch, caplog, asked, cuda, package, taken):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: package)
-    logging.getLogger("chex").addHandler(caplog.handler)
-    assert attention_implementation(asked) == taken
-    logging.getLogger("chex").removeHandler(caplog.handler)
-    noted = any("using sdpa instead" in message for message in caplog.messages)
-    assert noted == (asked in ("flash_attn", "flash_attention_2") and taken == "sdpa")
 
 
 def trained_adapter(world: Path, folder: Path) -> Path:

@@ -1,11 +1,9 @@
-"""SmolVLM, LLaVA, Qwen2.5-VL and Gemma 3 through the loader, the template, both trainers and evaluation."""
+"""SmolVLM, LLaVA, Qwen2.5-VL and Gemma 3 through the loader, the template, the engine and the saver."""
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
-import re
 import shutil
 import sys
 from dataclasses import replace
@@ -16,11 +14,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 
-import evaluate
-from swift.cli.rlhf import main as rlhf
-from swift.cli.sft import main as sft
 from swift.engine.batch import Completions, collate_prompts, concat_prompts
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import Paths, choose_paths
@@ -36,10 +31,7 @@ from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.question_groups import QuestionGroups, collate_groups
 from swift.utils.errors import UserError
-from tests.support.builders import rlhf_command
-from tests.support.sft_runs import sft_command
 from tests.support.tiny_models import WRITERS
-from utils.freezing import freeze_non_vision
 
 TOLERANCE = 1e-5
 LENGTHS = (5, 1, 4, 2, 5, 3, 4, 4, 1)
@@ -49,16 +41,14 @@ HOSTILE = (
 )
 
 
-@pytest.fixture(scope="module", params=list(WRITERS))
-def kind(request) -> str:
-    return request.param
+@pytest.fixture(scope="module")
+def folder(other_model: Path) -> Path:
+    return other_model
 
 
 @pytest.fixture(scope="module")
-def folder(kind, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("models") / kind
-    WRITERS[kind](path)
-    return path
+def kind(other_model: Path) -> str:
+    return other_model.name
 
 
 @pytest.fixture(scope="module")
@@ -320,65 +310,6 @@ def test_saved_is_what_loads(folder, template, records, tmp_path, choice):
     assert difference.abs().max() < TOLERANCE
 
 
-def test_a_fresh_lora_is_on_the_decoder_alone(policy, folder):
-    chosen = load_policy(folder)
-    choose_trainable(chosen.model, ModelArguments(model="m", train_type="lora"))
-    names = {name.split(".lora_")[0] for name in trainable_parameters(chosen.model)}
-    assert len(names) == 2 * 7  # two layers of q, k, v, o, gate, up and down
-    assert not any("vis" in name.split(".layers.")[0] for name in names)
-
-
-def test_the_named_set_is_what_the_freezing_hook_trains(folder):
-    named, hooked = load_policy(folder).model, load_policy(folder).model
-    choose_trainable(named, ModelArguments(model="m", train_type="lora", trainable="vision-lora+head"))
-    choose_trainable(hooked, ModelArguments(model="m", train_type="lora"))
-    assert list(trainable_parameters(named)) == freeze_non_vision(hooked)
-
-
-@pytest.fixture(scope="module")
-def grpo_run(world, folder, tmp_path_factory) -> Path:
-    """The checkpoint of one GRPO step on new adapters."""
-    output = tmp_path_factory.mktemp("grpo") / "run"
-    command = rlhf_command(world, output, model=folder, max_steps=1, train_type="lora", dynamic_sample=True)
-    assert rlhf(command) == 0
-    return output / "checkpoint-1"
-
-
-def test_grpo_takes_a_step(grpo_run, folder):
-    state = json.loads((grpo_run / "trainer_state.json").read_text())["log_history"][0]
-    assert state["grad_norm"] > 0
-    assert np.isfinite(state["kl"])
-    rows = [json.loads(line) for line in (grpo_run.parent / "completions.jsonl").read_text().splitlines()]
-    assert len(rows) == 8
-    assert all(len(row["per_token_logps"][0]) == len(row["raw_completion_tokens"][0]) for row in rows)
-    trained = load_policy(grpo_run).model.state_dict()
-    before = load_policy(folder).model.state_dict()
-    assert any(".lora_B." in name for name in trained)
-    assert all(
-        torch.equal(trained[name.replace(".base_layer", "")], value)
-        for name, value in before.items()
-        if name in trained
-    )
-
-
-def test_a_run_is_resumed_from_its_checkpoint(grpo_run, world, folder):
-    command = rlhf_command(world, grpo_run.parent, model=folder, max_steps=2, train_type="lora")
-    assert rlhf([*command, "--resume_from_checkpoint", "true"]) == 0
-    assert json.loads((grpo_run.parent / "checkpoint-2" / "trainer_state.json").read_text())["global_step"] == 2
-
-
-def test_sft_takes_a_step_and_the_result_evaluates(grpo_run, world, folder, tmp_path):
-    command = sft_command(world, tmp_path / "sft", model=folder, questions_per_row=2, max_steps=1)
-    assert sft(command) == 0
-    for checkpoint in (tmp_path / "sft", grpo_run):
-        arguments = ["--model_path", str(checkpoint), "--annotation_file", str(world / "data" / "train.json")]
-        limits = ["--max_samples", "4", "--max_new_tokens", "6", "--batch_size", "3", "--no_tqdm"]
-        assert evaluate.main([*arguments, *limits, "--output_dir", str(tmp_path / "result")]) == 0
-    documents = [json.loads(file.read_text()) for file in (tmp_path / "result").glob("*_results.json")]
-    assert [document["num_samples"] for document in documents] == [4, 4]
-    assert all(row["num_tokens"] > 0 for document in documents for row in document["results"])
-
-
 def test_an_adapter_of_another_model_knows_the_weights_it_was_trained_on(folder, tmp_path):
     save_policy(perturbed(folder, train_type="lora"), tmp_path / "adapter")
     copy = shutil.copytree(folder, tmp_path / "copy")
@@ -389,82 +320,6 @@ def test_an_adapter_of_another_model_knows_the_weights_it_was_trained_on(folder,
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"adapter was trained on another base than .*copy, whose weights"):
         load_policy(tmp_path / "adapter", base=copy)
-
-
-def refused(model: Path, world: Path, tmp_path: Path, capsys) -> str:
-    """The one line of the command's refusal, with status 2."""
-    assert rlhf(rlhf_command(world, tmp_path / "run", model=model, train_type="lora")) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert str(model) in line
-    return line
-
-
-class Payload:
-    def __init__(self, file: Path):
-        self.file = file
-
-    def __reduce__(self):
-        return Path.touch, (self.file,)
-
-
-def pickled(model: Path) -> None:
-    (model / "model.safetensors").unlink()
-    torch.save({"weight": Payload(model / "ran")}, model / "pytorch_model.bin")
-
-
-def more_tokens(model: Path) -> None:
-    tokenizer = json.loads((model / "tokenizer.json").read_text())
-    tokenizer["added_tokens"].append(tokenizer["added_tokens"][-1] | {"id": 100_000, "content": "<|extra|>"})
-    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
-    larger = AutoTokenizer.from_pretrained(model)
-    larger.add_tokens([f"zz{number}" for number in range(3000)])
-    larger.save_pretrained(model)
-
-
-def index_alone(weights: str):
-    def change(model: Path) -> None:
-        file = "model-00001-of-00001.safetensors"
-        (model / "model.safetensors").rename(model / file)
-        place = dict.fromkeys(load_file(model / file), file) if weights == "all" else {"a": weights}
-        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": place}))
-
-    return change
-
-
-def config_with(**values: object):
-    def change(model: Path) -> None:
-        config = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps(config | values))
-
-    return change
-
-
-DAMAGE = {
-    "pickle": (pickled, "is not a pickle of plain tensors and could run code"),
-    "no tokenizer": (lambda model: (model / "tokenizer.json").unlink(), "the tokenizer|its processor"),
-    "half a tokenizer": (lambda model: (model / "tokenizer.json").write_text("{"), "the tokenizer cannot be read"),
-    "a list": (lambda model: (model / "tokenizer_config.json").write_text("[]"), "the tokenizer cannot be read"),
-    "large tokenizer": (more_tokens, r"the tokenizer has ids up to \d+, the embedding \d+ rows"),
-    "float8": (config_with(dtype="float8_e4m3fn"), "float8_e4m3fn weights cannot be computed with on this device"),
-    "nonsense": (config_with(dtype="nonsense"), "describes no model|weights cannot be computed with"),
-    "text": (config_with(text_config="x"), "config.json describes no model: ."),
-    "bogus": (config_with(text_config={"model_type": "bogus"}), "config.json describes no model: ."),
-    "shard": (index_alone("model-00001-of-00002.safetensors"), "names model-00001-of-00002.safetensors, not in"),
-    "metadata": (index_alone("all"), "weights cannot be loaded: .*metadata"),
-    "processor": (lambda model: (model / "preprocessor_config.json").write_text("[]"), "its processor cannot be built"),
-    "generation": (lambda model: (model / "generation_config.json").write_text("[]"), "weights cannot be loaded: ."),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_broken_folder_is_refused_in_one_line(world, tmp_path, capsys, damage):
-    change, words = DAMAGE[damage]
-    model = tmp_path / "model"
-    WRITERS["llava"](model)
-    change(model)
-    line = refused(model, world, tmp_path, capsys)
-    assert re.search(words, line), line
-    assert not (model / "ran").exists()
 
 
 def test_a_card_names_its_own_model(folder, tmp_path):

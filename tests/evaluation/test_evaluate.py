@@ -19,14 +19,12 @@ from swift.evaluation.answering import (
     make_batches,
     read_ahead,
 )
-from swift.evaluation.controls import blank_images, shuffle_images
+from swift.evaluation.controls import blank_images
 from swift.evaluation.jobs import checkpoint_name
-from swift.evaluation.results import result_row
 from swift.llm.checkpoint.load import load_policy
-from swift.llm.dataset import Record, load_records
+from swift.llm.dataset import load_records
 from swift.llm.images.source import ImageSource, open_image
 from swift.llm.template.phi4 import Phi4Template
-from swift.utils.errors import UserError
 from tests.support.builders import random_image
 from tools.demo_world.policy import write_policy
 
@@ -258,40 +256,6 @@ def test_decoding_starts_with_the_most_image_tokens_and_keeps_images_together(wo
     assert tokens == sorted(tokens, reverse=True)
 
 
-def record(patient, *images, columns=None):
-    sources = tuple(ImageSource.from_path(f"{name}.png") for name in images)
-    columns = {"subject_id": patient} if columns is None else columns
-    return Record(sources, ({"role": "user", "content": "?"},), None, columns, f"file record {patient}")
-
-
-def shown(records):
-    return [tuple(source.name for source in one.images) for one in records]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_shuffling_gives_every_question_another_patients_images_and_loses_none(seed):
-    rng = np.random.default_rng(seed)
-    records = [record(p := int(rng.integers(6)), f"{p}-{n}") for n in range(30)]
-    records += [record(p := int(rng.integers(6)), f"{p}-{n}-a", f"{p}-{n}-b") for n in range(20)]
-    shuffled = shuffle_images(records, seed)
-    for before, after, images in zip(records, shuffled, shown(shuffled), strict=True):
-        assert len(images) == len(before.images)
-        assert not images[0].startswith(f"{before.columns['subject_id']}-")
-        assert replace(after, images=before.images) == before
-    assert sorted(shown(shuffled)) == sorted(shown(records))
-
-
-def test_shuffling_is_a_function_of_the_seed():
-    records = [record(n, str(n)) for n in range(20)]
-    assert shown(shuffle_images(records, 1)) == shown(shuffle_images(records, 1))
-    assert shown(shuffle_images(records, 1)) != shown(shuffle_images(records, 2))
-
-
-def test_without_a_subject_the_images_tell_patients_apart():
-    shuffled = shuffle_images([record(0, name, columns={}) for name in "aabb"], 0)
-    assert shown(shuffled) == [("b.png",), ("b.png",), ("a.png",), ("a.png",)]
-
-
 def test_blank_images_are_evenly_grey_and_as_large(world):
     records = all_records(world)
     blank = blank_images(records)
@@ -321,16 +285,6 @@ def test_samples_are_listed_and_scored_together(world, tmp_path):
         assert row["samples"][0]["generated_text"] == row["generated_text"]
         assert isinstance(row["majority_answer"], list)
     assert {"pass@1", "pass@2", "pass@3", "majority_vote", "pass@3_exact_set"} <= document["metrics"].keys()
-
-
-def test_questions_without_images_stay_as_they_are():
-    records = [record("a"), record("a")]
-    assert shuffle_images(records, 0) == records
-
-
-def test_one_patient_cannot_be_shuffled():
-    with pytest.raises(UserError, match=r"2 of 3 questions.*take more records"):
-        shuffle_images([record("a", "1"), record("a", "2"), record("b", "3")], 0)
 
 
 @pytest.mark.parametrize(
@@ -390,54 +344,3 @@ def assert_one_line(capsys, words):
     (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     for word in words:
         assert word in line
-
-
-def test_fields_of_the_question_do_not_pass_for_the_models_output():
-    """A file that was made from results carries the answers of another policy."""
-    foreign = {
-        "token_logprobs": [0.0],
-        "token_ranks": [1],
-        "generated_tokens": ["no"],
-        "generated_text": "no",
-        "given_text": "no",
-        "samples": [{"generated_text": "no"}],
-        "majority_answer": ["no"],
-        "correct": {"exact_set": True},
-        "is_correct": True,
-        "num_tokens": 9,
-        "finished": True,
-        "image_paths": ["other.png"],
-    }
-    question = {"role": "user", "content": "Effusion?"}
-    own = {"answer": ["yes"], "semantic_type": "verify", "token": "kept"}
-    one = Record((), (question,), "<answer>yes</answer>", own | foreign, "x.json record 0")
-    answer = {"text": "<answer>yes</answer>", "num_tokens": 3, "finished": False}
-    row = result_row(one, 0, [answer])
-    assert row.keys() & foreign.keys() == {"generated_text", "num_tokens", "finished", "image_paths"} | {
-        "is_correct",
-        "correct",
-    }
-    assert (row["generated_text"], row["num_tokens"], row["finished"]) == (answer["text"], 3, False)
-    assert row["image_paths"] == []
-    assert row.items() >= own.items()
-    tokens = {"tokens": ["yes"], "logprobs": [-1.0], "entropies": [0.5], "ranks": [2]}
-    given = result_row(one, 0, [answer | tokens], given=True)
-    assert given["given_text"] == answer["text"]
-    assert not given.keys() & (foreign.keys() - {"given_text", "image_paths"})
-
-
-@pytest.mark.parametrize(
-    ("columns", "name"),
-    [({}, 3), ({"idx": None}, 3), ({"idx": None, "id": None}, 3), ({"id": "q"}, "q"), ({"idx": 0}, 0)],
-)
-def test_a_question_without_a_name_is_called_by_its_position(columns, name):
-    one = Record((), ({"role": "user", "content": "Effusion?"},), "<answer>yes</answer>", columns, "x.json record 3")
-    row = result_row(one, 3, [{"text": "", "num_tokens": 1, "finished": True}])
-    assert row["id"] == name
-
-
-def test_images_that_are_no_files_have_no_path():
-    images = (ImageSource("a base64 image of 3 bytes", data=b"abc"), ImageSource.from_path("a.png"))
-    one = Record(images, ({"role": "user", "content": "Effusion?"},), "<answer>yes</answer>", {}, "x.json record 0")
-    row = result_row(one, 0, [{"text": "", "num_tokens": 1, "finished": True}])
-    assert row["image_paths"] == [None, "a.png"]

@@ -14,8 +14,8 @@ from swift.utils.errors import UserError
 from swift.utils.files import read_json, try_read_json
 from swift.utils.json_lines import JsonLinesFile, json_line, newest_objects
 from tools.kg_audit.graph_files import NamedTexts, make_graphs, partial_graphs_path, read_graphs
+from tools.reports.training_log import read_completions
 from tools.sweeps.runs import step_of
-from tools.training_report import read_completions
 
 pytestmark = pytest.mark.usefixtures("lexicon")
 

@@ -17,8 +17,7 @@ from swift.plugin.rewards import build_rewards, reward_matrix
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.utils import distributed
 from swift.utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.builders import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,103 @@
+"""Rewards by name: how they are built, and the matrix of their scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import plugin
+from swift.plugin import orms
+from swift.plugin.rewards import build_rewards, required_columns, reward_matrix
+from swift.utils.errors import UserError
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Register rewards for one test only."""
+
+    def register(**rewards):
+        for name, reward in rewards.items():
+            monkeypatch.setitem(orms, name, reward)
+
+    return register
+
+
+def test_scores_are_one_column_a_reward_and_nan_for_none(registered):
+    registered(
+        first=lambda completions, **columns: [float(len(text)) for text in completions],
+        second=lambda completions, bonus, **columns: [None, bonus[1]],
+    )
+    scores = reward_matrix(build_rewards(["first", "second"]), ["a", "bbb"], {"bonus": [0.5, True]})
+    assert scores.dtype == np.float32
+    np.testing.assert_array_equal(scores, [[1.0, np.nan], [3.0, 1.0]])
+
+
+def test_required_columns_are_the_parameters_without_default(registered):
+    registered(needs=lambda completions, truth, weight=1.0, **columns: completions)
+    rewards = build_rewards(["external_r1v_acc", "external_countdown", "needs", "external_code_reward"])
+    assert required_columns(rewards) == {
+        "solution": "external_r1v_acc",
+        "target": "external_countdown",
+        "nums": "external_countdown",
+        "truth": "needs",
+    }
+
+
+def test_a_class_takes_its_settings_from_the_arguments_by_name(registered):
+    class Capped:
+        def __init__(self, tokenizer, max_completion_length=5, other=7):
+            self.built_with = (tokenizer, max_completion_length, other)
+
+        def __call__(self, completions, **columns):
+            return [0.0] * len(completions)
+
+    registered(capped=Capped)
+    settings = type("Settings", (), {"max_completion_length": 256})()
+    [(_, reward)] = build_rewards(["capped"], settings, tokenizer="the tokenizer")
+    assert reward.built_with == ("the tokenizer", 256, 7)
+
+
+def test_an_instance_is_used_as_it_is(registered):
+    instance = plugin.MathFormatORM()
+    registered(ready=instance)
+    assert build_rewards(["ready"]) == [("ready", instance)]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "--reward_funcs is empty"),
+        (["external_rlv_acc"], "unknown reward 'external_rlv_acc'; did you mean 'external_r1v_acc'"),
+        (["zzzz"], "unknown reward 'zzzz'; known: external_acc_strict, "),
+        (["external_kg_jac", "external_kg_jac"], "names 'external_kg_jac' twice"),
+    ],
+)
+def test_wrong_reward_names_are_named(names, message):
+    with pytest.raises(UserError, match=message):
+        build_rewards(names)
+
+
+def broken(completions, **columns):
+    raise KeyError("laterality")
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (lambda completions, **columns: [0.0], "'bad' returned 1 values for 2 completions"),
+        (lambda completions, **columns: [0.0, float("nan")], "'bad' returned nan for completion 1"),
+        (lambda completions, **columns: [float("inf"), 0.0], "'bad' returned inf for completion 0"),
+        (lambda completions, **columns: 1.0, "'bad' must return a list of 2 numbers"),
+        (lambda completions, **columns: ["a", "b"], "'bad' must return a list of 2 numbers"),
+        (broken, r"'bad' failed: .*test_build_rewards.py line \d+: KeyError: 'laterality'"),
+    ],
+)
+def test_a_reward_that_misbehaves_is_named(registered, reward, message):
+    registered(bad=reward)
+    with pytest.raises(UserError, match=message):
+        reward_matrix(build_rewards(["bad"]), ["a", "b"], {})
+
+
+def test_a_column_of_the_wrong_length_is_named():
+    with pytest.raises(ValueError, match="'solution' has 1 values for 2 completions"):
+        reward_matrix([("external_r1v_acc", plugin.MultiModalAccuracyORM())], ["a", "b"], {"solution": ["a"]})
