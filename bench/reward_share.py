@@ -1,4 +1,4 @@
-"""What share of a GRPO step its rewards take, from the seconds that a run logs."""
+"""The share of rewards in the time of a GRPO step, from the seconds that a run logs."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from swift.utils.errors import UserError
+from tools.sweeps.jobs import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED_DATA = Path("data/MIMIC-VQA-CoT")
 DEMO_ANNOTATIONS = "data/demo/annotations"
 DEMO_POOL = f"{DEMO_ANNOTATIONS}/valid.json"
