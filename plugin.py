@@ -32,6 +32,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ReXKG.graph import graph_f1, graph_jaccard
 from swift.plugin import ORM, orms
@@ -158,7 +159,7 @@ class SoftLengthORM(ORM):
     ``completion_tokens``). Without this column, as under ms-swift, the tokenizer counts them.
     """
 
-    def __init__(self, max_completion_length: int = 256, soft_cache_length: int | None = None, tokenizer=None):
+    def __init__(self, max_completion_length: int = 256, soft_cache_length: int | None = None, tokenizer: Any = None):
         self.longest = max_completion_length
         self.cache = max(1, max_completion_length // 5) if soft_cache_length is None else soft_cache_length
         if not 0 < self.cache <= self.longest:
@@ -256,7 +257,7 @@ def _verification(info: dict | str | None) -> dict:
     return (json.loads(info) if isinstance(info, str) and info else info) or {}
 
 
-def report_training(trainer) -> None:
+def report_training(trainer: Any) -> None:
     """Log the trainable parameters, the processes and the batch size of a run."""
     import torch.distributed
 

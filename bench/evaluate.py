@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from bench.timing import compare
 from swift.engine.batch import collate_prompts
@@ -36,7 +37,7 @@ from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, load_records
 from swift.llm.images.cache import CACHE_BYTES
-from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
+from swift.llm.images.dynamic_hd import DynamicHDImageProcessor, ProcessedImage
 from swift.llm.policy import Policy
 from swift.llm.template.phi4 import Phi4Template
 from swift.utils.errors import reports_user_errors
@@ -47,7 +48,7 @@ class CountingProcessor(DynamicHDImageProcessor):
 
     tiled = 0
 
-    def __call__(self, image):
+    def __call__(self, image: Image.Image) -> ProcessedImage:
         self.tiled += 1
         return super().__call__(image)
 

@@ -1,10 +1,10 @@
-"""The three hot paths of a GRPO step against their plain forms, in one run.
+"""Comparison of the three hot paths of a GRPO step with their plain forms, in one run.
 
     python -m bench.grpo_step [--prompt 512] [--group 8] [--completion 64] [--rounds 5] [--device cuda]
 
-The model is Phi-4-multimodal's architecture with random weights at width 512; the head is measured alone, with Phi-4's
-vocabulary, each form in a process of its own, by the memory it takes beyond its inputs and the gradients it returns.
-The last line printed is one JSON object.
+The model has Phi-4-multimodal's architecture, random weights and width 512. The head is measured alone, with Phi-4's
+vocabulary. Each form of it runs in a process of its own and is judged by the memory that it takes beyond its inputs and
+the gradients it returns. The last line of the output is a JSON object.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import linear
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
@@ -35,12 +36,12 @@ HEAD_WIDTH = 256
 
 
 def build(prompt: int, group: int, completion: int, device: str) -> tuple[torch.nn.Module, PromptBatch, Completions]:
-    """A model with a trainable vision LoRA, one prompt, and a group of full-length completions."""
+    """Build a model with a trainable vision LoRA, one prompt, and a group of full-length completions."""
     torch.manual_seed(0)
     config: Phi4MultimodalConfig = policy_config(train_tokenizer(["a"]))
     config.update({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8})
     model = Phi4MultimodalForCausalLM(config).eval()
-    model.model.embed_tokens.weight.data.mul_(3)  # else every distribution is flat and no difference would show
+    model.model.embed_tokens.weight.data.mul_(3)  # otherwise all distributions are flat and differences do not show
     add_vision_adapter(model, rank=16, alpha=32)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
@@ -52,8 +53,13 @@ def build(prompt: int, group: int, completion: int, device: str) -> tuple[torch.
     return model.to(device), prompts, Completions(tokens, lengths, torch.ones_like(lengths, dtype=torch.bool))
 
 
-def compare_scoring(model, prompts, completions, rounds: int) -> tuple[Comparison, float]:
-    """Forward and backward, plain against packed, and the largest difference of log-probabilities."""
+def compare_scoring(
+    model: nn.Module, prompts: PromptBatch, completions: Completions, rounds: int
+) -> tuple[Comparison, float]:
+    """Compare forward and backward in plain and packed rows.
+
+    Also returns the largest difference between log-probabilities.
+    """
 
     def work(packed: bool) -> torch.Tensor:
         model.zero_grad()
@@ -65,9 +71,11 @@ def compare_scoring(model, prompts, completions, rounds: int) -> tuple[Compariso
     return compare("log-probabilities, forward + backward", lambda: work(False), lambda: work(True), rounds), difference
 
 
-def compare_rollout(model, prompts, group: int, completion: int, rounds: int) -> Comparison:
-    """Sampling a group, the prompt prefilled once per completion against once. The only stop token is banned, so all
-    completions run to the end."""
+def compare_rollout(model: nn.Module, prompts: PromptBatch, group: int, completion: int, rounds: int) -> Comparison:
+    """Compare sampling of a group with the prompt prefilled once per completion and once in all.
+
+    The only stop token is banned, so all completions have full length.
+    """
     sampling = Sampling(completion, stop_token_ids=(0,), pad_token_id=0, banned_token_ids=(0,))
     uniforms = torch.rand(group, completion, generator=torch.Generator().manual_seed(0))
     return compare(
@@ -79,7 +87,7 @@ def compare_rollout(model, prompts, group: int, completion: int, rounds: int) ->
 
 
 def head_memory(chunked: bool, tokens: int, device: str) -> int:
-    """Bytes that one forward and backward of the head takes at its peak beyond inputs and returned gradients."""
+    """Peak memory in bytes of one forward and backward of the head, beyond inputs and returned gradients."""
     torch.manual_seed(0)
     hidden = torch.randn(tokens, HEAD_WIDTH, device=device, requires_grad=True)
     weight = torch.randn(VOCABULARY, HEAD_WIDTH, device=device, requires_grad=True)
@@ -108,7 +116,7 @@ def _in_own_process(*arguments: object) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table and the JSON line."""
+    """Measure, and print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--prompt", type=int, default=512, help="prompt tokens")
     parser.add_argument("--group", type=int, default=8, help="completions of the prompt")

@@ -1,11 +1,12 @@
-"""Whether images hold the accelerator up: steps that decode, tile and compute in turn, against steps that announce the
-next one's images and find them ready.
+"""Time that an accelerator waits for images, with and without decoding the next step's images in advance.
 
     python -m bench.images [--steps 8] [--batch 2] [--width 3000] [--height 2500] [--load 1.0] [--device cuda]
 
-Films are 16-bit PNGs, each seen once. The computing of a step takes ``--load`` times as long as its images. By default
-the host sleeps meanwhile, as it does while an accelerator works; ``--device cuda`` or ``cpu`` multiplies matrices, on a
-CPU in one thread. The last line printed is one JSON object.
+One series of steps decodes, tiles and computes in turn. The other announces the images of the next step before it
+computes, and finds them ready afterwards. Films are 16-bit PNGs, and each is used once. The computing of a step takes
+``--load`` times as long as its images. By default the host sleeps meanwhile, as it does while an accelerator works.
+With ``--device cuda`` or ``cpu`` matrices are multiplied, on a CPU in one thread. The last line of the output is a JSON
+object.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tools.demo_world.policy import train_tokenizer
 
 
 def write_films(folder: Path, count: int, width: int, height: int) -> list[Record]:
-    """``count`` questions, each about a film of its own: a bright oval with noise, 12 bits of 16 in use."""
+    """Write ``count`` films and return a question about each. A film is a bright oval with noise, in 12 bits of 16."""
     draw = np.random.default_rng(0)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     oval = 3000 * np.exp(-3 * (x**2 + y**2))
@@ -46,7 +47,7 @@ def write_films(folder: Path, count: int, width: int, height: int) -> list[Recor
 
 
 def computing(seconds: float, device: str) -> Callable[[], None]:
-    """Work for the device that takes about ``seconds``."""
+    """A function that keeps the device busy for about ``seconds``."""
     if device == "idle":
         return lambda: time.sleep(seconds)
     side = 4096 if device == "cuda" else 512
@@ -65,7 +66,7 @@ def computing(seconds: float, device: str) -> Callable[[], None]:
 
 
 def in_turn(template: Phi4Template, batches: list[list[Record]], work: Callable[[], None]) -> list[float]:
-    """Seconds of each step, every image decoded when it is needed."""
+    """Seconds of each step if every image is decoded when it is needed."""
 
     def step(batch: list[Record]) -> None:
         for record in batch:
@@ -76,7 +77,7 @@ def in_turn(template: Phi4Template, batches: list[list[Record]], work: Callable[
 
 
 def ahead(template: Phi4Template, batches: list[list[Record]], work: Callable[[], None]) -> list[float]:
-    """Seconds of each step, the next one's images decoded meanwhile."""
+    """Seconds of each step if the images of the next step are decoded meanwhile."""
 
     def step(batch: list[Record], following: list[Record]) -> None:
         template.encode_prompts(batch)
@@ -94,13 +95,15 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table and the JSON line."""
+    """Measure, and print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--steps", type=int, default=8, help="counted steps; the first of a run is not")
-    parser.add_argument("--batch", type=int, default=2, help="films of a step")
-    parser.add_argument("--width", type=int, default=3000, help="pixels of a film across")
-    parser.add_argument("--height", type=int, default=2500, help="pixels of a film down")
-    parser.add_argument("--load", type=float, default=1.0, help="computing of a step, in times of its decoding")
+    parser.add_argument("--steps", type=int, default=8, help="counted steps, after an uncounted one")
+    parser.add_argument("--batch", type=int, default=2, help="films per step")
+    parser.add_argument("--width", type=int, default=3000, help="width of a film in pixels")
+    parser.add_argument("--height", type=int, default=2500, help="height of a film in pixels")
+    parser.add_argument(
+        "--load", type=float, default=1.0, help="computing time of a step, as a multiple of its decoding time"
+    )
     parser.add_argument("--device", default="idle", choices=["idle", "cpu", "cuda"], help="where to compute")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -124,9 +127,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     waited = seconds["in_turn_seconds"] - seconds["compute_seconds"]
     hidden = (seconds["in_turn_seconds"] - seconds["ahead_seconds"]) / waited
     print(f"torch {torch.__version__}, {args.device}, {os.cpu_count()} cores")
-    print(f"{args.batch} films of {args.width} x {args.height} a step; medians of {args.steps} steps\n")
+    print(f"{args.batch} films of {args.width} x {args.height} per step; medians of {args.steps} steps\n")
     for name, value in seconds.items():
-        print(f"{name.removesuffix('_seconds').replace('_', ' '):12}{value:8.3f} s a step")
+        print(f"{name.removesuffix('_seconds').replace('_', ' '):12}{value:8.3f} s per step")
     print(json.dumps({**{name: round(value, 4) for name, value in seconds.items()}, "hidden_share": round(hidden, 3)}))
 
 

@@ -31,7 +31,7 @@ from transformers import BertConfig, BertModel
 
 from bench.kg_lexicon import make_sentences, sentences_per_second
 from bench.kg_models import naive_extractor, naive_graphs, write_models
-from bench.reward_share import seconds_a_step, short_run_seconds
+from bench.reward_share import seconds_per_step, short_run_seconds
 from plugin import KnowledgeGraphORM
 from ReXKG.graph import Graph
 from ReXKG.neural.bert import encode_at
@@ -204,7 +204,7 @@ def report_steps(steps: Sequence[Step], naive: Sequence[Side], ours: Sequence[Si
 def reward_share(run: Path | None) -> float:
     """Print the seconds per step and return the share of the rewards."""
     if run:
-        seconds, source = seconds_a_step(run), str(run)
+        seconds, source = seconds_per_step(run), str(run)
     else:
         with tempfile.TemporaryDirectory() as folder:
             seconds, source = short_run_seconds(Path(folder)), "a short run of an untrained policy, lexicon extractor"

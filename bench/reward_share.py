@@ -1,4 +1,4 @@
-"""The share of rewards in the time of a GRPO step, from the seconds that a run logs."""
+"""Share of a GRPO step that its rewards take, from the seconds that a run logs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,27 @@ _STEPS, _SKIPPED = 5, 1
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def seconds_a_step(run: Path, skipped: int = 0) -> dict[str, float]:
-    """Mean seconds of rollout, reward and update over a run's log entries, without the first ``skipped``."""
+def seconds_per_step(run: Path, skipped: int = 0) -> dict[str, float]:
+    """Mean seconds of rollout, reward and update over the log entries of a run, without the first ``skipped``.
+
+    Raises:
+        UserError: the folder does not hold a GRPO run with a checkpoint.
+    """
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
-        raise UserError(f"--run {run}: holds no finished checkpoint; name the folder of a GRPO run")
+        raise UserError(f"--run {run}: does not hold a finished checkpoint; give the folder of a GRPO run")
     history = trainer_state(checkpoint)["log_history"]
     logged = [entry for entry in history if "seconds/reward" in entry][skipped:]
     if not logged:
-        raise UserError(f"--run {run}: its log has no seconds/reward; name the folder of a GRPO run")
+        raise UserError(f"--run {run}: seconds/reward is not in its log; give the folder of a GRPO run")
     return {part: sum(entry[f"seconds/{part}"] for entry in logged) / len(logged) for part in _PARTS}
 
 
 def short_run(folder: Path) -> Path:
-    """A few GRPO steps on a small demo world, with the demo's batch and both rewards, from an untrained policy."""
+    """Run a few GRPO steps from an untrained policy on a small demo world. Returns the run's folder.
+
+    The batch size and the two rewards are the demo's.
+    """
     make_demo(folder / "world", _WORLD, workers=1)
     data = folder / "world" / "annotations"
     records = read_json(data / "train.json", "make the world again", list)
@@ -54,5 +61,5 @@ def short_run(folder: Path) -> Path:
 
 
 def short_run_seconds(folder: Path) -> dict[str, float]:
-    """`seconds_a_step` of `short_run`, without the first step, which warms up."""
-    return seconds_a_step(short_run(folder), skipped=_SKIPPED)
+    """`seconds_per_step` of `short_run`, without the first step, which warms up."""
+    return seconds_per_step(short_run(folder), skipped=_SKIPPED)

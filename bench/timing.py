@@ -1,4 +1,4 @@
-"""Comparing two ways of doing one thing in one run: they take turns, and the ratio is of medians."""
+"""Comparison of two ways of doing the same work. They take turns within one run, and their medians are compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median seconds of both ways over the counted rounds."""
+    """Median seconds of two ways over the counted rounds."""
 
     name: str
     slow: float
@@ -20,12 +20,12 @@ class Comparison:
 
     @property
     def speedup(self) -> float:
-        """How many times as fast the second way is."""
+        """Factor by which the second way is faster."""
         return self.slow / self.fast
 
 
 def compare(name: str, slow: Callable[[], object], fast: Callable[[], object], rounds: int) -> Comparison:
-    """Time ``slow`` and ``fast`` in turn, ``rounds`` times each after one uncounted round."""
+    """Time ``slow`` and ``fast`` in turn, for ``rounds`` rounds after an uncounted one."""
     seconds: dict[str, list[float]] = {"slow": [], "fast": []}
     for counted in [False] + [True] * rounds:
         for label, work in (("slow", slow), ("fast", fast)):

@@ -17,7 +17,7 @@ from ReXKG.lexicon.items import GAP, NOTHING, NUMBER, Entry, Item, make_item
 from ReXKG.lexicon.measures import is_measure, is_number
 
 LONGEST_WORD = 40
-CACHED_WORDS = 65_536
+CACHED_FORMS = 65_536
 _NOUN_LABELS = frozenset({ANATOMY, DISORDER_PRESENT, DEVICES_PRESENT, PROCEDURES})
 _WRAPPING = "\"'`“”‘’*_#[]{}<>|~=+-–—;•·%&"
 
@@ -60,7 +60,7 @@ class WordForms:
     def __init__(self, table: Mapping[str, Entry]) -> None:
         self._table = table
         self._rules = (self.unwrapped, self.inflected, self.hyphenated, self.prefixed, self.by_ending)
-        self._cached = lru_cache(maxsize=CACHED_WORDS)(self._apply_rules)
+        self._cached = lru_cache(maxsize=CACHED_FORMS)(self._apply_rules)
 
     def guess(self, word: str) -> Entry:
         """The entry of a lower-cased word; `NOTHING` if no rule understands it or it is very long."""

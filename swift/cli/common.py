@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,14 @@ from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.errors import INTERRUPTED
+from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, write_run_info
 from utils.questions import cluster_of
 
 logger = get_logger()
+
+LOCK = ".lock"  # in the run folder
 
 
 def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tuple[list[Record], list[Record]]:
@@ -93,6 +97,14 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
 
     ``arguments`` are the dataclasses of the command's flags; ``facts`` are further entries of args.json.
     """
+    args: RunArguments = trainer.args
+    busy = f"--output_dir {args.output_dir} is in use by a run that has not ended; wait for it, or name another folder"
+    with only_one(Path(args.output_dir) / LOCK, busy) if trainer.is_world_process_zero() else nullcontext():
+        return _train(trainer, arguments, facts)
+
+
+def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str, object]) -> int:
+    """The part of :func:`run_training` for which the run folder is locked."""
     args: RunArguments = trainer.args
     if trainer.is_world_process_zero():
         if args.overwrite_output_dir and args.resume_from_checkpoint is None:

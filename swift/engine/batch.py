@@ -1,4 +1,4 @@
-"""The typed records that pass between rollout, rewards and scoring."""
+"""Records that pass between rollout, rewards and scoring: batches of prompts and of completions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from swift.llm.template.protocol import EncodedPrompt
 class PromptBatch:
     """B prompts, left-padded, with the images of each.
 
-    ``embeds`` holds the prompts' input embeddings, image features included, when nothing that makes them is trained:
-    they are then computed once a step and shared by rollout, reference and policy.
+    ``embeds`` holds the input embeddings of the prompts, image features included. It is set if no parameter behind the
+    embeddings is trained. They are then computed once per step and shared by rollout, reference and policy.
     """
 
     input_ids: Tensor  # [B, P] long
@@ -35,7 +35,7 @@ class PromptBatch:
         return len(self.input_ids)
 
     def select(self, rows: Sequence[int]) -> PromptBatch:
-        """The prompts at ``rows``, in that order, without columns that are padding in all of them."""
+        """The prompts at ``rows``, in that order. Columns that are padding in all of them are dropped."""
         rows = list(rows)
         mask = self.mask[rows]
         used = slice(int(mask.int().argmax(dim=1).min()), None)
@@ -47,11 +47,11 @@ class PromptBatch:
         )
 
     def repeat(self, repeats: int) -> PromptBatch:
-        """Each prompt ``repeats`` times in a row."""
+        """A batch in which each prompt comes ``repeats`` times in succession."""
         return self.select([row for row in range(len(self)) for _ in range(repeats)])
 
     def with_embeds(self, embeds: Tensor | None) -> PromptBatch:
-        """The same prompts with their embeddings in place of their images."""
+        """The same prompts with their embeddings [B, P, H] in place of their images."""
         return PromptBatch(self.input_ids, self.mask, ((),) * len(self), embeds)
 
     def image_inputs(self) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ class PromptBatch:
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of each prompt, [B]."""
+        """Number of tokens of each prompt, [B]."""
         return self.mask.sum(dim=1)
 
     @property
@@ -104,11 +104,11 @@ def _pad_left(value: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Completions:
-    """N sampled completions, right-padded; those of one group are adjacent. A finished one ends with its end token."""
+    """N sampled completions, right-padded. Those of one group are adjacent. A finished one ends with its stop token."""
 
     ids: Tensor  # [N, C] long
-    lengths: Tensor  # [N] long, end token counted
-    finished: Tensor  # [N] bool: stopped by itself, not by the length limit
+    lengths: Tensor  # [N] long, stop token included
+    finished: Tensor  # [N] bool: ended by a stop token, not by the length limit
 
     def __post_init__(self) -> None:
         if not (len(self.ids) == len(self.lengths) == len(self.finished)):
@@ -119,11 +119,11 @@ class Completions:
 
     @property
     def mask(self) -> Tensor:
-        """True at tokens of a completion, [N, C]."""
+        """True at the tokens of a completion, False in padding, [N, C]."""
         return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
 
     def select(self, rows: Sequence[int]) -> Completions:
-        """The completions at ``rows``, in that order, without columns that are padding in all of them."""
+        """The completions at ``rows``, in that order. Columns that are padding in all of them are dropped."""
         rows = list(rows)
         lengths = self.lengths[rows]
         return Completions(self.ids[rows][:, : int(lengths.max())], lengths, self.finished[rows])
@@ -145,7 +145,7 @@ def concat_completions(first: Completions, second: Completions) -> Completions:
 def collate_completions(
     rows: Sequence[Sequence[int] | Tensor], pad_id: int, device: torch.device | str = "cpu"
 ) -> Completions:
-    """Right-pad given token rows (all taken as finished) into one record."""
+    """Right-pad rows of token ids into one record. All completions count as finished."""
     ids = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.long)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.as_tensor(row)

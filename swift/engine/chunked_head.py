@@ -1,8 +1,9 @@
-"""Log-probabilities of chosen tokens without ever holding [tokens, vocab] logits.
+"""Log-probabilities of chosen tokens without ever holding [tokens, vocabulary] logits.
 
-Phi-4's vocabulary is 200,064: for 2,000 tokens the float32 logits alone are 1.6 GB, and autograd keeps several such
-tensors. Here a chunk of tokens at a time is projected, reduced and dropped; backward projects it again. The gradient
-needs no graph: d logp(y) / d logits = (onehot(y) - softmax) / temperature.
+Phi-4's vocabulary is 200,064. For 2,000 tokens the float32 logits alone take 1.6 GB, and autograd keeps several tensors
+of that size. Here the forward pass projects a chunk of tokens at a time, reduces its logits and drops them. The
+backward pass projects the chunk again. The gradient needs no graph: d logp(y) / d logits = (onehot(y) - softmax) /
+temperature.
 
 Products run in the type of the hidden states. A weight that is kept in float32 (see master_weights.py) is cast for
 them, and its gradient is summed in float32 over the chunks.
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-CHUNK_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in float32
+CHUNK_ELEMENTS = 1 << 24  # logits held at once, 64 MiB in float32
 
 
 def chunk_rows(vocabulary: int) -> int:
-    """Tokens per chunk, so that a chunk of float32 logits stays near 64 MiB."""
+    """Number of tokens in a chunk, chosen so that its float32 logits take at most 64 MiB, but at least 1."""
     return max(1, CHUNK_ELEMENTS // vocabulary)
 
 
@@ -30,7 +31,11 @@ def _chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperatu
 
 
 class ChunkedLogProbs(torch.autograd.Function):
-    """Function of (hidden [T, H], weight [V, H], bias [V] or None, targets [T], temperature, with_entropy)."""
+    """Log-probabilities [T] of ``targets``, and entropies [T] in nats if ``with_entropy`` (else an empty tensor).
+
+    Arguments of ``apply``: hidden [T, H], weight [V, H], bias [V] or None, targets [T], temperature, with_entropy. Only
+    the log-probabilities are differentiable.
+    """
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature, with_entropy):
@@ -94,9 +99,9 @@ def _slices(length: int, size: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Choices:
-    """Where each of T tokens stood among all that could have come, and the K most likely ones."""
+    """Rank of each of T tokens among the whole vocabulary, and the K most likely tokens at its place."""
 
-    ranks: Tensor  # [T] long, 1 for the most likely token; equals share a rank
+    ranks: Tensor  # [T] long, 1 for the most likely token; equally likely tokens share a rank
     top_ids: Tensor  # [T, K] long, the most likely first
     top_logps: Tensor  # [T, K] float32, natural logarithm
 
@@ -105,7 +110,8 @@ class Choices:
 def token_choices(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, alternatives: int
 ) -> Choices:
-    """The choices at ``hidden`` [T, H] where ``targets`` [T] were taken; ``alternatives`` is K. A chunk at a time."""
+    """Compute the choices at hidden states ``hidden`` [T, H] whose chosen tokens are ``targets`` [T], chunk by chunk.
+    ``alternatives`` is K."""
     parts = []
     weight, bias = _in_type(hidden.dtype, weight, bias)
     for part in _slices(hidden.shape[0], chunk_rows(weight.shape[0])):
@@ -118,10 +124,11 @@ def token_choices(
 
 @dataclass
 class HeadCall:
-    """What a scoring forward asks of the head, and where it leaves entropy and choices.
+    """Request of a scoring forward to the head, and its results beyond log-probabilities: ``entropy`` and ``choices``.
 
-    ``rows`` [T] indexes hidden states flattened over batch and sequence; ``targets`` [T] are the ids scored there.
-    ``alternatives`` asks for :class:`Choices` with that many alternatives; they cost a second projection.
+    ``rows`` [T] indexes the hidden states flattened over batch and sequence. ``targets`` [T] are the token ids to score
+    there. If ``alternatives`` is set, :class:`Choices` with that many alternatives are computed, which costs a second
+    projection.
     """
 
     rows: Tensor
@@ -135,10 +142,10 @@ class HeadCall:
 
 @contextmanager
 def scoring_head(head: nn.Linear, call: HeadCall) -> Iterator[None]:
-    """Within the block, ``head`` returns log-probabilities [T] of ``call`` in place of logits.
+    """Let ``head`` return the log-probabilities [T] of ``call`` in place of logits within the block.
 
-    Swapping the head's forward, not calling it from outside, keeps the whole pass inside the wrapped model's forward,
-    which DistributedDataParallel and DeepSpeed need to synchronise gradients.
+    The head's forward is exchanged, rather than its weights used from outside, so that the whole pass stays inside the
+    wrapped model's forward. DistributedDataParallel and DeepSpeed need this to synchronize gradients.
     """
 
     def forward(hidden: Tensor) -> Tensor:

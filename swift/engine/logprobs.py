@@ -18,16 +18,18 @@ DENSE_MASK_ATTENTION = ("sdpa", "eager")
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Per-token results of one scoring pass; 0 in padding."""
+    """Per-token results of one scoring pass, 0 in padding."""
 
     logps: Tensor  # [N, C] float32, natural logarithm, at the sampling temperature
-    entropy: Tensor | None  # [N, C] float32 nats, without gradient; None unless asked for
-    choices: Choices | None = None  # of all T tokens, completion by completion; None unless asked for
+    entropy: Tensor | None  # [N, C] float32 nats, without gradient; None unless requested
+    choices: Choices | None = None  # of all T tokens, completion by completion; None unless requested
 
 
 def why_plain(model: nn.Module) -> str | None:
-    """Why the packed layout cannot compute what the plain one does in ``model``; None where, by what its configuration
-    says, it can (`probe.py` measures it)."""
+    """Reason that rules out the packed layout for ``model``, from its configuration alone; None if there is none.
+
+    `probe.py` measures afterwards if the packed layout agrees with the plain one.
+    """
     attention, layers = model.config._attn_implementation, decoder_layers(model)
     if attention not in DENSE_MASK_ATTENTION:
         return f"{attention} takes no per-token mask"
@@ -46,10 +48,11 @@ def completion_logprobs(
     with_entropy: bool = False,
     alternatives: int | None = None,
 ) -> LogProbs:
-    """Score every token of ``completions`` (N = B * G, groups adjacent) after its prompt. ``alternatives`` asks for
-    ranks and that many most likely tokens.
+    """Score every token of ``completions`` (N = B * G, groups adjacent) after its prompt.
 
-    ``model`` may be wrapped for data parallelism. Differentiable with respect to whatever requires gradients.
+    ``model`` may be wrapped for data parallelism. ``packed`` chooses one row per group over one row per completion. If
+    ``alternatives`` is set, the result has ranks and that many most likely tokens. The log-probabilities are
+    differentiable with respect to all parameters that require gradients.
     """
     unwrapped = getattr(model, "module", model)
     images = prompts.image_inputs()
@@ -95,10 +98,10 @@ def _attention_mask(model: nn.Module, prompts: PromptBatch, plan: Layout) -> Ten
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Eager attention adds its mask to the scores; SDPA takes booleans."""
+    """A boolean mask as numbers to add to attention scores: eager attention adds its mask, SDPA takes booleans."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def _scatter(flat: Tensor, mask: Tensor) -> Tensor:
-    """Flat values [T] back to [N, C], 0 where ``mask`` is False."""
+    """Put flat values [T] at the True places of ``mask`` [N, C], 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

@@ -1,7 +1,8 @@
-"""What a model's forward pass needs besides token ids: token types, positions, and masks for its kinds of layers.
+"""Inputs of a model's forward pass besides token ids: token types, positions, and masks for its kinds of layers.
 
-Phi-4-multimodal counts tokens and has causal layers only. Qwen-VL models place an image's tokens on a grid (three
-positions a token). Gemma 3 lets an image's tokens see each other both ways, and most of its layers see a window.
+Phi-4-multimodal has positions that count tokens, and causal layers only. Qwen-VL models place the tokens of an image on
+a grid, with three positions per token. Gemma 3 lets the tokens of an image see each other in both directions, and most
+of its layers see a sliding window.
 """
 
 from __future__ import annotations
@@ -16,39 +17,40 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def forward_names(model: nn.Module) -> frozenset[str]:
-    """The arguments that the model's forward names."""
+    """Names of the arguments of the model's forward."""
     return frozenset(inspect.signature(type(model).forward).parameters)
 
 
 def token_types(model: nn.Module, input_ids: Tensor) -> dict[str, Tensor]:
-    """The argument, where the model has one, that tells image tokens (1) from text (0), shaped like ``input_ids``."""
+    """The argument that marks image tokens with 1 and text with 0, shaped like ``input_ids``; empty if the model has no
+    such argument."""
     names = {"token_type_ids", "mm_token_type_ids"} & forward_names(model)
     return {name: (input_ids == model.config.image_token_id).long() for name in names}
 
 
 def prompt_positions(model: nn.Module, input_ids: Tensor, order: Tensor, mask: Tensor, images: dict) -> Tensor:
-    """Positions of the prompts' tokens: ``order`` [B, P] itself, or [3, B, P] where the model lays images on a grid."""
-    place = getattr(getattr(model, "model", None), "get_rope_index", None)
-    if place is None:
+    """Positions of the prompts' tokens: ``order`` [B, P] itself, or [3, B, P] if the model places images on a grid."""
+    rope_index = getattr(getattr(model, "model", None), "get_rope_index", None)
+    if rope_index is None:
         return order
-    wanted = inspect.signature(place).parameters
-    grids = {name: value for name, value in images.items() if name in wanted}
+    accepted = inspect.signature(rope_index).parameters
+    grids = {name: value for name, value in images.items() if name in accepted}
     if not grids:
         return order.expand(3, -1, -1)
-    types = {name: value for name, value in token_types(model, input_ids).items() if name in wanted}
-    positions, _ = place(input_ids=input_ids, attention_mask=mask.long(), **types, **grids)
+    types = {name: value for name, value in token_types(model, input_ids).items() if name in accepted}
+    positions, _ = rope_index(input_ids=input_ids, attention_mask=mask.long(), **types, **grids)
     return positions
 
 
 def next_positions(positions: Tensor, mask: Tensor) -> Tensor:
-    """The position [B] of the token after each prompt: one more than the highest in it."""
+    """The position [B] of the token after each prompt, which is one more than the highest position in the prompt."""
     highest = positions.amax(dim=0) if positions.ndim == 3 else positions
     return highest.masked_fill(~mask, 0).amax(dim=1) + 1
 
 
 def remember_positions(model: nn.Module, deltas: Tensor) -> None:
-    """Tell a model that lays images on a grid how far positions run from token counts [N], for decoding from a cache
-    that it did not fill in the same call."""
+    """Store the differences between next positions and token counts, ``deltas`` [N], in a model that places images on a
+    grid. The model needs them to decode from a cache that it did not fill in the same call."""
     core = getattr(model, "model", None)
     if hasattr(core, "rope_deltas"):
         core.rope_deltas = deltas[:, None]
@@ -56,15 +58,15 @@ def remember_positions(model: nn.Module, deltas: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Layers:
-    """How the decoder's layers attend."""
+    """Attention patterns of a decoder's layers."""
 
     kinds: frozenset[str]  # names as in the configuration's layer_types
-    window: int | None  # tokens a sliding layer sees, itself included
-    images_both_ways: bool  # tokens of one image see each other
+    window: int | None  # tokens that a token sees in a sliding layer, itself included
+    images_both_ways: bool  # the tokens of one image see each other in both directions
 
 
 def decoder_layers(model: nn.Module) -> Layers:
-    """How the layers of the model's decoder attend, as its configuration says."""
+    """Read the attention patterns of the model's decoder from its configuration."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or [SLIDING if window else FULL]
@@ -72,10 +74,10 @@ def decoder_layers(model: nn.Module) -> Layers:
 
 
 def attention_masks(layers: Layers, visible: Tensor, order: Tensor, image_tokens: Tensor) -> Tensor | dict[str, Tensor]:
-    """Masks for packed rows, bool [rows, 1, L, L], by kind of layer where there are several.
+    """Masks for packed rows, bool [rows, 1, L, L]: one if all layers are of one kind, otherwise a mask per kind.
 
-    ``visible`` [rows, L (query), L (key)] is who may see whom causally, ``order`` [rows, L] each token's number in its
-    own sequence, ``image_tokens`` bool [rows, L] where images lie.
+    ``visible`` bool [rows, L (query), L (key)] is the causal mask, ``order`` [rows, L] each token's number in its own
+    sequence, and ``image_tokens`` bool [rows, L] is True at image tokens.
     """
     if layers.images_both_ways:
         begins = image_tokens & ~nn.functional.pad(image_tokens, (1, 0))[:, :-1]

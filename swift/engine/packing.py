@@ -1,8 +1,8 @@
-"""One row per group: the prompt once, then its completions, each seeing the prompt and itself only.
+"""Packed rows, one per group: the prompt once, then its completions, each of which sees the prompt and itself only.
 
-A prompt with an X-ray is 500 to 3,000 tokens and a completion at most a few hundred, so repeating the prompt for each
+A prompt with an X-ray is 500 to 3,000 tokens long and a completion at most a few hundred. Repeating the prompt for each
 of G completions would spend most of the work on copies. In a packed row the position ids of every completion start
-after the prompt, so each token gets the hidden state it would have in a row of its own.
+after the prompt, so each token gets the hidden state that it would have in a row of its own.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PROMPT = 0
 
 @dataclass(frozen=True)
 class Layout:
-    """Where prompt and completion tokens lie in a model input, and which hidden state predicts which token.
+    """Places of prompt and completion tokens in a model input, and the hidden states that predict each token.
 
     The input is the prompts' left-padded block [rows, P] followed by a block of completion tokens [rows, L - P].
     """
 
     suffix_ids: Tensor  # [rows, L - P] completion tokens
-    position_ids: Tensor  # [rows, L], or [3, rows, L] where the prompts' positions are [3, B, P]
-    order: Tensor  # [rows, L] each token's number in its own sequence
+    position_ids: Tensor  # [rows, L], or [3, rows, L] if the prompts' positions are [3, B, P]
+    order: Tensor  # [rows, L] number of each token in its own sequence
     visible: Tensor  # bool [rows, L (query), L (key)] when packed, long [rows, L] when plain
     predictor_rows: Tensor  # [T] flat index (row * L + column) of the hidden state that predicts each token
     targets: Tensor  # [T] completion tokens, completion by completion
@@ -40,9 +40,9 @@ class Layout:
 
 
 def plain_layout(prompts: PromptBatch, completions: Completions, positions: Tensor | None = None) -> Layout:
-    """A row [prompt, completion] for every completion: the obvious form, right for every model.
+    """A row [prompt, completion] for every completion. This form is right for every model.
 
-    ``positions`` [B, P] or [3, B, P] of the prompts' tokens; without them tokens are counted.
+    ``positions`` [B, P] or [3, B, P] are those of the prompts' tokens. By default tokens are counted.
     """
     repeats = group_size(prompts, completions)
     positions = prompts.order if positions is None else positions
@@ -64,8 +64,10 @@ def plain_layout(prompts: PromptBatch, completions: Completions, positions: Tens
 
 
 def packed_layout(prompts: PromptBatch, completions: Completions, positions: Tensor | None = None) -> Layout:
-    """A row [prompt, c1, ..., cG] for every group, completions without padding between them; ``positions`` as in
-    `plain_layout`."""
+    """A row [prompt, c1, ..., cG] for every group, without padding between completions.
+
+    ``positions`` are as in `plain_layout`.
+    """
     size = group_size(prompts, completions)
     positions = prompts.order if positions is None else positions
     device = completions.ids.device
@@ -102,15 +104,15 @@ def packed_layout(prompts: PromptBatch, completions: Completions, positions: Ten
 
 
 def _join(prompt: Tensor, suffix: Tensor) -> Tensor:
-    """[rows, P] and [rows, L - P] side by side; the second alike in all three where the first is [3, rows, P]."""
+    """Concatenate [rows, P] and [rows, L - P]. If the first is [3, rows, P], the second is repeated three times."""
     return torch.cat([prompt, suffix.expand(*prompt.shape[:-1], -1)], dim=-1)
 
 
 def group_mask(segments: Tensor) -> Tensor:
-    """Who may see whom, bool [rows, L (query), L (key)], from ``segments`` [rows, L].
+    """Causal mask of packed rows, bool [rows, L (query), L (key)], from ``segments`` [rows, L].
 
-    Causal, and a key is seen by its own segment; the prompt's keys by every segment. Padding sees itself only, since
-    a softmax over nothing is not a number.
+    A query sees the keys of its own segment and those of the prompt. Padding sees itself only, since a softmax over no
+    key is not a number.
     """
     query, key = segments[:, :, None], segments[:, None, :]
     visible = ((query == key) | (key == PROMPT)) & (query != PADDING) & (key != PADDING)
@@ -119,8 +121,8 @@ def group_mask(segments: Tensor) -> Tensor:
 
 
 def group_size(prompts: PromptBatch, completions: Completions) -> int:
-    """G, the completions of each prompt; they must come out even."""
-    size, rest = divmod(len(completions), len(prompts))
-    if rest or not size:
+    """G, the number of completions per prompt. Raises ValueError if it differs between prompts."""
+    size, remainder = divmod(len(completions), len(prompts))
+    if remainder or not size:
         raise ValueError(f"{len(completions)} completions do not divide into {len(prompts)} groups")
     return size

@@ -1,14 +1,15 @@
-"""Which of the fast paths a model can take, measured on the model itself before training begins.
+"""Choice of the fast paths that a model can take, measured on the model itself before training begins.
 
-Packing a group into one row and sharing a prompt's cache are right only if masks, positions and caches do what we
-think. So a few random completions of two prompts are scored in every way there is:
+Packing a group into one row and sharing a prompt's cache give right results only if the model treats masks, positions
+and caches as assumed here. So a few random completions of two prompts are scored in four ways:
 
-    alone     one row without padding, the model's own positions and masks, all logits: no code of ours in between
+    alone     one row without padding, with the model's own positions and masks and all logits, by no code of ours
     plain     padded rows (`plain_layout`), chunked head
     packed    one row per group (`packed_layout`)
-    sampled   fed token by token through `generate`, each prompt's cache shared by its group
+    sampled   token by token through `generate`, the cache of each prompt shared by its group
 
-Plain must agree with alone, or the model cannot be trained here. Packed and shared are used if they agree.
+If plain disagrees with alone, the model cannot be trained here. The packed layout and the shared cache are used if
+their results agree with plain.
 
 The probe costs less than two scoring forwards of the run's first micro-batch. Phi-4 turns images into embeddings before
 any mask or cache counts, so its prompts are a few words. Other models lay images out in positions and masks: their
@@ -36,26 +37,27 @@ from swift.utils.logger import get_logger
 
 logger = get_logger()
 
-# Mean difference of log-probabilities, in nats, that rounding may make in the plain path. The other paths may differ by
-# four times what the plain path does, and by the floor: in half precision a wrong mask can hide below the tolerance.
+# Mean difference of log-probabilities, in nats, that rounding may cause in the plain path. The other paths may differ
+# by four times the plain path's difference or by the floor, whichever is larger, but not by more than the tolerance. In
+# half precision a wrong mask could hide below the tolerance alone.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 FLOORS = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 5e-3}
 MARGIN = 16  # tokens that a probe's prompt and completion may have beyond the prompt of the run
-LENGTHS = (4, 2)  # tokens of the completions of a group
+LENGTHS = (4, 2)  # tokens of each completion of a group
 WORDS = (9, 14)  # tokens of the two prompts without images
-LONGEST_WINDOW = 2048  # prompts are lengthened past a sliding window up to this, so that it takes part
+LONGEST_WINDOW = 2048  # prompts are made longer than sliding windows up to this, so that the windows have an effect
 
 
 @dataclass(frozen=True)
 class Paths:
-    """How a model is scored and sampled."""
+    """Fast paths that a model takes."""
 
-    packed: bool
-    shared: bool
+    packed: bool  # completions are scored in packed rows
+    shared: bool  # a group is sampled from one cache of its prompt
 
 
 class Forced(LogitsProcessor):
-    """Leaves at each step the token that a given completion has there, and keeps the log-probability it had."""
+    """Forces the tokens of given completions ``ids`` [N, C] during generation, and keeps their log-probabilities."""
 
     def __init__(self, ids: Tensor, prompt_width: int) -> None:
         self.ids, self.prompt_width = ids, prompt_width
@@ -69,8 +71,13 @@ class Forced(LogitsProcessor):
 
 @torch.no_grad()
 def choose_paths(model: nn.Module, template: Template, examples: Sequence[EncodedPrompt]) -> Paths:
-    """Measure, log one line per path, and choose. ``examples`` are prompts of the run, the first with an image if it
-    has any. Raises UserError if the plain path itself is wrong."""
+    """Measure the paths and choose, with one line in the log for each.
+
+    ``examples`` are prompts of the run, the first of them with an image if the run has images.
+
+    Raises:
+        UserError: the plain path is wrong for this model.
+    """
     tolerance = TOLERANCES.get(model.dtype, TOLERANCES[torch.float32])
     training = model.training
     model.eval()
@@ -80,41 +87,40 @@ def choose_paths(model: nn.Module, template: Template, examples: Sequence[Encode
     alone = torch.cat([_alone(model, prompts.select([place]), ids) for place, ids in _longest(completions)])
     if not (off := _distance(plain[first][completions.mask[first]], alone)) < tolerance:
         raise UserError(
-            f"{type(model).__name__}: log-probabilities in padded rows differ from those of one prompt by {off:.2g} on "
-            "average, so training would learn from wrong numbers; this model is not supported"
+            f"{type(model).__name__}: log-probabilities in padded rows differ from those in rows of their own by "
+            f"{off:.2g} on average, so training would use wrong numbers; this model is not supported"
         )
     plain = plain[completions.mask]
     tolerance = min(tolerance, max(FLOORS.get(model.dtype, FLOORS[torch.float32]), 4 * off))
     reason = why_plain(model) or _why_not("packed rows", lambda: _packed(model, prompts, completions), plain, tolerance)
-    unshared = _why_not("a shared cache", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
+    unshared = _why_not("shared caches", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
     model.train(training)
     logger.info("log-probabilities: %s", "packed" if reason is None else f"plain ({reason})")
     if unshared is not None:
-        logger.info("rollout: every completion reads its prompt anew (%s)", unshared)
+        logger.info("rollout: each prompt is prefilled once per completion (%s)", unshared)
     return Paths(reason is None, unshared is None)
 
 
 def probe_batch(
     model: nn.Module, template: Template, examples: Sequence[EncodedPrompt]
 ) -> tuple[PromptBatch, Completions]:
-    """Two prompts of different length and random completions of them. Prompts are made longer than a sliding window of
-    the model."""
+    """Two prompts of different lengths, made longer than a sliding window, and random completions of both."""
     generator = torch.Generator().manual_seed(0)
     banned = torch.tensor([*template.banned_token_ids, *template.stop_token_ids])
-    words = torch.cat([prompt.input_ids for prompt in examples])
-    words = words[~torch.isin(words, banned)]
-    words = words if len(words) else torch.tensor([template.pad_token_id])
+    usable = torch.cat([prompt.input_ids for prompt in examples])
+    usable = usable[~torch.isin(usable, banned)]
+    usable = usable if len(usable) else torch.tensor([template.pad_token_id])
 
     def draw(count: int) -> Tensor:
-        return words[torch.randint(len(words), (count,), generator=generator)]
+        return usable[torch.randint(len(usable), (count,), generator=generator)]
 
     window = decoder_layers(model).window or 0
     window = window if window <= LONGEST_WINDOW else 0
     words_alone = [EncodedPrompt(draw(count), (), "") for count in WORDS]
     pair = words_alone if is_phi4(model) else [examples[0], examples[-1]]
-    # LongRoPE models turn to other frequencies beyond this length, for all rows of a batch: keep both on one side
-    turn = getattr(model.config.get_text_config(), "original_max_position_embeddings", None) or math.inf
-    if len({len(prompt.input_ids) + window + MARGIN > turn for prompt in pair}) > 1:
+    # LongRoPE models change the frequencies of all rows in a batch beyond this length. Both prompts stay on one side.
+    rope_switch = getattr(model.config.get_text_config(), "original_max_position_embeddings", None) or math.inf
+    if len({len(prompt.input_ids) + window + MARGIN > rope_switch for prompt in pair}) > 1:
         pair = [pair[0]] * 2
     prompts = [
         replace(prompt, input_ids=torch.cat([prompt.input_ids, draw(window + extra)]))
@@ -134,7 +140,7 @@ def _longest(completions: Completions) -> list[tuple[int, list[int]]]:
 
 
 def _alone(model: nn.Module, prompt: PromptBatch, ids: list[int]) -> Tensor:
-    """Log-probabilities of one completion by one forward that is told as little as possible."""
+    """Log-probabilities of one completion, from one forward with as few arguments as possible."""
     chosen = torch.tensor(ids, device=prompt.input_ids.device)
     input_ids = torch.cat([prompt.input_ids, chosen[None]], dim=1)
     inputs = token_types(model, input_ids) | prompt.image_inputs()
@@ -149,22 +155,22 @@ def _packed(model: nn.Module, prompts: PromptBatch, completions: Completions) ->
 
 def _sampled(model: nn.Module, template: Template, prompts: PromptBatch, completions: Completions) -> Tensor:
     forced = Forced(completions.ids, prompts.input_ids.shape[1])
-    never = (model.config.get_text_config().vocab_size,)  # no stop: the padding of short completions is fed too
-    sampling = Sampling(completions.ids.shape[1], never, template.pad_token_id, temperature=0)
+    no_stop = (model.config.get_text_config().vocab_size,)  # short completions are fed with their padding
+    sampling = Sampling(completions.ids.shape[1], no_stop, template.pad_token_id, temperature=0)
     decode(model, prompts, len(LENGTHS), sampling, LogitsProcessorList([forced]), shared=True)
     return torch.stack(forced.logps, dim=1)[completions.mask]
 
 
 def _why_not(name: str, measure: Callable[[], Tensor], expected: Tensor, tolerance: float) -> str | None:
-    """Why a path is not taken: what it raised, or how far it is off; None where it agrees."""
+    """Reason not to take a path: its error, or its difference from ``expected``; None if it agrees."""
     try:
         off = _distance(measure(), expected)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         return f"{name} fail in this model: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    return None if off < tolerance else f"{name} differ by {off:.2g} nats a token, over {tolerance:g}"
+    return None if off < tolerance else f"{name} differ by {off:.2g} nats per token, over {tolerance:g}"
 
 
-def _distance(found: Tensor, expected: Tensor) -> float:
-    """Mean absolute difference; infinite where a value is not finite."""
-    value = float((found - expected).abs().mean())
-    return value if math.isfinite(value) else math.inf
+def _distance(measured: Tensor, expected: Tensor) -> float:
+    """Mean absolute difference, infinite if any value is not finite."""
+    difference = float((measured - expected).abs().mean())
+    return difference if math.isfinite(difference) else math.inf

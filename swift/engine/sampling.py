@@ -1,9 +1,9 @@
-"""Sampling completions: a prompt is prefilled once, its cache repeated for the group, and the whole step decoded in
-one batch.
+"""Sampling of completions. A prompt is prefilled once, its cache is repeated for the group, and all groups are decoded
+in one batch.
 
-Sampling is by inversion: one uniform number per token, drawn beforehand from (seed, step, attempt, prompt), picks the
-token whose slice of the cumulative distribution it falls into. The distribution is the same as multinomial sampling's,
-and a completion no longer depends on which other prompts share its batch or on how many processes there are.
+Sampling is by inversion: a uniform number per token picks the token whose slice of the cumulative distribution it falls
+into. The numbers are drawn beforehand from (seed, step, attempt, prompt). The distribution is that of multinomial
+sampling, but a completion depends neither on the other prompts of its batch nor on the number of processes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from swift.llm.policy import is_phi4
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. Temperature 0 is greedy; ``top_k`` 0 and ``top_p`` 1 cut nothing off."""
+    """Settings of sampling. Temperature 0 is greedy. ``top_k`` 0 and ``top_p`` 1 leave the distribution whole."""
 
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
@@ -45,14 +45,18 @@ class Sampling:
 
 
 def prompt_uniforms(seed: tuple[int, ...], count: int, length: int) -> np.ndarray:
-    """Uniform numbers [count, length] for the completions of one prompt, from a key such as (seed, step, prompt)."""
+    """Uniform numbers in [0, 1), of shape [count, length], for the completions of one prompt.
+
+    ``seed`` is a key such as (seed, step, prompt).
+    """
     return np.random.default_rng(seed).random((count, length))
 
 
 class InversionSampler(LogitsProcessor):
-    """Leaves one token per row: the one whose slice of the cumulative distribution holds the row's uniform number.
+    """Leaves one token per row, the one whose slice of the cumulative distribution holds the row's uniform number.
 
-    ``uniforms`` [N, max_new_tokens] in [0, 1); ``prompt_width`` is the number of columns before the first new token.
+    ``uniforms`` are [N, max_new_tokens] in [0, 1). ``prompt_width`` is the number of columns before the first new
+    token.
     """
 
     def __init__(self, uniforms: Tensor, prompt_width: int) -> None:
@@ -69,8 +73,8 @@ class InversionSampler(LogitsProcessor):
 def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Index of the first token whose cumulative probability exceeds the uniform number. [N, V], [N] -> [N].
 
-    Cumulated in float64 and kept below its own total, so that rounding can neither run past the last token nor choose
-    one of probability zero.
+    Probabilities are summed in float64 and the threshold is kept below their total. Rounding can therefore neither run
+    past the last token nor choose a token of probability zero.
     """
     cumulative = probabilities.double().cumsum(dim=-1)
     total = cumulative[:, -1:]
@@ -88,12 +92,13 @@ def generate(
     *,
     shared: bool = True,
 ) -> Completions:
-    """``group_size`` completions of each prompt, prefilled once per prompt, or, unless ``shared``, once per completion.
+    """Sample ``group_size`` (G) completions of each prompt. Returns N = B * G completions, groups adjacent.
 
-    ``uniforms`` [B * G, max_new_tokens] are needed unless greedy. Returns N = B * G completions, groups adjacent.
+    A prompt is prefilled once if ``shared``, otherwise once per completion. ``uniforms`` [N, max_new_tokens] are
+    required unless sampling is greedy.
     """
-    # A group of one has nothing to share, so transformers may prefill it; for Phi-4 it would encode the images again at
-    # every token.
+    # A group of one has no prompt to share, so transformers may prefill it, except for Phi-4, whose images would be
+    # encoded again at every token.
     shared = shared and (group_size > 1 or is_phi4(model))
     draw = sampling_processors(sampling, uniforms, prompts)
     return trim(decode(model, prompts, group_size, sampling, draw, shared=shared), sampling.stop_token_ids)
@@ -108,7 +113,7 @@ def decode(
     *,
     shared: bool,
 ) -> Tensor:
-    """The tokens [N, C] that ``processors`` leave at each step, whatever follows a stop token included."""
+    """The tokens [N, C] that ``processors`` choose, including any after a stop token."""
     if shared:
         inputs = {"past_key_values": prefill(model, prompts, group_size)}
         rows = prompts.with_embeds(None).repeat(group_size)
@@ -127,7 +132,7 @@ def decode(
 
 
 def generation_config(sampling: Sampling, new_tokens: int) -> GenerationConfig:
-    """One token after the other, as the logits processors choose, up to ``new_tokens`` or a stop token."""
+    """Settings for `generate` to take the tokens that the logits processors choose, up to ``new_tokens`` or a stop."""
     return GenerationConfig(
         max_new_tokens=new_tokens,
         do_sample=False,
@@ -138,17 +143,23 @@ def generation_config(sampling: Sampling, new_tokens: int) -> GenerationConfig:
 
 @contextmanager
 def own_settings_aside(model: nn.Module) -> Iterator[None]:
-    """Without the checkpoint's generation_config.json: `generate` fills what a call leaves open from it (penalties,
-    forced and suppressed tokens, a kind of cache), which would bend the distribution that is scored."""
-    kept, model.generation_config = model.generation_config, GenerationConfig()
+    """Ignore the checkpoint's generation_config.json within the block.
+
+    `generate` takes from it all settings that a call does not give: penalties, forced and suppressed tokens, a kind of
+    cache. Completions would then be sampled from another distribution than the one that is scored.
+    """
+    own_settings, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield
     finally:
-        model.generation_config = kept
+        model.generation_config = own_settings
 
 
 def prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
-    """The cache of all prompt tokens but the last, which the decoding loop feeds itself, ``group_size`` times each."""
+    """The cache of all prompt tokens but the last, repeated ``group_size`` times per prompt.
+
+    The decoding loop feeds the last token itself.
+    """
     images = prompts.image_inputs()
     positions = prompt_positions(model, prompts.input_ids, prompts.order, prompts.mask, images)
     if prompts.embeds is not None:
@@ -170,7 +181,7 @@ def prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
 
 
 def sampling_processors(sampling: Sampling, uniforms: Tensor | None, prompts: PromptBatch) -> LogitsProcessorList:
-    """What turns logits into the choice of one token a row."""
+    """The logits processors that choose one token per row, in the order in which they apply."""
     device, processors = prompts.input_ids.device, LogitsProcessorList()
     if sampling.banned_token_ids:
         processors.append(SuppressTokensLogitsProcessor(list(sampling.banned_token_ids), device=device))

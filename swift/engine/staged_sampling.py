@@ -1,7 +1,8 @@
-"""Decoding in stages, after each of which the finished answers leave the batch: the rest no longer carry them along.
+"""Decoding in stages. After each stage the finished completions leave the batch, so the others no longer wait for them.
 
-A batch is as slow as its longest answer. In training that hardly matters, since sampled answers to one question are of
-like length; an evaluation puts sixty questions together, and one that never stops would keep all of them waiting.
+A batch takes as long as its longest completion. In training this hardly matters, since sampled answers to one question
+have similar lengths. An evaluation puts sixty questions into a batch, and one answer that does not end would otherwise
+keep all rows computing.
 """
 
 from __future__ import annotations
@@ -19,24 +20,26 @@ from swift.engine.sampling import (
     trim,
 )
 
-STAGE = 16  # tokens between two looks at who is done
+STAGE = 16  # tokens of a stage
 
 
 @torch.no_grad()
 def generate_shrinking(
     model: nn.Module, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: torch.Tensor | None = None
 ) -> Completions:
-    """What :func:`swift.engine.sampling.generate` returns, up to rounding of the logits. For models whose
-    position is the number of tokens before it, as Phi-4's is."""
+    """Sample like :func:`swift.engine.sampling.generate`, with equal results up to rounding of the logits.
+
+    It is for models like Phi-4, in which the position of a token is the number of tokens before it.
+    """
     cache = prefill(model, prompts, group_size)
     ids = prompts.input_ids.repeat_interleave(group_size, dim=0)
     mask = prompts.mask.repeat_interleave(group_size, dim=0)
-    width, rows = ids.shape[1], torch.arange(len(ids), device=ids.device)
+    width, open_rows = ids.shape[1], torch.arange(len(ids), device=ids.device)
     stops = torch.tensor(sampling.stop_token_ids, device=ids.device)
-    found = ids.new_full((len(ids), sampling.max_new_tokens), sampling.pad_token_id)
+    tokens = ids.new_full((len(ids), sampling.max_new_tokens), sampling.pad_token_id)
     done = 0
-    while done < sampling.max_new_tokens and len(rows):
-        drawn = None if uniforms is None else uniforms[rows.cpu()]
+    while done < sampling.max_new_tokens and len(open_rows):
+        drawn = None if uniforms is None else uniforms[open_rows.cpu()]
         with own_settings_aside(model):
             ids = model.generate(
                 ids,
@@ -46,10 +49,10 @@ def generate_shrinking(
                 past_key_values=cache,
             )
         new = ids[:, width + done :]
-        found[rows, done : done + new.shape[1]] = new
+        tokens[open_rows, done : done + new.shape[1]] = new
         done += new.shape[1]
-        open_rows = (~torch.isin(new, stops).any(dim=1)).nonzero().squeeze(1)
-        cache.batch_select_indices(open_rows)
+        unfinished = (~torch.isin(new, stops).any(dim=1)).nonzero().squeeze(1)
+        cache.batch_select_indices(unfinished)
         mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
-        ids, mask, rows = ids[open_rows], mask[open_rows], rows[open_rows]
-    return trim(found, sampling.stop_token_ids)
+        ids, mask, open_rows = ids[unfinished], mask[unfinished], open_rows[unfinished]
+    return trim(tokens, sampling.stop_token_ids)

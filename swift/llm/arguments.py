@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from swift.llm.deepspeed_configs import check_mismatches, deepspeed_config
 from swift.llm.resume import resume_folder
@@ -140,6 +143,9 @@ class RunArguments(TrainingArguments):
     _argument_group_name = "training (and every other flag of transformers.TrainingArguments)"
 
     def __post_init__(self):
+        self._check_finite()
+        if self.eval_steps is None:
+            self.eval_steps = self.save_steps
         if self.warmup_ratio is not None:
             _require(0 <= self.warmup_ratio < 1, f"--warmup_ratio {self.warmup_ratio} must be in 0..1")
             # transformers 5 reads warmup_steps below 1 as a share
@@ -160,6 +166,15 @@ class RunArguments(TrainingArguments):
         if self.deepspeed is not None:
             check_mismatches(self.hf_deepspeed_config.mismatches)
         _check_trackers(self.report_to)
+
+    def _check_finite(self) -> None:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            for number in value if isinstance(value, list) else [value]:
+                _require(
+                    not isinstance(number, float) or math.isfinite(number),
+                    f"--{setting.name} {number} must be a finite number",
+                )
 
 
 @dataclass
@@ -192,6 +207,8 @@ class RLHFArguments(RunArguments):
     log_completions: bool = _flag("write completions.jsonl", True)
 
     def __post_init__(self):
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model, self.greater_is_better = "eval_reward", True
         _require(not self.use_vllm, "--use_vllm true is not supported; leave it out or pass --use_vllm false")
         self._check_rewards()
         self._check_batch()
@@ -270,7 +287,11 @@ def _parse(kind: type[RunArguments], prog: str, description: str, argv: Sequence
         hidden=hidden,
         without_effect=WITHOUT_EFFECT,
     )
-    model, data, training = parser.parse(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    words = _with_validation(argv)
+    model, data, training = parser.parse(words)
+    if len(words) > len(argv) and not (data.val_dataset or data.split_dataset_ratio):
+        training.eval_strategy = IntervalStrategy.NO
     _require(
         training.eval_strategy == "no" or bool(data.val_dataset or data.split_dataset_ratio),
         f"--eval_strategy {training.eval_strategy.value} has nothing to evaluate on; "
@@ -280,6 +301,16 @@ def _parse(kind: type[RunArguments], prog: str, description: str, argv: Sequence
         training.output_dir, training.resume_from_checkpoint, training.overwrite_output_dir
     )
     return model, data, training
+
+
+def _with_validation(argv: Sequence[str]) -> list[str]:
+    """``argv`` with ``--eval_strategy steps`` if it names validation data and no strategy, as in ms-swift: records that
+    are held out are evaluated."""
+    words = [word.replace("-", "_").lstrip("_").partition("=") for word in argv if word.startswith("--")]
+    flags = {name: value for name, _, value in words}
+    if {"val_dataset", "split_dataset_ratio"} & flags.keys() and not {"eval_strategy", "do_eval"} & flags.keys():
+        return [*argv, "--eval_strategy", "steps"]
+    return list(argv)
 
 
 def _json_object(name: str, text: str) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from swift.llm.checkpoint.checksums import CHECKSUMS, verify_checksums
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
-from swift.utils.run_folder import finished_step, newest_checkpoint
+from swift.utils.run_folder import complete_checkpoints, finished_step
 
 logger = get_logger()
 
@@ -23,23 +24,38 @@ def resume_folder(output_dir: str, resume: str | None, overwrite: bool) -> str |
         _refuse_occupied(folder, overwrite)
         return None
     if resume in ("true", "True"):
-        newest = newest_checkpoint(folder)
+        newest = _newest_intact(folder)
         if newest is None:
             logger.warning("%s holds no finished checkpoint: starting from the beginning", folder)
             return None
         checkpoint = newest
     elif finished_step(resume) is not None:
         checkpoint = Path(resume)
+        verify_checksums(checkpoint, "name an older checkpoint")
     else:
         raise UserError(
             f"--resume_from_checkpoint {resume} has no complete trainer_state.json; name a checkpoint-N folder, or true"
         )
+    if not (checkpoint / CHECKSUMS).exists():
+        logger.warning("%s has no %s: its files are taken as they are", checkpoint, CHECKSUMS)
     if not any(checkpoint.glob("rng_state*.pth")):
         raise UserError(
             f"--resume_from_checkpoint: {checkpoint} was saved by --save_only_model true, without optimizer and random "
             "state; start a new run with it as --model"
         )
     return str(checkpoint)
+
+
+def _newest_intact(folder: Path) -> Path | None:
+    """The newest complete checkpoint whose files are as they were written. Damaged ones are warned of."""
+    for checkpoint in complete_checkpoints(folder):
+        try:
+            verify_checksums(checkpoint, "the checkpoint before it is taken")
+        except UserError as error:
+            logger.warning("%s", error)
+        else:
+            return checkpoint
+    return None
 
 
 def _refuse_occupied(folder: Path, overwrite: bool) -> None:

@@ -13,6 +13,8 @@ from swift.plugin.loader import describe_error
 from swift.plugin.orm import orms
 from swift.utils.errors import UserError
 
+LARGEST_REWARD = 1e15  # sums and squares of a group stay finite in float32
+
 
 def build_rewards(names: Iterable[str], settings: Any = None, tokenizer: Any = None) -> list[tuple[str, Callable]]:
     """Construct the rewards of these names, in order, as (name, reward) pairs.
@@ -111,10 +113,10 @@ def _checked(name: str, returned: Any, count: int) -> list[float]:
     if len(values) != count:
         raise UserError(f"reward {name!r} returned {len(values)} values for {count} completions; return one each")
     for position, (value, original) in enumerate(zip(values, returned, strict=True)):
-        if original is not None and not np.isfinite(value):
+        if original is not None and not abs(value) <= LARGEST_REWARD:
             raise UserError(
-                f"reward {name!r} returned {value} for completion {position}; return a finite number, or None if the"
-                " reward does not apply"
+                f"reward {name!r} returned {value} for completion {position}; return a finite number up to "
+                f"{LARGEST_REWARD:.0e}, or None if the reward does not apply"
             )
     return values
 

@@ -1,4 +1,4 @@
-"""curves.png: how a training run went, drawn from the Trainer's log."""
+"""curves.png: the course of a training run, drawn from the Trainer's log."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from matplotlib.figure import Figure
 
 from swift.utils.files import replacing
 
-# What is drawn, panel by panel: names of the log, or beginnings that end in "/" for all names that begin so.
+# The panels, as titles and names in the log. A name that ends in "/" stands for all names that begin with it.
 PANELS = (
     ("Reward", ("reward", "rewards/")),
     ("Spread of rewards within groups", ("reward_std",)),
     ("Shares", ("zero_spread_groups", "dropped_groups", "truncated", "clip_ratio")),
-    ("KL to the reference (nats a token)", ("kl",)),
-    ("Entropy (nats a token)", ("entropy",)),
+    ("KL to the reference (nats per token)", ("kl",)),
+    ("Entropy (nats per token)", ("entropy",)),
     ("Completion length (tokens)", ("completion_length", "completion_length_min", "completion_length_max")),
     ("Loss", ("loss", "eval_loss")),
     ("Gradient norm", ("grad_norm",)),
-    ("Seconds a step", ("seconds/",)),
+    ("Seconds per step", ("seconds/",)),
 )
-Series = dict[str, tuple[list[int], list[float]]]  # by name of the log: steps and values
+Series = dict[str, tuple[list[int], list[float]]]  # steps and values by name
 COLORS = ("#0f6fc5", "#c77700", "#0d7d6c", "#b8336a", "#7b3fb5", "#5d6979")
 
 
 def panels(history: Sequence[dict[str, Any]]) -> list[tuple[str, Series]]:
-    """Title and series of every panel that ``history`` (the Trainer's log_history) has values for."""
-    return [(title, series) for title, wanted in PANELS if (series := _series(history, wanted))]
+    """Title and series of every panel for which ``history`` (the Trainer's log_history) has values."""
+    return [(title, series) for title, names in PANELS if (series := _series(history, names))]
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: str | Path) -> Path | None:
-    """Draw the panels of ``history``; None when there are none."""
-    found = panels(history)
-    if not found:
+    """Draw the panels of ``history`` into ``path``. Returns the path, or None if there is nothing to draw."""
+    drawn = panels(history)
+    if not drawn:
         return None
-    columns = min(3, len(found))
-    rows = -(-len(found) // columns)
+    columns = min(3, len(drawn))
+    rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, series) in zip(figure.subplots(rows, columns, squeeze=False).flat, found, strict=False):
+    for axes, (title, series) in zip(figure.subplots(rows, columns, squeeze=False).flat, drawn, strict=False):
         for color, (name, (steps, values)) in zip(COLORS * len(series), series.items(), strict=False):
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
             axes.plot(steps, _smoothed(values), color=color, linewidth=1.8, label=curve_label(name))
@@ -52,7 +52,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | Path) -> Path | N
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:
             axes.legend(fontsize=9, frameon=True, framealpha=0.8, edgecolor="none", loc="best")
-    for axes in figure.axes[len(found) :]:
+    for axes in figure.axes[len(drawn) :]:
         axes.set_visible(False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
@@ -60,25 +60,25 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | Path) -> Path | N
 
 
 def curve_label(name: str) -> str:
-    """A logged name as a legend shows it."""
+    """Label of a logged name in a legend."""
     return name.split("/")[-1].removeprefix("external_").removeprefix("completion_").replace("_", " ")
 
 
-def _series(history: Sequence[dict[str, Any]], wanted: tuple[str, ...]) -> Series:
-    found: Series = {}
+def _series(history: Sequence[dict[str, Any]], patterns: tuple[str, ...]) -> Series:
+    series: Series = {}
     for entry in history:
         for name, value in entry.items():
-            if any(name == key or (key.endswith("/") and name.startswith(key)) for key in wanted):
-                steps, values = found.setdefault(name, ([], []))
+            if any(name == pattern or (pattern.endswith("/") and name.startswith(pattern)) for pattern in patterns):
+                steps, values = series.setdefault(name, ([], []))
                 steps.append(entry["step"])
                 values.append(value)
-    return found
+    return series
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average with bias correction, so that the first points are not drawn towards 0."""
-    out, total = [], 0.0
+    """Exponential moving average with bias correction, without which the first points would be close to 0."""
+    smoothed, total = [], 0.0
     for count, value in enumerate(values, start=1):
         total = weight * total + (1 - weight) * value
-        out.append(total / (1 - weight**count))
-    return out
+        smoothed.append(total / (1 - weight**count))
+    return smoothed

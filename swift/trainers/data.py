@@ -1,4 +1,4 @@
-"""What a trainer's data loader yields: prompts in an order that is a function of (seed, epoch) alone."""
+"""Prompts for a trainer's data loader, in an order that depends on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ THUMBNAIL, SMALLEST = 56, 28  # longest and shortest side of a shrunk image, pix
 
 @dataclass(frozen=True)
 class PromptItem:
-    """One question: where it stands in the dataset, its record, and the record as model input."""
+    """One question of a dataset, as a record and as model input."""
 
-    index: int
+    index: int  # place in the dataset
     record: Record
     prompt: EncodedPrompt
 
 
 class PromptDataset(Dataset):
-    """Records encoded on access: their images are decoded in the template's threads, or in data loader workers."""
+    """Records that are encoded on access. Images are decoded in the template's threads, or in data loader workers."""
 
     def __init__(self, records: Sequence[Record], template: Template) -> None:
         self.records = records
@@ -39,27 +39,27 @@ class PromptDataset(Dataset):
         return self.items([index])[0]
 
     def items(self, indexes: Sequence[int]) -> list[PromptItem]:
-        """The items at ``indexes``, their images decoded side by side."""
+        """The items at ``indexes``, with their images decoded in parallel."""
         records = [self.records[index] for index in indexes]
         return list(map(PromptItem, indexes, records, self.template.encode_prompts(records)))
 
-    __getitems__ = items  # what a data loader calls for a batch
+    __getitems__ = items  # called by a data loader to read a batch
 
     def prefetch(self, indexes: Iterable[int]) -> None:
-        """Announce what will be asked for next (see ``Template.prefetch``)."""
+        """Announce the items that will be read next (see ``Template.prefetch``)."""
         self.template.prefetch([self.records[index] for index in indexes])
 
 
 def example_prompts(dataset: PromptDataset) -> list[EncodedPrompt]:
-    """Two of the dataset's prompts, their images shrunk to a few pixels: the first with an image, if any has one, and
-    the last."""
+    """Two prompts of the dataset, their images shrunk to a few pixels: the first that has an image (or simply the
+    first), and the last."""
     records = dataset.records
     first = next((record for record in records if record.images), records[0])
     return [dataset.template.encode_prompt(_with_small_images(record)) for record in (first, records[-1])]
 
 
 def _with_small_images(record: Record) -> Record:
-    """The record with a thumbnail in place of each image: it takes the fewest tokens that the model gives an image."""
+    """The record with a thumbnail in place of each image, so that it takes the fewest tokens that an image can have."""
     return replace(record, images=tuple(map(_thumbnail, record.images)))
 
 
@@ -72,20 +72,20 @@ def _thumbnail(source: ImageSource) -> ImageSource:
 
 
 class PromptOrder(Sampler[int]):
-    """A fresh permutation of ``length`` prompts each epoch; every run of ``block`` prompts comes ``repeats`` times.
+    """A new permutation of ``length`` prompts per epoch, in which every block of ``block`` prompts is repeated.
 
-    ``block`` is the prompts of one optimizer step over all processes, so that with ``repeats`` = num_iterations a
-    batch of rollouts is used that many times in a row. A last block that falls short is then filled from the
-    permutation's beginning, since its repeats would otherwise share a step.
+    ``block`` is the number of prompts of one optimizer step over all processes. With ``repeats`` = num_iterations, a
+    batch of rollouts is used that many times in succession. With ``repeats`` above 1, a last block that is too short is
+    filled from the permutation's beginning, since its repeats would otherwise share a step.
     """
 
     def __init__(self, length: int, seed: int, block: int = 1, repeats: int = 1) -> None:
         self.length, self.seed, self.block, self.repeats = length, seed, block, repeats
         self.epoch = 0
-        self.drawn = 0  # places of this epoch already handed out
+        self.drawn = 0  # places of this epoch that have been yielded
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation; the data loader calls it at the start of every epoch."""
+        """Choose the permutation of an epoch. Called at the start of every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -98,8 +98,10 @@ class PromptOrder(Sampler[int]):
             yield index
 
     def ahead(self, count: int, size: int, process: int = 0, processes: int = 1) -> list[int]:
-        """What the next ``count`` batches of ``size`` of a process will hold, the next epoch's beginning included;
-        batches are dealt out to the processes in turn."""
+        """Indexes in the next ``count`` batches of ``size`` prompts of a process.
+
+        Batches are dealt out to the processes in turn. They continue into the next epoch.
+        """
         indexes: list[int] = []
         for epoch, drawn in ((self.epoch, self.drawn), (self.epoch + 1, 0)):
             if count > 0:
@@ -115,5 +117,5 @@ class PromptOrder(Sampler[int]):
         return order if self.repeats == 1 else order.reshape(-1, self.block).repeat(self.repeats, axis=0).ravel()
 
     def _distinct(self) -> int:
-        """Places of an epoch before repetition."""
+        """Number of places of an epoch before repetition."""
         return self.length if self.repeats == 1 else -(-self.length // self.block) * self.block

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
 
 class Means:
-    """Weighted means by name, plus extremes for names that end in `_min` or `_max`."""
+    """Means by name, and extremes of names that end in `_min` or `_max`."""
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[float, float]] = {}
@@ -20,37 +20,38 @@ class Means:
         self.sums[name] = (old_total + total, old_count + count)
 
     def extreme(self, name: str, value: float) -> None:
-        """Keep the smallest (`..._min`) or largest (`..._max`) value seen."""
-        keep = min if name.endswith("_min") else max
-        self.extremes[name] = keep(self.extremes.get(name, value), value)
+        """Keep the smallest (`..._min`) or largest (`..._max`) value observed."""
+        choose = min if name.endswith("_min") else max
+        self.extremes[name] = choose(self.extremes.get(name, value), value)
 
     @property
     def names(self) -> list[str]:
-        """The means that have been observed, in the order first seen."""
+        """Names of the observed means, in the order of their first observation."""
         return list(self.sums)
 
     def expect(self, names: Iterable[str]) -> None:
-        """Hold these means, in this order, whether or not this process has observed them."""
+        """Hold exactly these means in this order, including any that this process has not observed."""
         self.sums = {name: self.sums.get(name, (0.0, 0.0)) for name in names}
 
-    def pop(self, gather) -> dict[str, float]:
-        """The means so far, over all processes, in the order first seen; then start afresh.
+    def pop(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+        """Return the means over all processes since the last call, in the order of their first observation, and reset.
 
-        ``gather`` turns a tensor [K] of this process into [world, K]. Names must be the same in every process.
+        ``gather`` turns a tensor [1, K] of this process into [world_size, K]. Names and their order must be the same in
+        all processes. A mean without observations is left out.
         """
         names = [*self.sums, *self.extremes]
         if not names:
             return {}
         own = [value for pair in self.sums.values() for value in pair] + list(self.extremes.values())
         table = gather(torch.tensor(own, dtype=torch.float64)[None])
-        out = {}
+        values = {}
         for position, name in enumerate(self.sums):
             count = float(table[:, 2 * position + 1].sum())
-            if count:  # a figure nobody observed is left out, not logged as 0
-                out[name] = float(table[:, 2 * position].sum()) / count
+            if count:
+                values[name] = float(table[:, 2 * position].sum()) / count
         for position, name in enumerate(self.extremes, start=2 * len(self.sums)):
             column = table[:, position]
-            out[name] = float(column.min() if name.endswith("_min") else column.max())
+            values[name] = float(column.min() if name.endswith("_min") else column.max())
         self.sums.clear()
         self.extremes.clear()
-        return out
+        return values

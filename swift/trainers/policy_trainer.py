@@ -1,4 +1,4 @@
-"""What GRPO and SFT share: checkpoints of policies, the order of prompts, and stopping without losing work."""
+"""Common base of the GRPO and SFT trainers: checkpoints of policies, the order of prompts, and stopping on a signal."""
 
 from __future__ import annotations
 
@@ -14,25 +14,32 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
+from swift.llm.arguments import RunArguments
+from swift.llm.checkpoint.checksums import CHECKSUMS, checksums
 from swift.llm.checkpoint.save import is_small, load_weights, save_policy
-from swift.llm.policy import Policy
+from swift.llm.policy import Policy, trainable_parameters
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
+from swift.trainers.finite import check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
+from swift.utils.files import write_json
 from swift.utils.logger import get_logger
+from swift.utils.run_folder import write_best
 
 logger = get_logger()
 
 
 class StopAfterStep(TrainerCallback):
-    """On SIGINT or SIGTERM in any process: finish the step, write a checkpoint, stop. A second signal stops at once.
+    """Stops training on SIGINT or SIGTERM in any process: finishes the step and writes a checkpoint first.
 
-    A stop waits for a step that ``every`` divides: a checkpoint cannot hold half-used rollouts.
+    A second signal stops at once. Training stops only after a step that ``every`` divides, since a checkpoint cannot
+    hold rollouts that are to be used again.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -42,7 +49,7 @@ class StopAfterStep(TrainerCallback):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Listen for the signals within the block (main thread only: Python allows no other)."""
+        """Handle the signals within the block. Outside the main thread it does nothing, as Python requires."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -57,25 +64,34 @@ class StopAfterStep(TrainerCallback):
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        if is_master() and get_worker_info() is None:  # the terminal signals every process, data loaders' too
-            logger.warning("stopping after this step, with a checkpoint; once more to stop at once")
+        if is_master() and get_worker_info() is None:  # a terminal signals all processes, data loader workers included
+            logger.warning("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.every == 0 and self._asked(args):
+        if state.global_step % self.every == 0 and self._any_process_signaled(args):
             self.stopped = control.should_save = control.should_training_stop = True
         return control
 
-    def _asked(self, args) -> bool:
-        """Whether any process got a signal: all must leave the loop at the same step."""
+    def _any_process_signaled(self, args) -> bool:
+        """True in all processes if any of them got a signal, since all must leave the loop at the same step."""
         if args.world_size == 1:
             return self.signal is not None
-        asked = torch.tensor(int(self.signal is not None), device=args.device)
-        torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-        return bool(asked)
+        signaled = torch.tensor(int(self.signal is not None), device=args.device)
+        torch.distributed.all_reduce(signaled, op=torch.distributed.ReduceOp.MAX)
+        return bool(signaled)
+
+
+class EvaluateAtTheEnd(TrainerCallback):
+    """Evaluates after the last step, if there is anything to evaluate on, however the evaluation steps fall."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.eval_strategy != IntervalStrategy.NO:
+            control.should_evaluate = True
+        return control
 
 
 class FollowEpoch(TrainerCallback):
-    """Tells the order of prompts which epoch begins."""
+    """Sets the epoch of the order of prompts when an epoch begins."""
 
     def __init__(self, order: PromptOrder) -> None:
         self.order = order
@@ -87,13 +103,14 @@ class FollowEpoch(TrainerCallback):
 class PolicyTrainer(Trainer):
     """A `transformers.Trainer` over prompts whose checkpoints are policy folders.
 
-    ``prompts_per_device`` is the number of dataset items in one micro-batch of one process: prompts, or groups of them.
+    ``prompts_per_device`` is the number of dataset items (prompts, or groups of them) in a micro-batch of one process.
+    ``repeats`` is the number of optimizer steps that use the same prompts.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        args,
+        args: RunArguments,
         train_dataset: Dataset,
         policy: Policy,
         *,
@@ -102,18 +119,19 @@ class PolicyTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         if args.ddp_find_unused_parameters is None:
-            # The vision adapter and the head take part in every pass, audio and image parameters do not.
+            # The vision adapter and the head take part in every pass. Audio and image parameters do not.
             args.ddp_find_unused_parameters = not is_small(model)
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=list, **kwargs)
         self.policy = policy
         self.prompts_per_device = prompts_per_device
         self.repeats = repeats
         self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
-        self._resumed: str | None = None
-        self.compute_type: torch.dtype | None = None  # of the matrix products, where what trains is kept in float32
-        self.card: dict[str, Any] = {}  # what checkpoints' README.md tells
+        self._resumed: str | None = None  # checkpoint whose random state is still to be restored
+        self.compute_type: torch.dtype | None = None  # of matrix products, if the trainable weights are kept in float32
+        self.card: dict[str, Any] = {}  # facts for the README.md of checkpoints
         self.stop = StopAfterStep(repeats)
         self.add_callback(self.stop)
+        self.add_callback(EvaluateAtTheEnd())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.progress = None if args.disable_tqdm else ProgressBar()
@@ -121,12 +139,13 @@ class PolicyTrainer(Trainer):
 
     @property
     def prompts_per_step(self) -> int:
-        """Prompts of one optimizer step over all processes."""
+        """Number of prompts of one optimizer step over all processes."""
         return self.prompts_per_device * self.args.gradient_accumulation_steps * self.args.world_size
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
+        """Train until the end or a signal. Raises UserError if no parameter is trainable."""
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            raise UserError("no parameter is trainable; set --trainable REGEX, or --train_type to what should train")
+            raise UserError("no parameter is trainable; choose parameters with --trainable REGEX or --train_type")
         self.keep_masters()
         self._resumed = resume_from_checkpoint
         try:
@@ -159,7 +178,34 @@ class PolicyTrainer(Trainer):
         with Snapshot.of(self.model, self.compute_type).swapped_into(self.model):
             yield
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """Forward and backward of a micro-batch. Raises UserError if the loss is not finite or memory runs out."""
+        step = self.state.global_step + 1
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"step {step}: out of memory in the update of {self.describe_batch(inputs)}") from error
+        if not bool(torch.isfinite(loss).all()):
+            check_loss(loss, step, self.evidence(inputs))
+        return loss
+
+    def describe_batch(self, inputs: dict[str, Any]) -> str:
+        """The size of a micro-batch and the flag that makes it smaller, for messages."""
+        raise NotImplementedError
+
+    def evidence(self, inputs: dict[str, Any]) -> str:
+        """Write a micro-batch whose loss is not finite to disk, and say where; empty if nothing was written."""
+        return ""
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        check_gradient(norm, self.state.global_step + 1)
+        return norm
+
     def get_train_dataloader(self) -> DataLoader:
+        """Build the data loader of this process over prompts in the order of `PromptOrder`."""
         self.order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
         self.add_callback(FollowEpoch(self.order))
         loader = DataLoader(
@@ -174,13 +220,15 @@ class PolicyTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not estimated: the Trainer's formula counts neither images nor shared prompts."""
+        """0, since the Trainer's estimate counts neither images nor shared prompts."""
         return 0
 
     def take_prompts(self, epoch_iterator: Iterator[list[PromptItem]], num_batches: int) -> list[list[PromptItem]]:
-        """The next ``num_batches`` micro-batches of prompts, fewer at the end of an epoch; none where a run is resumed
-        that has made all its steps, since the Trainer would make one more. The images of those that follow are decoded
-        while the step computes."""
+        """Take the next ``num_batches`` micro-batches of prompts, or fewer at the end of an epoch.
+
+        There are none if all steps are done, since the Trainer would make one more when a finished run is resumed. The
+        images of the following step are decoded while this one computes.
+        """
         if self.state.global_step >= self.state.max_steps:
             return []
         batches = []
@@ -194,16 +242,21 @@ class PolicyTrainer(Trainer):
         return batches
 
     def _announce_next_step(self) -> None:
-        """The loader holds one batch more than the step takes, so at the start of an epoch it draws one more. With
-        workers of its own it decodes there."""
+        """Prefetch the prompts of the next step, unless data loader workers decode them.
+
+        The data loader holds one batch in advance, so at the start of an epoch it draws one more than a step takes.
+        """
         args = self.args
         if args.dataloader_num_workers == 0 and self.state.global_step + 1 < self.state.max_steps:
             count, size = args.gradient_accumulation_steps + 1, self.prompts_per_device
             self.train_dataset.prefetch(self.order.ahead(count, size, args.process_index, args.world_size))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Restore the random generators, once a resume. The Trainer does it after get_batch_samples, which here has
-        sampled and scored the step by then: take_prompts comes before it."""
+        """Restore the random generators once per resume.
+
+        The Trainer calls this after get_batch_samples, which here has already sampled and scored the step. So
+        take_prompts calls it first.
+        """
         if self._resumed is not None:
             self._resumed = None
             super()._load_rng_state(checkpoint)
@@ -211,13 +264,13 @@ class PolicyTrainer(Trainer):
     def evaluate(
         self, eval_dataset: PromptDataset | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Figures over the validation prompts, every prompt once however many processes share them."""
+        """Compute and log figures over the validation prompts, which are divided among the processes."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         means = Means()
         self.model.eval()
         with self.computing_weights():
             self._observe_own(dataset, means)
-        # Process 0 has an item if any has; one without items has seen no figure to name.
+        # If any process has an item, process 0 has one. A process without items has observed no name.
         means.expect(broadcast_object_list([means.names])[0])
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.pop(self.gather_rows).items()}
         self.log(metrics)
@@ -237,7 +290,7 @@ class PolicyTrainer(Trainer):
         raise NotImplementedError
 
     def gather_rows(self, row: Tensor) -> Tensor:
-        """A row [1, K] of every process as one table [world, K] on the CPU."""
+        """The rows [1, K] of all processes as one table [world_size, K] on the CPU."""
         return self.accelerator.gather(row.to(self.args.device)).cpu()
 
     def all_sum(self, value: Tensor) -> Tensor:
@@ -246,9 +299,25 @@ class PolicyTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
+            check_weights(trainable_parameters(self.model), f"step {self.state.global_step}: no checkpoint is written")
             card = {**self.card, "step": self.state.global_step}
             folder = Path(output_dir or self.args.output_dir)
             save_policy(self.policy, folder, state_dict, full=self.args.save_full, card=card)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            write_json(folder / CHECKSUMS, checksums(folder))
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                write_best(self.args.output_dir, self.state.best_model_checkpoint, self.state.best_metric)
+
+    def _load_best_model(self) -> None:
+        """Take the weights of the best checkpoint, as `--load_best_model_at_end` asks."""
+        best = Path(self.state.best_model_checkpoint)
+        logger.info("best checkpoint: %s (%s %.4g)", best, self.args.metric_for_best_model, self.state.best_metric)
+        load_weights(self.model, best)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))

@@ -1,4 +1,4 @@
-"""How a training run shows where it stands."""
+"""Progress of a training run, as a bar or as lines of the log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS = ("seconds/rollout", "seconds/reward", "seconds/update")
 
 
 class ProgressBar(TrainerCallback):
-    """One tqdm line: steps, and the newest values of what the run logs."""
+    """A tqdm line with the steps done and the last logged values."""
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
@@ -42,14 +42,14 @@ class ProgressBar(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """End the line, so that what is printed next, an error perhaps, starts one of its own."""
+        """End the line, so that later output, such as an error, starts on a new one."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
 
 class LogLines(TrainerCallback):
-    """The same as lines of the log, where a bar is not wanted (``--disable_tqdm true``)."""
+    """The content of the bar as lines of the log, for ``--disable_tqdm true``."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
@@ -57,16 +57,18 @@ class LogLines(TrainerCallback):
 
 
 def summary(logs: dict[str, float]) -> str:
-    """The values of ``logs`` that a person watches, short: parts of the reward without the plugin's prefix, seconds as
-    rollout+reward+update."""
+    """Short form of the main values in ``logs``.
+
+    Parts of the reward lose the plugin's prefix. Seconds are shown as rollout+reward+update.
+    """
     parts = [f"{label} {logs[name]:.3g}" for name, label in SHOWN_METRICS.items() if name in logs]
     rewards = [
         f"{name.removeprefix('rewards/').removeprefix('external_')} {value:.2f}"
         for name, value in logs.items()
         if name.startswith("rewards/") and not name.endswith("_std")
     ]
-    at = 2 if "reward" in logs else len(parts)
-    parts[at:at] = rewards
+    place = 2 if "reward" in logs else len(parts)
+    parts[place:place] = rewards
     if all(name in logs for name in SECONDS):
         parts.append("s " + "+".join(f"{logs[name]:.1f}" for name in SECONDS))
     return ", ".join(parts)

@@ -1,9 +1,9 @@
 """Questions about the same images, trained in one row that holds the images once.
 
-An X-ray is 500 to 3,000 tokens and comes with several questions, so a row for each question would spend most of its
-work on copies of the image. Here the tokens that the prompts of a group share are the prompt of a packed row; the rest
-of each prompt and its solution are one of the completions of that row, of which only the solution is learned. The loss
-is that of separate rows (`swift.engine.packing`).
+An X-ray is 500 to 3,000 tokens long and comes with several questions. A row for each question would spend most of its
+work on copies of the image. Here the tokens that all prompts of a group begin with are the prompt of a packed row. The
+remainder of each prompt and its solution form a completion in that row, of which only the solution is learned. The loss
+equals that of separate rows (`swift.engine.packing`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from swift.trainers.data import PromptDataset, PromptItem
 
 
 class QuestionGroups(Dataset):
-    """Records in groups of up to ``size`` that share their images; items are lists of PromptItem.
+    """Records in groups of up to ``size`` that share their images. Items are lists of PromptItem.
 
-    Groups are in the order of their first records. A record that places its images in its text stays alone, and so
-    does one without images.
+    Groups are in the order of their first records. A record without images forms a group of its own, and so does a
+    record that places its images within its text.
     """
 
     def __init__(self, records: Sequence[Record], template: Template, size: int) -> None:
@@ -38,14 +38,14 @@ class QuestionGroups(Dataset):
         return self.items([index])[0]
 
     def items(self, indexes: Sequence[int]) -> list[list[PromptItem]]:
-        """The groups at ``indexes``, all their images decoded side by side."""
+        """The groups at ``indexes``, with all their images decoded in parallel."""
         items = iter(self.prompts.items(self._rows(indexes)))
         return [[next(items) for _ in self.groups[index]] for index in indexes]
 
-    __getitems__ = items  # what a data loader calls for a batch
+    __getitems__ = items  # called by a data loader to read a batch
 
     def prefetch(self, indexes: Iterable[int]) -> None:
-        """Announce what will be asked for next (see ``EncodesAhead.prefetch``)."""
+        """Announce the groups that will be read next (see ``EncodesAhead.prefetch``)."""
         self.prompts.prefetch(self._rows(indexes))
 
     def _rows(self, indexes: Iterable[int]) -> list[int]:
@@ -53,7 +53,7 @@ class QuestionGroups(Dataset):
 
 
 def group_records(records: Sequence[Record], size: int) -> list[list[int]]:
-    """Positions of records, grouped as `QuestionGroups` tells."""
+    """Group the positions of ``records`` as described in `QuestionGroups`."""
     groups: list[list[int]] = []
     open_groups: dict[tuple[str, ...], list[int]] = {}
     for row, record in enumerate(records):
@@ -72,12 +72,16 @@ def group_records(records: Sequence[Record], size: int) -> list[list[int]]:
 def collate_groups(
     groups: Sequence[Sequence[PromptItem]], template: Template, device: torch.device | str = "cpu"
 ) -> tuple[PromptBatch, Completions, Tensor]:
-    """What the prompts of each group share [B], the rest of them with their solutions [N = B * G], and which tokens of
-    the latter are learned, bool [N, C]. Groups smaller than the largest are filled with completions of no token."""
+    """Collate groups of prompts into packed rows.
+
+    Returns the common beginnings of the prompts of each group [B], the remainders of the prompts followed by their
+    solutions [N = B * G], and a mask of the solutions' tokens, bool [N, C], which are the tokens to learn. A group
+    smaller than the largest is filled up with completions of no token.
+    """
     size = max(map(len, groups))
     shared: list[EncodedPrompt] = []
     rows: list[list[int]] = []
-    given: list[int] = []  # tokens of each row that belong to its question
+    question_lengths: list[int] = []  # tokens of each row that belong to its question
     for group in groups:
         prompts = [item.prompt.input_ids.tolist() for item in group]
         common = _common_length(prompts)
@@ -85,17 +89,18 @@ def collate_groups(
         shared.append(EncodedPrompt(first.input_ids[:common], first.images, first.text))
         for item, prompt in zip(group, prompts, strict=True):
             rows.append(prompt[common:] + template.encode_completion(item.record.solution))
-            given.append(len(prompt) - common)
+            question_lengths.append(len(prompt) - common)
         for _ in range(size - len(group)):
             rows.append([])
-            given.append(0)
+            question_lengths.append(0)
     completions = collate_completions(rows, template.pad_token_id, device)
-    asked = torch.arange(completions.ids.shape[1], device=device) < torch.tensor(given, device=device)[:, None]
-    return collate_prompts(shared, template.pad_token_id, device), completions, completions.mask & ~asked
+    columns = torch.arange(completions.ids.shape[1], device=device)
+    question_mask = columns < torch.tensor(question_lengths, device=device)[:, None]
+    return collate_prompts(shared, template.pad_token_id, device), completions, completions.mask & ~question_mask
 
 
 def _common_length(prompts: Sequence[list[int]]) -> int:
-    """How many leading tokens all prompts share."""
+    """Number of leading tokens that all prompts have in common."""
     shortest = min(map(len, prompts))
     differing = (place for place in range(shortest) if len({prompt[place] for prompt in prompts}) > 1)
     return next(differing, shortest)

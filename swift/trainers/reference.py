@@ -1,7 +1,7 @@
 """The reference policy as a frozen copy of the trainable tensors.
 
-The reference differs from the policy only in what trains (0.4 B of 5.6 B parameters for the vision LoRA), so it needs
-no second model: its tensors are swapped in for a forward without gradients and swapped out again.
+The reference differs from the policy only in the trainable parameters (0.4 B of 5.6 B for the vision LoRA), so it does
+not need a second model. Its tensors are swapped in for a forward without gradients and swapped out again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Snapshot:
-    """Values of a model's trainable parameters at one moment, by name."""
+    """Copy of a model's trainable parameters, by name."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         self.values = values
@@ -28,12 +28,14 @@ class Snapshot:
 
     @classmethod
     def of_other(cls, model: nn.Module, other: nn.Module, dtype: torch.dtype | None = None) -> Snapshot | None:
-        """The values ``other`` has for what trains in ``model``; None where it differs in frozen tensors too, so that
-        only a second model can stand for it."""
+        """Copy the values that ``other`` has for the trainable parameters of ``model``, as ``dtype`` or as they are.
+
+        Returns None if the frozen parameters differ, so that ``other`` is needed as a second model.
+        """
         values = {}
-        theirs = other.state_dict()
+        other_state = other.state_dict()
         for name, parameter in model.named_parameters():
-            value = theirs.get(name)
+            value = other_state.get(name)
             if value is None or value.shape != parameter.shape:
                 return None
             if parameter.requires_grad:
@@ -44,7 +46,7 @@ class Snapshot:
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """Within the block ``model`` holds the snapshot's values; afterwards its own, the same storage as before."""
+        """Put the snapshot's values into ``model`` within the block. Its own tensors return afterwards, not copies."""
         parameters = dict(model.named_parameters())
         missing = self.values.keys() - parameters.keys()
         if missing:
@@ -59,5 +61,5 @@ class Snapshot:
                 parameters[name].data = value
 
     def nbytes(self) -> int:
-        """Memory the copy takes, bytes."""
+        """Size of the copy in bytes."""
         return sum(value.numel() * value.element_size() for value in self.values.values())

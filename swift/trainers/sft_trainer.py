@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from swift.engine.batch import Completions, PromptBatch
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import choose_paths
+from swift.llm.arguments import SFTArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy
 from swift.llm.template.protocol import Template
@@ -19,16 +20,16 @@ from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.question_groups import QuestionGroups, collate_groups
 
-Batch = tuple[PromptBatch, Completions, Tensor]  # as collate_groups gives it
+Batch = tuple[PromptBatch, Completions, Tensor]  # as collate_groups returns it
 
 
 class SFTTrainer(PolicyTrainer):
-    """SFT on `transformers.Trainer`; the loss is averaged over all solution tokens of the global batch."""
+    """SFT on `transformers.Trainer`. The loss is averaged over all solution tokens of the global batch."""
 
     def __init__(
         self,
         *,
-        args,
+        args: SFTArguments,
         train_dataset: Sequence[Record],
         policy: Policy,
         template: Template,
@@ -48,14 +49,14 @@ class SFTTrainer(PolicyTrainer):
         self.packed = False
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
-        """Train; rows of several questions are packed where the model takes it."""
+        """Train. Rows of several questions are packed if the model supports it."""
         self.packed = choose_paths(self.model, self.template, example_prompts(self.train_dataset.prompts)).packed
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[list[PromptItem]]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Batch]], Tensor | None]:
-        """The micro-batches of one optimizer step, and the solution tokens of the global batch."""
+        """All micro-batches of one optimizer step, and the number of solution tokens in the global batch."""
         batches = [self._collate(groups) for groups in self.take_prompts(epoch_iterator, num_batches)]
         if not batches:
             return [], None
@@ -64,6 +65,7 @@ class SFTTrainer(PolicyTrainer):
 
     @torch.no_grad()
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
+        """Observe the loss per solution token."""
         batch = self._collate([[item] for item in items])
         means.add("loss", -float(self._log_likelihood(self.model, batch)), float(batch[2].sum()))
 
@@ -75,7 +77,18 @@ class SFTTrainer(PolicyTrainer):
         packed = self.packed and len(completions) > len(prompts)
         return (completion_logprobs(model, prompts, completions, packed=packed).logps * learned).sum()
 
+    def describe_batch(self, inputs: dict[str, Any]) -> str:
+        """The rows and tokens of a micro-batch and the flags that make it smaller."""
+        prompts, completions, _ = inputs["batch"]
+        tokens = int(prompts.mask.sum()) + int(completions.lengths.sum())
+        return (
+            f"{len(prompts)} rows of {tokens} tokens in all; halve --per_device_train_batch_size or "
+            "--questions_per_row, or pass --gradient_checkpointing true"
+        )
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Negative log-likelihood of this micro-batch over the tokens of the global batch, times world_size since
-        data-parallel training averages gradients over processes."""
+        """Negative log-likelihood of this micro-batch over the number of tokens in the global batch.
+
+        Data-parallel training averages gradients over processes, hence the factor world_size.
+        """
         return -self._log_likelihood(model, inputs["batch"]) / num_items_in_batch * self.args.world_size

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from swift.utils.files import read_json, try_read_json
+from swift.utils.files import read_json, try_read_json, write_json
 from swift.utils.logger import get_logger
 
 STATE = "trainer_state.json"
 
 logger = get_logger()
 
+BEST = "best.json"
+
 
 def newest_checkpoint(run: str | Path) -> Path | None:
     """The ``checkpoint-N`` with the highest N that is complete; None if there is none."""
+    return next(complete_checkpoints(run), None)
+
+
+def complete_checkpoints(run: str | Path) -> Iterator[Path]:
+    """The ``checkpoint-N`` folders that are complete, the highest N first. A warning names every other one."""
     checkpoints = [path for path in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]), reverse=True):
         if finished_step(path) is not None:
-            return path
-        logger.warning("%s is incomplete: passing it over", path)
-    return None
+            yield path
+        else:
+            logger.warning("%s is incomplete: passing it over", path)
+
+
+def write_best(run: str | Path, checkpoint: str | Path, value: float) -> None:
+    """Note in best.json which checkpoint of a run had the best validation figure, and that figure."""
+    write_json(Path(run) / BEST, {"checkpoint": Path(checkpoint).name, "value": value})
+
+
+def best_checkpoint(run: str | Path) -> Path | None:
+    """The complete checkpoint that best.json names; None if the run did not look for one."""
+    name = (try_read_json(Path(run) / BEST) or {}).get("checkpoint")
+    checkpoint = Path(run) / Path(str(name)).name
+    return checkpoint if name is not None and finished_step(checkpoint) is not None else None
 
 
 def finished_step(checkpoint: str | Path) -> int | None:

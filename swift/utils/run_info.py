@@ -21,12 +21,12 @@ def write_run_info(folder: str | Path, arguments: dict[str, Any], **facts: Any) 
     return write_json(
         Path(folder) / "args.json",
         {
-            "arguments": {name: _plain(value) for name, value in arguments.items()},
+            "arguments": {name: plain(value) for name, value in arguments.items()},
             "command": sys.argv,
             "git": git_state(),
             "versions": {"python": platform.python_version(), **package_versions()},
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **{name: _plain(value) for name, value in facts.items()},
+            **{name: plain(value) for name, value in facts.items()},
         },
     )
 
@@ -55,14 +55,14 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """``value`` as JSON: dataclasses and mappings by field, anything else unknown as its text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value if isinstance(value, (str, int, bool, type(None))) else _finite(value)
 
 

@@ -25,10 +25,10 @@ def test_values_and_gradients_equal_the_full_head(monkeypatch, with_bias, temper
     logits = torch.nn.functional.linear(inputs[0], inputs[1], bias) / temperature
     expected = logits.log_softmax(dim=-1)[torch.arange(10), targets]
     expected_gradients = torch.autograd.grad((expected * weights).sum(), leaves)
-    found, entropy = ChunkedLogProbs.apply(*inputs, bias, targets, temperature, True)
-    gradients = torch.autograd.grad((found * weights).sum(), leaves)
+    logps, entropy = ChunkedLogProbs.apply(*inputs, bias, targets, temperature, True)
+    gradients = torch.autograd.grad((logps * weights).sum(), leaves)
 
-    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(logps, expected, atol=1e-6)
     assert torch.allclose(entropy, torch.distributions.Categorical(logits=logits).entropy(), atol=1e-5)
     for gradient, reference in zip(gradients, expected_gradients, strict=True):
         assert torch.allclose(gradient, reference, atol=1e-5)

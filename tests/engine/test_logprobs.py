@@ -48,11 +48,11 @@ def test_scores_and_gradients_equal_one_forward_per_completion(model, size, pack
     expected_gradients = gradients(model, expected)
     logps = completion_logprobs(model, prompts, completions, temperature=TEMPERATURE, packed=packed).logps
     assert (logps - expected).abs().max() < TOLERANCE
-    found = gradients(model, logps)
-    assert found.keys() == expected_gradients.keys()
+    measured = gradients(model, logps)
+    assert measured.keys() == expected_gradients.keys()
     scale = max(float(value.abs().max()) for value in expected_gradients.values())
     for name, value in expected_gradients.items():
-        assert (found[name] - value).abs().max() < TOLERANCE * max(1.0, scale), name
+        assert (measured[name] - value).abs().max() < TOLERANCE * max(1.0, scale), name
 
 
 def test_shared_prompt_embeddings_give_the_same_scores(model):
@@ -92,12 +92,12 @@ def test_a_completion_does_not_see_its_siblings(model):
 
 def test_entropy_equals_its_definition(model):
     prompts, completions = random_prompts(images=(1,), lengths=(5,)), random_completions(1, longest=4, seed=3)
-    found = completion_logprobs(model, prompts, completions, temperature=TEMPERATURE, with_entropy=True).entropy
+    entropy = completion_logprobs(model, prompts, completions, temperature=TEMPERATURE, with_entropy=True).entropy
     text = torch.cat([prompts.input_ids, completions.ids], dim=1)
     logps = (model(text, **prompts.image_inputs()).logits[0] / TEMPERATURE).log_softmax(dim=-1)
     expected = -(logps.exp() * logps).sum(dim=-1)[prompts.input_ids.shape[1] - 1 : -1]
     length = int(completions.lengths[0])
-    assert torch.allclose(found[0, :length], expected[:length], atol=TOLERANCE)
+    assert torch.allclose(entropy[0, :length], expected[:length], atol=TOLERANCE)
 
 
 def test_image_features_do_not_depend_on_the_other_images_of_the_batch(model):

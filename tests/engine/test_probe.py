@@ -81,7 +81,7 @@ def test_a_model_whose_cache_cannot_be_shared_reads_each_prompt_anew(llava, reco
 
     caplog.set_level(logging.INFO)
     assert probe(llava, records, spoil) == Paths(packed=True, shared=False)
-    assert "every completion reads its prompt anew (a shared cache fail in this model: no prefill)" in caplog.text
+    assert "each prompt is prefilled once per completion (shared caches fail in this model: no prefill)" in caplog.text
 
 
 def test_a_model_that_bends_its_logits_is_refused(llava, records):

@@ -52,8 +52,8 @@ def greedy_one_by_one(model, prompts):
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_greedy_rollout_equals_argmax_of_full_forwards(model, prompts, size):
     expected = greedy_one_by_one(model, prompts)
-    found = generate(model, prompts, size, GREEDY).token_lists()
-    assert found == [row for row in expected for _ in range(size)]
+    sampled = generate(model, prompts, size, GREEDY).token_lists()
+    assert sampled == [row for row in expected for _ in range(size)]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, replace(SAMPLED, top_k=5), replace(SAMPLED, top_p=0.8)])
@@ -89,10 +89,10 @@ def test_samples_follow_the_softmax_at_the_temperature(model):
     logits = model(prompts.input_ids, **prompts.image_inputs()).logits[0, -1].double() / SAMPLED.temperature
     logits[IMAGE_TOKEN] = -torch.inf
     expected = logits.softmax(dim=-1) * count
-    found = torch.bincount(drawn, minlength=len(expected)).double()
+    counts = torch.bincount(drawn, minlength=len(expected)).double()
     common = expected >= 5
     # Pearson's statistic has mean k - 1 and variance 2 (k - 1) for k cells: five deviations above are a wrong sampler.
-    statistic = float(((found - expected)[common] ** 2 / expected[common]).sum())
+    statistic = float(((counts - expected)[common] ** 2 / expected[common]).sum())
     cells = int(common.sum())
     assert cells > 3
     assert statistic < cells + 5 * (2 * cells) ** 0.5

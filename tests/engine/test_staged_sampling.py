@@ -26,11 +26,11 @@ def test_stages_change_nothing(model, monkeypatch, temperature, stage):
     sampling = Sampling(11, STOPS, PAD, temperature, banned_token_ids=(5, 6))
     uniforms = torch.rand(12, 11, generator=torch.Generator().manual_seed(3))
     expected = generate(model, prompts, 3, sampling, uniforms)
-    found = generate_shrinking(model, prompts, 3, sampling, uniforms)
-    assert found.token_lists() == expected.token_lists()
-    assert found.finished.tolist() == expected.finished.tolist()
+    staged = generate_shrinking(model, prompts, 3, sampling, uniforms)
+    assert staged.token_lists() == expected.token_lists()
+    assert staged.finished.tolist() == expected.finished.tolist()
     if temperature:
-        assert len(set(found.lengths.tolist())) > 3
+        assert len(set(staged.lengths.tolist())) > 3
 
 
 def test_finished_answers_leave_the_batch(model, monkeypatch):

@@ -113,10 +113,10 @@ def test_untied_checkpoint_says_so_and_loads_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("adapters", "found"), [((), "it carries no adapter"), (("speech",), "its adapters are speech")]
+    ("adapters", "listed"), [((), "it carries no adapter"), (("speech",), "its adapters are speech")]
 )
-def test_a_model_without_vision_lora_is_refused(adapters, found):
-    with pytest.raises(ValueError, match=f"no vision LoRA.*{found}.*load a checkpoint"):
+def test_a_model_without_vision_lora_is_refused(adapters, listed):
+    with pytest.raises(ValueError, match=f"no vision LoRA.*{listed}.*load a checkpoint"):
         freeze_non_vision(with_adapters(small_phi4(tied=False), *adapters))
 
 

@@ -96,12 +96,12 @@ def rows(run: Path) -> list[dict]:
 
 
 def test_every_step_has_the_figures_of_a_single_process(single, double):
-    expected, found = log_history(single), log_history(double[0])
-    assert len(expected) == len(found) == STEPS
-    for one, two in zip(expected, found, strict=True):
-        assert one.keys() == two.keys()
-        for name in one.keys() - {name for name in one if name.startswith("seconds/")}:
-            assert two[name] == pytest.approx(one[name], abs=1e-4), (one["step"], name)
+    expected, shared = log_history(single), log_history(double[0])
+    assert len(expected) == len(shared) == STEPS
+    for of_one, of_two in zip(expected, shared, strict=True):
+        assert of_one.keys() == of_two.keys()
+        for name in of_one.keys() - {name for name in of_one if name.startswith("seconds/")}:
+            assert of_two[name] == pytest.approx(of_one[name], abs=1e-4), (of_one["step"], name)
 
 
 def test_a_process_without_a_validation_question_takes_part(single, double):
@@ -118,10 +118,12 @@ def test_a_process_without_a_validation_question_takes_part(single, double):
 
 
 def test_final_weights_are_those_of_a_single_process(single, double):
-    one, two = (load_file(run / f"checkpoint-{STEPS}" / "adapter_model.safetensors") for run in (single, double[0]))
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        assert (value - two[name]).abs().max() < 1e-4, name
+    expected, shared = (
+        load_file(run / f"checkpoint-{STEPS}" / "adapter_model.safetensors") for run in (single, double[0])
+    )
+    assert expected.keys() == shared.keys()
+    for name, value in expected.items():
+        assert (value - shared[name]).abs().max() < 1e-4, name
 
 
 def test_groups_are_never_split(double):

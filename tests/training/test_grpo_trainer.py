@@ -57,9 +57,9 @@ def test_checkpoint_says_that_the_head_is_untied(run):
 
 def test_checkpoint_loads_back_as_the_policy_in_memory(run, world):
     run.model.eval()
-    found = logits(load_policy(checkpoint(run)).model)
-    assert (found - logits(run.model)).abs().max() < 1e-6
-    assert (found - logits(load_policy(world / "policy").model)).abs().max() > 1e-2
+    loaded = logits(load_policy(checkpoint(run)).model)
+    assert (loaded - logits(run.model)).abs().max() < 1e-6
+    assert (loaded - logits(load_policy(world / "policy").model)).abs().max() > 1e-2
 
 
 def test_checkpoint_loads_with_plain_transformers_and_peft(run, world):
@@ -70,8 +70,8 @@ def test_checkpoint_loads_with_plain_transformers_and_peft(run, world):
 
 
 def test_a_run_folder_stands_for_its_newest_checkpoint(run):
-    found = load_policy(run.args.output_dir)
-    assert torch.equal(logits(found.model), logits(load_policy(checkpoint(run)).model))
+    loaded = load_policy(run.args.output_dir)
+    assert torch.equal(logits(loaded.model), logits(load_policy(checkpoint(run)).model))
 
 
 def test_every_completion_is_logged_with_the_documented_fields(rows):

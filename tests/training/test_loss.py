@@ -45,9 +45,9 @@ def test_loss_equals_the_formula_in_float64(seed):
     assert np.allclose(advantages.numpy(), expected_advantages, atol=1e-5)
     tensors = [torch.tensor(value, dtype=torch.float32) for value in (logps, old, reference)]
     token_loss, _ = clipped_surrogate(tensors[0], tensors[1], advantages, 0.2)
-    found = masked_mean(token_loss + 0.5 * k3_kl(tensors[0], tensors[2]), torch.tensor(mask))
+    loss = masked_mean(token_loss + 0.5 * k3_kl(tensors[0], tensors[2]), torch.tensor(mask))
     expected = loss_from_the_formula(logps, old, reference, expected_advantages, mask, 0.2, 0.5)
-    assert abs(float(found) - expected) < 1e-5 * max(1, abs(expected))
+    assert abs(float(loss) - expected) < 1e-5 * max(1, abs(expected))
 
 
 def test_advantages_by_hand():

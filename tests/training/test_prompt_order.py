@@ -27,19 +27,19 @@ def test_the_order_follows_seed_and_epoch_alone():
 
 
 def test_repeats_come_block_by_block():
-    found = blocks(PromptOrder(8, seed=1, block=4, repeats=3))
-    assert found[0] == found[1] == found[2] != found[3] == found[4] == found[5]
-    assert sorted(found[0] + found[3]) == list(range(8))
+    drawn = blocks(PromptOrder(8, seed=1, block=4, repeats=3))
+    assert drawn[0] == drawn[1] == drawn[2] != drawn[3] == drawn[4] == drawn[5]
+    assert sorted(drawn[0] + drawn[3]) == list(range(8))
 
 
 def test_a_short_last_block_is_filled_when_it_repeats():
     """Six prompts in blocks of four: [abcd][abcd][efab][efab]. It was [abcd][abcd][efef], both uses in one step."""
-    found = blocks(PromptOrder(6, seed=1, block=4, repeats=2))
-    assert len(found) == 4
-    assert found[0] == found[1]
-    assert found[2] == found[3]
-    assert sorted(found[0] + found[2][:2]) == list(range(6))
-    assert found[2][2:] == found[0][:2]
+    drawn = blocks(PromptOrder(6, seed=1, block=4, repeats=2))
+    assert len(drawn) == 4
+    assert drawn[0] == drawn[1]
+    assert drawn[2] == drawn[3]
+    assert sorted(drawn[0] + drawn[2][:2]) == list(range(6))
+    assert drawn[2][2:] == drawn[0][:2]
 
 
 def test_fewer_prompts_than_a_block_go_round():

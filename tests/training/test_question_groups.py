@@ -29,7 +29,7 @@ def template(policy):
 def records(world):
     """Three questions about one image, two about another, questions and solutions of different lengths."""
     base = load_records([world / "data" / "train.json"])
-    one, two = next((a, b) for a in base for b in base if a.images != b.images and a.images and b.images)
+    first, second = next((a, b) for a in base for b in base if a.images != b.images and a.images and b.images)
     texts = [
         ("Is there a nodule?", "<think>No nodule is seen.</think><answer>no</answer>"),
         ("Is there an effusion on the left?", "<answer>yes</answer>"),
@@ -38,7 +38,7 @@ def records(world):
         ("Which view is this, ap or pa?", "<answer>ap</answer>"),
     ]
     return [
-        replace(one if row < 3 else two, messages=({"role": "user", "content": question},), solution=solution)
+        replace(first if row < 3 else second, messages=({"role": "user", "content": question},), solution=solution)
         for row, (question, solution) in enumerate(texts)
     ]
 
@@ -62,23 +62,23 @@ def test_a_group_scores_as_its_questions_alone(policy, template, records, packed
 
 def test_a_group_has_the_gradients_of_its_questions_alone(policy, template, records):
     policy.model.requires_grad_(True)
-    found = []
+    gradients = []
     for size in (3, 1):
         policy.model.zero_grad()
         groups = list(QuestionGroups(records, template, size))
         value, tokens = log_likelihood(policy, template, groups, packed=size > 1)
         (value / tokens).backward()
-        found.append({n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        assert torch.allclose(gradient, found[1][name], atol=1e-5), name
+        gradients.append({n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-5), name
 
 
 def test_only_solutions_and_their_ends_are_learned(template, records):
     _, completions, learned = collate_groups([QuestionGroups(records, template, 3)[0]], template)
     for row, record in enumerate(records[:3]):
-        kept = completions.ids[row][learned[row]].tolist()
-        assert kept == template.encode_completion(record.solution)
+        solution = completions.ids[row][learned[row]].tolist()
+        assert solution == template.encode_completion(record.solution)
 
 
 def test_records_group_by_their_images_in_order_of_appearance(records):

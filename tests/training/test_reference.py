@@ -31,9 +31,9 @@ def test_snapshot_equals_a_deep_copy_of_the_model(untie):
     prompts, completions = random_prompts(), random_completions(6)
     own = completion_logprobs(model, prompts, completions).logps
     with snapshot.swapped_into(model):
-        found = completion_logprobs(model, prompts, completions).logps
-    assert torch.equal(found, completion_logprobs(twin, prompts, completions).logps)
-    assert not torch.allclose(found, own)
+        logps = completion_logprobs(model, prompts, completions).logps
+    assert torch.equal(logps, completion_logprobs(twin, prompts, completions).logps)
+    assert not torch.allclose(logps, own)
     assert torch.equal(completion_logprobs(model, prompts, completions).logps, own)
 
 

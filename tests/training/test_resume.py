@@ -73,16 +73,18 @@ def losses(checkpoint: Path) -> list[float]:
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
-def assert_same_run(found: Path, expected: Path, steps: int = STEPS) -> None:
+def assert_same_run(run: Path, expected: Path, steps: int = STEPS) -> None:
     """Weights, optimizer, schedule, generators, completions and losses, to the last bit."""
-    assert (found / "completions.jsonl").read_text() == (expected / "completions.jsonl").read_text()
-    mine, theirs = (run / f"checkpoint-{steps}" for run in (found, expected))
-    assert losses(mine) == losses(theirs)
-    assert len(losses(mine)) == steps
-    assert (mine / "adapter_model.safetensors").read_bytes() == (theirs / "adapter_model.safetensors").read_bytes()
+    assert (run / "completions.jsonl").read_text() == (expected / "completions.jsonl").read_text()
+    checkpoints = [folder / f"checkpoint-{steps}" for folder in (run, expected)]
+    losses_of_run, expected_losses = map(losses, checkpoints)
+    assert losses_of_run == expected_losses
+    assert len(losses_of_run) == steps
+    weights, expected_weights = ((folder / "adapter_model.safetensors").read_bytes() for folder in checkpoints)
+    assert weights == expected_weights
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        # numpy's generator state, which weights_only does not read without being told
-        states = [torch.load(folder / name, weights_only=False) for folder in (mine, theirs)]
+        # numpy's generator state, which is not read with weights_only
+        states = [torch.load(folder / name, weights_only=False) for folder in checkpoints]
         torch.testing.assert_close(*map(tensors_and_numbers, states), rtol=0, atol=0)
 
 

@@ -51,9 +51,9 @@ def bare(world, tmp_path_factory) -> Path:
 def test_loss_falls(world, tmp_path):
     """The three solutions share most of their words: thirty steps learn them nearly by heart."""
     assert main(sft_command(world, tmp_path / "run", max_steps=30)) == 0
-    found = losses(tmp_path / "run" / "checkpoint-30")
-    assert len(found) == 30
-    assert found[-1] < 0.5 * found[0]
+    curve = losses(tmp_path / "run" / "checkpoint-30")
+    assert len(curve) == 30
+    assert curve[-1] < 0.5 * curve[0]
     assert (tmp_path / "run" / "args.json").is_file()
     assert (tmp_path / "run" / "curves.png").is_file()
 

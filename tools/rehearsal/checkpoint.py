@@ -17,10 +17,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM, PreTrainedTokenizerFast
 
-from swift.llm.checkpoint.adapters import FOLDERS, PEFT_PREFIX, VISION_TARGETS
+from swift.llm.checkpoint.adapters import FOLDERS, PEFT_PREFIX
 from swift.llm.checkpoint.remote_config import remote_config, remote_lora
 from swift.llm.checkpoint.remote_names import remote_lora_name, remote_name
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
+from swift.llm.phi4_names import DECODER_LINEARS
 from swift.utils.files import write_json
 
 CONTROL_IDS = {
@@ -119,7 +120,7 @@ def _shell(config: Phi4MultimodalConfig) -> nn.Module:
     with init_empty_weights():
         model = Phi4MultimodalForCausalLM(config)
         for name, (rank, alpha, dropout) in ADAPTERS.items():
-            settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=VISION_TARGETS)
+            settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=DECODER_LINEARS)
             model.add_adapter(settings, adapter_name=name)
     return model
 

@@ -17,8 +17,8 @@ PHI4_LOADING = {
     "base": "the native layout of the base",
     "loader": NATIVE_CLASS,
 }
-OTHER = {"base": "the base", "loader": "AutoModelForImageTextToText"}
-ADAPTER = """## Load
+OTHER_LOADING = {"base": "the base", "loader": "AutoModelForImageTextToText"}
+ADAPTER_LOADING = """## Load
 
     from swift.llm.checkpoint.load import load_policy
     policy = load_policy("{name}")  # base= names the base's folder if it was moved
@@ -28,7 +28,7 @@ or, on {base}, with transformers and PEFT:
     base = {loader}.from_pretrained(BASE)
     model = PeftModel.from_pretrained(base, "{name}", adapter_name="vision")
 """
-FULL = """## Load
+FULL_LOADING = """## Load
 
     from swift.llm.checkpoint.load import load_policy
     policy = load_policy("{name}")
@@ -43,10 +43,10 @@ or with transformers and, if there is a vision-lora/, PEFT:
 def write_card(folder: Path, facts: Mapping[str, object], model: nn.Module, *, adapter: bool) -> Path:
     """Write README.md of ``model``: one row per fact that is not None. A list is shown with commas."""
     rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items() if value is not None]
-    words = PHI4_LOADING if is_phi4(model) else OTHER | {"model": type(model).__name__}
+    words = PHI4_LOADING if is_phi4(model) else OTHER_LOADING | {"model": type(model).__name__}
     kind = "vision adapter" if adapter else "full checkpoint"
     table = "\n".join(["| | |", "|---|---|", *rows]) + "\n\n"
-    usage = (ADAPTER if adapter else FULL).format(name=folder.name, **words)
+    usage = (ADAPTER_LOADING if adapter else FULL_LOADING).format(name=folder.name, **words)
     return write_text(folder / "README.md", CARD_HEAD.format(name=folder.name, kind=kind, **words) + table + usage)
 
 

@@ -20,14 +20,16 @@ def checksums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def verify_checksums(folder: Path) -> None:
-    """Compare ``folder`` with its checksums.json if it has one. Raises UserError that names the files that differ."""
+def verify_checksums(folder: Path, remedy: str = "copy the folder again") -> None:
+    """Compare ``folder`` with its checksums.json if it has one. Files that are not listed do not count.
+
+    Raises UserError that names the files that are missing or differ, and ends with ``remedy``.
+    """
     if not (folder / CHECKSUMS).exists():
         return
-    stated = read_json(folder / CHECKSUMS, "remove it to convert without the check")
+    stated = read_json(folder / CHECKSUMS, f"remove it to go without the check, or {remedy}")
     computed = checksums(folder)
     if wrong := sorted(name for name, digest in stated.items() if computed.get(name) != digest):
         raise UserError(
-            f"{folder}: {', '.join(wrong)} differ from {CHECKSUMS}; copy the folder again, or remove {CHECKSUMS} if "
-            "you changed them"
+            f"{folder}: {', '.join(wrong)} differ from {CHECKSUMS}; {remedy}, or remove {CHECKSUMS} if you changed them"
         )

@@ -10,7 +10,7 @@ from swift.llm.checkpoint.adapters import CONFIG
 from swift.utils.errors import UserError
 from swift.utils.files import read_json
 from swift.utils.logger import get_logger
-from swift.utils.run_folder import newest_checkpoint
+from swift.utils.run_folder import best_checkpoint, newest_checkpoint
 
 logger = get_logger()
 
@@ -44,12 +44,16 @@ def find_policy(path: str | Path, base: str | Path | None = None) -> PolicyFolde
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """``path`` itself, or its newest complete ``checkpoint-N`` if it is a run. Raises UserError if it is neither."""
+    """``path`` itself, or a checkpoint if it is a run: the best if the run looked for one
+    (``--load_best_model_at_end``), else the newest complete one. Raises UserError if it is neither."""
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"model folder {path} does not exist; give the folder of a checkpoint or a run")
     if is_adapter(path) or (path / "config.json").exists():
         return path
+    if (best := best_checkpoint(path)) is not None:
+        logger.info("%s is a run: taking its best checkpoint, %s", path, best.name)
+        return best
     newest = newest_checkpoint(path)
     if newest is None:
         raise UserError(

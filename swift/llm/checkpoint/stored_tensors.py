@@ -21,7 +21,7 @@ from torch import Tensor
 from swift.utils.errors import UserError
 from swift.utils.files import read_json
 
-LISTED = 12  # names in a message
+NAMED = 12  # names in a message
 WINDOW = 32 * 2**20  # bytes
 INDEX = ".index.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -153,8 +153,8 @@ def listed(label: str, names: Collection[str]) -> str:
     """Count of ``names``, the label, and the first names, for messages; "" if there are no names."""
     if not names:
         return ""
-    more = len(names) - LISTED
-    return f"{len(names)} {label}: " + ", ".join(sorted(names)[:LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - NAMED
+    return f"{len(names)} {label}: " + ", ".join(sorted(names)[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _indexed(index: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""completions.jsonl: what the policy said, token by token, and what it was paid for it."""
+"""completions.jsonl: every sampled completion, with its tokens, log-probabilities and rewards."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from swift.utils.json_lines import JsonLinesFile, json_line
 
 
 class CompletionsLog:
-    """An append-only JSON-lines file with one object per completion, written by the main process alone."""
+    """A JSON-lines file with one object per completion, to which the main process alone appends."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Add rows; each is one line, so a reader never meets half an object except at the very end."""
+        """Append rows, one line each. After a kill only the last line can be incomplete."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             file.writelines(map(json_line, rows))
 
     def truncate(self, last_step: int) -> None:
-        """Drop rows of steps after ``last_step``, which a resumed run will write again, and a line cut by a kill.
-        Raises UserError for any other line without a step, unless all rows go anyway."""
+        """Remove rows of steps after ``last_step``, which a resumed run writes again, and an incomplete last line.
+
+        Raises UserError for any other line without a step, unless all rows are removed anyway.
+        """
         if not self.path.exists():
             return
         lines = JsonLinesFile(self.path, "remove the line, or the file")
@@ -61,7 +63,7 @@ class CompletionsRecorder(TrainerCallback):
 
 
 def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], logps: Tensor) -> list[dict[str, Any]]:
-    """One object per completion of ``rollout``; ``logps`` [N, C] are those of the policy that the step updates."""
+    """Build an object per completion of ``rollout``. ``logps`` [N, C] are those of the policy that ``step`` updates."""
     size = rollout.group_size
     ids = rollout.completions.token_lists()
     rows = []

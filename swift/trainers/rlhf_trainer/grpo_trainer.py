@@ -26,6 +26,7 @@ from swift.engine.batch import collate_prompts
 from swift.engine.logprobs import LogProbs, completion_logprobs
 from swift.engine.probe import Paths, choose_paths
 from swift.engine.sampling import Sampling, generate, prompt_uniforms
+from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
@@ -33,16 +34,19 @@ from swift.plugin.rewards import reward_matrix
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
-from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, CompletionsRecorder
+from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, CompletionsRecorder, completion_rows
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_flat_groups
 from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_tokens
 from swift.trainers.rlhf_trainer.loss import combine_rewards, group_advantages
 from swift.trainers.rlhf_trainer.policy_loss import TokenFigures, policy_loss
 from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference
-from swift.trainers.rlhf_trainer.rollout import MicroBatch, Rollout, reward_columns
+from swift.trainers.rlhf_trainer.rollout import MicroBatch, Rollout, describe_rollout, reward_columns
 from swift.trainers.step_clock import UPDATE, StepClock
+from swift.utils.errors import UserError
+from swift.utils.files import write_json_lines
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step
+from swift.utils.run_info import plain
 
 logger = get_logger()
 
@@ -60,7 +64,7 @@ class GRPOTrainer(PolicyTrainer):
         model: nn.Module | None = None,
         ref_model: nn.Module | None = None,
         *,
-        args,
+        args: RLHFArguments,
         train_dataset: Sequence[Record],
         policy: Policy,
         template: Template,
@@ -133,9 +137,17 @@ class GRPOTrainer(PolicyTrainer):
             return [], None
         if self.state.global_step % self.args.num_iterations == 0 or not self._micro_batches:
             self.model.eval()
-            with self.computing_weights():
-                rollouts = self._sample(batches)
-                self._micro_batches = [self._compare(rollout) for rollout in rollouts]
+            try:
+                with self.computing_weights():
+                    rollouts = self._sample(batches)
+                    self._micro_batches = [self._compare(rollout) for rollout in rollouts]
+            except torch.OutOfMemoryError as error:
+                prompts = sum(map(len, batches))
+                raise UserError(
+                    f"step {self.state.global_step + 1}: out of memory in the rollout of {prompts} prompts with "
+                    f"{self.args.num_generations} completions each; halve --per_device_train_batch_size, "
+                    "--num_generations or --max_completion_length, or lower --dynamic_hd"
+                ) from error
         tokens = sum(batch.rollout.loss_mask.sum() for batch in self._micro_batches)
         return [{"batch": batch} for batch in self._micro_batches], self.all_sum(tokens)
 
@@ -227,13 +239,27 @@ class GRPOTrainer(PolicyTrainer):
         loss = total / num_items_in_batch.clamp(min=1) * self.args.world_size
         return (loss, self._figures) if return_outputs else loss
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
         """Forward and backward of a micro-batch; its figures and completions are recorded afterwards."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         observe_tokens(self.means, self._figures)
         if self.recorder is not None:
             self.recorder.add(self.state.global_step + 1, inputs["batch"].rollout, self._figures.logps)
         return loss
+
+    def describe_batch(self, inputs: dict[str, Any]) -> str:
+        """The rows and tokens of a micro-batch and the flags that make it smaller."""
+        return describe_rollout(inputs["batch"].rollout)
+
+    def evidence(self, inputs: dict[str, Any]) -> str:
+        """Write the groups of a micro-batch whose loss is not finite beside completions.jsonl, and say where."""
+        step = self.state.global_step + 1
+        path = Path(self.args.output_dir) / f"not_finite_step{step}_process{self.args.process_index}.jsonl"
+        rows = completion_rows(step, inputs["batch"].rollout, self.reward_names, self._figures.logps)
+        write_json_lines(path, [plain(row) for row in rows])
+        return f", its groups are in {path}"
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the means of the steps since the last entry along with the Trainer's own figures."""

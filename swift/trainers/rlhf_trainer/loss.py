@@ -1,8 +1,8 @@
 """The formulas of GRPO as pure functions of tensors.
 
-Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), equations 3 and 4; the KL estimator is k3 of
-Schulman 2020, "Approximating KL divergence". Departure from the paper: the loss is averaged over all
-completion tokens of the global batch (as in DAPO, arXiv 2503.14476), not per completion first.
+Source: Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), equations 3 and 4. The KL estimator is k3 of Schulman 2020,
+"Approximating KL divergence". Departure from the paper: the loss is averaged over all completion tokens of the global
+batch, as in DAPO (arXiv 2503.14476), and not per completion first.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ LARGEST_EXPONENT = 20.0  # e^20 is 5e8: a policy 20 nats away from where it star
 
 
 def combine_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of reward parts. ``rewards`` [N, R], NaN where a reward does not apply; ``weights`` [R].
-    Returns [N]."""
+    """Weighted sum [N] of reward parts, from ``rewards`` [N, R] and ``weights`` [R].
+
+    NaN means that a reward does not apply. It adds nothing to the sum.
+    """
     return (rewards * weights).nansum(dim=1)
 
 
 def group_advantages(rewards: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """Advantage of each completion within its group, (r - mean) / (std + 1e-4), std with Bessel's correction.
 
-    ``rewards`` [B * G], the completions of a group adjacent. Returns advantages [B * G] and std [B].
-    A group of one has no spread: advantage 0.
+    ``rewards`` are [B * G], with the completions of a group adjacent. Returns advantages [B * G] and std [B]. A group
+    of one has std 0 and advantage 0.
     """
     groups = rewards.view(-1, group_size)
     std = groups.std(dim=1) if group_size > 1 else torch.zeros_like(groups[:, 0])
@@ -40,16 +42,18 @@ def bounded_exp(values: Tensor) -> Tensor:
 
 
 def k3_kl(logps: Tensor, reference_logps: Tensor) -> Tensor:
-    """Per-token KL(policy || reference) by the k3 estimator exp(q - p) - (q - p) - 1 with p the policy's and q the
-    reference's log-probability of the sampled token. Any shape; never negative."""
+    """Per-token KL(policy || reference) by the k3 estimator exp(q - p) - (q - p) - 1, which is never negative.
+
+    p is the policy's log-probability of the sampled token and q the reference's. Both have the same shape.
+    """
     difference = reference_logps - logps
     return bounded_exp(difference) - difference - 1
 
 
 def clipped_surrogate(logps: Tensor, old_logps: Tensor, advantages: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Per-token PPO loss -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) and whether the clip was the active branch.
+    """Per-token PPO loss -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), and a mask of the tokens that were clipped.
 
-    ``logps``, ``old_logps`` [N, C]; ``advantages`` [N]. Returns loss [N, C] and clipped bool [N, C].
+    ``logps`` and ``old_logps`` are [N, C], ``advantages`` [N]. Returns loss [N, C] and clipped bool [N, C].
     """
     ratio = bounded_exp(logps - old_logps)
     advantages = advantages[:, None]
@@ -58,5 +62,5 @@ def clipped_surrogate(logps: Tensor, old_logps: Tensor, advantages: Tensor, epsi
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` where ``mask`` (bool, same shape) is set; 0 when nothing is."""
+    """Mean of ``values`` over the True places of ``mask`` (bool, same shape), 0 if there are none."""
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

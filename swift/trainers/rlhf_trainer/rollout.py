@@ -1,4 +1,4 @@
-"""Groups of completions on their way from sampling to the loss."""
+"""Records of sampled groups on their way to the loss: rollouts and micro-batches."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from swift.trainers.data import PromptItem
 
 @dataclass(frozen=True)
 class Rollout:
-    """B prompts, N = B * G completions of them (groups adjacent), and what those are worth."""
+    """B prompts, N = B * G completions of them (groups adjacent), and their rewards and advantages."""
 
     items: list[PromptItem]  # [B]
     prompts: PromptBatch
     completions: Completions
     texts: list[str]  # [N]
     tokens: list[list[str]]  # [N] pieces that join to the text
-    rewards: Tensor  # [N, R], NaN where a reward does not apply
+    rewards: Tensor  # [N, R], NaN if a reward does not apply
     advantages: Tensor  # [N]
-    std: Tensor  # [B] spread of the weighted reward within each group
+    std: Tensor  # [B] standard deviation of the weighted reward within each group
     in_loss: Tensor  # bool [N]: completions that count in the loss
 
     def __post_init__(self) -> None:
@@ -38,16 +38,16 @@ class Rollout:
 
     @property
     def group_size(self) -> int:
-        """G."""
+        """G, the number of completions per prompt."""
         return len(self.texts) // len(self.items)
 
     @property
     def loss_mask(self) -> Tensor:
-        """Tokens that count in the loss, bool [N, C]."""
+        """True at the tokens that count in the loss, [N, C]."""
         return self.completions.mask & self.in_loss[:, None]
 
     def select(self, groups: Sequence[int]) -> Rollout:
-        """The groups at these places, in that order."""
+        """The rollout of the groups at these places, in that order."""
         size = self.group_size
         rows = [group * size + member for group in groups for member in range(size)]
         return Rollout(
@@ -63,7 +63,7 @@ class Rollout:
         )
 
     def concat(self, other: Rollout) -> Rollout:
-        """The groups of both."""
+        """The rollout of the groups of both."""
         return Rollout(
             self.items + other.items,
             concat_prompts(self.prompts, other.prompts),
@@ -86,9 +86,22 @@ class MicroBatch:
     old_logps: Tensor | None  # [N, C]; None when each rollout is used once: the policy is then its own old policy
 
 
+def describe_rollout(rollout: Rollout) -> str:
+    """The size of a rollout and the flags that make it smaller, for messages."""
+    tokens = int(rollout.prompts.mask.sum()) + int(rollout.completions.lengths.sum())
+    return (
+        f"{len(rollout)} prompts with {rollout.group_size} completions each, {tokens} tokens; halve "
+        "--per_device_train_batch_size (and double --gradient_accumulation_steps), or pass "
+        "--gradient_checkpointing true"
+    )
+
+
 def reward_columns(items: Sequence[PromptItem], group_size: int, completions: Completions) -> dict[str, list[Any]]:
-    """Every dataset column, `solution`, and `completion_tokens` (how many, the end token counted), as lists aligned
-    with the completions; None where a record lacks it."""
+    """Columns for the rewards, as lists aligned with the completions.
+
+    They are all dataset columns, `solution`, and `completion_tokens`, the number of tokens with the stop token. A value
+    that a record lacks is None.
+    """
     names = sorted({name for item in items for name in item.record.columns} | {"solution"})
     rows = [{**item.record.columns, "solution": item.record.solution} for item in items]
     columns = {name: [row.get(name) for row in rows for _ in range(group_size)] for name in names}
