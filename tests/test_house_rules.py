@@ -36,7 +36,7 @@ CLIPPED = re.compile(
 )
 BRITISH = re.compile(
     r"(summar|normal|initial|token|optim|organ|recogn|serial|synchron|minim|maxim)[i]s(e|ed|es|er|ers|ing|ation)\b"
-    r"|(col|behavi|neighb|fav)[o]ur|\bl[a]belled|\bc[e]ntres?\b",
+    r"|(col|behavi|neighb|fav)[o]ur|\bl[a]belled\b|\bc[e]ntres?\b",
     re.IGNORECASE,
 )
 PROSE = (".py", ".md", ".sh", ".js", ".html", ".css", ".toml", ".txt")

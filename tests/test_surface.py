@@ -21,6 +21,7 @@ COMMANDS = {
     "-m swift.cli.sft": TRAINING,
     "-m tools.sample_data": ("source", "policies", "sizes"),
     "-m tools.sweep": ("dry-run",),
+    "-m tools.train": (),
     "-m tools.summarize": ("baseline",),
     "-m tools.convert_checkpoint": ("to", "merge"),
     "-m tools.compare_results": ("run", "output"),

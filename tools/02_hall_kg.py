@@ -1,4 +1,4 @@
-"""What the reasoning of generated texts invents and leaves out: see tools/kg_audit/commands.py, or --help."""
+"""Audit of facts that generated texts invent and leave out: see tools/kg_audit/commands.py, or --help."""
 
 import sys
 from pathlib import Path

@@ -149,7 +149,7 @@ def test_an_interrupt_keeps_the_work_and_the_next_start_goes_on(loop, send):
     send(process.pid, signal.SIGTERM if send is os.kill else signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
-    assert "start the same command again to go on" in err
+    assert "start the same command again to resume" in err
     done = len(loop.steps(first.name))
     assert 1 <= done < 4
     assert len(loop.calls()) == 1  # it ended of itself, after its step
@@ -301,7 +301,7 @@ def test_two_sweeps_of_one_folder_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_jobs, "LOCK_SECONDS", 0)
     with (
         sweep_jobs.locked(tmp_path),
-        pytest.raises(UserError, match="another sweep, or a run that one started"),
+        pytest.raises(UserError, match="another sweep, or a run that it started"),
         sweep_jobs.locked(tmp_path),
     ):
         pass

@@ -217,7 +217,7 @@ def test_reports_of_none_of_the_studies_are_an_error(tmp_path, capsys):
     path = write(tmp_path / "run_results.json")
     (tmp_path / "r.jsonl").write_text('{"study_id": 7, "report": "Edema"}')
     assert report_graphs(["--reports", str(tmp_path / "r.jsonl"), "--results", str(path)]) == 2
-    assert "no report of the studies" in capsys.readouterr().err
+    assert "has no report of these studies" in capsys.readouterr().err
 
 
 def test_an_annotation_without_explanation_is_named(tmp_path, capsys):

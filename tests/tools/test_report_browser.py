@@ -81,7 +81,7 @@ def report(tmp_path_factory, pictures):
 
 @pytest.fixture(scope="module")
 def desk(report, tmp_path_factory):
-    """What a reader sees who filters, opens, compares and turns the light off, with mouse and keys."""
+    """One visit of a reader who filters, opens, compares and turns the light off, with mouse and keys."""
     steps = """
     const rows = () => all("#list .item .ask").map((row) => row.textContent);
     await pause(100);
@@ -214,7 +214,7 @@ def test_filters_by_outcome_type_and_text(desk):
     assert desk.outcome["verify"] == [names[1], names[3], hostile]
     assert desk.outcome["found"] == [names[3]]
     assert desk.outcome["foundInTexts"] == 4  # 2 where the second run is wrong, 3 to 5 where the first is; not 0 and 1
-    assert desk.outcome["none"] == [0, "No question is like that."]
+    assert desk.outcome["none"] == [0, "No question matches."]
     assert desk.outcome["cleared"] == [6, "list"]
 
 
@@ -296,6 +296,6 @@ def test_images_left_in_their_files_show_or_make_way_quietly(pictures, tmp_path)
     """
     seen = visit(tmp_path / "report.html", tmp_path / "visit", steps, fragment="#question-4")
     assert seen.outcome["thumbs"] == [["file:///", 60]] * 3
-    assert seen.outcome["absent"] == ["X-ray not within reach"] * 3
+    assert seen.outcome["absent"] == ["X-ray cannot be loaded"] * 3
     assert seen.outcome["opened"].endswith("number 4?")
     assert (seen.outcome["blocked"], seen.outcome["errors"], seen.addresses) == ([], [], set())

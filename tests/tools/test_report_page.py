@@ -1,4 +1,4 @@
-"""What is put into report.html: questions, tokens as columns, images that may be there, and the page's own policy."""
+"""Content of report.html: questions, tokens as columns, images that may be shown, and the page's own policy."""
 
 import base64
 import hashlib
@@ -104,7 +104,7 @@ def test_a_missing_image_is_an_error_only_where_it_must_be_embedded(files, tmp_p
 
 
 def test_an_image_that_is_no_file_is_not_shown(tmp_path):
-    """Of blank images and images in the annotation file there is no path."""
+    """Blank images and images in the annotation file have no path."""
     results = [result(number, TRUTH, "") | {"image_paths": [None]} for number in range(2)]
     files = {name: write(tmp_path / f"{name}.json", results) for name in ("sft", "grpo")}
     assert compare(files, tmp_path / "out", "--embed_images") == 0

@@ -265,7 +265,7 @@ def without(*fields):
     [
         (GOOD, ["--sizes", 7], ["has 6 items for a sample of 7", "ask for fewer"]),
         (GOOD, ["--sizes", 0], ["--sizes must be 1 or more"]),
-        (GOOD, ["--policies", "hard_uniform"], ["says nothing of difficulty", "is_correct", "--results"]),
+        (GOOD, ["--policies", "hard_uniform"], ["does not tell how hard its items are", "is_correct", "--results"]),
         (GOOD, ["--pool", "a=b.json:0.5"], ["--source", "--pool", "not both"]),
         (GOOD, ["--pass_rate", 0.7, 0.2], ["--pass_rate 0.7 0.2", "the lower first"]),
         (GOOD, ["--eval", "{root}/gone.json"], ["gone.json do not exist", "--eval", "allow"]),

@@ -159,7 +159,7 @@ def test_the_page_draws_curves_and_walks_through_groups(run, tmp_path):
     assert outcome["rewards"] == ["reward2acc1kg0.5advantage+0.70", "reward0.5acc0kg0.25advantage−0.70truncated"]
     assert outcome["next"] == ["Step 1, group 2 of 4 shown", ["no spread", "not in loss"]]
     assert outcome["truncated"] == "Step 1, group 1 of 2 shown"
-    assert outcome["none"] == ["No group is like that.", 0]
+    assert outcome["none"] == ["No group matches.", 0]
     assert outcome["tokens"] == 3
     assert outcome["bold"] == 0
     assert "step 1" in outcome["read"]

@@ -1,6 +1,6 @@
 """A healthy chest: the body of one patient and the layers of its drawing.
 
-Densities are on a film's scale: 0 is black (air), 1 is white (metal); lung is about 0.2, soft tissue about 0.6.
+Densities are on the scale of a film: 0 is black (air) and 1 is white (metal). Lung is about 0.2, soft tissue about 0.6.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MIDLINE = 224.0
 HEART_RATIO = {None: 0.43, "mild": 0.52, "moderate": 0.60, "severe": 0.68}
 THORAX_WIDTH = 328.0
 
-# The patient's left lung; the right one is its mirror image about the midline with a higher dome.
+# The patient's left lung. The right one is its mirror image about the midline, with a higher dome.
 _LUNG = (
     (290, 58), (326, 78), (357, 125), (377, 192), (388, 262), (391, 336),
     (368, 322), (322, 306), (278, 312), (252, 324), (250, 250), (252, 180), (256, 122), (266, 80),
@@ -29,7 +29,8 @@ _Segment = tuple[Point, Point, float]  # start, end, width
 
 @dataclass(frozen=True)
 class Body:
-    """What stays the same between two studies of a patient; lengths in canonical pixels, factors near 1."""
+    """The build of a patient, the same in all of the patient's studies. Lengths are in canonical pixels, factors near
+    1."""
 
     width: float
     height: float
@@ -56,18 +57,18 @@ class Body:
         )
 
     def at(self, side: str, x: float, y: float) -> Point:
-        """This body's point for a canonical place given on the patient's left (x > 224), mirrored for the right."""
+        """This body's point for a canonical place on the patient's left (x > 224), mirrored for the right."""
         reach = (x - MIDLINE) * self.width
         return (MIDLINE + (reach if side == "left" else -reach), 200 + (y - 200) * self.height)
 
     def lung(self, side: str, lift: float = 0.0) -> np.ndarray:
-        """The outline of one lung [n, 2]; ``lift`` raises its dome by so many pixels."""
+        """The outline of one lung [n, 2]. ``lift`` raises its dome, in pixels."""
         points = np.array([self.at(side, x, y) for x, y in _LUNG])
         points[_DOME, 1] += (self.dome_left if side == "left" else self.dome_right) - lift
         return smooth_closed(points)
 
     def heart_outline(self, severity: str | None, wide: float) -> np.ndarray:
-        """The heart's outline [n, 2] at a cardiomegaly severity or None; ``wide`` magnifies it as AP films do."""
+        """The heart's outline [n, 2] for a severity of cardiomegaly or None. ``wide`` magnifies it as AP films do."""
         ratio = HEART_RATIO[severity] * self.heart * wide
         left, right = 0.63 * ratio * THORAX_WIDTH, 0.37 * ratio * THORAX_WIDTH
         tall = 12 * (HEART_RATIO[severity] - 0.43) / 0.25
@@ -108,7 +109,7 @@ def bones(canvas: Canvas, body: Body) -> np.ndarray:
 
 
 def _rib(points: np.ndarray, width: float, strength: float) -> list[Stroke]:
-    """A rib is brighter at its two cortical edges than between them."""
+    """Strokes of a rib, brighter at its two cortical edges than between them."""
     return [Stroke(points, width, strength * 1.5), Stroke(points, width - 5, strength)]
 
 
@@ -144,7 +145,7 @@ def airway(canvas: Canvas, body: Body) -> np.ndarray:
 
 
 def vessels(canvas: Canvas, body: Body, congestion: float = 0.0) -> np.ndarray:
-    """Crisp density of the tree of lung vessels; ``congestion`` from 0 to 1 widens them."""
+    """Crisp density of the tree of lung vessels. ``congestion`` from 0 to 1 widens them."""
     rng = np.random.default_rng(body.vessel_seed)
     strokes: list[Stroke] = []
     for side in ("left", "right"):
@@ -167,7 +168,7 @@ def hila(canvas: Canvas, body: Body) -> np.ndarray:
 def _branch(
     start: Point, angle: float, width: float, length: float, depth: int, rng: np.random.Generator, out: list[_Segment]
 ) -> None:
-    """One vessel in the left lung's coordinates, curving a little, giving off one side branch at each step."""
+    """One vessel in the left lung's coordinates. It curves a little and gives off one side branch at each step."""
     end = (start[0] + length * math.cos(angle), start[1] + 1.15 * length * math.sin(angle))
     out.append((start, end, width))
     if depth == 0:
@@ -188,7 +189,7 @@ def breasts(canvas: Canvas, body: Body) -> np.ndarray:
 
 
 def scapulae(canvas: Canvas, body: Body) -> np.ndarray:
-    """Shoulder blades over the upper outer lungs, as on AP films; drawn as plates with brighter medial borders."""
+    """Shoulder blades over the upper outer lungs, as on AP films: plates with brighter medial borders."""
     plate = ((344, 84), (392, 78), (410, 130), (392, 214), (370, 236), (352, 170))
     outlines = [smooth_closed([body.at(side, *point) for point in plate]) for side in ("left", "right")]
     borders = [Stroke(np.vstack([outline, outline[:1]]), 4, 0.9) for outline in outlines]

@@ -1,8 +1,8 @@
-"""Drawing helpers: shapes given in canonical coordinates become soft float32 masks of one posed image.
+"""Drawing helpers: shapes in canonical coordinates become soft float32 masks of one posed image.
 
-Canonical coordinates are pixels of an unposed 448 x 448 film, x to the right, y down; the patient's left is on the
-right of the film. A pose (shift, scale, turn) carries them to the image, so all anatomy moves together. Soft layers
-are drawn at half the film's size, which is four times faster; only crisp ones at full size.
+Canonical coordinates are pixels of an unposed 448 x 448 film, x to the right and y down. The patient's left is on the
+right of the film. A pose (shift, scale, turn) moves them to the image, so all anatomy moves together. Soft layers are
+drawn at half the film's size, which is four times faster. Crisp layers are drawn at full size.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _catmull_rom_weights(steps: int) -> np.ndarray:
 
 
 def smooth_closed(points: Outline, steps: int = 6) -> np.ndarray:
-    """A closed Catmull-Rom curve through the points, ``steps`` samples a segment: [len(points) * steps, 2]."""
+    """A closed Catmull-Rom curve through the points with ``steps`` samples per segment: [len(points) * steps, 2]."""
     points = np.asarray(points, dtype=np.float64)
     around = (np.arange(len(points))[:, None] + np.arange(-1, 3)) % len(points)
     return (_catmull_rom_weights(steps) @ points[around]).reshape(-1, 2)
@@ -60,10 +60,10 @@ def smooth_open(points: Outline, steps: int = 5) -> np.ndarray:
 
 
 class Canvas:
-    """One posed image. Methods return float32 layers, 0 to 1: [HALF, HALF], or [SIZE, SIZE] where ``crisp``."""
+    """One posed image. Methods return float32 layers, 0 to 1: [HALF, HALF], or [SIZE, SIZE] if ``crisp``."""
 
     def __init__(self, shift: Point = (0.0, 0.0), scale: float = 1.0, turn: float = 0.0) -> None:
-        """``shift`` in pixels, ``turn`` in radians, both about the film's center."""
+        """Set the pose: ``shift`` in pixels, ``turn`` in radians, both about the film's center."""
         cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
         self._matrix = np.array([[cos, -sin], [sin, cos]])
         self._offset = np.full(2, CANVAS_SIZE / 2) + shift - self._matrix @ np.full(2, CANVAS_SIZE / 2)
@@ -74,12 +74,12 @@ class Canvas:
         self.x, self.y = canonical[..., 0], canonical[..., 1]  # canonical coordinates on a coarse grid
 
     def _place(self, points: Outline, step: int) -> list[float]:
-        """Canonical points to pixels of the image or of one ``step`` times smaller, as x, y, x, y, ..."""
+        """Canonical points as pixels of the image, or of an image ``step`` times smaller: x, y, x, y, ..."""
         placed = np.asarray(points, dtype=np.float64) @ self._matrix.T + self._offset
         return (placed / step).ravel().tolist()
 
     def layer(self, shapes: Sequence[Stroke | Plate], blur: float = 1.0, crisp: bool = False) -> np.ndarray:
-        """Shapes, later ones over earlier ones, each at its own strength; ``blur`` in pixels of the film."""
+        """Draw shapes, later ones over earlier ones, each at its own strength. ``blur`` is in pixels of the film."""
         step = 1 if crisp else 2
         image = Image.new("L", (CANVAS_SIZE // step, CANVAS_SIZE // step))
         draw = ImageDraw.Draw(image)
@@ -100,7 +100,7 @@ class Canvas:
         return self.layer([Plate(outline) for outline in outlines], blur)
 
     def blobs(self, centers: Sequence[Point], radii: Point, turn: float = 0.0) -> np.ndarray:
-        """The sum of equal Gaussian hills; ``radii`` are their standard deviations in pixels of the film."""
+        """The sum of equal Gaussian hills. ``radii`` are their standard deviations in pixels of the film."""
         cos, sin = math.cos(turn), math.sin(turn)
         total = np.zeros_like(self.x)
         for x, y in centers:
@@ -117,7 +117,7 @@ def enlarged(field: np.ndarray, size: int = HALF) -> np.ndarray:
 
 
 def clouds(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Smooth noise of zero mean with ``cells`` bumps a side: [HALF, HALF]."""
+    """Smooth noise of zero mean with ``cells`` bumps per side: [HALF, HALF]."""
     image = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
     return np.asarray(image.resize((HALF, HALF), Image.Resampling.BICUBIC))
 

@@ -13,7 +13,7 @@ _TRENDS = ("increased", "decreased", "stable")
 
 
 def change_of(before: Study, after: Study, kind: str) -> str | None:
-    """new, resolved, increased, decreased, stable, or None where neither study shows the finding."""
+    """new, resolved, increased, decreased or stable. None if neither study shows the finding."""
     old, new = before.find(kind), after.find(kind)
     if old is None or new is None:
         return "new" if new else "resolved" if old else None
@@ -92,7 +92,7 @@ def drafts_of_pair(before: Study, after: Study) -> list[Draft]:
 
 
 def further_of_pair(before: Study, after: Study, said: list[FactSentence]) -> list[FactSentence]:
-    """Facts of a pair beside those ``said``: what changed, and the second image's heart."""
+    """Facts of a pair beside those ``said``: the changes, and the second image's heart."""
     changed = [kind for kind in FINDING_KINDS if change_of(before, after, kind)]
     facts = [_change_sentence(before, after, kind) for kind in changed]
     if "cardiomegaly" not in changed:

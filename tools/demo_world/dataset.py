@@ -1,4 +1,4 @@
-"""From patients to annotation files: who lives in the demo world, what is asked, and the records that say so."""
+"""From patients to annotation files: the patients of the demo world, the questions about them, and their records."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tools.demo_world.questions import YES_NO, Draft, drafts_of
 
 SPLITS = ("train", "valid", "test")
 EVALUATION_FILES = {group: f"eval/test_{group}_vqa.json" for group in ("basic", "compare", "region")}
-ASIDES = (0.4, 0.6)  # of the items for SFT, those without and with a sentence beside the point
-IN_PROSE = 0.75  # of the items for SFT that compare two images
+ASIDES = (0.4, 0.6)  # shares of the items for SFT without and with a sentence beside the point
+IN_PROSE = 0.75  # share of the items for SFT that compare two images
 USUAL_WORDING = 0.7
 _PAIR_SHARE = {"train": 0.3, "valid": 0.3, "test": 0.67}
 _REGION_SHARE = 0.35
@@ -29,7 +29,7 @@ Drafts = dict[str, list[Draft]]  # by template
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Size of the world. Counts are per split (train, valid, test) or per image / pair of images (train, valid)."""
+    """Size of the world. Counts are per split (train, valid, test), or per image or pair of images (train, valid)."""
 
     seed: int = 0
     patients: tuple[int, int, int] = (1000, 270, 150)
@@ -38,7 +38,7 @@ class WorldConfig:
     eval_questions: int = 200
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, as in the manifest."""
+        """The values as plain lists and numbers, for the manifest."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
@@ -58,7 +58,7 @@ class DraftChooser:
         self._templates: dict[str, Counter[str]] = defaultdict(Counter)
 
     def choose(self, drafts: Drafts, group: str, barred: set[str], rng: np.random.Generator) -> Draft | None:
-        """The next draft of a group, of a template that is not barred; None where there is none."""
+        """The next draft of a group, from a template that is not barred. None if there is none."""
         names = [name for name in drafts if QUESTION_TEMPLATES[name].group == group and name not in barred]
         if not names:
             return None
@@ -78,7 +78,8 @@ class DraftChooser:
         return chosen
 
     def _excess(self, draft: Draft) -> tuple[float, int]:
-        """How far the outcome is overused within its topic (yes and no: also its template); the topic's use."""
+        """A draft's excess: uses of its outcome beyond a fair share within its topic (for yes and no, within its
+        template too), then the uses of the topic."""
         topic = self._topics[draft.template, draft.topic]
         excess = topic[draft.outcome] - _fair_use(topic, draft.outcomes)
         if draft.outcomes == YES_NO:
@@ -88,14 +89,14 @@ class DraftChooser:
 
 
 def _fair_use(used: Counter[str], outcomes: tuple[str, ...]) -> float:
-    """The use of the rarest outcome where all are known beforehand, else the mean use of those that occurred."""
+    """The use of the rarest outcome if all outcomes are known beforehand, else the mean use of those that occurred."""
     if outcomes:
         return min(used[outcome] for outcome in outcomes)
     return sum(used.values()) / max(1, len(used))
 
 
 def build_world(config: WorldConfig) -> World:
-    """Everything but the pictures. Equal configurations give equal worlds."""
+    """All studies and records, without the pictures. Equal configurations give equal worlds."""
     studies: list[Study] = []
     files: dict[str, list[DemoRecord]] = {}
     for split in SPLITS:
@@ -108,7 +109,7 @@ def build_world(config: WorldConfig) -> World:
 
 
 def _patients(config: WorldConfig, split: str, first_index: int) -> list[list[Study]]:
-    """One or two studies for each patient of a split."""
+    """One or two studies per patient of a split."""
     number = SPLITS.index(split)
     before = sum(config.patients[:number])
     patients, index = [], first_index
@@ -145,14 +146,14 @@ def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[s
 
 
 class _Asker:
-    """Asks about studies of one split, remembering what was asked so that answers stay balanced."""
+    """Writer of questions about the studies of one split. It remembers its questions, so that answers stay balanced."""
 
     def __init__(self, split: str, rng: np.random.Generator) -> None:
         self._split, self._rng = split, rng
         self._chooser = DraftChooser()
 
     def about(self, visits: list[Study], count: int) -> list[DemoRecord]:
-        """``count`` questions about one study or one pair, each template at most once."""
+        """Ask ``count`` questions about one study or one pair, each template at most once."""
         records: list[DemoRecord] = []
         barred: set[str] = set()
         drafts = self._drafts(visits)
@@ -162,7 +163,7 @@ class _Asker:
         return records
 
     def spread(self, subjects: list[list[Study]], group: str, count: int) -> list[DemoRecord]:
-        """``count`` questions of a group over many subjects, as evenly as possible."""
+        """Ask ``count`` questions of a group about many subjects, as evenly as possible."""
         barred: list[set[str]] = [set() for _ in subjects]
         records: list[DemoRecord] = []
         while len(records) < count and subjects:
@@ -188,7 +189,7 @@ class _Asker:
         return [self._record(visits, draft)]
 
     def _record(self, visits: list[Study], draft: Draft) -> DemoRecord:
-        """An evaluation item with every field; the other forms are made from it."""
+        """An evaluation item with every field. The other forms are made from it."""
         template, current = QUESTION_TEMPLATES[draft.template], visits[-1]
         wordings = template.phrasings(self._split)
         wording = wordings[self._rng.integers(len(wordings))]
@@ -209,7 +210,7 @@ class _Asker:
         }
 
     def _explanation(self, visits: list[Study], draft: Draft) -> str:
-        """Reasoning and answer; for SFT as mixed in form as collected data is."""
+        """Reasoning and answer. For SFT their form is as mixed as in collected data."""
         answer, training = ", ".join(draft.answer), self._split == "train"
         facts = [*draft.said, *(self._asides(visits, draft) if training else ())]
         thoughts = " ".join(map(self._word, facts))
@@ -218,8 +219,8 @@ class _Asker:
         return f"<think>{thoughts}</think><answer>{answer}</answer>"
 
     def _asides(self, visits: list[Study], draft: Draft) -> list[FactSentence]:
-        """True facts that the answer does not rest on: SFT data is as wordy as the models that write it, and what
-        reinforcement is rewarded for is to the point."""
+        """True facts that the answer does not need. SFT data is as wordy as the models that write it, while GRPO
+        rewards short reasoning."""
         said = list(draft.said)
         others = further_of_pair(*visits, said) if len(visits) == 2 else further(visits[0], said)
         count = self._rng.choice(len(ASIDES), p=ASIDES)
@@ -247,6 +248,6 @@ def _sft_record(record: DemoRecord) -> DemoRecord:
 
 
 def _pool_record(record: DemoRecord) -> DemoRecord:
-    """Form A: a prompt and its solution; sampling policies choose from these."""
+    """Form A: a prompt and its solution. Sampling policies choose from these."""
     pool = _trained_on(record, [{"role": "user", "content": record["question"]}])
     return {**pool, "solution": record["explanation"]}

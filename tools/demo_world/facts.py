@@ -1,7 +1,7 @@
-"""The facts of the demo world: what is true of a patient's study, before anything is drawn or asked.
+"""Facts of the demo world: everything that is true of a patient's study, before anything is drawn or asked.
 
-A study is a frontal chest X-ray with a view, a sex, findings (each at most once) and devices. Findings keep out of
-each other's way: one cell (side, zone) of the lungs shows at most one of them, so every fact stays visible.
+A study is a frontal chest X-ray with a view, a sex, findings (each at most once) and devices. One cell (side, zone) of
+the lungs shows at most one finding, so every fact stays visible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Cell = tuple[str, str]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a finding of one kind can look like. ``sided``: it lies in one lung; ``severities``: weakest first."""
+    """Properties of findings of one kind. ``sided``: it is in one lung. ``severities``: the weakest first."""
 
     name: str
     sided: bool
@@ -47,7 +47,7 @@ FINDING_KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding; ``None`` where its kind has no such property (edema lies in both lungs, so it has no side)."""
+    """One finding. A property is None if its kind does not have it (edema is in both lungs, so it has no side)."""
 
     kind: str
     side: str | None = None
@@ -56,7 +56,7 @@ class Finding:
 
     @property
     def cells(self) -> frozenset[Cell]:
-        """The (side, zone) cells of the lungs in which the finding is seen; large pleural ones reach the mid zone."""
+        """The (side, zone) cells of the lungs in which the finding is seen. Large pleural ones reach the mid zone."""
         sides = (self.side,) if self.side else SIDES
         zones = {self.zone} if self.zone else set()
         if self.zone and self.severity == "large":
@@ -112,26 +112,26 @@ class Study:
         return tuple(finding for finding in self.findings if finding.cells & region.cells)
 
     def shows(self, thing: str) -> bool:
-        """Whether a finding or device of that name is present."""
+        """True if a finding or device of that name is present."""
         return thing in self.devices or self.find(thing) is not None
 
 
 @lru_cache
 def possible_in(kind: Kind, region: Region) -> bool:
-    """Whether a finding of the kind can be seen in the region at all."""
+    """True if a finding of the kind can be seen in the region."""
     zones = set(kind.zones) | ({"mid"} if "large" in kind.severities else set())
     return bool({zone for _, zone in region.cells} & zones)
 
 
 def _blocked(finding: Finding) -> frozenset[Cell]:
-    """Cells in which a further finding could not be seen; a big heart covers the left base."""
+    """Cells in which another finding could not be seen. A big heart covers the left base."""
     if finding.kind == "cardiomegaly" and finding.severity != "mild":
         return frozenset({("left", "lower")})
     return finding.cells
 
 
 def compatible(finding: Finding, others: tuple[Finding, ...]) -> bool:
-    """Whether the finding stays visible beside the others; fluid and a big heart may share the left base."""
+    """True if the finding stays visible beside the others. Fluid and a big heart may share the left base."""
     for other in others:
         pair = {finding.kind, other.kind}
         if pair != {"cardiomegaly", "pleural effusion"} and _blocked(finding) & _blocked(other):
@@ -153,16 +153,16 @@ def _shuffled(items: list, rng: np.random.Generator) -> list:
 
 
 def _add_findings(
-    found: tuple[Finding, ...], barred: set[str], probability: float, rng: np.random.Generator
+    findings: tuple[Finding, ...], barred: set[str], probability: float, rng: np.random.Generator
 ) -> tuple[Finding, ...]:
-    """Try each kind that is not barred with the given probability; what finds no free place is left out."""
+    """Try each kind that is not barred, with the given probability. A finding without a free place is left out."""
     for kind in _shuffled([kind for kind in FINDING_KINDS.values() if kind.name not in barred], rng):
         if rng.random() >= probability:
             continue
-        fitting = [finding for finding in _variants(kind) if compatible(finding, found)]
+        fitting = [finding for finding in _variants(kind) if compatible(finding, findings)]
         if fitting:
-            found = (*found, fitting[rng.integers(len(fitting))])
-    return found
+            findings = (*findings, fitting[rng.integers(len(fitting))])
+    return findings
 
 
 def _in_order(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
@@ -171,7 +171,7 @@ def _in_order(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
 
 
 def first_study(number: int, patient: int, index: int, rng: np.random.Generator) -> Study:
-    """A patient's first study. ``number`` appears in the ids; the world's ids all begin with "demo-"."""
+    """A patient's first study. ``number`` appears in the ids, which all begin with "demo-"."""
     subject = f"demo-{number:05d}"
     return Study(
         subject_id=subject,
@@ -187,17 +187,17 @@ def first_study(number: int, patient: int, index: int, rng: np.random.Generator)
 
 
 def next_study(study: Study, index: int, rng: np.random.Generator) -> Study:
-    """The patient's following study: findings resolve, stay, change or appear, devices come and go."""
-    kept: tuple[Finding, ...] = ()
+    """The patient's following study: findings resolve, stay, change or appear, and devices come and go."""
+    remaining: tuple[Finding, ...] = ()
     for finding in study.findings:
         if rng.random() < 0.35:
             continue
         severities = FINDING_KINDS[finding.kind].severities
         if severities and rng.random() < 0.65:
             changed = replace(finding, severity=severities[rng.integers(len(severities))])
-            rest = tuple(other for other in study.findings if other is not finding)
-            finding = changed if compatible(changed, (*rest, *kept)) else finding
-        kept = (*kept, finding)
+            others = tuple(other for other in study.findings if other is not finding)
+            finding = changed if compatible(changed, (*others, *remaining)) else finding
+        remaining = (*remaining, finding)
     barred = {finding.kind for finding in study.findings}
     return replace(
         study,
@@ -205,6 +205,6 @@ def next_study(study: Study, index: int, rng: np.random.Generator) -> Study:
         image_id=f"{study.subject_id}-s2-frontal",
         index=index,
         view=study.view if rng.random() < 0.7 else VIEWS[rng.integers(2)],
-        findings=_in_order(_add_findings(kept, barred, 0.3, rng)),
+        findings=_in_order(_add_findings(remaining, barred, 0.3, rng)),
         devices=tuple(d for d in DEVICES if (d in study.devices) != (rng.random() < 0.4)),
     )

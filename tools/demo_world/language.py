@@ -1,7 +1,7 @@
-"""Facts in words: every sentence the reasoning may use, in the English of radiology reports.
+"""Facts in words: every sentence that the reasoning may use, in the English of radiology reports.
 
-A ``Sentence`` is one fact with its few wordings; which wording is used is drawn when an item is written. Sentences
-without "first" or "second image" speak of the only image of a study, or of the later of two.
+A `FactSentence` is one fact with its few wordings. The wording is drawn when an item is written. Sentences without
+"first image" or "second image" are about the only image of a study, or about the later of two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RULED_OUT = ("pneumothorax", "pleural effusion", "consolidation", "cardiomegaly
 
 @dataclass(frozen=True)
 class FactSentence:
-    """One fact: the names of the things it speaks of and its wordings."""
+    """One fact: its wordings, and the names of the things that it is about."""
 
     about: frozenset[str]
     wordings: tuple[str, ...]
@@ -172,13 +172,13 @@ def finding_new(finding: Finding) -> FactSentence:
 
 
 def finding_resolved(finding: Finding) -> FactSentence:
-    """Present on the first image, absent on the second; the finding is the first image's."""
+    """Present on the first image and absent on the second. The finding is the first image's."""
     name = _named(finding)
     return _sentence(finding.kind, f"the {name} has resolved on the second image.", f"the {name} has resolved.")
 
 
 def finding_trend(finding: Finding, trend: str) -> FactSentence:
-    """Present on both images; ``trend`` is increased, decreased or stable."""
+    """Present on both images. ``trend`` is increased, decreased or stable."""
     name = _named(finding)
     if trend == "stable":
         return _sentence(
@@ -210,20 +210,20 @@ def absent_on_both(kind: str) -> FactSentence:
 
 
 def no_change(what: str) -> FactSentence:
-    """Nothing new or nothing resolved; ``what`` is one of those words."""
+    """Nothing new or nothing resolved. ``what`` is one of these two words."""
     if what == "new":
         return _sentence("change", "no new finding is seen on the second image.", "there is no new finding.")
     return _sentence("change", "no finding has resolved on the second image.", "no finding has resolved.")
 
 
 def further(study: Study, said: list[FactSentence]) -> list[FactSentence]:
-    """Facts of a study beside those ``said``: its findings, and what is often ruled out."""
+    """Facts of a study beside those ``said``: its findings, and findings that are often ruled out."""
     facts = [finding_present(finding) for finding in study.findings]
     facts += [thing_absent(kind) for kind in _RULED_OUT if not study.find(kind)]
     return unmentioned(facts, said)
 
 
 def unmentioned(facts: list[FactSentence], said: list[FactSentence]) -> list[FactSentence]:
-    """The facts that speak of nothing that was spoken of."""
+    """The facts about things that ``said`` does not mention."""
     mentioned = frozenset().union(*(sentence.about for sentence in said))
     return [fact for fact in facts if not fact.about & mentioned]

@@ -1,7 +1,7 @@
-"""How questions are worded. Each template has four sets of phrasings that the splits share only in part.
+"""Wordings of questions. Each template has four sets of phrasings, which the splits share only in part.
 
-Training items use sets A and B, the GRPO pool B and C, evaluation B, C and D. Every word of C and D also occurs in
-A or B of some template, so that what is new in evaluation is the wording and never the vocabulary.
+Training items use sets A and B, the GRPO pool B and C, evaluation B, C and D. Every word of C and D also occurs in A or
+B of some template, so the wording is new in evaluation and the vocabulary is not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PHRASING_SETS = {"train": "AB", "valid": "BC", "test": "BCD"}
 
 @dataclass(frozen=True)
 class QuestionTemplate:
-    """A kind of question. ``group`` is basic, region or compare; ``weight`` its share within the group."""
+    """A kind of question. ``group`` is basic, region or compare, and ``weight`` is its share within the group."""
 
     name: str
     group: str

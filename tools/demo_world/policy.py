@@ -1,7 +1,7 @@
 """The demo's policy: Phi-4-multimodal's architecture at a few million parameters, with random weights.
 
-Same classes, tiling, chat tokens and adapter names as the real model; only the numbers are smaller. Its byte-level BPE
-is trained on the demo's own sentences, so that a word is about one token and any other text still encodes.
+Classes, tiling, chat tokens and adapter names are those of the real model; only the sizes are smaller. The byte-level
+BPE is trained on the demo's own sentences: a word is about one token, and any other text still encodes.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ def write_policy(folder: str | Path, texts: Iterable[str], seed: int = 0) -> Non
         for layer in image.modules():
             if isinstance(
                 layer, nn.Linear
-            ):  # transformers draws the tower's from a unit normal: nothing learns on that
+            ):  # transformers draws the tower's from a unit normal, from which nothing learns
                 nn.init.xavier_uniform_(layer.weight)
     model.requires_grad_(True)  # so that a full folder is written
     save_policy(Policy(model, tokenizer, DynamicHDImageProcessor(CROP, 14, dynamic_hd=4), folder), folder)
 
 
 def cosine_filters(config: Phi4MultimodalVisionConfig) -> torch.Tensor:
-    """Patch filters [width, 3, patch, patch] that are the lowest frequencies of the discrete cosine transform, over the
-    mean of the colors. A tower trained from nothing in minutes learns faster from them than from noise, which mostly
-    sees how bright a patch is; brightness itself is scaled down for the same reason."""
+    """Patch filters [width, 3, patch, patch]: the lowest frequencies of the discrete cosine transform, on the mean of
+    the colors. A tower trained for minutes learns faster from them than from noise, which mostly measures the
+    brightness of a patch. Brightness itself is scaled down for the same reason."""
     size = config.patch_size
     points = torch.arange(size) + 0.5
     waves = torch.stack([torch.cos(math.pi * k * points / size) * math.sqrt((1 + (k > 0)) / size) for k in range(size)])
@@ -76,7 +76,7 @@ def cosine_filters(config: Phi4MultimodalVisionConfig) -> torch.Tensor:
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with Phi-4's control tokens in front."""
+    """A byte-level BPE that begins with Phi-4's control tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

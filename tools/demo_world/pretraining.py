@@ -1,12 +1,12 @@
-"""What the demo's policy knows before it is fine-tuned: its tower sees, and its decoder reports what it sees.
+"""Pretraining of the demo's policy: its tower learns to see, and its decoder to report what the tower sees.
 
-The real model arrives with a tower and a decoder that were trained at length; random weights learn from questions far
-too slowly for a demo. Two short trainings on the films of the training patients stand in for that:
+The real model has a tower and a decoder that were trained at length. Random weights learn from questions far too slowly
+for a demo. Two short trainings on the films of the training patients take that place:
 
 1. Tower and projector learn which facts hold of a film. Each image token is asked for every fact, and the facts of a
-   film are the log-sum-exp over its tokens. A fact is asked for by the sum of the embeddings of its words, so that what
-   the tower sees reaches the decoder as words it can look up the way it looks up words of a question.
-2. The whole policy learns to fill in structured reports, whose every line has to be looked up in the image.
+   film are the log-sum-exp over its tokens. The query for a fact is the sum of the embeddings of its words. So the
+   decoder receives what the tower sees as words, and can look them up as it looks up words of a question.
+2. The whole policy learns to fill in structured reports. Every line has to be looked up in the image.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def learn_to_see(
     def loss() -> Tensor:
         rows = generator.integers(0, len(films), 32)
         tokens = image_tokens(embed, [films[row].images[0] for row in rows])
-        found = (tokens @ directions.T + bias).logsumexp(dim=1)
-        return nn.functional.binary_cross_entropy_with_logits(found, truth[rows])
+        logits = (tokens @ directions.T + bias).logsumexp(dim=1)
+        return nn.functional.binary_cross_entropy_with_logits(logits, truth[rows])
 
     optimize("seeing", loss, [*embed.parameters(), bias], steps=400, learning_rate=2e-3, weight_decay=0.05)
 
@@ -79,7 +79,7 @@ def learn_to_report(
     films: Sequence[EncodedPrompt],
     generator: np.random.Generator,
 ) -> None:
-    """The second training: structured reports, of which what is filled in is learned."""
+    """The second training: structured reports. The loss counts the tokens that are filled in."""
 
     def loss() -> Tensor:
         rows = generator.integers(0, len(films), 8)
@@ -105,7 +105,7 @@ def optimize(
     learning_rate: float,
     weight_decay: float,
 ) -> None:
-    """AdamW over a one-cycle schedule."""
+    """Train with AdamW over a one-cycle schedule."""
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     progress = tqdm(range(steps), desc=name, unit="step")
@@ -120,7 +120,7 @@ def optimize(
 
 
 def encode_report(template: Phi4Template, lines: Iterable[tuple[str, str]]) -> tuple[list[int], list[float]]:
-    """Token ids of a report, and 1.0 for those that are filled in, 0.0 for those of the form."""
+    """Token ids of a report, and weights: 1.0 for tokens that are filled in, 0.0 for those of the form."""
     ids: list[int] = []
     learned: list[float] = []
     for given, filled in lines:
@@ -133,15 +133,15 @@ def encode_report(template: Phi4Template, lines: Iterable[tuple[str, str]]) -> t
 
 @torch.no_grad()
 def word_directions(policy: Policy, facts: Sequence[tuple[str, ...]]) -> Tensor:
-    """For each fact the unit vector along the sum of its words' embeddings, [facts, width]."""
+    """For each fact, the unit vector along the sum of its words' embeddings, [facts, width]."""
     embedding = policy.model.get_input_embeddings().weight
     words = [policy.tokenizer.encode(f" {' '.join(fact)}") for fact in facts]
     return torch.stack([nn.functional.normalize(embedding[ids].sum(dim=0), dim=0) for ids in words])
 
 
 def image_tokens(embed: nn.Module, films: list[ProcessedImage]) -> Tensor:
-    """What the decoder gets to see of each film, [n, tokens, width], scaled to unit mean square as its first norm does.
-    All films must take the same number of tokens."""
+    """The image tokens of each film as the decoder receives them, [n, tokens, width], scaled to unit mean square as its
+    first norm does. All films must have the same number of tokens."""
     count, width = films[0].num_tokens, embed.img_projection_down.out_features
     ids = torch.full((len(films), count), embed.config.vision_config.image_token_id)
     tokens = embed(ids, torch.zeros(len(films), count, width), **collate(films))
@@ -161,12 +161,12 @@ def fact_names() -> list[tuple[str, ...]]:
 
 def facts_of(study: Study) -> set[tuple[str, ...]]:
     """The facts that hold of a study."""
-    found = {(word,) for word in (*study.devices, study.view, study.sex)}
+    facts = {(word,) for word in (*study.devices, study.view, study.sex)}
     for finding in study.findings:
-        found.update(_facts_of_finding(finding))
+        facts.update(_facts_of_finding(finding))
         if finding.severity:
-            found.add((finding.kind, finding.severity))
-    return found
+            facts.add((finding.kind, finding.severity))
+    return facts
 
 
 def _facts_of_finding(finding: Finding) -> list[tuple[str, ...]]:

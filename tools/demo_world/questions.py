@@ -1,7 +1,7 @@
-"""Questions about one study: every question a study can answer, as drafts from which the data set is balanced.
+"""Questions about one study: every question that a study can answer, as drafts from which the data set is balanced.
 
-A draft holds the slots of its template, the answer and the sentences that justify it. ``topic`` and ``outcome`` say
-what has to be balanced: within one topic (say, nodules) the outcomes (yes and no) should be equally frequent.
+A draft holds the slots of its template, the answer, and the sentences that justify it. ``topic`` and ``outcome``
+control the balance: within one topic (say, nodules) the outcomes (yes and no) should be equally frequent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ YES_NO = ("yes", "no")
 
 @dataclass(frozen=True)
 class Draft:
-    """One possible question with its answer. ``outcomes`` names every outcome of the topic where they are fixed."""
+    """One possible question with its answer. ``outcomes`` names every outcome of the topic if they are fixed."""
 
     template: str
     answer: tuple[str, ...]
@@ -119,7 +119,7 @@ def _choose_finding(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
 def two_options(
     template: str, study: Study, things: tuple[str, str], shown: tuple[bool, bool], region: Region | None = None
 ) -> Draft:
-    """Which of two things is there, one or neither. (Were both, naming either would always be right.)"""
+    """A choice between two things, of which one or neither is present. (If both were, either answer would be right.)"""
     answer = tuple(thing for thing, here in zip(things, shown, strict=True) if here)
     said = tuple(language.thing_present(study, thing) for thing in answer) or (language.none_of(things, region),)
     outcome = "first" if shown[0] else "second" if shown[1] else "neither"
@@ -152,7 +152,7 @@ def _lists(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
 def list_findings(
     template: str, findings: tuple[Finding, ...], nothing: FactSentence, topic: str, **slots: str
 ) -> Draft:
-    """A query for findings; ``nothing`` is said when there are none."""
+    """A query for findings. ``nothing`` is the sentence for a study without any."""
     said = tuple(language.finding_present(finding) for finding in findings) or (nothing,)
     names = tuple(finding.kind for finding in findings)
     return Draft(template, names, said, slots, topic, " ".join(names))
@@ -160,16 +160,16 @@ def list_findings(
 
 def _region(study: Study, rng: np.random.Generator) -> Iterator[Draft]:
     for region in REGIONS:
-        found = study.within(region)
-        if len(found) > MAX_LISTED:
+        findings = study.within(region)
+        if len(findings) > MAX_LISTED:
             continue
         slots = {"region": region.name}
         clear = language.region_clear(region)
-        said = language.finding_present(found[0]) if found else clear
-        yield verify("region_abnormality", bool(found), said, region.name, **slots)
-        yield list_findings("region_query", found, clear, region.name, **slots)
+        said = language.finding_present(findings[0]) if findings else clear
+        yield verify("region_abnormality", bool(findings), said, region.name, **slots)
+        yield list_findings("region_query", findings, clear, region.name, **slots)
         kinds = [kind.name for kind in FINDING_KINDS.values() if possible_in(kind, region)]
-        here = {finding.kind: finding for finding in found}
+        here = {finding.kind: finding for finding in findings}
         for kind in kinds:
             said = language.finding_present(here[kind]) if kind in here else language.thing_absent(kind, region)
             yield verify(

@@ -1,4 +1,4 @@
-"""Draw a study: facts in, a 448 x 448 grayscale chest X-ray out."""
+"""Drawing of a study: from its facts to a 448 x 448 grayscale chest X-ray."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BODY_STREAM, _FILM_STREAM, _FINDING_STREAM = 101, 102, 103
 
 
 def draw_study(study: Study, seed: int) -> np.ndarray:
-    """The study's film as uint8 [448, 448]. Equal arguments give equal bytes; the body depends on the patient only and
-    each finding has its own random stream, so two studies that differ in one fact differ only where it shows."""
+    """The study's film as uint8 [448, 448]. Equal arguments give equal bytes. The body depends on the patient alone,
+    and each finding has its own random stream. So two studies that differ in one fact differ only at its place."""
     body = Body.sample(np.random.default_rng([seed, _BODY_STREAM, study.patient]))
     film = np.random.default_rng([seed, _FILM_STREAM, study.index])
     canvas = Canvas(
@@ -92,7 +92,7 @@ def _wide(study: Study) -> float:
 
 
 def _aerated(canvas: Canvas, body: Body, study: Study) -> np.ndarray:
-    """Mask of air in the chest: both lungs less any effusion; atelectasis lifts the dome of its side."""
+    """Mask of air in the chest: both lungs without any effusion. Atelectasis lifts the dome of its side."""
     effusion, band = study.find("pleural effusion"), study.find("atelectasis")
     lifts = {side: 10.0 if band and band.side == side else 0.0 for side in SIDES}
     lungs = canvas.fill(*(body.lung(side, lift) for side, lift in lifts.items()), blur=2.2)
@@ -100,7 +100,7 @@ def _aerated(canvas: Canvas, body: Body, study: Study) -> np.ndarray:
 
 
 def _marked(canvas: Canvas, body: Body, study: Study, air: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The part of the air that holds lung markings, and beside a pneumothorax the outline of the lung."""
+    """The part of the air that holds lung markings, and, beside a pneumothorax, the outline of the lung."""
     finding = study.find("pneumothorax")
     if finding is None:
         return air, None
@@ -116,7 +116,7 @@ def _uneven_beam(film: np.random.Generator) -> np.ndarray:
 
 
 def _expose(density: np.ndarray, film: np.random.Generator) -> np.ndarray:
-    """Exposure, contrast and grain; the result is uint8."""
+    """Apply exposure, contrast and grain. The result is uint8."""
     exposure, contrast = film.uniform(-0.03, 0.04), film.uniform(0.92, 1.08)
     grain = np.frombuffer(film.bytes(CANVAS_SIZE * CANVAS_SIZE), dtype=np.uint8).reshape(CANVAS_SIZE, CANVAS_SIZE)
     levels = density * np.float32(255 * contrast)

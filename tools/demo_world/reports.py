@@ -1,4 +1,4 @@
-"""Structured reports: a form of what to look for, filled in from the facts of a study."""
+"""Structured reports: a form that asks for each finding, filled in from the facts of a study."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from tools.demo_world import language
 from tools.demo_world.facts import DEVICES, FINDING_KINDS, Study
 
-Line = tuple[str, str]  # what the form gives, and what is filled in
+Line = tuple[str, str]  # the words of the form, and the words filled in
 
 
 def report_of(study: Study, rng: np.random.Generator) -> list[Line]:
-    """Every finding and device, the view and the sex, in any order: a sentence each, and one of its properties."""
+    """Every finding and device, the view and the sex, in any order: one sentence each, and one of its properties."""
     subjects = list(_subjects(study))
     lines: list[Line] = []
     for place in rng.permutation(len(subjects)):

@@ -1,4 +1,4 @@
-"""A contact sheet: one captioned film for each thing the demo world can show."""
+"""A contact sheet: one captioned film per thing that the demo world can show."""
 
 from __future__ import annotations
 

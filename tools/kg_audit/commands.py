@@ -1,13 +1,13 @@
-"""The commands behind tools/00_GT_kg.py, 01_MIMIC_kg.py and 02_hall_kg.py.
+"""Commands behind tools/00_GT_kg.py, 01_MIMIC_kg.py and 02_hall_kg.py.
 
-The files made of one result or annotation file FILE.json lie together, by default in a folder `kg` beside it:
+The files made from one result or annotation file FILE.json are together, by default in a folder `kg` beside it:
 
-    FILE_gt_kg.json       graphs of its explanations        00_GT_kg.py, or 02_hall_kg.py where they are missing
+    FILE_gt_kg.json       graphs of its explanations        00_GT_kg.py, or 02_hall_kg.py if they are missing
     FILE_mimic_kg.json    graphs of its studies' reports    01_MIMIC_kg.py
     FILE_hall_kg.json     graphs of its generated texts     02_hall_kg.py
     FILE_kg_metrics.json  the scores                        02_hall_kg.py; kg_metrics.json for several files together
 
-All graphs are in the order of FILE.json; `tools.kg_audit.graph_files` says how a run that was cut goes on.
+All graphs are in the order of FILE.json. `tools.kg_audit.graph_files` resumes runs that were killed.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ logger = get_logger()
 
 
 def output_path(source: Path, kind: str, output_dir: Path | None) -> Path:
-    """Where what is made of a result or annotation file lies; ``kind`` is gt_kg, mimic_kg, hall_kg or kg_metrics."""
+    """The file made from a result or annotation file. ``kind`` is gt_kg, mimic_kg, hall_kg or kg_metrics."""
     return (output_dir or source.parent / "kg") / f"{source.stem}_{kind}.json"
 
 
 @reports_user_errors
 def reference_graphs(argv: Sequence[str] | None = None) -> int:
-    """00_GT_kg.py: graphs of the explanations of result or annotation files."""
+    """00_GT_kg.py: make graphs of the explanations of result or annotation files."""
     parser = _Parser("tools/00_GT_kg.py", "Graphs of the references: the reasoning of each question's explanation.")
     parser.add_sources(required=True)
     arguments = parser.parse(argv)
@@ -63,12 +63,12 @@ def reference_graphs(argv: Sequence[str] | None = None) -> int:
 
 @reports_user_errors
 def report_graphs(argv: Sequence[str] | None = None) -> int:
-    """01_MIMIC_kg.py: graphs of radiology reports, those of the questions' studies or all of a source."""
+    """01_MIMIC_kg.py: make graphs of radiology reports, of the questions' studies or of a whole source."""
     parser = _Parser("tools/01_MIMIC_kg.py", "Graphs of the reports of the questions' studies, or of all reports.")
     parser.add_argument("--reports", type=Path, required=True, metavar="PATH",
                         help="folder of .txt reports (MIMIC-CXR's files/), or a .csv, .json or .jsonl")  # fmt: skip
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTION_NAMES, metavar="NAME",
-                        help=f"of {', '.join(SECTION_NAMES)} (default: {' '.join(SECTIONS)})")  # fmt: skip
+                        help=f"sections: {', '.join(SECTION_NAMES)} (default: {' '.join(SECTIONS)})")  # fmt: skip
     parser.add_sources(required=False)
     arguments = parser.parse(argv)
     sources = _read_sources(arguments)
@@ -78,7 +78,7 @@ def report_graphs(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     if not reports:
-        raise UserError(f"--reports {arguments.reports} has no report of the studies asked for; name another source")
+        raise UserError(f"--reports {arguments.reports} has no report of these studies; name another source")
     for path, rows in sources:
         texts = report_texts(rows, path, reports)
         if missing := texts.texts.count(""):
@@ -92,8 +92,8 @@ def report_graphs(argv: Sequence[str] | None = None) -> int:
 
 @reports_user_errors
 def hallucination_audit(argv: Sequence[str] | None = None) -> int:
-    """02_hall_kg.py: graphs of a run's generated texts, and the audit of them against the references."""
-    parser = _Parser("tools/02_hall_kg.py", "Audit the reasoning of a run: what it invents and leaves out.")
+    """02_hall_kg.py: make graphs of a run's generated texts, and audit them against the references."""
+    parser = _Parser("tools/02_hall_kg.py", "Audit the reasoning of a run: facts that it invents and leaves out.")
     parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE",
                         help="result files of evaluate.py; several of one run are audited together")  # fmt: skip
     parser.add_argument("--ground_truth", type=Path, nargs="+", metavar="FILE",
@@ -101,9 +101,9 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--report_graphs", type=Path, nargs="+", metavar="FILE",
                         help="graphs of the studies' reports by 01_MIMIC_kg.py, one file each")  # fmt: skip
     parser.add_argument("--kg_text", choices=READINGS, default="think",
-                        help="read the <think> part of a generated text (default), or the whole")  # fmt: skip
+                        help="part of a generated text to read (default: think)")  # fmt: skip
     parser.add_argument("--metrics", type=Path, metavar="FILE",
-                        help="the scores (default: FILE_kg_metrics.json; of several, kg_metrics.json)")  # fmt: skip
+                        help="default: FILE_kg_metrics.json, or kg_metrics.json for several files")  # fmt: skip
     arguments = parser.parse(argv)
     sources = _read_sources(arguments)
     facts = _check_run(sources, arguments)
@@ -119,7 +119,7 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_run(sources: Sequence[TextSource], arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was audited and how, for its record. Raises UserError where the files are not those of one run."""
+    """The facts of an audit for its record. Raises UserError if the files are not those of one run."""
     paths = [str(path) for path, _ in sources]
     if len(set(paths)) < len(paths):
         raise UserError("--results names a file twice; name each once")
@@ -157,11 +157,11 @@ def _collect(sources: Sequence[TextSource], arguments: argparse.Namespace) -> Au
             references += read_graphs_of(arguments.ground_truth[number], truth.names, truth)
         else:
             references += read_graphs(_make(path, "gt_kg", truth, arguments))
-        said = generated_texts(rows, path, READINGS[arguments.kg_text])
-        predicted += read_graphs(_make(path, "hall_kg", said, arguments))
+        generated = generated_texts(rows, path, READINGS[arguments.kg_text])
+        predicted += read_graphs(_make(path, "hall_kg", generated, arguments))
         if arguments.report_graphs:
-            found = read_graphs_of(arguments.report_graphs[number], study_names(rows))
-            reports += [graph if graph["sentences"] else None for graph in found]
+            graphs = read_graphs_of(arguments.report_graphs[number], study_names(rows))
+            reports += [graph if graph["sentences"] else None for graph in graphs]
         else:
             reports += [None] * len(rows)
         results += rows
@@ -169,30 +169,30 @@ def _collect(sources: Sequence[TextSource], arguments: argparse.Namespace) -> Au
 
 
 class _Parser(argparse.ArgumentParser):
-    """The flags that the commands share."""
+    """Flags that the commands share."""
 
     def __init__(self, prog: str, description: str):
         super().__init__(prog=prog, description=description, allow_abbrev=False)
         output = self.add_argument_group("output")
         output.add_argument("--output_dir", type=Path, metavar="DIR", help="default: a folder kg beside each file")
         output.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
-                            help="keep graphs that are there and go on with a cut run (default)")  # fmt: skip
+                            help="keep finished graphs and resume unfinished ones (default)")  # fmt: skip
         output.add_argument("--overwrite", action="store_true",
                             help="replace graphs of other texts or of another extractor")  # fmt: skip
 
     def add_sources(self, required: bool) -> None:
-        """The flags that name questions."""
+        """Add the flags that name questions."""
         sources = self.add_mutually_exclusive_group(required=required)
         sources.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="result files of evaluate.py")
         sources.add_argument("--annotation_file", type=Path, nargs="+", metavar="FILE",
                              help="annotation or training files")  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
-        """argparse's complaint, as one line."""
+        """Raise argparse's complaint as one line."""
         raise UserError(f"{message}; see --help")
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """The flags, when there is an extractor too. Raises UserError."""
+        """The flags. Raises UserError for wrong flags, and if no extractor can be used."""
         arguments = self.parse_args(argv)
         try:
             extractor_name()

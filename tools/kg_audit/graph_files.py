@@ -27,7 +27,7 @@ from swift.utils.json_lines import JsonLinesFile, JsonLinesWriter
 from swift.utils.logger import get_logger
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name
 
-CHUNK = 1024  # texts extracted together, and lost at most when a run is cut
+CHUNK = 1024  # texts extracted together; a kill loses at most so many
 _FIELDS = {"entities": dict, "relations": list}
 _ENDS = ("source_entity", "target_entity", "type")
 
@@ -36,7 +36,7 @@ logger = get_logger()
 
 @dataclass(frozen=True)
 class NamedTexts:
-    """Texts to make graphs of, each with the name of what it comes from (a question, a study)."""
+    """Texts to make graphs from, each with the name of its origin (a question, a study)."""
 
     names: list[str]
     texts: list[str]
@@ -52,7 +52,7 @@ class NamedTexts:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides the graphs: the texts, and the extractor in force."""
+        """Everything that decides the graphs: the texts, and the extractor in force."""
         return {"texts": self.digest, "extractor": extractor_name()}
 
 
@@ -67,9 +67,9 @@ def partial_graphs_path(path: Path) -> Path:
 
 
 def make_graphs(path: Path, texts: NamedTexts, *, resume: bool = True, overwrite: bool = False) -> None:
-    """Write the graphs of ``texts`` to ``path``, unless they are there.
+    """Write the graphs of ``texts`` to ``path``, unless they exist.
 
-    With ``resume`` a file made from the same texts by the same extractor is kept, and one that was begun is finished.
+    With ``resume`` a file made from the same texts by the same extractor is kept, and an unfinished one is finished.
     Raises UserError if a file made from other texts, or by another extractor, or a damaged one, is in the way, unless
     ``overwrite`` replaces it. Raises UserError if another process makes the same file.
     """
@@ -79,7 +79,7 @@ def make_graphs(path: Path, texts: NamedTexts, *, resume: bool = True, overwrite
         if obstacle and not overwrite:
             raise UserError(f"{path} {obstacle}; pass --overwrite to replace it, or another --output_dir")
         if resume and not obstacle:
-            logger.info("%s is there already, made from the same %d texts: kept", path, len(texts.texts))
+            logger.info("%s exists already, made from the same %d texts: kept", path, len(texts.texts))
             return
     partial = JsonLinesFile(partial_graphs_path(path), "pass --overwrite to start over, or another --output_dir")
     try:
@@ -97,7 +97,7 @@ def make_graphs(path: Path, texts: NamedTexts, *, resume: bool = True, overwrite
 
 
 def _difference(path: Path, identity: dict[str, str]) -> str | None:
-    """How the file at ``path`` fails to be the one that ``identity`` would give; None if it is that one."""
+    """The reason why the file at ``path`` is not the one that ``identity`` would give. None if it is that file."""
     info = try_read_json(info_path(path))
     if not info:
         return f"has no readable {info_path(path).name} that says what it was made from"
@@ -109,7 +109,7 @@ def _difference(path: Path, identity: dict[str, str]) -> str | None:
 
 
 def _check_partial(partial: JsonLinesFile, texts: NamedTexts) -> None:
-    """Raise UserError if ``partial`` was begun for something else than ``texts``, or is damaged."""
+    """Raise UserError if ``partial`` was begun for other texts than ``texts``, or is damaged."""
     for line in partial.lines():
         position = line.number - 2  # after the header
         if line.number == 1:
@@ -131,7 +131,7 @@ def _extract(writer: JsonLinesWriter, texts: NamedTexts, name: str) -> None:
 
 
 def _finish(path: Path, partial: Path, texts: NamedTexts) -> None:
-    """Turn the lines of ``partial`` into the list at ``path``. The record goes first: no list is without one."""
+    """Turn the lines of ``partial`` into the list at ``path``. The record is written first: no list is without one."""
     digest = hashlib.sha256()
     with replacing(path) as temporary:
         with open(partial, "rb") as lines, open(temporary, "wb") as file:
@@ -153,7 +153,7 @@ def _as_list(lines: BinaryIO) -> Iterator[bytes]:
 
 
 def read_graphs(path: Path) -> list[Graph]:
-    """The graphs of a file, in order. Raises UserError naming the graph and field that is not as it should be."""
+    """The graphs of a file, in order. Raises UserError with the graph and field that are wrong."""
     graphs = read_json(path, "make it again with the kg tools", list, what="graph file")
     for position, graph in enumerate(graphs):
         if problem := _problem(graph, position):
@@ -182,7 +182,7 @@ def _problem(graph: Any, position: int) -> str | None:
 def read_graphs_of(path: Path, names: Sequence[str], texts: NamedTexts | None = None) -> list[Graph]:
     """`read_graphs`, checked to be of the named texts, and of ``texts`` themselves if given.
 
-    A file without a record of what it was made from can only be counted; a warning says so. Raises UserError.
+    A file without a record of its making can only be counted, and a warning says so. Raises UserError.
     """
     graphs = read_graphs(path)
     if len(graphs) != len(names):

@@ -1,9 +1,9 @@
-"""What the graphs of generated texts say against the graphs of their references: scores with intervals, and what was
+"""Scores of the graphs of generated texts against those of their references, with intervals, and the facts that were
 invented and left out most often.
 
-Every score is given twice. *Per question*: each question's score by `ReXKG.graph`, averaged. *Pooled*: counts summed
-over all questions first, so that a question weighs as much as it has entities. Both with 95% intervals that draw whole
-patients (`utils.intervals`).
+Every score has two forms. *Per question*: the mean of each question's score by `ReXKG.graph`. *Pooled*: counts are
+summed over all questions first, so a question weighs as much as it has entities. Both have 95% intervals that draw
+whole patients (`utils.intervals`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def summarize_audited(
     scores: Sequence[Mapping[str, CountedScore]], clusters: Sequence[str]
 ) -> dict[str, dict[str, Interval]]:
     """``{name: {"per_question", "pooled"}}`` over questions [N] with the patient of each. A score counts for the
-    questions that have it; what none has, and ratios of nothing, are left out."""
+    questions that have it. Scores that no question has, and ratios of nothing, are left out."""
     names = list(dict.fromkeys(name for row in scores for name in row))
     absent = CountedScore(0.0, 0, 0)
     table = np.array([[row.get(name, absent) for name in names] for row in scores], dtype=np.float64)  # [N, names, 3]
@@ -62,9 +62,9 @@ def summarize_audited(
 
 
 def most_frequent(pairs: Sequence[tuple[Graph, Graph]], count: int = MOST_FREQUENT) -> list[dict[str, Any]]:
-    """The entities that the first graph of a pair asserts and the second does not, the most frequent first:
-    ``{"text", "type", "count", "of", "denied"}``, ``of`` being how often the first graph asserts the entity and
-    ``denied`` how often the second says that it is absent."""
+    """The entities that the first graph of a pair asserts and the second does not, the most frequent first: ``{"text",
+    "type", "count", "of", "denied"}``. ``of`` counts the first graphs that assert the entity, and ``denied`` the second
+    graphs that call it absent."""
     said, wrong, denied = Counter(), Counter(), Counter()
     for graph, other in pairs:
         extra = hallucinated(graph, other)
@@ -79,12 +79,12 @@ def most_frequent(pairs: Sequence[tuple[Graph, Graph]], count: int = MOST_FREQUE
 
 
 def worst_examples(audited: Audited, count: int = EXAMPLES) -> list[dict[str, Any]]:
-    """The questions with the most invented entities, then the most omitted ones. Of the data's texts only these words,
+    """The questions with the most invented entities, then the most omitted ones. They hold no other words of the data,
     so that the numbers can be passed on."""
     rows = []
-    for result, mine, truth in zip(audited.results, audited.predicted, audited.references, strict=True):
-        invented = sorted(text for text, _ in hallucinated(mine, truth))
-        left_out = sorted(text for text, _ in hallucinated(truth, mine))
+    for result, predicted, truth in zip(audited.results, audited.predicted, audited.references, strict=True):
+        invented = sorted(text for text, _ in hallucinated(predicted, truth))
+        left_out = sorted(text for text, _ in hallucinated(truth, predicted))
         if invented or left_out:
             name = {"dataset": result["dataset"], "idx": result["idx"]}
             rows.append(name | {"hallucinated": invented, "omitted": left_out})
@@ -93,7 +93,7 @@ def worst_examples(audited: Audited, count: int = EXAMPLES) -> list[dict[str, An
 
 
 def audit(audited: Audited) -> dict[str, Any]:
-    """The whole audit, as JSON holds it but with intervals as `Interval`."""
+    """The whole audit in the form of its JSON, except that intervals are `Interval`."""
     scores = [
         score_question(*graphs) for graphs in zip(audited.predicted, audited.references, audited.reports, strict=True)
     ]
@@ -119,6 +119,6 @@ def audit(audited: Audited) -> dict[str, Any]:
             if len(members) > 1
         },
         "hallucinated": most_frequent(pairs),
-        "omitted": most_frequent([(truth, mine) for mine, truth in pairs]),
+        "omitted": most_frequent([(truth, predicted) for predicted, truth in pairs]),
         "examples": worst_examples(audited),
     }

@@ -29,8 +29,8 @@ _SHOWN_OF_GROUPS = ("entity_f1", "kg_jaccard", "hallucination", "omission")
 
 
 def audit_table(audit: Mapping[str, Any]) -> str:
-    """The scores, those of each kind of question, and what was invented and omitted most often;
-    `tools.kg_audit.scores.audit` says what each number is."""
+    """The scores, those of each kind of question, and the facts that were invented and omitted most often.
+    `tools.kg_audit.scores.audit` explains each number."""
     level = f"{audit['level']:.0%} interval"
     head = f"{audit['questions']} questions about {audit['patients']} patients, mean [{level}]"
     if audit["with_report"]:
@@ -67,7 +67,7 @@ def _breakdown(groups: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _frequent(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Entities in columns, a few a line."""
+    """Entities in columns, a few per line."""
     cells = [
         f"{row['text']} {row['count']}/{row['of']}" + (f" ({row['denied']})" if row["denied"] else "") for row in rows
     ]

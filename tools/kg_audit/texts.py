@@ -1,4 +1,4 @@
-"""Which texts the audit tools make graphs of: explanations, generated texts, reports of the questions' studies."""
+"""The texts of the audit's graphs: explanations, generated texts, and reports of the questions' studies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AuditRow = Mapping[str, Any]
 
 def read_audited(path: Path) -> list[AuditRow]:
     """The results of a result file, each with its ``dataset``, ``checkpoint``, ``control`` and ``idx``. Raises
-    UserError where one has no generated text or no explanation."""
+    UserError if a result has no generated text or no explanation."""
     document = read_results(path, ("generated_text",))
     defaults = {"dataset": path.stem, "checkpoint": None, "control": "none"}
     facts = {name: document.get(name, default) for name, default in defaults.items()}
@@ -34,8 +34,8 @@ def read_audited(path: Path) -> list[AuditRow]:
 
 
 def read_annotation_file(path: Path) -> list[AuditRow]:
-    """The records of an annotation or training file, each with ``explanation`` and ``idx``. Raises UserError where one
-    has no explanation, solution or assistant turn."""
+    """The records of an annotation or training file, each with ``explanation`` and ``idx``. Raises UserError if a
+    record has no explanation, solution or assistant turn."""
     rows, problems = [], []
     for number, (item, where) in enumerate(read_items(path)):
         try:
@@ -55,23 +55,23 @@ def reference_texts(rows: Sequence[AuditRow], path: Path) -> NamedTexts:
 
 
 def generated_texts(rows: Sequence[AuditRow], path: Path, reading: Callable[[str], str] = think_text) -> NamedTexts:
-    """What ``reading`` takes of each generated text."""
+    """The part of each generated text that ``reading`` selects."""
     return NamedTexts([row["idx"] for row in rows], [reading(row["generated_text"]) for row in rows], str(path))
 
 
 def report_texts(rows: Sequence[AuditRow], path: Path, reports: Mapping[str, str]) -> NamedTexts:
-    """The reports of each question's studies, from texts by study; empty for a question without any."""
+    """The reports of each question's studies, from texts by study. Empty for a question without reports."""
     texts = [join_texts(reports.get(study, "") for study in studies_of(row)) for row in rows]
     return NamedTexts(study_names(rows), texts, str(path))
 
 
 def study_names(rows: Sequence[AuditRow]) -> list[str]:
-    """What the graphs of `report_texts` are of."""
+    """The names of the texts of `report_texts`: each question's studies."""
     return ["+".join(studies_of(row)) for row in rows]
 
 
 def studies_of(row: AuditRow) -> list[str]:
-    """The `study_key` of each study that the question is about; none where it does not say."""
+    """The `study_key` of each study that the question is about. Empty if the question names none."""
     study = row.get("study_id")
     studies = study if isinstance(study, list) else [study]
     return [study_key(one) for one in studies if one is not None]

@@ -1,8 +1,8 @@
-"""report.html: the numbers of evaluated runs, and every question with what each run said of it.
+"""report.html: the numbers of evaluated runs, and every question with the answer of each run.
 
-The page is `templates/report.{html,css,js}`; here its data is put together, briefly enough that 5,000 questions with
-token probabilities stay under 30 MB: entity words are numbers into one list, probabilities are whole hundredths of
-nats, and images shrink to what is left.
+The page is `templates/report.{html,css,js}`. This module makes its data, short enough that 5,000 questions with token
+probabilities stay below 30 MB: entity words are numbers into one list, probabilities are whole hundredths of nats, and
+images shrink to the room that is left.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from utils.metrics import reasoning_graphs, reference_answers
 PAGE_BYTES = 28_000_000
 LEAST_IMAGE_BYTES = 4_000_000
 ALTERNATIVES_BYTES = 8_000_000
-QUESTION_KINDS = {  # the words of an entity's type on the page; other types go without
+QUESTION_KINDS = {  # names of entity types on the page; other types have none
     "disorder_present": "present",
     "disorder_notpresent": "absent",
     "devices_present": "device",
@@ -42,7 +42,7 @@ def render_report(
     curves: Path | None = None,
     embed_images: bool = False,
 ) -> str:
-    """The page. ``labels`` are the runs' names for readers; ``curves`` is a PNG of training curves to put in."""
+    """The page. ``labels`` are the runs' names for readers. ``curves`` is a PNG of training curves to show."""
     terms = _Terms()
     questions = _questions(runs, numbers, terms)
     paths = list(dict.fromkeys(path for question in questions for path in question["images"]))
@@ -109,14 +109,14 @@ def _tables(runs: Mapping[str, EvaluatedRun], numbers: Numbers, labels: Mapping[
 
 
 def _points(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Intervals as [mean, low, high], which is shorter than naming the three."""
+    """Intervals as [mean, low, high], which is shorter than three names."""
     return {
         name: value and [round(part, 4) for part in (value.mean, value.lo, value.hi)] for name, value in metrics.items()
     }
 
 
 def _questions(runs: Mapping[str, EvaluatedRun], numbers: Numbers, terms: _Terms) -> list[dict[str, Any]]:
-    """Every question, what the runs said of it, and the facts in both."""
+    """Every question, the answers of the runs, and the facts of each."""
     results = runs[numbers.baseline].results
     explanations = [result.get("explanation") or "" for result in results]
     references = [terms.facts(graph) for graph in reasoning_graphs(explanations)]
@@ -138,12 +138,12 @@ def _questions(runs: Mapping[str, EvaluatedRun], numbers: Numbers, terms: _Terms
 
 
 def _case_metrics(numbers: Numbers) -> list[str]:
-    """Metrics that a question shows as numbers; whether it is right has signs of its own."""
+    """Metrics that a question shows as numbers. Accuracy has signs of its own."""
     return [name for name in numbers.summary[numbers.baseline] if name not in RULE_METRICS.values()]
 
 
 def _answers(run: EvaluatedRun, shown: Sequence[str], terms: _Terms) -> list[dict[str, Any]]:
-    """What a run said of each question: the text, who finds it right, its facts, its tokens."""
+    """A run's answer to each question: its text, the rules that find it right, its facts, its tokens."""
     texts = [result["generated_text"] for result in run.results]
     rules = [run.metrics[metric] for metric in RULE_METRICS.values()]
     room = ALTERNATIVES_BYTES
@@ -168,7 +168,7 @@ def _answers(run: EvaluatedRun, shown: Sequence[str], terms: _Terms) -> list[dic
 
 
 def _tokens(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A result's tokens and their probabilities, where evaluate_token_prob.py wrote them."""
+    """A result's tokens and their probabilities, if evaluate_token_prob.py wrote them."""
     columns = (result.get(f"token_{name}") for name in ("logprobs", "entropies", "ranks", "alternatives"))
     return token_columns(result["generated_text"], result.get("generated_tokens"), *columns)
 
@@ -185,7 +185,7 @@ class _Terms:
         self._positions: dict[str, int] = {}
 
     def facts(self, graph: Graph) -> list[list[int]]:
-        """``[[word, type, ...], [source, target, type, ...]]``, flat."""
+        """The graph as ``[[word, type, ...], [source, target, type, ...]]``, flat."""
         entities = ((self._of(text), ENTITY_TYPES.index(kind)) for text, kind in sorted(graph["entities"].items()))
         triples = sorted({(r["source_entity"], r["target_entity"], r["type"]) for r in graph["relations"]})
         relations = ((self._of(s), self._of(t), RELATION_TYPES.index(kind)) for s, t, kind in triples)

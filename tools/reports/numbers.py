@@ -25,7 +25,7 @@ METRIC_LABELS = {
     "kg_f1": "KG F1",
     **{name: f"accuracy, {rule}" for rule, name in RULE_METRICS.items() if rule != TRAINING_RULE},
 }
-_FIRST = ("accuracy", "kg_jaccard", "entity_f1", "length")  # what summary.json holds stands first
+_FIRST = ("accuracy", "kg_jaccard", "entity_f1", "length")  # the metrics of summary.json
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunComparison:
     mcnemar: dict[str, McNemar]  # by accuracy rule
 
     def as_dict(self) -> dict[str, Any]:
-        """What metrics.json holds of it."""
+        """The comparison in metrics.json."""
         return {
             "run": self.run,
             "baseline": self.baseline,
@@ -57,7 +57,7 @@ class Numbers:
     comparisons: list[RunComparison]
 
     def against(self, run: str, baseline: str) -> RunComparison | None:
-        """The comparison of two runs, where it was made."""
+        """The comparison of two runs. None if it was not made."""
         return next((c for c in self.comparisons if (c.run, c.baseline) == (run, baseline)), None)
 
 
@@ -72,7 +72,7 @@ def format_metric(metric: str, value: Interval | float, sign: str = "") -> str:
 
 
 def metric_direction(metric: str) -> int:
-    """1 where more is better, -1 where less is, 0 where neither is said."""
+    """1 if more is better, -1 if less is better, 0 if neither."""
     if metric in ("length", "confidence", "token_logprob"):
         return 0
     return -1 if "hallucination" in metric or "omission" in metric else 1
@@ -81,8 +81,8 @@ def metric_direction(metric: str) -> int:
 def compute_numbers(runs: Mapping[str, EvaluatedRun], baseline: str | None = None) -> Numbers:
     """Summary, breakdown and comparisons of ``runs`` (as `tools.reports.result_files.load_runs` gives them).
 
-    The baseline is the first run unless named. Every pair is compared, in both orders, while there are few runs; with
-    more than four only each with the baseline. Raises UserError for a baseline that is no run.
+    The baseline is the first run unless named. Up to four runs are all compared in pairs, in both orders. More runs are
+    compared with the baseline only. Raises UserError if the baseline is not a run.
     """
     names = list(runs)
     baseline = names[0] if baseline is None else baseline
@@ -102,8 +102,8 @@ def compute_numbers(runs: Mapping[str, EvaluatedRun], baseline: str | None = Non
 
 
 def breakdown(runs: Mapping[str, EvaluatedRun], field: str, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """``{"name", "count", "runs": {run: {metric: Interval}}}`` for each value of ``field``, the most frequent first;
-    empty where no result has it."""
+    """``{"name", "count", "runs": {run: {metric: Interval}}}`` for each value of ``field``, the most frequent first.
+    Empty if no result has the field."""
     results = next(iter(runs.values())).results
     clusters = np.array(patients(results))
     return [
@@ -120,7 +120,7 @@ def breakdown(runs: Mapping[str, EvaluatedRun], field: str, metrics: Sequence[st
 
 
 def metrics_document(runs: Mapping[str, EvaluatedRun], numbers: Numbers) -> dict[str, Any]:
-    """What metrics.json holds: everything."""
+    """The content of metrics.json: all numbers."""
     results = runs[numbers.baseline].results
     return {
         "questions": len(results),
@@ -146,7 +146,7 @@ def metrics_document(runs: Mapping[str, EvaluatedRun], numbers: Numbers) -> dict
 
 
 def metric_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
-    """A line a metric, a column a run, then one for each run's difference from the baseline: mean [low, high]."""
+    """One row per metric, one column per run, then one per run's difference from the baseline: mean [low, high]."""
     columns = _columns(numbers, labels)
     rows = [["metric", *columns]]
     for metric in numbers.summary[numbers.baseline]:
@@ -158,7 +158,7 @@ def metric_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
 
 
 def metric_number_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
-    """The main table for spreadsheets: mean, low and high of each column in columns of their own."""
+    """`metric_table` for spreadsheets: mean, low and high in columns of their own."""
     columns = _columns(numbers, labels)
     rows = [["metric", *(name for column in columns for name in (column, f"{column}, low", f"{column}, high"))]]
     for metric in numbers.summary[numbers.baseline]:
@@ -171,7 +171,7 @@ def metric_number_table(numbers: Numbers, labels: Mapping[str, str]) -> Table:
 
 
 def _columns(numbers: Numbers, labels: Mapping[str, str]) -> dict[str, tuple[str, dict[str, Interval]]]:
-    """Columns of the main table by heading: the sign to print, and the values by metric."""
+    """Columns of the table by heading: the sign to print, and the values by metric."""
     columns = {labels[run]: ("", values) for run, values in numbers.summary.items()}
     for run in numbers.summary:
         if comparison := numbers.against(run, numbers.baseline):
@@ -180,7 +180,7 @@ def _columns(numbers: Numbers, labels: Mapping[str, str]) -> dict[str, tuple[str
 
 
 def _shared_metrics(runs: Mapping[str, EvaluatedRun]) -> list[str]:
-    """Metrics that all runs have, those of summary.json first; the training rule goes by the name of accuracy."""
+    """Metrics that all runs have, those of summary.json first. The training rule has the name accuracy."""
     everywhere = set.intersection(*(set(run.metrics) for run in runs.values())) - {TRAINING_RULE}
     shared = [name for name in next(iter(runs.values())).metrics if name in everywhere]
     return [*(name for name in _FIRST if name in shared), *(name for name in shared if name not in _FIRST)]
@@ -200,7 +200,7 @@ def _compare(
 
 
 def _intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, Interval | None]:
-    """The mean of each metric with its interval; a question where a metric is not finite does not count for it."""
+    """The mean of each metric with its interval. A question does not count for a metric that is not finite for it."""
     table = np.stack(list(values.values()), axis=1)  # [N, M]
     there = np.isfinite(table)
     return dict(zip(values, ratio_intervals(np.where(there, table, 0), there, clusters), strict=True))
@@ -211,5 +211,5 @@ def _as_dicts(intervals: Mapping[str, Interval | None]) -> dict[str, dict[str, f
 
 
 def _file_facts(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result file says of itself, short of its prompt example."""
+    """The facts of a result file, without its prompt example."""
     return {name: value for name, value in document.items() if name != "prompt_example"}

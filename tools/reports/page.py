@@ -1,7 +1,7 @@
-"""Pages that are one file: frame, style, script and data together, and a policy that lets no request leave it.
+"""Pages in one file: frame, style, script and data, and a security policy that blocks every request to the network.
 
-`templates/frame.html` is around every page; a page NAME adds `NAME.html` (its body), `NAME.css` and its scripts to what
-all share. Data comes as JSON, and the scripts put it on the page as text only.
+`templates/frame.html` is the frame of every page. A page NAME adds `NAME.html` (its body), `NAME.css` and its scripts
+to the shared ones. Data comes as JSON, and the scripts show it as text only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SCRIPTS = {"report": ("shared", "report", "questions"), "training": ("shared", "
 
 
 def render_page(name: str, title: str, data: Mapping[str, Any], *, image_files: bool = False) -> str:
-    """The page ``name`` with its data. ``image_files``: images may also be loaded from files beside data URIs; nothing
-    else may be loaded at all, and no script or style runs but those written here."""
+    """The page ``name`` with its data. The policy allows the style and scripts of the page, and images from data URIs.
+    With ``image_files`` it allows images from files too."""
     style = _read("shared.css") + _read(f"{name}.css")
     script = '"use strict";\n' + "".join(_read(f"{part}.js") for part in SCRIPTS[name])
     policy = (
@@ -36,19 +36,19 @@ def render_page(name: str, title: str, data: Mapping[str, Any], *, image_files: 
         "data": encode_data(data),
         "script": script,
     }
-    # Cut at the slots of the frame alone: what is filled in may say "[[data]]" and mean it.
+    # Only the slots of the frame are filled: a text of the page may itself contain "[[data]]".
     pieces = re.split(r"\[\[(\w+)\]\]", _read("frame.html"))
     return "".join(parts[piece] if position % 2 else piece for position, piece in enumerate(pieces))
 
 
 def encode_data(data: Any) -> str:
-    """JSON that cannot close the element it stands in; half a surrogate pair becomes "?"."""
+    """JSON that cannot close its HTML element. Half a surrogate pair becomes "?"."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").encode("utf-8", "replace").decode("utf-8")
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """An image as the address that holds it; ``kind`` is jpeg or png."""
+    """The data URI of an image. ``kind`` is jpeg or png."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -1,5 +1,4 @@
-"""Result files of `evaluate.py`: read one by one, or as runs to compare, aligned question by question and scored by one
-ruler."""
+"""Result files of `evaluate.py`, read one by one, or as runs to compare: aligned by question, scored by one ruler."""
 
 from __future__ import annotations
 
@@ -20,11 +19,11 @@ from utils.metrics import question_metrics
 from utils.questions import question_name
 
 FIELDS = ("question", "generated_text", "num_tokens")
-# What evaluate.py and evaluate_token_prob.py call their files.
+# Endings of the files of evaluate.py and evaluate_token_prob.py.
 ENDINGS = ("_results.json", "_token_prob.json")
-# Settings in which runs that are compared may differ without a word.
+# Settings in which compared runs may differ without a warning.
 EXPECTED_TO_DIFFER = {"weights", "control", "format"}
-# What a result says of its question's kind, with the name that tables give it.
+# Fields of a result that name the kind of its question, with their names in tables.
 GROUPINGS = {
     "dataset": "file",
     "semantic_type": "semantic type",
@@ -37,7 +36,7 @@ logger = get_logger()
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """One policy's answers, in the order of the first run's questions, and their metrics, each array [N]."""
+    """One policy's answers, in the order of the first run's questions, and their metrics, each an array [N]."""
 
     name: str
     documents: list[dict[str, Any]]  # what the files say beside their results
@@ -75,23 +74,23 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, EvaluatedR
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Result files: of a folder those that the evaluation scripts left in it, of a pattern those that match. Raises
-    UserError where there are none."""
+    """The result files at ``paths``: files, folders of evaluation scripts, or patterns. Raises UserError for a path
+    without any."""
     files: list[Path] = []
     for path in map(str, paths):
         if Path(path).is_dir():
-            found = _files_of(Path(path))
+            matching = _files_of(Path(path))
         else:
-            found = [Path(path)] if Path(path).exists() else sorted(map(Path, glob.glob(path)))
-        if not found:
+            matching = [Path(path)] if Path(path).exists() else sorted(map(Path, glob.glob(path)))
+        if not matching:
             raise UserError(f"no result file at {path}; pass files that evaluate.py wrote, or a folder that holds them")
-        files += found
+        files += matching
     return files
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The result files of a folder, but for scores of given texts; of two over the same questions the one with token
-    probabilities, which has all that the other has."""
+    """The result files of a folder, without scores of given texts. Of two files over the same questions, the one with
+    token probabilities, which has everything that the other has."""
     chosen = {}
     for ending in ENDINGS:
         chosen |= {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
@@ -99,7 +98,7 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def _is_of_given_texts(path: Path) -> bool:
-    """Whether the file holds scores of texts that were given. It is read only where its name leaves that open."""
+    """True if the file holds scores of texts that were given. It is read only if its name leaves that open."""
     if "_given_" not in path.name or not path.name.endswith(ENDINGS[1]):
         return False
     settings = (try_read_json(path) or {}).get("settings")
@@ -128,21 +127,21 @@ def writable(text: str) -> str:
 
 def _by_question(documents: Sequence[dict], paths: Sequence[str | Path]) -> dict[Hashable, dict[str, Any]]:
     """Results by (dataset, id)."""
-    found: dict[Hashable, dict[str, Any]] = {}
+    by_key: dict[Hashable, dict[str, Any]] = {}
     for document, path in zip(documents, paths, strict=True):
         dataset = document.get("dataset", Path(path).stem)
         for position, result in enumerate(document["results"]):
             key = dataset, question_name(result, position)
-            if key in found:
+            if key in by_key:
                 raise UserError(
                     f"result file {path}: question {key[1]} of {dataset} comes twice; {_one_run(documents, paths)}"
                 )
-            found[key] = result | {"dataset": dataset}
-    return found
+            by_key[key] = result | {"dataset": dataset}
+    return by_key
 
 
 def _one_run(documents: Sequence[dict], paths: Sequence[str | Path]) -> str:
-    """What to pass where files of several checkpoints, controls or ways of drawing came as one run."""
+    """The remedy if files of several checkpoints, controls or decodings came as one run."""
     groups: dict[str, list[str]] = {}
     for document, path in zip(documents, paths, strict=True):
         facts = [str(document.get("checkpoint", "unknown checkpoint"))]
@@ -156,7 +155,7 @@ def _one_run(documents: Sequence[dict], paths: Sequence[str | Path]) -> str:
 
 
 def _pattern(own: Sequence[str], among: Iterable[str]) -> str:
-    """A pattern, quoted, that matches ``own`` and no others; the files themselves where there is none that short."""
+    """A quoted pattern that matches ``own`` and no others, or the files themselves if there is no such pattern."""
     before = _common_start(own)
     after = _common_start([path[len(before) :][::-1] for path in own])[::-1]
     pattern = own[0] if len(own) == 1 else f"{glob.escape(before)}*{glob.escape(after)}"
@@ -170,7 +169,7 @@ def _common_start(texts: Sequence[str]) -> str:
 
 
 def _different_settings(runs: Sequence[EvaluatedRun]) -> str:
-    """The settings in which runs differ from the first that tells its own, each with its values; "" for none."""
+    """The settings in which runs differ from the first run that records its own, each with its values. "" for none."""
     first: dict[str, tuple[str, dict[str, Any]]] = {}
     differences: dict[str, str] = {}
     for run in runs:

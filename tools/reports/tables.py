@@ -1,6 +1,6 @@
-"""One table in the forms people ask for: terminal, CSV, Markdown, LaTeX, HTML.
+"""One table in several forms: terminal, CSV, Markdown, LaTeX, HTML.
 
-A table is a sequence of rows of as many text cells each, the header first.
+A table is a sequence of rows of text cells, the header first. All rows have the same number of cells.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _LATEX = {
 
 
 def align(rows: Table, gap: int = 3) -> str:
-    """Rows of as many cells each, as lines with columns ``gap`` blanks apart."""
+    """Lines of text, with columns ``gap`` blanks apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ((cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join((" " * gap).join(line).rstrip() for line in lines)
 
 
 def to_csv(rows: Table) -> str:
-    """RFC 4180 with "\\n" line ends."""
+    """CSV by RFC 4180 with "\\n" line ends."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
 
 
 def to_markdown(rows: Table) -> str:
-    """A GitHub table: the first column to the left, the others to the right."""
+    """A GitHub table. The first column is aligned to the left, the others to the right."""
     cells = [[_on_one_line(cell).replace("|", r"\|") for cell in row] for row in rows]
     ruler = [":---", *["---:"] * (len(cells[0]) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [cells[0], ruler, *cells[1:]])

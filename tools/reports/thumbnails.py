@@ -1,7 +1,7 @@
 """X-rays for a page: small copies inside it, or addresses of the files.
 
-Radiographs are embedded when they come from the demo world or when asked for, so that no credentialed image slips into
-a file that is passed on; otherwise the page points at their files.
+Radiographs are embedded if they come from the demo world, or on request. So no credentialed image slips into a file
+that is passed on. Otherwise the page links to their files.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _TRIED = 16  # images measured to choose a size
 
 
 def image_addresses(paths: Sequence[str], *, embed: bool, limit: int) -> list[str]:
-    """What an ``<img>`` of each path shows: the image itself as JPEG where it may be embedded, else its file.
+    """The address for the ``<img>`` of each path: a JPEG as data URI if it may be embedded, else its file.
 
-    Embedded images take at most ``limit`` bytes together where that is possible at all: the more there are, the
-    smaller they are shown. Raises UserError for an image that was to be embedded and cannot be read.
+    The more images there are, the smaller they are shown, so that embedded images take at most ``limit`` bytes
+    together, if that is possible at all. Raises UserError for an image to embed that cannot be read.
     """
     files = [Path(path) for path in paths]
     worlds = {folder for folder in {path.parent.parent for path in files} if _is_demo_world(folder)}
@@ -34,7 +34,7 @@ def image_addresses(paths: Sequence[str], *, embed: bool, limit: int) -> list[st
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether the image is there and belongs to a demo world: the manifest of one lies beside its folder."""
+    """True if the image exists and belongs to a demo world, whose manifest is beside the image folder."""
     return _may_be_drawn(path) and _is_demo_world(path.parent.parent)
 
 
@@ -48,7 +48,7 @@ def _is_demo_world(folder: Path) -> bool:
 
 
 def _shrink(paths: Sequence[Path], limit: int) -> list[str]:
-    """Data URIs of the largest size in SIDES that keeps to ``limit`` bytes; of the smallest where none does."""
+    """Data URIs of the largest size in `THUMBNAIL_SIDES` that keeps to ``limit`` bytes, or of the smallest."""
     sample = paths[:: max(1, len(paths) // _TRIED)]
     for side in THUMBNAIL_SIDES:
         last = side == THUMBNAIL_SIDES[-1]

@@ -1,4 +1,4 @@
-"""Tokens with their probabilities as pages hold them: columns of whole numbers, short enough for thousands of texts."""
+"""Tokens with their probabilities for pages: columns of whole numbers, short enough for thousands of texts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def token_columns(
     ranks: Sequence[int] | None = None,
     alternatives: Sequence[Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any] | None:
-    """Columns as long as ``tokens``; None unless there are tokens with as many log-probabilities (natural logarithm).
+    """Columns as long as ``tokens``. None unless there are tokens with as many log-probabilities (natural logarithm).
 
-    ``nats``       minus the log-probability in hundredths of nats; null where it is not finite
-    ``lengths``    of the tokens' texts in UTF-16 units, as scripts count; ``texts`` themselves where they do not join
-                   to ``text``
+    ``nats``       minus the log-probability in hundredths of nats; null if it is not finite
+    ``lengths``    lengths of the tokens' texts in UTF-16 units, as scripts count. If the texts do not join to ``text``,
+                   ``texts`` holds them instead
     ``entropies``  in hundredths of nats
-    ``ranks``      {position: rank} where it is not 1
-    ``others``     {position: [[text, hundredths], ...]}, of the ``alternatives`` {"token", "logprob"} to tokens that
+    ``ranks``      {position: rank} for ranks other than 1
+    ``others``     {position: [[text, hundredths], ...]} from the ``alternatives`` {"token", "logprob"} to tokens that
                    were not nearly certain
     """
     if not tokens or not logps or len(tokens) != len(logps):

@@ -1,12 +1,12 @@
-"""Which items of a pool a sampling policy takes. Pure functions: equal arguments give equal answers.
+"""Sampling policies: the choice of items from a pool. Pure functions, so equal arguments give equal answers.
 
     uniform       the same number of every question type, as far as they go
-    hard_uniform  the same among hard items: those whose pass rate lies in a range
+    hard_uniform  the same among hard items, whose pass rate is within a range
     random        any items
     hard_random   any hard items
 
-Within a question type the order of items depends on the seed alone, so a smaller sample lies within a larger one
-wherever its quotas do.
+Within a question type the order of items depends on the seed alone. So a smaller sample is part of a larger one if its
+quotas are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EVERYTHING = "all"  # the one stratum of the random policies
 
 @dataclass(frozen=True)
 class SamplingPolicy:
-    """How items are chosen."""
+    """A way to choose items: from all items or hard ones, with or without strata."""
 
     name: str
     hard: bool
@@ -46,27 +46,27 @@ ALIASES = {"uniform_sample": "uniform", "hard_sample": "hard_uniform"}  # names 
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """What a draw depends on beside pool, policy and size."""
+    """Settings of a draw, beside pool, policy and size."""
 
     seed: int = 42
-    quotas: str = "equal"  # equal: every stratum weighs the same; proportional: as much as it has in the pool
-    pass_rate: tuple[float, float] = (0.0, 0.5)  # of hard items, both ends included
+    quotas: str = "equal"  # equal: every stratum weighs the same; proportional: by its size in the pool
+    pass_rate: tuple[float, float] = (0.0, 0.5)  # range of hard items, both ends included
     strict: bool = False  # refuse to borrow from other strata
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates for a sample, as far as choosing needs to know them; all sequences are [N]."""
+    """Candidates for a sample, with the facts that the choice depends on. All sequences are [N]."""
 
     name: str
-    keys: Sequence[object]  # equal in two pools where they hold the same question
+    keys: Sequence[object]  # equal keys are the same question, in other pools too
     strata: Sequence[str]
-    pass_rates: Sequence[float] | None  # share of the model's answers that were right; None: not known
+    pass_rates: Sequence[float] | None  # share of the model's answers that were right; None: unknown
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """What became of one stratum: how many it was to give, had, and gave."""
+    """Account of one stratum: the items that it should give, had, and gave."""
 
     wanted: int
     available: int
@@ -84,8 +84,9 @@ class Draw:
 def largest_remainder(
     total: int, weights: Mapping[str, Fraction | int], room: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """``total`` in whole parts as ``weights`` have it: each ideal part rounded down, and what is left to the largest
-    remainders, one each. Equal remainders go to the larger ``room``, then by name."""
+    """Split ``total`` into whole parts in proportion to ``weights``, by the method of largest remainders: each ideal
+    part is rounded down, and the parts with the largest remainders get one more. Equal remainders go to the larger
+    ``room``, then by name."""
     whole = sum(weights.values())
     ideal = {name: Fraction(total) * weight / whole for name, weight in weights.items()}
     quotas = {name: int(part) for name, part in ideal.items()}
@@ -96,7 +97,7 @@ def largest_remainder(
 
 
 def apportion(total: int, weights: Mapping[str, Fraction | int], room: Mapping[str, int]) -> dict[str, int]:
-    """`largest_remainder` where no part exceeds its ``room``: strata that are too small give all they have, and the
+    """`largest_remainder` with no part above its ``room``. Strata that are too small give all their items, and the
     others share the rest by their weights. The room must suffice for ``total``."""
     quotas: dict[str, int] = {}
     still_open = dict(weights)
@@ -112,9 +113,9 @@ def apportion(total: int, weights: Mapping[str, Fraction | int], room: Mapping[s
 
 
 def draw(pool: Pool, policy: SamplingPolicy, size: int, settings: DrawSettings, taken: frozenset = frozenset()) -> Draw:
-    """``size`` positions of a pool, none whose key is in ``taken``.
+    """Draw ``size`` positions of a pool, none with a key in ``taken``.
 
-    Raises UserError where there are too few candidates, difficulty is not known, or, with ``strict``, a stratum is too
+    Raises UserError if there are too few candidates, if difficulty is unknown, or, with ``strict``, if a stratum is too
     small.
     """
     strata = pool.strata if policy.stratified else [EVERYTHING] * len(pool.keys)
@@ -151,7 +152,8 @@ def draw(pool: Pool, policy: SamplingPolicy, size: int, settings: DrawSettings, 
 
 
 def borrowing(draws: Draw) -> str | None:
-    """One line that says which strata were too small and what others gave for them; None where none was."""
+    """One line that names the strata that were too small, and the number of items from other strata. None if all were
+    large enough."""
     short = {name: part for name, part in draws.strata.items() if part.available < part.wanted}
     if not short:
         return None
@@ -166,8 +168,8 @@ def _candidates(pool: Pool, policy: SamplingPolicy, settings: DrawSettings, take
         return free
     if pool.pass_rates is None:
         raise UserError(
-            f"{policy.name}: pool {pool.name} says nothing of difficulty; its items need the field is_correct, "
-            "or pass --results with what evaluate.py wrote for them"
+            f"{policy.name}: pool {pool.name} does not tell how hard its items are; they need the field is_correct, "
+            "or pass --results with the result files of evaluate.py"
         )
     low, high = settings.pass_rate
     return [position for position in free if low <= pool.pass_rates[position] <= high]

@@ -1,4 +1,4 @@
-"""What sampling reads: pools of questions, how hard a model found them, and the patients kept for evaluation."""
+"""Inputs of sampling: pools of questions, the difficulty of each for a model, and the patients of the evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PoolSource:
 
 @dataclass(frozen=True)
 class Questions:
-    """The items of a source with the words that name each in a message, both [N], and what `sampling` needs."""
+    """The items of a source, their places for messages, both [N], and the pool that sampling draws from."""
 
     source: PoolSource
     items: list[PoolItem]
@@ -42,9 +42,9 @@ class Questions:
 
 
 def parse_pool(text: str) -> PoolSource:
-    """``NAME=FILE:SHARE``, the value of --pool."""
-    name, equals, rest = text.partition("=")
-    file, colon, share = rest.rpartition(":")
+    """Read ``NAME=FILE:SHARE``, the value of --pool."""
+    name, equals, location = text.partition("=")
+    file, colon, share = location.rpartition(":")
     try:
         part = Fraction(share)
     except (ValueError, ZeroDivisionError):
@@ -62,19 +62,26 @@ def read_pool_questions(
     results: dict[tuple[str, str], float] | None,
     left_out: frozenset[str] = frozenset(),
 ) -> Questions:
-    """A source's items but those of the patients ``left_out``, each checked to have a solution. ``results`` are pass
-    rates by `question_key`; None takes ``is_correct`` where every item has it. ``stratify`` names fields; None takes
-    the first of `STRATIFY` that the items have. Raises UserError."""
-    found = [pair for file in source.files for pair in read_items(_existing(file))]
-    found = [(item, place) for item, place in found if not isinstance(item, dict) or patient_of(item) not in left_out]
-    if not found:
+    """A source's items without those of the patients ``left_out``, each checked to have a solution.
+
+    Args:
+        stratify: fields that make a stratum. None: the first of `STRATIFY` that the items have.
+        results: pass rates by `question_key`. None: ``is_correct``, if every item has it.
+        left_out: patients whose items are left out.
+
+    Raises:
+        UserError: an item is damaged or lacks a field, or no item is left.
+    """
+    pairs = [pair for file in source.files for pair in read_items(_existing(file))]
+    pairs = [(item, place) for item, place in pairs if not isinstance(item, dict) or patient_of(item) not in left_out]
+    if not pairs:
         raise UserError(f"pool {source.name}: {source.files[0]} leaves no items to choose from; pass another file")
-    raise_problems(filter(None, (_problem(item, place) for item, place in found)))
-    items, places = [item for item, _ in found], [place for _, place in found]
+    raise_problems(filter(None, (_problem(item, place) for item, place in pairs)))
+    items, places = [item for item, _ in pairs], [place for _, place in pairs]
     keys = [question_key(item, prompt_turns(item)[-1]["content"], image_names(item)) for item in items]
     _refuse_twins(keys, places)
     fields = _stratify(items, source.name) if stratify is None else tuple(stratify)
-    strata = [_stratum(item, fields, place) for item, place in found]
+    strata = [_stratum(item, fields, place) for item, place in pairs]
     rates = _pass_rates(items, places, keys, results)
     return Questions(source, items, places, Pool(source.name, keys, strata, rates), fields)
 
@@ -93,7 +100,7 @@ def image_names(item: PoolItem) -> list[str]:
 
 
 def training_record(item: PoolItem, **more: Any) -> PoolItem:
-    """Form A: images, messages, solution, idx, subject_id, study_id, answer; then every other field of the item,
+    """Form A: images, messages, solution, idx, subject_id, study_id and answer, then every other field of the item,
     because rewards may read it."""
     record = {"images": image_names(item), "messages": prompt_turns(item), "solution": find_solution(item)}
     named = {name: item[name] for name in ("idx", "subject_id", "study_id", "answer") if name in item}
@@ -102,19 +109,19 @@ def training_record(item: PoolItem, **more: Any) -> PoolItem:
 
 
 def evaluation_patients(paths: Sequence[Path]) -> frozenset[str]:
-    """Patients of the evaluation files. Raises UserError where a question does not say whose it is."""
-    found = [pair for path in paths for pair in read_items(path)]
+    """Patients of the evaluation files. Raises UserError if a question does not name its patient."""
+    pairs = [pair for path in paths for pair in read_items(path)]
     raise_problems(
         f"{place}: field 'subject_id' is missing or empty, so nobody knows which patient must not be trained on; "
         "add it, or pass --shared_patients allow"
-        for item, place in found
+        for item, place in pairs
         if not isinstance(item, dict) or patient_of(item) is None
     )
-    return frozenset(patient_of(item) for item, _ in found)
+    return frozenset(patient_of(item) for item, _ in pairs)
 
 
 def read_pass_rates(paths: Sequence[Path], rule: str) -> dict[tuple[str, str], float]:
-    """How often a model was right, by `question_key`, from result files of evaluate.py. Raises UserError."""
+    """A model's share of right answers, by `question_key`, from result files of evaluate.py. Raises UserError."""
     rates: dict[tuple[str, str], float] = {}
     for path in paths:
         for position, result in enumerate(read_results(path, fields=("question",))["results"]):
@@ -129,8 +136,8 @@ def read_pass_rates(paths: Sequence[Path], rule: str) -> dict[tuple[str, str], f
 
 
 def pass_rate(result: PoolItem, rule: str, place: str) -> float:
-    """The share of right answers, 0 to 1, that a result tells of: its ``pass_rate`` (one number, or one a rule), else
-    that of its ``samples``, else whether its one answer is ``correct``."""
+    """The share of right answers of a result, 0 to 1: its ``pass_rate`` (one number, or one per rule), else that of its
+    ``samples``, else whether its one answer is ``correct``."""
     rate, samples = result.get("pass_rate"), result.get("samples")
     if isinstance(rate, dict):
         rate = rate.get(rule)
@@ -174,7 +181,7 @@ def _pass_rates(
     if all(value is None for value in said):
         return None
     raise_problems(
-        f"{place}: field 'is_correct' must be true or false, it is {json.dumps(value)}; mend it, or pass --results"
+        f"{place}: field 'is_correct' must be true or false, it is {json.dumps(value)}; fix it, or pass --results"
         for value, place in zip(said, places, strict=True)
         if value not in (0, 1)
     )
@@ -186,7 +193,7 @@ def _problem(item: Any, place: str) -> str | None:
         if find_solution(item) is None:
             return f"{place}: field 'solution' is missing or empty; rewards compare with it: add it, or 'explanation'"
         if not all(isinstance(name, str) for name in image_names(item)):
-            return f"{place}: its images must be a list of texts; mend it"
+            return f"{place}: its images must be a list of texts; fix it"
     except UserError as error:
         return f"{place}: {error}"
     return None

@@ -1,4 +1,4 @@
-"""Processes of a sweep: starting one with its log, stopping it so that it keeps its work, and one sweep at a time."""
+"""Processes of a sweep: start one with its log, stop it so that it keeps its work, and allow one sweep per folder."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from tools.sweeps.runs import PlannedRun, Stage, replaces_evaluation, step_of
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 60
-LINES_SHOWN = 300  # characters of an error, from its beginning, which says what is wrong
+REASON_SHOWN = 300  # characters of an error; its beginning says what is wrong
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass
 class RunProcess:
-    """A stage of a run at work."""
+    """The process of one stage of a run."""
 
     run: PlannedRun
     stage: Stage
     gpus: str | None
     log: Path
     process: subprocess.Popen
-    signals: int = 0  # how many it was sent
+    signals: int = 0  # sent so far
 
     def stop(self, times: int) -> None:
-        """See to it that it was signalled so many times: to end after its step, to end at once, to be killed."""
+        """Send signals until the process has had ``times`` of them: one ends it after its step, two end it at once,
+        three kill it."""
         while self.signals < times and self.process.poll() is None:
             self.signals += 1
             if self.signals <= 2:
@@ -47,22 +48,22 @@ class RunProcess:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def progress(self) -> str:
-        """Where it stands, for the status line."""
+        """Progress for the status line."""
         if self.stage is Stage.EVALUATE:
             return "evaluating"
         total = "" if self.run.steps is None else f"/{self.run.steps}"
         return f"step {step_of(self.run)}{total}"
 
     def last_words(self) -> str:
-        """How its process failed, and the last line it wrote."""
+        """Exit status or signal of the failed process, and the last line of its log."""
         status = self.process.returncode
         lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
         what = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return f"{what}: {lines[-1][:LINES_SHOWN]}" if len(lines) > 1 else what
+        return f"{what}: {lines[-1][:REASON_SHOWN]}" if len(lines) > 1 else what
 
 
 def start_job(run: PlannedRun, stage: Stage, gpus: str | None, logs: Path, lock: int) -> RunProcess:
-    """Start a stage of a run: in a session of its own, so that a terminal's Ctrl-C does not reach it past the sweep."""
+    """Start a stage of a run, in a session of its own: a terminal's Ctrl-C then reaches the sweep alone."""
     command = list(run.evaluate if stage is Stage.EVALUATE else run.train)
     if stage is Stage.RESUME:
         command += ["--resume_from_checkpoint", "true"]
@@ -82,7 +83,8 @@ def start_job(run: PlannedRun, stage: Stage, gpus: str | None, logs: Path, lock:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Hold the sweep's lock, which its jobs inherit: nobody begins while one of them still writes. Raises UserError."""
+    """Hold the lock of a sweep. Its jobs inherit the lock, so another sweep waits until they have stopped writing.
+    Raises UserError after `LOCK_SECONDS` of waiting."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "ab") as file:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -93,13 +95,13 @@ def locked(folder: Path) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"another sweep, or a run that one started, still works in {folder}; wait for it, or end it"
+                        f"another sweep, or a run that it started, still works in {folder}; wait for it, or end it"
                     ) from None
                 time.sleep(POLL_SECONDS)
         yield file.fileno()
 
 
 def _end_with_parent() -> None:
-    """In a child on Linux: a SIGTERM when the parent dies, however it dies."""
+    """Ask Linux for a SIGTERM to this child process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

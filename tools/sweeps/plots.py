@@ -1,4 +1,4 @@
-"""Pictures of a sweep: what data sets of each size bring, and how rewards and length go while training."""
+"""Pictures of a sweep: scores against the size of the training set, and reward and length during training."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ LENGTH = "completion_length"
 
 
 def label_of(setting: Sequence[str], shown: Sequence[int]) -> str:
-    """A setting's name in a legend: the values at the positions ``shown``."""
+    """The name of a setting in a legend: its values at the positions ``shown``."""
     names = {"size": "size ", "learning_rate": "lr ", "generations": "G ", "beta": "beta "}
     parts = [f"{names.get(SETTINGS[position], '')}{setting[position]}" for position in shown]
     return ", ".join(parts).replace("external_", "").replace(" ,", ",")
 
 
 def varying(rows: Sequence[SweepRow]) -> list[int]:
-    """Positions of the settings that differ between rows, the size left out; the policy where none does."""
-    found = [position for position in range(len(SETTINGS)) if len({row.setting[position] for row in rows}) > 1]
-    return [position for position in found if position != FIGURE_SIZE] or [0]
+    """Positions of the settings that differ between rows, without the size. The policy if no setting differs."""
+    positions = [position for position in range(len(SETTINGS)) if len({row.setting[position] for row in rows}) > 1]
+    return [position for position in positions if position != FIGURE_SIZE] or [0]
 
 
 def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
-    """Accuracy and graph F1 against the number of training records; None where nothing was evaluated."""
+    """Draw accuracy and graph F1 against the number of training records. Returns None if nothing was evaluated."""
     rows = [row for row in rows if row.means]
     panels = [(name, title) for name, title in SIZE_PANELS if any(name in row.means for row in rows)]
     if not panels:
@@ -46,7 +46,7 @@ def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
     for axes, (metric, title) in zip(grid.flat, panels, strict=True):
         for number, label in enumerate(labels):
             line = [row for row in rows if label_of(row.setting, shown) == label and metric in row.means]
-            # Evenly spaced, a little beside each other, so that intervals do not hide one another.
+            # A small shift per setting, so that intervals do not hide one another.
             shift = (number - (len(labels) - 1) / 2) * min(0.06, 0.4 / len(labels))
             places = [sizes.index(float(row.setting[FIGURE_SIZE])) + shift for row in line]
             means = np.array([row.means[metric].mean for row in line])
@@ -61,7 +61,8 @@ def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
 
 
 def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
-    """Completion length and the parts of the reward against the step, means over seeds; None without training logs."""
+    """Draw completion length and the parts of the reward against the step, as means over seeds. Returns None without
+    training logs."""
     rows = [row for row in rows if any(run.history for run in row.runs)]
     names = {name for row in rows for run in row.runs for entry in run.history for name in entry}
     panels = [
@@ -96,17 +97,17 @@ def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
 
 
 def mean_over_seeds(runs: Sequence[FinishedRun], name: str) -> tuple[list[int], list[float]]:
-    """The steps that any run's log has ``name`` for, and its mean over the runs that have it there."""
-    found: dict[int, list[float]] = {}
+    """The steps for which any run's log has ``name``, and its mean over the runs that have it."""
+    values: dict[int, list[float]] = {}
     for run in runs:
         for entry in run.history:
             if name in entry:
-                found.setdefault(entry["step"], []).append(entry[name])
-    return sorted(found), [float(np.mean(found[step])) for step in sorted(found)]
+                values.setdefault(entry["step"], []).append(entry[name])
+    return sorted(values), [float(np.mean(values[step])) for step in sorted(values)]
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:
-    """A running mean over a tenth of the steps, shorter at the ends."""
+    """A running mean over a tenth of the steps, over fewer at the ends."""
     half = len(values) // 20
     return np.array([np.mean(values[max(0, at - half) : at + half + 1]) for at in range(len(values))])
 

@@ -18,16 +18,16 @@ from swift.utils.files import try_read_json, write_json
 from swift.utils.json_lines import newest_objects
 from swift.utils.run_folder import newest_checkpoint, trainer_state
 
-# Flags that say where or how a run is watched, not what it computes.
+# Flags for places and progress, which do not change what a run computes.
 INDIFFERENT = {"resume_from_checkpoint", "overwrite_output_dir", "output_dir", "disable_tqdm", "report_to"}
 PLACES = ("model_path", "output_dir")
-# The same of an evaluation: how many questions at a time decides no answer.
+# Flags of an evaluation that do not change its answers.
 INDIFFERENT_TO_ANSWERS = {"batch_size", "no_tqdm"}
 ENVIRONMENT = ("FREEZE_NON_VISION_PARAMS", "REXKG_EXTRACTOR", "KG_TEXT", "CHEX_RUN_CODE")
 
 
 class Stage(StrEnum):
-    """What a run needs next."""
+    """The next step of a run."""
 
     START = "start"
     RESUME = "resume"
@@ -58,13 +58,13 @@ class PlannedRun:
 
     @property
     def steps(self) -> int | None:
-        """Optimizer steps asked for; None where the data decide."""
+        """Optimizer steps asked for. None if the data decide."""
         value = flags_of(self.train).get("max_steps", ("-1",))[0]
         return int(value) if int(value) > 0 else None
 
 
 def flags_of(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Values by flag, the last of a flag's occurrences; a flag that stands bare has none."""
+    """Values by flag, from the last occurrence of each flag. A flag without a value has none."""
     flags: dict[str, tuple[str, ...]] = {}
     name = None
     for word in command:
@@ -78,46 +78,46 @@ def flags_of(command: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def next_stage(run: PlannedRun) -> Stage:
-    """What is left to do for a run. Raises UserError where its data are missing, or its folder holds another run."""
+    """The work that is left for a run. Raises UserError if its data are missing, or if its folder holds another run."""
     digest = data_digest(run)
     if not run.folder.is_dir() or not any(run.folder.iterdir()):
         return Stage.START
-    kept = try_read_json(run.folder / "run.json")
-    known = (kept or {}).get("data_sha256")
+    record = try_read_json(run.folder / "run.json")
+    known = (record or {}).get("data_sha256")
     if known is not None and known != digest:
         raise UserError(f"{run.data} is not what {run.folder} was trained on; sample it again, or remove the folder")
     written = try_read_json(run.folder / "args.json")
     checkpoint = newest_checkpoint(run.folder)
     if written is None:
-        if checkpoint is not None or kept is None:
+        if checkpoint is not None or record is None:
             raise UserError(f"{run.folder} holds something else, without a readable args.json; remove it")
         return Stage.START
     _refuse_another(run, written)
     if checkpoint is None or not _is_last(checkpoint):
         return Stage.RESUME
-    return Stage.NOTHING if not run.evaluate or _is_evaluated(run, kept or {}, checkpoint) else Stage.EVALUATE
+    return Stage.NOTHING if not run.evaluate or _is_evaluated(run, record or {}, checkpoint) else Stage.EVALUATE
 
 
 def note_start(run: PlannedRun) -> None:
-    """Write run.json where there is none, before anything else happens to a run."""
+    """Write run.json unless it exists, before anything else happens to a run."""
     if try_read_json(run.folder / "run.json") is None:
         write_json(run.folder / "run.json", {**run.settings, "data_sha256": data_digest(run)})
 
 
 def replaces_evaluation(run: PlannedRun) -> bool:
-    """Whether the run's evaluation takes the place of one with other flags. Notes in run.json that it begins: result
-    files of both may lie there until it has ended."""
-    kept = try_read_json(run.folder / "run.json") or {}
-    done = kept.get("evaluation")
+    """True if the run has an evaluation with other flags. Notes in run.json that its replacement begins: until the
+    replacement has ended, result files of both may be in the folder."""
+    record = try_read_json(run.folder / "run.json") or {}
+    done = record.get("evaluation")
     flags = _evaluation_flags(run)
     if not done or ("replaced_by" not in done and evaluation_settings(done) == evaluation_settings({"flags": flags})):
         return False
-    write_json(run.folder / "run.json", kept | {"evaluation": done | {"replaced_by": flags}})
+    write_json(run.folder / "run.json", record | {"evaluation": done | {"replaced_by": flags}})
     return True
 
 
 def note_evaluation(run: PlannedRun) -> None:
-    """Add to run.json which evaluation is finished."""
+    """Record the finished evaluation in run.json."""
     checkpoint = newest_checkpoint(run.folder)
     files = sorted(path.name for path in (run.folder / "eval").glob("*_results.json"))
     if not files:
@@ -138,7 +138,7 @@ def evaluation_settings(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """The first name, by the alphabet, whose values differ, and both as words; None where there is none."""
+    """The first name, in alphabetical order, whose values differ, and both values in words. None if all are equal."""
     for name in sorted(one.keys() | other.keys()):
         if one.get(name) != other.get(name):
             return name, _shown(one.get(name)), _shown(other.get(name))
@@ -150,13 +150,13 @@ def _shown(value: Any) -> str:
 
 
 def step_of(run: PlannedRun) -> int:
-    """The last optimizer step that completions.jsonl tells of; 0 before the first."""
+    """The last optimizer step in completions.jsonl. 0 before the first."""
     rows = newest_objects(run.folder / "completions.jsonl")
     return next((row["step"] for row in rows if isinstance(row.get("step"), int)), 0)
 
 
 def data_digest(run: PlannedRun) -> str:
-    """SHA-256 of the run's data. Raises UserError where the file is missing."""
+    """SHA-256 of the run's data. Raises UserError if the file is missing."""
     try:
         return hashlib.sha256(run.data.read_bytes()).hexdigest()
     except OSError as error:
@@ -164,7 +164,7 @@ def data_digest(run: PlannedRun) -> str:
 
 
 def _refuse_another(run: PlannedRun, written: Mapping[str, Any]) -> None:
-    """Raise where args.json tells of other flags, or of environment switches that change what is computed."""
+    """Raise UserError if args.json has other flags, or environment switches that change what is computed."""
     now = _settings(run.train, os.environ)
     if other := first_difference(training_settings(written), now):
         name, before, after = other
@@ -184,8 +184,8 @@ def _is_last(checkpoint: Path) -> bool:
     return state["global_step"] >= state["max_steps"] > 0
 
 
-def _is_evaluated(run: PlannedRun, kept: Mapping[str, Any], checkpoint: Path) -> bool:
-    done = kept.get("evaluation") or {}
+def _is_evaluated(run: PlannedRun, record: Mapping[str, Any], checkpoint: Path) -> bool:
+    done = record.get("evaluation") or {}
     return (
         "replaced_by" not in done
         and evaluation_settings(done) == evaluation_settings({"flags": _evaluation_flags(run)})

@@ -1,4 +1,4 @@
-"""The work of a sweep: its runs are trained and evaluated, some side by side, and their states kept in sweep.json."""
+"""Scheduler of a sweep: trains and evaluates its runs, some side by side, and keeps their states in sweep.json."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tools.sweeps.settings import whole_number
 
 
 class Ledger:
-    """sweep.json: settings, status and reason of every run by tag, those of earlier plans too."""
+    """sweep.json: settings, status and reason of every run by tag, with the runs of earlier plans."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "sweep.json"
         self.runs: dict[str, dict[str, Any]] = (try_read_json(self.path) or {}).get("runs", {})
 
     def note(self, run: PlannedRun, status: str, reason: str = "", log: Path | None = None) -> None:
-        """Set what is known of a run, on disk as well."""
+        """Set the status of a run, on disk as well."""
         entry = {**run.settings, "folder": run.folder.name, "status": status, "reason": reason}
         self.runs[run.tag] = entry | ({"log": str(log)} if log else {})
         write_json(self.path, {"runs": dict(sorted(self.runs.items()))})
@@ -35,7 +35,7 @@ class Ledger:
 
 @dataclass
 class Scheduler:
-    """All runs of a plan, and as many jobs at once as there are ``slots`` (each None, or the GPUs of its jobs)."""
+    """All runs of a plan. One job runs per slot of ``slots``, which holds the GPUs of the job, or None."""
 
     runs: list[PlannedRun]
     ledger: Ledger
@@ -48,7 +48,7 @@ class Scheduler:
     shown: float = 0.0
 
     def work(self) -> int:
-        """Do all that is left; the exit status."""
+        """Do all the work that is left. Returns the exit status."""
         started = time.monotonic()
         waiting = deque((run, stage) for run in self.runs if (stage := self._due(run)) is not None)
         while self.jobs or (waiting and not self.stops):
@@ -56,7 +56,9 @@ class Scheduler:
                 self._start(*waiting.popleft(), self.slots.popleft())
             for job in self.jobs:
                 if job.signals < self.stops:
-                    self._say(f"stopping {job.run.tag}; once more to {'kill it' if job.signals else 'stop at once'}")
+                    self._say(
+                        f"stopping {job.run.tag}; signal again to {'kill it' if job.signals else 'stop it at once'}"
+                    )
                     job.stop(self.stops)
             for job in [job for job in self.jobs if job.process.poll() is not None]:
                 self._end(job)
@@ -65,11 +67,11 @@ class Scheduler:
         return self._report()
 
     def stop(self, *_: Any) -> None:
-        """The handler of the signals that interrupt a sweep."""
+        """Count one signal that interrupts the sweep."""
         self.stops += 1
 
     def _due(self, run: PlannedRun) -> Stage | None:
-        """What there is to do for a run; None, noted, where it is finished or cannot be done."""
+        """The work that is left for a run, noted in sweep.json. None if the run is finished or cannot be done."""
         try:
             stage = next_stage(run)
         except UserError as error:
@@ -86,7 +88,7 @@ class Scheduler:
         self._say(f"{stage.value}: {run.tag}{'' if gpus is None else f' on GPU {gpus}'}, log {log}")
 
     def _end(self, job: RunProcess) -> None:
-        """Note how a job ended; what was trained is evaluated in the same slot."""
+        """Note the end of a job. A trained run is evaluated in the same slot."""
         self.jobs.remove(job)
         stage, reason = _outcome(job)
         if stage is Stage.EVALUATE and not reason and not self.stops:
@@ -121,7 +123,7 @@ class Scheduler:
         print(f"{_over_status_line()}{text}", file=sys.stderr, flush=True)
 
     def _report(self) -> int:
-        """Print what was not finished; the exit status."""
+        """Print the runs that are not finished. Returns the exit status."""
         entries = {run.tag: self.ledger.runs[run.tag] for run in self.runs}
         left = {tag: entry for tag, entry in entries.items() if entry["status"] != "finished"}
         self._say(f"{len(entries) - len(left)} of {len(entries)} runs finished")
@@ -130,13 +132,13 @@ class Scheduler:
             log = f" (log {entry['log']})" if "log" in entry else ""
             self._say(f"{entry['status']}: {tag}{reason}{log}")
         if self.stops:
-            self._say("interrupted; start the same command again to go on")
+            self._say("interrupted; start the same command again to resume")
             return INTERRUPTED
         return int(bool(left))
 
 
 def _outcome(job: RunProcess) -> tuple[Stage, str]:
-    """What a run whose job has ended needs next, and why it failed; "" where it did not."""
+    """The next stage of a run whose job has ended, and the reason of its failure, "" if it did not fail."""
     if job.process.returncode != 0:
         return job.stage, job.last_words()
     try:
@@ -146,7 +148,7 @@ def _outcome(job: RunProcess) -> tuple[Stage, str]:
     except UserError as error:
         return job.stage, str(error)
     if stage in (Stage.START, Stage.RESUME) or stage is job.stage:
-        return stage, "the program ended well but did not finish its work"
+        return stage, "the program ended with status 0 but did not finish its work"
     return stage, ""
 
 

@@ -1,8 +1,8 @@
-"""The numbers of a sweep: runs read from their folders, grouped over seeds, compared with the accuracy-only baseline.
+"""Numbers of a sweep: runs read from their folders, grouped over seeds, and compared with the accuracy-only baseline.
 
-A *setting* is everything that tells runs apart but the seed. A setting's value for a question is its mean over the
-seeds, and an interval draws patients, so it says how sure a number is for these runs over other patients; how much runs
-differ among themselves is their standard deviation over seeds.
+A *setting* is everything that tells runs apart except the seed. The value of a setting for a question is its mean over
+the seeds. An interval draws patients: it tells how sure a number is for these runs over other patients. The standard
+deviation over seeds tells how much runs differ among themselves.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Setting = tuple[str, ...]  # values of SETTINGS
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run: what sweep.json says of it, its metrics (each [N]; None where it was not evaluated), its log."""
+    """One run: its entry in sweep.json, its metrics (each [N]; None if it was not evaluated), and its log."""
 
     tag: str
     setting: Setting
@@ -48,19 +48,19 @@ class FinishedRun:
 
     @property
     def counts(self) -> bool:
-        """Whether it is in the numbers."""
+        """True if the run enters the numbers."""
         return self.metrics is not None
 
     @property
     def why_not(self) -> str:
-        """Why it is not in the numbers."""
+        """The reason why the run does not enter the numbers."""
         status = "not evaluated" if self.status == "finished" else self.status
         return f"seed {self.seed} {status}" + (f": {self.reason}" if self.reason else "")
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """A setting's line in the table. ``means`` and ``differences`` are empty where no run counts."""
+    """The row of a setting in the table. ``means`` and ``differences`` are empty if no run counts."""
 
     setting: Setting
     runs: tuple[FinishedRun, ...]
@@ -70,13 +70,13 @@ class SweepRow:
 
     @property
     def counted(self) -> list[FinishedRun]:
-        """The runs in the numbers."""
+        """The runs that enter the numbers."""
         return [run for run in self.runs if run.counts]
 
 
 def read_sweep(folder: Path) -> tuple[list[FinishedRun], list[str]]:
-    """The runs of a sweep, and the patient of each question. Raises UserError where there is nothing to summarise, and
-    where runs of one setting, or of a setting and its baseline, were made with different flags."""
+    """The runs of a sweep, and the patient of each question. Raises UserError if there is nothing to summarize, or if
+    runs of one setting, or of a setting and its baseline, were made with different flags."""
     entries = (try_read_json(folder / "sweep.json") or {}).get("runs")
     if not entries:
         raise UserError(f"{folder} has no sweep.json with runs; give the folder that train_loop.sh wrote")
@@ -95,7 +95,7 @@ def read_sweep(folder: Path) -> tuple[list[FinishedRun], list[str]]:
 
 
 def summarize_sweep(runs: Iterable[FinishedRun], clusters: Sequence[str], baseline: str = BASELINE) -> list[SweepRow]:
-    """One row a setting, ordered by its values, sizes as numbers."""
+    """One row per setting, in the order of its values. Sizes are ordered as numbers."""
     groups: dict[Setting, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(run.setting, []).append(run)
@@ -137,11 +137,11 @@ def as_document(rows: Sequence[SweepRow]) -> list[dict[str, Any]]:
 
 
 def _differences(
-    rivals: Sequence[FinishedRun], mine: Sequence[FinishedRun], clusters: Sequence[str]
+    baselines: Sequence[FinishedRun], runs: Sequence[FinishedRun], clusters: Sequence[str]
 ) -> dict[str, Interval]:
-    """Mine minus the rivals', question by question, each averaged over the seeds that both have."""
-    theirs = {run.seed: run for run in rivals if run.counts}
-    pairs = [(theirs[run.seed], run) for run in mine if run.seed in theirs]
+    """The runs' metrics minus the baseline's, per question, averaged over the seeds that both have."""
+    by_seed = {run.seed: run for run in baselines if run.counts}
+    pairs = [(by_seed[run.seed], run) for run in runs if run.seed in by_seed]
     if not pairs:
         return {}
     first, second = zip(*pairs, strict=True)
@@ -153,21 +153,21 @@ def _differences(
 
 
 def _over_seeds(runs: Sequence[FinishedRun], metric: str) -> np.ndarray:
-    """A metric's mean over runs, question by question, [N]."""
+    """The mean of a metric over runs, per question, [N]."""
     return np.mean([run.metrics[metric] for run in runs], axis=0)
 
 
 def _refuse_different(folder: Path, runs: Iterable[FinishedRun], entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise where runs that are averaged over seeds, or compared but for their rewards, differ in other flags too."""
+    """Raise UserError if runs that are averaged over seeds, or compared with a baseline, differ in other flags too."""
     first: dict[tuple[str, Setting], tuple[str, dict[str, Any]]] = {}
     for run in runs:
         if not (run.counts or run.history):
             continue
         for what, made in _how_made(folder / entries[run.tag]["folder"], run.counts).items():
             for setting, left_out in ((run.setting, set()), (run.setting[:-1], PER_REWARDS)):
-                kept = {name: value for name, value in made.items() if name not in left_out}
-                other, before = first.setdefault((what, setting), (run.tag, kept))
-                if difference := first_difference(before, kept):
+                compared = {name: value for name, value in made.items() if name not in left_out}
+                other, before = first.setdefault((what, setting), (run.tag, compared))
+                if difference := first_difference(before, compared):
                     name, one, another = difference
                     raise UserError(
                         f"{folder}: runs {other} and {run.tag} would count as the same but for seed and rewards, yet "
@@ -177,11 +177,11 @@ def _refuse_different(folder: Path, runs: Iterable[FinishedRun], entries: Mappin
 
 
 def _how_made(run: Path, evaluated: bool) -> dict[str, dict[str, Any]]:
-    """Settings of a run's training and, where it counts, of its evaluation."""
-    kept = try_read_json(run / "run.json") or {}
-    training = training_settings(try_read_json(run / "args.json") or {}) | {"data_sha256": kept.get("data_sha256")}
+    """Settings of a run's training and, if it counts, of its evaluation."""
+    record = try_read_json(run / "run.json") or {}
+    training = training_settings(try_read_json(run / "args.json") or {}) | {"data_sha256": record.get("data_sha256")}
     made = {"training": {name: value for name, value in training.items() if name not in PER_RUN}}
-    return made | ({"evaluation": evaluation_settings(kept.get("evaluation") or {})} if evaluated else {})
+    return made | ({"evaluation": evaluation_settings(record.get("evaluation") or {})} if evaluated else {})
 
 
 def _result_files(run: Path) -> list[Path]:

@@ -21,7 +21,7 @@ STARRED = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format")
 
 
 def sweep_table(rows: Sequence[SweepRow], baseline: str) -> list[list[str]]:
-    """The table as texts. Settings that all rows share are left to the caption, metrics that none has are left out."""
+    """The table as texts. The caption has the settings that all rows share. Metrics that no row has are left out."""
     settings = [name for name in SETTINGS if name in ("policy", "size", "rewards") or name not in shared_settings(rows)]
     metrics = [name for name in METRICS if any(name in row.means for row in rows)]
     compared = [name for name in COMPARED if any(name in row.differences for row in rows)]
@@ -46,7 +46,7 @@ def sweep_table(rows: Sequence[SweepRow], baseline: str) -> list[list[str]]:
 
 
 def sweep_numbers(rows: Sequence[SweepRow]) -> list[list[str]]:
-    """The same as bare numbers, one a cell, for CSV."""
+    """The table as bare numbers, one per cell, for CSV."""
     head = [*SETTINGS, "runs", "planned"]
     head += [f"{name}{end}" for name in METRICS for end in ("", "_lo", "_hi", "_sd")]
     head += [f"{name}_difference{end}" for name in COMPARED for end in ("", "_lo", "_hi")]
@@ -62,13 +62,13 @@ def sweep_numbers(rows: Sequence[SweepRow]) -> list[list[str]]:
 
 
 def shared_settings(rows: Sequence[SweepRow]) -> dict[str, str]:
-    """The settings that are the same in all rows."""
+    """The settings that have the same value in all rows."""
     columns = zip(SETTINGS, zip(*(row.setting for row in rows), strict=True), strict=True)
     return {name: values[0] for name, values in columns if len(set(values)) == 1}
 
 
 def sweep_caption(rows: Sequence[SweepRow], questions: int, people: int) -> str:
-    """What the table is of, in one sentence or two."""
+    """The caption of the table: questions, patients, and the shared settings."""
     same = [
         f"{HEADINGS.get(name, name)} {value}"
         for name, value in shared_settings(rows).items()
@@ -93,7 +93,7 @@ def _bare(value: Interval | None) -> list[str]:
 
 
 def sweep_page(cells: list[list[str]], caption: str, pictures: Sequence[Path]) -> str:
-    """A page with the table and the plots beside it."""
+    """An HTML page with the table and the plots."""
     images = "".join(f'<p><img src="{picture.name}" alt="{picture.stem} of the sweep"></p>\n' for picture in pictures)
     style = (
         "body{font:15px/1.4 sans-serif;margin:2em}table{border-collapse:collapse}img{max-width:100%}"

@@ -1,4 +1,4 @@
-/* Questions: what is chosen, and which are shown */
+/* Questions: filters, and the questions that match */
 
 const chosen = {
   run: data.baseline, other: runs.find((run) => run !== data.baseline) ?? null,
@@ -17,7 +17,7 @@ function outcomeOf(item) {
   return right ? "broken" : "both wrong";
 }
 
-/* What a search looks through: the question, and the texts of the runs that are shown. */
+/* Texts of a search: the question, and the answers of the runs that are shown. */
 const lowered = new Map();
 function mentions(position, run, query) {
   const key = `${position} ${run}`;
@@ -42,7 +42,7 @@ function refresh() {
   byId("rows").style.height = `${Math.max(shown.length, 1) * ROW}px`;
   byId("list").scrollTop = 0;
   drawn.clear();
-  byId("rows").replaceChildren(...(shown.length ? [] : [make("p", { class: "nothing" }, "No question is like that.")]));
+  byId("rows").replaceChildren(...(shown.length ? [] : [make("p", { class: "nothing" }, "No question matches.")]));
   drawRows();
   if (!shown.includes(chosen.open)) select(shown[0] ?? -1, { quietly: true });
   else drawCase();
@@ -59,10 +59,10 @@ function comparisonWords() {
   if (!change) return words;
   const p = found.mcnemar[rule].p_value;
   return `${words} Accuracy ${number("", change.mean, true)} [${number("", change.lo, true)}, ${number("", change.hi, true)}]; ` +
-    `McNemar's exact p ${p < 0.0001 ? "< 0.0001" : `= ${short(p)}`} (takes questions for independent).`;
+    `McNemar's exact p ${p < 0.0001 ? "< 0.0001" : `= ${short(p)}`} (assumes independent questions).`;
 }
 
-/* The list draws only the rows in sight. */
+/* The list draws only the visible rows. */
 
 const ROW = 76;
 const drawn = new Map(); // position in `shown` -> element
@@ -105,7 +105,7 @@ function markSelected() {
 
 function picture(position, name = null, text = "") {
   const image = make("img", { class: name, src: data.images[position], alt: text, decoding: "async" });
-  image.addEventListener("error", () => image.replaceWith(make("span", { class: "absent" }, "X-ray not within reach")));
+  image.addEventListener("error", () => image.replaceWith(make("span", { class: "absent" }, "X-ray cannot be loaded")));
   return image;
 }
 
@@ -124,7 +124,7 @@ function select(position, { quietly = false, reveal = false } = {}) {
     const top = index * ROW;
     if (top < list.scrollTop) list.scrollTop = top;
     if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
-    try { history.replaceState(null, "", `#question-${position}`); } catch { /* not allowed everywhere */ }
+    try { history.replaceState(null, "", `#question-${position}`); } catch { /* some browsers forbid it for files */ }
   }
   drawRows();
   drawCase();
@@ -220,7 +220,7 @@ function answerColumn(item, run) {
     make("details", {}, make("summary", {}, "Scores"), make("p", { class: "rules" }, rules), make("dl", { class: "scores" }, scores)));
 }
 
-/* The inside of the first <think>...</think>, as the scores read it; the whole text where there is none. */
+/* The inside of the first <think>...</think>, as the scores read it. The whole text if there is none. */
 function thinkOf(text) {
   const start = text.indexOf("<think>"), end = text.indexOf("</think>", start);
   return start < 0 || end < 0 ? text.trim() : text.slice(start + 7, end).trim();
@@ -243,7 +243,7 @@ function compareFacts([entities, relations], [trueEntities, trueRelations]) {
   return found;
 }
 
-/* What was said and is in the reference, is not, or is missing: [words, class] each. */
+/* Facts that are in the reference, are not, or are missing: [words, class] each. */
 function split(mine, truth, words, isClaim) {
   const [said, known] = [new Set(mine.map(String)), new Set(truth.map(String))];
   return [

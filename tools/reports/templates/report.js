@@ -25,7 +25,7 @@ function header() {
     return `${label}: ${checkpoints.join(", ") || "checkpoint unknown"}${images}${skipped ? `, ${skipped} questions skipped` : ""}`;
   });
   const pictures = data.images.some((address) => !address.startsWith("data:"))
-    ? " Images are not in this file: they show where their paths can be reached." : "";
+    ? " Images are not in this file. They are shown if their files can be opened." : "";
   byId("facts").textContent = `${data.questions.toLocaleString("en")} questions about ${data.patients.toLocaleString("en")} ` +
     `patients. ${sources.join("; ")}. Facts read by ${data.extractor}. ${data.date}.${pictures}`;
   byId("lead").textContent = lead();
@@ -58,7 +58,7 @@ function summaryTable() {
   byId("summary").append(make("thead", {}, make("tr", {}, make("td"), heads)), make("tbody", {}, rows));
 }
 
-/* `direction` is given for differences: 1 where more is better, -1 where less is. */
+/* `direction` is given for differences: 1 if more is better, -1 if less is. */
 function cell(metric, value, direction) {
   if (!value) return make("td", {}, "–");
   const signed = direction !== undefined, gain = Math.sign(value.lo) === Math.sign(value.hi) ? Math.sign(value.mean) : 0;

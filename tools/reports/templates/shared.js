@@ -1,4 +1,4 @@
-/* What every page uses. Text from the data reaches the page through `make` alone: as text nodes or attribute values. */
+/* Parts that every page uses. Text from the data reaches the page through `make` alone: as text nodes or attribute values. */
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -17,7 +17,7 @@ function button(label, action, attributes = {}) {
   return element;
 }
 
-/* Buttons of which one is pressed. */
+/* Buttons, exactly one of them pressed. */
 function choice(parent, labels, onChoose) {
   const buttons = Object.entries(labels).map(([value, label]) => [value, button(label, () => press(value))]);
   function press(value) {
@@ -28,7 +28,7 @@ function choice(parent, labels, onChoose) {
   press(buttons[0][0]);
 }
 
-/* A labelled <select>; `options` are [value, label] pairs. */
+/* A <select> with a label. `options` are [value, label] pairs. */
 function picker(label, options, value, onChange) {
   const select = make("select", {}, options.map(([own, text]) => make("option", { value: own }, text)));
   select.value = value;
@@ -43,7 +43,7 @@ function themeButton() {
   if (["light", "dark"].includes(stored())) root.dataset.theme = stored();
   const element = button("Dark", () => {
     root.dataset.theme = dark() ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* a page from a file may not keep anything */ }
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* some browsers forbid it for files */ }
     element.setAttribute("aria-pressed", dark());
   }, { id: "theme", "aria-label": "Dark mode", "aria-pressed": dark() });
   return element;
@@ -52,12 +52,12 @@ function themeButton() {
 const minus = (text) => text.replace("-", "−");
 const short = (value) => minus(Number(value.toPrecision(3)).toString());
 
-/* A moment later: what `action` draws may change sizes again, which the observer calls an error within its own. */
+/* The action waits: it may change sizes again, which is an error inside the observer. */
 function onResize(element, action) {
   new ResizeObserver(() => setTimeout(action)).observe(element);
 }
 
-/* Line charts: drawn to the width there is, read with pointer or arrow keys. */
+/* Line charts: as wide as their figure, read with pointer or arrow keys. */
 
 function ticks(low, high, wanted) {
   const rough = (high - low) / wanted || 1;
@@ -74,7 +74,7 @@ function extent(values, within) {
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
-/* `series`: [{label, color, x, y, smooth, dots}], x ascending. `range` is an interval that the y axis at least shows. */
+/* `series`: [{label, color, x, y, smooth, dots}], x ascending. The y axis shows at least the interval `range`. */
 function chart({ title, xName, series, range, diagonal = false, height = 190 }) {
   const xs = extent(series.flatMap((one) => one.x), diagonal ? [0, 1] : undefined);
   const ys = extent(series.flatMap((one) => one.y), range);
@@ -144,7 +144,7 @@ const tokenHint = () => ["Tokens: sure ", make("span", { class: "scale" }),
   " unlikely (5% or less); dotted: below one half. Point at one, or use Tab and the arrow keys, to read it."];
 
 /* Tokens shaded by how unlikely they were; one is read by pointing at it or with the arrow keys.
-   `tokens`: {nats, lengths or texts, entropies?, ranks?, others?} as tools/token_columns.py writes them. */
+   `tokens`: {nats, lengths or texts, entropies?, ranks?, others?} as tools/reports/token_columns.py writes them. */
 
 function tokenTexts({ text, tokens }) {
   if (tokens.texts) return tokens.texts;

@@ -35,7 +35,7 @@ function refresh() {
 function draw() {
   const index = Number(byId("position").value), group = shown[index];
   byId("position").setAttribute("aria-valuetext", group ? `step ${group.step}` : "none");
-  byId("where").textContent = group ? `Step ${group.step}, group ${index + 1} of ${shown.length} shown` : "No group is like that.";
+  byId("where").textContent = group ? `Step ${group.step}, group ${index + 1} of ${shown.length} shown` : "No group matches.";
   byId("previous").disabled = index <= 0;
   byId("next").disabled = index >= shown.length - 1;
   if (!group) return void byId("group").replaceChildren();
@@ -45,7 +45,7 @@ function draw() {
     make("h3", {}, promptWords(group.prompt)),
     make("p", { class: "solution" }, `Reference: ${group.solution || "(none)"}`),
     make("p", { class: "note" }, group.flat
-      ? [make("span", { class: "flat" }, "no spread"), " all completions earned the same, so the group teaches nothing"]
+      ? [make("span", { class: "flat" }, "no spread"), " all completions earned the same reward, so the group trains nothing"]
       : `spread of rewards ${short(group.spread)}`),
     chosen.tokens ? make("p", { class: "note" }, tokenHint()) : "",
     ...best.map((one) => completion(one, highest)));
@@ -78,7 +78,7 @@ function move(by) {
 }
 
 function filters() {
-  const kinds = [["all", "all groups"], ["flat", "without spread"], ["spread", "with spread"], ["truncated", "with a truncated one"],
+  const kinds = [["all", "all groups"], ["flat", "without spread"], ["spread", "with spread"], ["truncated", "with a truncated completion"],
     ["not in loss", "left out of the loss"]];
   byId("filters").append(picker("groups", kinds, "all", (value) => { chosen.kind = value; refresh(); }));
   if (data.groups.some((group) => group.completions.some((one) => one.tokens))) {
