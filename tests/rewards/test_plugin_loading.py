@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def clean_registry(monkeypatch):
-    """Forget after each test what its plugins registered."""
+    """Remove after each test the rewards that its plugins registered."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = dict(orms)
     yield
