@@ -1,4 +1,4 @@
-"""python -m swift.cli.rlhf from its flags to its files, and its answer to every kind of bad input."""
+"""python -m swift.cli.rlhf from its flags to its files, and its message for every kind of bad input."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_hook_refuses_a_checkpoint_without_vision_adapter(world, tmp_path, monke
 
 
 def test_the_published_flags_train(world, tmp_path):
-    """All flags of the published sweep; only shorter, and on a CPU, where flash attention becomes sdpa."""
+    """All flags of the published sweep, in a shorter run and on a CPU, so flash attention becomes sdpa."""
     flags = shlex.split(PUBLISHED_FLAGS.replace("DIR", str(world / "policy")))
     flags[flags.index("one.json") : flags.index("two.json") + 1] = [str(world / "data" / "train.json")] * 2
     shorter = ["--max_completion_length", "12", "--max_steps", "2", "--use_cpu", "--output_dir", str(tmp_path / "run")]
