@@ -10,7 +10,7 @@ from typing import Any
 from swift.utils.files import read_json, try_read_json, write_json
 from swift.utils.logger import get_logger
 
-STATE = "trainer_state.json"
+STATE_FILE = "trainer_state.json"
 
 logger = get_logger()
 
@@ -47,10 +47,10 @@ def best_checkpoint(run: str | Path) -> Path | None:
 def finished_step(checkpoint: str | Path) -> int | None:
     """The optimizer steps behind a checkpoint; None if it is incomplete, which shows in its trainer_state.json: the
     Trainer writes this file last."""
-    step = (try_read_json(Path(checkpoint) / STATE) or {}).get("global_step")
+    step = (try_read_json(Path(checkpoint) / STATE_FILE) or {}).get("global_step")
     return step if isinstance(step, int) else None
 
 
 def trainer_state(checkpoint: str | Path) -> dict[str, Any]:
     """The checkpoint's trainer_state.json. Raises UserError if it is missing or incomplete."""
-    return read_json(Path(checkpoint) / STATE, "remove the checkpoint, or copy it again")
+    return read_json(Path(checkpoint) / STATE_FILE, "remove the checkpoint, or copy it again")

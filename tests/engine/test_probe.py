@@ -190,7 +190,7 @@ def tokens_of_forwards(model) -> list[int]:
 
 
 def test_the_probe_costs_at_most_two_scoring_forwards(world):
-    """Of a micro-batch of one group of eight: at the published sizes a prompt has 545 tokens or more, a completion up
+    """The micro-batch is one group of eight. At the published sizes a prompt has 545 tokens or more and a completion up
     to 256. Here a prompt of 545 tokens and completions of 16 make 673."""
     policy = load_policy(world / "policy")
     template = template_for(policy)

@@ -146,6 +146,7 @@ def test_files_have_one_writer(double):
     """No temporary file is left, and only the random generators are saved per process."""
     output, _ = double
     assert {path.name for path in output.iterdir()} == {
+        ".lock",
         "args.json",
         "completions.jsonl",
         "curves.png",

@@ -1,4 +1,4 @@
-"""What a user expects of a trainer: validation that happens, the best checkpoint, damage and bad numbers noticed."""
+"""A trainer validates when it has data, keeps the best checkpoint, and notices damaged files and bad numbers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from evaluate import main as evaluate
 from swift.cli.common import LOCK
 from swift.cli.rlhf import main
 from swift.llm.checkpoint.folders import resolve_checkpoint
+from swift.trainers.finite import check_gradient, check_loss, check_weights
+from swift.utils.errors import UserError
 from swift.utils.locks import only_one
 from swift.utils.run_folder import trainer_state
 from tests.support.builders import rlhf_command
@@ -151,3 +154,33 @@ def test_a_checkpoint_of_nan_is_refused_by_evaluation(world, train, tmp_path, ca
     command = ["--model_path", checkpoint, "--annotation_file", annotations, "--img_root", world / "data" / "images"]
     assert evaluate([*map(str, command), "--output_dir", str(tmp_path / "eval"), "--no_tqdm"]) == 2
     assert "the policy computes NaN: its weights are damaged or diverged" in capsys.readouterr().err
+
+
+# The checks of numbers themselves
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_loss_that_is_not_finite_names_its_step_and_evidence(value):
+    with pytest.raises(UserError, match=r"step 7: the loss is (nan|-?inf), see group\.json; lower --learning_rate"):
+        check_loss(torch.tensor(value), 7, ", see group.json")
+
+
+@pytest.mark.parametrize("norm", [NAN, INF, torch.tensor(INF)])
+def test_gradients_that_are_not_finite_are_refused(norm):
+    with pytest.raises(UserError, match=r"step 3: the norm of the gradients is (nan|inf)"):
+        check_gradient(norm, 3)
+
+
+def test_weights_that_are_not_finite_are_named():
+    state = {"good": torch.ones(2), "ids": torch.arange(3), "bad": torch.tensor([1.0, INF], dtype=torch.bfloat16)}
+    with pytest.raises(UserError, match=r"checkpoint-4: 1 tensors hold values that are not finite, e\.g\. bad"):
+        check_weights(state, "checkpoint-4")
+
+
+def test_finite_values_pass():
+    check_loss(torch.tensor(3e38), 1)
+    check_gradient(None, 1)
+    check_gradient(0.0, 1)
+    check_weights({"a": torch.zeros(3, dtype=torch.bfloat16)}, "here")
