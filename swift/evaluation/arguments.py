@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from swift.utils.distributed import get_dist_setting
 from swift.utils.errors import UserError
@@ -34,7 +34,12 @@ def _flag(help: str, default: Any = None, **more: Any) -> Any:
 
 @dataclass
 class EvaluationArguments:
-    """Which policy answers which questions, and how."""
+    """Flags of an evaluation: the policies, the questions, and how they are answered."""
+
+    # Settings of the token evaluation, as they stand without it; TokenArguments has them as flags.
+    scores_tokens: ClassVar[bool] = False
+    given: ClassVar[str | None] = None
+    top_k_alternatives: ClassVar[int | None] = None
 
     model_path: list[str] = field(
         metadata={"help": "folder of a checkpoint, an adapter, or a run (its newest checkpoint); several are fine"}
@@ -121,6 +126,7 @@ class EvaluationArguments:
 class TokenArguments(EvaluationArguments):
     """The same, and what to say about each token."""
 
+    scores_tokens: ClassVar[bool] = True
     top_k_alternatives: int = _flag("also list this many most likely tokens at each place", 0)
     given: str | None = _flag("score the text of this field, such as explanation or answer, instead of writing one")
 

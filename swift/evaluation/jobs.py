@@ -1,4 +1,4 @@
-"""Which questions are put to which checkpoint, and what of it is done already."""
+"""Jobs of an evaluation: one file of questions for one checkpoint each, and the answers that exist already."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from swift.evaluation.arguments import EvaluationArguments, TokenArguments
+from swift.evaluation.arguments import EvaluationArguments
 from swift.evaluation.controls import blank_images, shuffle_images
 from swift.evaluation.partial_results import (
     Partial,
@@ -30,16 +30,16 @@ from utils.metrics import reference_answers
 from utils.questions import question_name
 
 SWEEP = tuple(f"test_{group}_vqa.json" for group in ("basic", "compare", "region"))
-FORMAT = 1  # of result and partial files; raised when older ones cannot be gone on from
+FORMAT = 1  # of result and partial files; raised when older ones cannot be resumed
 
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """The questions of one annotation file; under a control they already show the images it gave them."""
+    """The questions of one annotation file. Under a control they already show the images of the control."""
 
     path: Path
     records: list[Record]
-    skipped: dict[int, str] = field(default_factory=dict)  # why, by position: questions that cannot be asked
+    skipped: dict[int, str] = field(default_factory=dict)  # reasons by position, for questions that cannot be asked
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class QuestionFile:
 
     @cached_property
     def digests(self) -> list[str]:
-        """Of each question with its images: what it is answered from. Images by name and size in bytes."""
+        """Digests of the questions, each with its images by name and size in bytes. They decide the answers."""
         return [
             value_digest([record.messages, [_image_stamp(source) for source in record.images]])
             for record in self.records
@@ -56,8 +56,8 @@ class QuestionFile:
 
     @cached_property
     def digest(self) -> str:
-        """Of all the questions, references included, and the names of their images; not of the images themselves, so
-        that a broken image can be mended before a run goes on."""
+        """Digest of all questions with their references and the names of their images. The images themselves do not
+        count, so that a broken image can be replaced before a run is resumed."""
         return value_digest(
             [[one.messages, one.solution, one.columns, [_image_name(s) for s in one.images]] for one in self.records]
         )
@@ -74,7 +74,7 @@ def _image_stamp(source: ImageSource) -> tuple[str, int]:
 
 
 def read_question_files(arguments: EvaluationArguments) -> list[QuestionFile]:
-    """The questions of the single file or the sweep, each checked to be whole and answerable. Raises UserError."""
+    """Read the questions of the single file or of the sweep and check them. Raises UserError."""
     return [_read_file(path, arguments) for path in _annotation_files(arguments)]
 
 
@@ -82,7 +82,7 @@ def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
     records = load_records([path], arguments.img_root, max_samples=arguments.max_samples)
     _check_answers(records)
     _check_names(records)
-    _check_given(records, getattr(arguments, "given", None))
+    _check_given(records, arguments.given)
     skipped = check_or_skip(records, lambda some: check_records(some, decode=False), arguments.on_error)
     fine = [index for index in range(len(records)) if index not in skipped]
     if not fine:
@@ -98,8 +98,8 @@ def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
 def check_or_skip(
     records: Sequence[Record], check: Callable[[Sequence[Record]], None], on_error: str
 ) -> dict[int, str]:
-    """``check`` all of ``records``; what is wrong with which, by position, where ``on_error`` is skip. Raises the
-    check's UserError where it is stop."""
+    """Apply ``check`` to all of ``records``. If ``on_error`` is skip, returns the problems by position. If it is stop,
+    raises the UserError of the check."""
     try:
         check(records)
     except UserError:
@@ -140,7 +140,7 @@ def _check_answers(records: Sequence[Record]) -> None:
 
 
 def _check_names(records: Sequence[Record]) -> None:
-    """Results are told apart by what their questions are called, as text."""
+    """Require that every question has a name of its own, since results are told apart by it."""
     first: dict[str, Record] = {}
     raise_problems(
         f"{record.source}: {name!r} is what {first[name].source} is called too, by field 'idx', 'id' or its position; "
@@ -160,7 +160,7 @@ def _check_given(records: Sequence[Record], name: str | None) -> None:
 
 
 def given_text(record: Record, name: str) -> str | None:
-    """The text of the record's field; a list of texts joined with ", ". None where it is neither."""
+    """The text of the record's field, a list of texts joined with ", ". None if it is neither."""
     value = with_explanation(record).get(name)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ", ".join(value)
@@ -168,7 +168,7 @@ def given_text(record: Record, name: str) -> str | None:
 
 
 def checkpoint_name(checkpoint: Path) -> str:
-    """A checkpoint's name in result files; ``checkpoint-N`` of a run carries the run's name too."""
+    """A checkpoint's name in result files. The name of a run stands before its ``checkpoint-N``."""
     checkpoint = checkpoint.resolve()
     in_run = checkpoint.name.startswith("checkpoint-")
     return f"{checkpoint.parent.name}-{checkpoint.name}" if in_run else checkpoint.name
@@ -181,16 +181,16 @@ class EvaluationJob:
     checkpoint: Path
     questions: QuestionFile
     result: Path
-    settings: dict[str, Any]  # what decides the answers: flags, and digests of weights and questions
+    settings: dict[str, Any]  # everything that decides the answers: flags, and digests of weights and questions
     images: str  # digest of the images shown
 
     def partials(self) -> list[Partial]:
-        """The partial files of this job; those of other settings are left out."""
-        found = [read_partial(path) for path in partial_answers_paths(self.result)]
-        return [one for one in found if one is not None and not self.differences(one.header["settings"])]
+        """The partial files of this job. Files of other settings are left out."""
+        partials = [read_partial(path) for path in partial_answers_paths(self.result)]
+        return [partial for partial in partials if partial and not self.differences(partial.header["settings"])]
 
     def rows(self) -> dict[int, dict[str, Any]]:
-        """The answers there are, by position; those to questions whose images have changed are left out."""
+        """The existing answers by position. Answers to questions whose images have changed are left out."""
         digests = self.questions.digests
         rows: dict[int, dict[str, Any]] = {}
         for partial in self.partials():
@@ -200,11 +200,11 @@ class EvaluationJob:
         return rows
 
     def unanswered(self, rows: dict[int, dict[str, Any]]) -> int:
-        """How many questions have neither an answer nor a reason to be skipped."""
+        """Number of questions that have neither an answer nor a reason to be skipped."""
         return len(set(range(len(self.questions.records))) - rows.keys() - self.questions.skipped.keys())
 
     def differences(self, settings: dict[str, Any]) -> list[str]:
-        """How ``settings`` differ from this job's, each as words."""
+        """Differences between ``settings`` and this job's, each in words."""
         names = dict.fromkeys([*self.settings, *settings])
         return [
             f"{name} {settings.get(name)!r}, now {self.settings.get(name)!r}"
@@ -213,8 +213,10 @@ class EvaluationJob:
         ]
 
     def finished(self) -> bool:
-        """Whether the result file is there and of this job's settings. Raises UserError for one of others, and for
-        partial files of others: they are not to be lost."""
+        """True if the result file exists and has this job's settings.
+
+        Raises UserError if it or a partial file has other settings, so that no answers are lost.
+        """
         for path in partial_answers_paths(self.result):
             partial = read_partial(path)
             if partial and (other := self.differences(partial.header["settings"])):
@@ -235,11 +237,14 @@ class EvaluationJob:
         return True
 
     def clear(self, part: tuple[int, int]) -> None:
-        """Remove this part's answers, all parts' where it is the whole, so that the job starts over; and the result,
-        lest another part take it for the new one. Raises UserError while a process writes to them."""
+        """Remove the answers of this part, or of all parts if there is only one, so that the job starts over.
+
+        The result is removed too, since another part would take it for the new one. Raises UserError while a process
+        writes to the answers.
+        """
         for path in partial_answers_paths(self.result) if part[1] == 1 else [partial_answers_path(self.result, part)]:
             remove_partial(path)
-        if is_master():  # another rank may come so late that the result is new
+        if is_master():  # another rank may arrive so late that the result is new
             for path in (self.result, self.result.with_suffix(".run.json")):
                 path.unlink(missing_ok=True)
 
@@ -254,14 +259,14 @@ def _in_the_way(path: Path, other: Sequence[str]) -> str:
 def make_jobs(
     arguments: EvaluationArguments, checkpoints: Sequence[Path], files: Sequence[QuestionFile]
 ) -> list[EvaluationJob]:
-    """Every file put to every checkpoint. Raises UserError where two of them would leave the same result file."""
+    """Make a job for every file and checkpoint. Raises UserError if two of them would write the same result file."""
     jobs: dict[Path, EvaluationJob] = {}
     for checkpoint in checkpoints:
         weights = weight_digests(checkpoint, arguments.base_model_path)
         for questions in files:
             settings = {
                 "format": FORMAT,
-                "tokens": isinstance(arguments, TokenArguments),
+                "tokens": arguments.scores_tokens,
                 "weights": weights,
                 "questions": questions.digest,
                 **arguments.decisive(),
@@ -277,23 +282,26 @@ def make_jobs(
 
 
 def weight_digests(checkpoint: Path, base: str | None) -> list[str]:
-    """Of the checkpoint, and of the full folder below an adapter."""
+    """Digests of the checkpoint and, for an adapter, of the full folder below it."""
     if not is_adapter(checkpoint):
         return [folder_digest(checkpoint)]
     return [folder_digest(folder) for folder in (checkpoint, base_of(checkpoint, base))]
 
 
 def result_path(checkpoint: Path, questions: QuestionFile, arguments: EvaluationArguments) -> Path:
-    """``<output_dir>/<checkpoint>_<dataset>_<processor source>_results.json``, the source being the checkpoint itself
-    or the base below it; a control's name stands before ``results``, and ``sampled`` where answers are not greedy.
-    Files with token probabilities end in ``token_prob``, and before it what was given."""
+    """``<output_dir>/<checkpoint>_<dataset>_<processor source>_results.json``.
+
+    The processor source is the checkpoint itself or the base below it. The name of a control, and ``sampled`` if
+    answers are not greedy, stand before ``results``. Files with token probabilities end in ``token_prob``, after the
+    name of the field that was given, if any.
+    """
     own = (checkpoint / "tokenizer_config.json").exists()
     parts = [checkpoint_name(checkpoint), questions.name, "checkpoint" if own else "base"]
     if arguments.control != "none":
         parts.append(arguments.control)
     if arguments.temperature > 0:
         parts.append("sampled")
-    if not isinstance(arguments, TokenArguments):
+    if not arguments.scores_tokens:
         parts.append("results")
     else:
         parts += ["token_prob"] if arguments.given is None else ["given", arguments.given, "token_prob"]

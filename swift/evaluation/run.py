@@ -1,4 +1,4 @@
-"""What the evaluation scripts share: put files of questions to policies, and leave a result file for each."""
+"""Evaluation of policies: every file of questions is answered by every checkpoint and leaves a result file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from swift.evaluation.answering import (
     drawn,
     make_batches,
 )
-from swift.evaluation.arguments import EvaluationArguments, TokenArguments
+from swift.evaluation.arguments import EvaluationArguments
 from swift.evaluation.jobs import (
     EvaluationJob,
     check_or_skip,
@@ -55,8 +55,8 @@ logger = get_logger()
 
 
 def run_evaluation(arguments: EvaluationArguments) -> int:
-    """Every file put to every checkpoint, what is done already excepted. The cheap mistakes are found before a policy
-    is loaded. Raises UserError."""
+    """Answer every file with every checkpoint, except for finished jobs. Mistakes that are cheap to find are reported
+    before a policy is loaded. Raises UserError."""
     checkpoints = [resolve_checkpoint(path) for path in arguments.model_path]
     files = read_question_files(arguments)
     try:
@@ -70,7 +70,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
             job.clear(arguments.part)
         elif job.finished():
             _remove_partials(job)
-            print(f"{job.result}: there already, of the same settings")
+            print(f"{job.result}: exists already, with the same settings")
             _list(job, arguments)
             continue
         waiting.append(job)
@@ -79,7 +79,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
         for job in waiting:
             if job.checkpoint == checkpoint:
                 evaluator.run(job)
-                if document := finish(job, given=getattr(arguments, "given", None) is not None):
+                if document := finish(job, given=arguments.given is not None):
                     _report(job, document)
                     _list(job, arguments)
         del evaluator  # the next checkpoint needs the memory
@@ -97,8 +97,11 @@ class Evaluator:
         self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=threads)
 
     def run(self, job: EvaluationJob) -> None:
-        """Answer this process's part of the job's questions into its partial file, from where that stands. Raises
-        UserError for a prompt that does not fit and, unless they are skipped, for an unreadable image."""
+        """Answer this process's part of the questions and append the answers to its partial file.
+
+        Questions with an answer are left out. Raises UserError for a prompt that does not fit and, unless skipped, for
+        an unreadable image.
+        """
         arguments, records = self.arguments, job.questions.records
         done, unfit = job.rows().keys(), self._unfit(job)
         header = self._header(job)
@@ -107,17 +110,19 @@ class Evaluator:
         new_tokens = task.num_samples * task.sampling.max_new_tokens
         batches = make_batches(self.template, records, sorted(positions), batching, new_tokens)
         number, count = arguments.part
-        mine = [batch for batch in batches[number - 1 :: count] if not done >= set(batch)]
+        own_batches = [batch for batch in batches[number - 1 :: count] if not done >= set(batch)]
         problems = [Answered(index, (), unfit[index]) for index in sorted(unfit.keys() - done)]
-        if not mine and not problems:
+        if not own_batches and not problems:
             return
-        answers = answer_batches(self.policy, self.template, records, mine, task)
+        answers = answer_batches(self.policy, self.template, records, own_batches, task)
         hidden = arguments.no_tqdm or not is_master()
         with (
             closing(
                 PartialWriter(partial_answers_path(job.result, arguments.part), header, self._run_facts(batching))
             ) as writer,
-            tqdm(desc=job.questions.name, total=sum(map(len, mine)), unit="question", disable=hidden) as progress,
+            tqdm(
+                desc=job.questions.name, total=sum(map(len, own_batches)), unit="question", disable=hidden
+            ) as progress,
         ):
             self._write(job, writer, chain([problems] if problems else [], answers), progress)
 
@@ -141,24 +146,22 @@ class Evaluator:
             ) from error
 
     def task(self) -> AnswerTask:
-        """What is asked for every question."""
+        """The request to the policy, the same for every question."""
         arguments = self.arguments
         sampling = drawn(self.template, arguments.max_new_tokens, arguments.temperature)
-        if not isinstance(arguments, TokenArguments):
-            return AnswerTask(sampling, arguments.num_samples, arguments.seed)
         given = None if arguments.given is None else partial(given_text, name=arguments.given)
         return AnswerTask(sampling, arguments.num_samples, arguments.seed, arguments.top_k_alternatives, given)
 
     def _unfit(self, job: EvaluationJob) -> dict[int, str]:
-        """Why a question's prompt cannot be made, by position; empty, or an error, unless such are skipped."""
+        """Reasons by position why a prompt cannot be made. Raises UserError for the first unless they are skipped."""
         records = job.questions.records
         positions = [index for index in range(len(records)) if index not in job.questions.skipped]
-        found = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
-        return {positions[place]: problem for place, problem in found.items()}
+        problems = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
+        return {positions[place]: problem for place, problem in problems.items()}
 
     def _header(self, job: EvaluationJob) -> dict[str, Any]:
-        """What a new partial file begins with. Its batching is that of the files which are there, unless
-        ``--batch_size`` sets another."""
+        """Header of a new partial file. Its batching is that of existing partial files unless ``--batch_size`` sets
+        another."""
         if self.arguments.most_questions is not None:
             batching = dataclasses.asdict(Batching(self.arguments.most_questions))
         elif there := job.partials():
@@ -181,7 +184,7 @@ class Evaluator:
         return {"settings": job.settings, "facts": facts, "batching": batching}
 
     def _run_facts(self, batching: Batching) -> dict[str, Any]:
-        """How this process answers: what does not decide the answers, but for rounding."""
+        """Facts about this process that decide no answer, apart from rounding."""
         model = self.policy.model
         return {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -200,20 +203,22 @@ class Evaluator:
 
 
 def _check_batching(job: EvaluationJob, batching: dict[str, Any]) -> None:
-    """Raises UserError where another part's batches are not these: of different batches some questions would fall to no
-    part."""
+    """Raise UserError if another part has other batches, since some questions would then belong to no part."""
     for one in job.partials():
         if (other := one.header["batching"]) != batching:
             raise UserError(
                 f"{one.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and parts must "
-                f"share the same batches; pass --batch_size {other['questions']} to every part, go on in one process "
+                f"share the same batches; pass --batch_size {other['questions']} to every part, resume in one process "
                 "without --shard, or remove that file"
             )
 
 
 def finish(job: EvaluationJob, given: bool) -> dict[str, Any] | None:
-    """Fold the partial files into the result file and its ``.run.json`` and return the document; None while questions
-    wait for other parts, or where another part was faster. Raises UserError where every question was skipped."""
+    """Join the partial files into the result file and its ``.run.json``, and return the document.
+
+    Returns None while questions wait for other parts, or if another part was faster. Raises UserError if every question
+    was skipped.
+    """
     partials, rows = job.partials(), job.rows()
     if waiting := job.unanswered(rows):
         if not (job.result.exists() and not partial_answers_paths(job.result)):
