@@ -36,11 +36,6 @@ def _flag(help: str, default: Any = None, **more: Any) -> Any:
 class EvaluationArguments:
     """Flags of an evaluation: the policies, the questions, and how they are answered."""
 
-    # Settings of the token evaluation, as they stand without it; TokenArguments has them as flags.
-    scores_tokens: ClassVar[bool] = False
-    given: ClassVar[str | None] = None
-    top_k_alternatives: ClassVar[int | None] = None
-
     model_path: list[str] = field(
         metadata={"help": "folder of a checkpoint, an adapter, or a run (its newest checkpoint); several are fine"}
     )
@@ -77,6 +72,11 @@ class EvaluationArguments:
     )
     use_flash_attention: bool = _flag("attend with flash-attn where it is installed", False)
     no_tqdm: bool = _flag("no progress bar", False)
+
+    # TokenArguments has flags for these. They stand last: a field of a subclass keeps the place of its first mention.
+    scores_tokens: ClassVar[bool] = False
+    given: ClassVar[str | None] = None
+    top_k_alternatives: ClassVar[int | None] = None
 
     _argument_group_name = "evaluation"
 
@@ -124,7 +124,7 @@ class EvaluationArguments:
 
 @dataclass
 class TokenArguments(EvaluationArguments):
-    """The same, and what to say about each token."""
+    """The same flags, and those for the scores of each token."""
 
     scores_tokens: ClassVar[bool] = True
     top_k_alternatives: int = _flag("also list this many most likely tokens at each place", 0)
