@@ -15,7 +15,7 @@ from swift.llm.images.source import ImageSource, image_size
 from swift.utils.errors import UserError
 from utils.questions import cluster_of
 
-GRAY = 128  # nearly 0 after normalization
+BLANK_GRAY = 128  # nearly 0 after normalization
 
 
 def shuffle_images(records: Sequence[Record], seed: int) -> list[Record]:
@@ -47,7 +47,7 @@ def blank_images(records: Sequence[Record]) -> list[Record]:
         size = image_size(source)
         if size not in blank:
             file = io.BytesIO()
-            Image.new("L", size, GRAY).save(file, "PNG")
+            Image.new("L", size, BLANK_GRAY).save(file, "PNG")
             blank[size] = ImageSource(f"blank {size[0]} x {size[1]}", data=file.getvalue())
         return blank[size]
 

@@ -1,4 +1,4 @@
-"""However often an evaluation was killed, divided or mended, it leaves the bytes of an undisturbed one."""
+"""An evaluation that was killed, divided or repaired leaves the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
