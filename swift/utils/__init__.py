@@ -1,4 +1,4 @@
-"""Files, flags, processes, and the names that plugins for ms-swift 3.3 import from ``swift.utils``. Imports no torch."""
+"""Files, flags, processes, and the names that plugins for ms-swift 3.3 import from here. Imports no torch."""
 
 from swift.utils.distributed import (
     get_device_count,

@@ -32,8 +32,8 @@ def write_run_info(folder: str | Path, arguments: dict[str, Any], **facts: Any) 
 
 
 def git_state() -> dict[str, Any] | None:
-    """``{"commit", "modified"}`` of this source tree, None outside a git checkout. ``modified`` is True if tracked files
-    differ from the commit."""
+    """``{"commit", "modified"}`` of this source tree, None outside a git checkout. ``modified`` is True if
+    tracked files differ from the commit."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
