@@ -30,6 +30,7 @@ from swift.utils.logger import get_logger
 from swift.utils.run_folder import BEST
 from swift.utils.run_info import git_state, write_run_info
 from utils.questions import cluster_of
+from utils.switches import ROUNDING, SWITCHES, switches_set
 
 logger = get_logger()
 
@@ -114,7 +115,7 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             "seed": args.seed,
             "world_size": args.world_size,
             "image_separator": IMAGE_SEPARATOR,
-            "environment": _environment(),
+            "environment": switches_set(os.environ, SWITCHES + ROUNDING),
         }
         write_run_info(args.output_dir, _settings(arguments), **facts)
     trainer.card = _card(arguments)
@@ -160,9 +161,3 @@ def clear_run(folder: Path) -> None:
         evidence.unlink()
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-
-
-def _environment() -> dict[str, str]:
-    """Values of the environment variables that change the results of a run."""
-    names = ("FREEZE_NON_VISION_PARAMS", "REXKG_EXTRACTOR", "KG_TEXT", "CHEX_RUN_CODE", "OMP_NUM_THREADS")
-    return {name: os.environ[name] for name in names if name in os.environ}

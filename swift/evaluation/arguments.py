@@ -6,26 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from swift.utils.decisive import DECIDES, Decides, fields_that_decide
 from swift.utils.distributed import get_dist_setting
 from swift.utils.errors import UserError
-
-# What a restarted or divided evaluation may change without changing an answer: not part of a result's settings.
-FREE = (
-    "model_path",
-    "base_model_path",
-    "dataset_folder",
-    "annotation_file",
-    "img_root",
-    "output_dir",
-    "max_samples",
-    "on_error",
-    "batch_size",
-    "num_workers",
-    "resume",
-    "shard",
-    "list_results",
-    "no_tqdm",
-)
 
 
 def _flag(help: str, default: Any = None, **more: Any) -> Any:
@@ -37,20 +20,31 @@ class EvaluationArguments:
     """Flags of an evaluation: the policies, the questions, and how they are answered."""
 
     model_path: list[str] = field(
-        metadata={"help": "folder of a checkpoint, an adapter, or a run (its newest checkpoint); several are fine"}
+        metadata={
+            "help": "folder of a checkpoint, an adapter, or a run (its newest checkpoint); several are fine",
+            DECIDES: Decides.CONTENT,
+        }
     )
-    base_model_path: str | None = _flag("full checkpoint below an adapter folder; default: the one the adapter names")
+    base_model_path: str | None = _flag(
+        "full checkpoint below an adapter folder; default: the one the adapter names", decides=Decides.CONTENT
+    )
     dataset_folder: str = _flag(
-        "the sweep: annotations/eval/test_{basic,compare,region}_vqa.json in this folder", "data/MIMIC-VQA-CoT"
+        "the sweep: annotations/eval/test_{basic,compare,region}_vqa.json in this folder",
+        "data/MIMIC-VQA-CoT",
+        decides=Decides.CONTENT,
     )
-    annotation_file: str | None = _flag("evaluate this one file instead of the sweep")
+    annotation_file: str | None = _flag("evaluate this one file instead of the sweep", decides=Decides.CONTENT)
     img_root: str | None = _flag(
-        "image folder; default: the images folder nearest above a file", aliases=["--image_root"]
+        "image folder; default: the images folder nearest above a file",
+        aliases=["--image_root"],
+        decides=Decides.CONTENT,
     )
-    output_dir: str = _flag("folder of the result files", "result")
-    max_samples: int | None = _flag("take only the first questions of each file")
+    output_dir: str = _flag("folder of the result files", "result", decides=Decides.NOTHING)
+    max_samples: int | None = _flag("take only the first questions of each file", decides=Decides.CONTENT)
     on_error: Literal["stop", "skip"] = _flag(
-        "a question whose image is missing or unreadable: stop, or skip it and list it in the result file", "stop"
+        "a question whose image is missing or unreadable: stop, or skip it and list it in the result file",
+        "stop",
+        decides=Decides.NOTHING,
     )
     control: Literal["none", "blank", "shuffled"] = _flag(
         "blank: evenly grey images; shuffled: each question gets another patient's images", "none"
@@ -59,19 +53,30 @@ class EvaluationArguments:
     num_samples: int = _flag("answers drawn for each question, for pass@k and the majority vote", 1)
     temperature: float = _flag("temperature of sampling; 0 is greedy", 0.0)
     max_new_tokens: int = _flag("most tokens of an answer", 256)
-    batch_size: str = _flag("questions decoded together; auto: as many as fit into memory, at most 64", "auto")
-    num_workers: int | None = _flag(
-        "threads that read images ahead; 0 reads them in turn; default: 4, or 0 beside a policy on the CPU"
+    batch_size: str = _flag(
+        "questions decoded together; auto: as many as fit into memory, at most 64", "auto", decides=Decides.NOTHING
     )
-    resume: bool = _flag("go on from the answers of a killed run, and keep finished files; false starts over", True)
-    shard: str | None = _flag("i/n: answer the i-th of n parts; the last part to finish writes the result file")
-    list_results: str | None = _flag("append the paths of the finished result files to this file")
+    num_workers: int | None = _flag(
+        "threads that read images ahead; 0 reads them in turn; default: 4, or 0 beside a policy on the CPU",
+        decides=Decides.NOTHING,
+    )
+    resume: bool = _flag(
+        "resume from the answers of a killed run, and keep finished files; false starts over",
+        True,
+        decides=Decides.NOTHING,
+    )
+    shard: str | None = _flag(
+        "i/n: answer the i-th of n parts; the last part to finish writes the result file", decides=Decides.NOTHING
+    )
+    list_results: str | None = _flag(
+        "append the paths of the finished result files to this file", decides=Decides.NOTHING
+    )
     dynamic_hd: int | None = _flag("most crops an image may take; default: the checkpoint's, else 4")
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
         "type of the weights; auto: as saved", "auto"
     )
     use_flash_attention: bool = _flag("attend with flash-attn where it is installed", False)
-    no_tqdm: bool = _flag("no progress bar", False)
+    no_tqdm: bool = _flag("no progress bar", False, decides=Decides.NOTHING)
 
     # TokenArguments has flags for these. They stand last: a field of a subclass keeps the place of its first mention.
     scores_tokens: ClassVar[bool] = False
@@ -118,8 +123,10 @@ class EvaluationArguments:
         return (number - 1) * world + max(rank, 0) + 1, count * world
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide an answer, by flag."""
-        return {name: value for name, value in vars(self).items() if name not in FREE}
+        """The settings that decide what the result file holds, by flag. A restarted or divided evaluation may change
+        all others."""
+        names = fields_that_decide(type(self), Decides.ANSWERS, Decides.EXTRAS)
+        return {name: value for name, value in vars(self).items() if name in names}
 
 
 @dataclass
@@ -127,7 +134,7 @@ class TokenArguments(EvaluationArguments):
     """The same flags, and those for the scores of each token."""
 
     scores_tokens: ClassVar[bool] = True
-    top_k_alternatives: int = _flag("also list this many most likely tokens at each place", 0)
+    top_k_alternatives: int = _flag("also list this many most likely tokens at each place", 0, decides=Decides.EXTRAS)
     given: str | None = _flag("score the text of this field, such as explanation or answer, instead of writing one")
 
     _argument_group_name = "evaluation of tokens"

@@ -7,16 +7,18 @@ known one.
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from swift.utils.decisive import DECIDES
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -76,6 +78,13 @@ class FlagParser(HfArgumentParser):
             self.add_argument(
                 f"--{name}", dest=_NO_EFFECT + name, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS
             )
+
+    @staticmethod
+    def _parse_dataclass_field(parser: argparse.ArgumentParser, field: Field) -> None:
+        """Add the flag of a field; metadata that says what the flag decides is not argparse's."""
+        plain = copy.copy(field)
+        plain.metadata = {key: value for key, value in field.metadata.items() if key != DECIDES}
+        HfArgumentParser._parse_dataclass_field(parser, plain)
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """One object per dataclass, from ``argv`` (default: the process's own). Raises UserError."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from swift.evaluation.arguments import TokenArguments
+from swift.utils.decisive import Decides, fields_that_decide
 from swift.utils.errors import UserError
 from swift.utils.files import read_json, try_read_json
 from swift.utils.logger import get_logger
@@ -21,8 +23,9 @@ from utils.questions import question_name
 FIELDS = ("question", "generated_text", "num_tokens")
 # Endings of the files of evaluate.py and evaluate_token_prob.py.
 ENDINGS = ("_results.json", "_token_prob.json")
-# Settings in which compared runs may differ without a warning.
-EXPECTED_TO_DIFFER = {"weights", "control", "format"}
+# Settings in which compared runs may differ without a warning: what they are compared for, the version of the file, and
+# numbers that a file holds beside its answers.
+EXPECTED_TO_DIFFER = {"weights", "control", "format", "tokens"} | fields_that_decide(TokenArguments, Decides.EXTRAS)
 # Fields of a result that name the kind of its question, with their names in tables.
 GROUPINGS = {
     "dataset": "file",

@@ -13,17 +13,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from swift.evaluation.arguments import EvaluationArguments
+from swift.utils.decisive import WATCHING, Decides, fields_that_decide
 from swift.utils.errors import UserError
 from swift.utils.files import try_read_json, write_json
 from swift.utils.json_lines import newest_objects
 from swift.utils.run_folder import newest_checkpoint, trainer_state
+from utils.switches import switches_set
 
-# Flags for places and progress, which do not change what a run computes.
-INDIFFERENT = {"resume_from_checkpoint", "overwrite_output_dir", "output_dir", "disable_tqdm", "report_to"}
-PLACES = ("model_path", "output_dir")
-# Flags of an evaluation that do not change its answers.
-INDIFFERENT_TO_ANSWERS = {"batch_size", "no_tqdm"}
-ENVIRONMENT = ("FREEZE_NON_VISION_PARAMS", "REXKG_EXTRACTOR", "KG_TEXT", "CHEX_RUN_CODE")
+PLACES = ("model_path", "output_dir")  # flags of an evaluation that follow from the run's folder
 
 
 class Stage(StrEnum):
@@ -133,8 +131,9 @@ def training_settings(written: Mapping[str, Any]) -> dict[str, Any]:
 
 def evaluation_settings(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The flags of a run.json's evaluation that decide the answers."""
+    indifferent = fields_that_decide(EvaluationArguments, Decides.NOTHING)
     flags = evaluation.get("flags") or {}
-    return {name: tuple(values) for name, values in flags.items() if name not in INDIFFERENT_TO_ANSWERS}
+    return {name: tuple(values) for name, values in flags.items() if name not in indifferent}
 
 
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str] | None:
@@ -175,8 +174,8 @@ def _refuse_another(run: PlannedRun, written: Mapping[str, Any]) -> None:
 
 
 def _settings(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    flags = {name: values for name, values in flags_of(command).items() if name not in INDIFFERENT}
-    return flags | {name: environment.get(name) for name in ENVIRONMENT}
+    flags = {name: values for name, values in flags_of(command).items() if name not in WATCHING}
+    return flags | switches_set(environment)
 
 
 def _is_last(checkpoint: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from swift.utils.decisive import NAMES_OF_CONTENT
 from swift.utils.errors import UserError
 from swift.utils.files import try_read_json
 from swift.utils.run_folder import newest_checkpoint, trainer_state
@@ -27,8 +28,7 @@ SETTINGS = ("policy", "size", "learning_rate", "generations", "beta", "rewards")
 METRICS = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format", "length")
 COMPARED = ("accuracy", "kg_f1")
 BASELINE = "external_r1v_acc"
-# What may differ between the seeds of a setting: the seed, and where the data lie (their digest is compared instead).
-PER_RUN = {"seed", "dataset"}
+PER_RUN = {"seed"} | NAMES_OF_CONTENT  # flags in which the seeds of a setting may differ
 PER_REWARDS = {"reward_funcs", "reward_weights"}  # and between a setting and its baseline
 
 Setting = tuple[str, ...]  # values of SETTINGS
