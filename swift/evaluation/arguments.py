@@ -80,8 +80,8 @@ class EvaluationArguments:
 
     # TokenArguments has flags for these. They stand last: a field of a subclass keeps the place of its first mention.
     scores_tokens: ClassVar[bool] = False
-    given: ClassVar[str | None] = None
     top_k_alternatives: ClassVar[int | None] = None
+    given: ClassVar[str | None] = None
 
     _argument_group_name = "evaluation"
 
