@@ -137,6 +137,9 @@ class RunArguments(TrainingArguments):
     resume_from_checkpoint: str | None = _flag(
         "true: resume from the newest checkpoint in output_dir, if any; or a checkpoint folder", nargs="?", const="true"
     )
+    resume_changed: bool = _flag(
+        "resume although flags, data or base weights have changed, and note the changes", False
+    )
     overwrite_output_dir: bool = _flag("start anew in a folder that holds another run", False)
     remove_unused_columns: bool = False
 
