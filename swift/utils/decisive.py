@@ -1,6 +1,6 @@
-"""Settings that decide a result, and settings that do not: said once, for every comparison of results and runs.
+"""Settings that decide a result, and settings that do not. Every comparison of results and runs reads them here.
 
-A flag of the evaluation says so in its field's metadata: ``{"decides": Decides.NOTHING}``. The flags of training are
+A flag of the evaluation is marked in its field's metadata: ``{"decides": Decides.NOTHING}``. The flags of training are
 mostly fields that transformers declares, which take no metadata of ours, so those that decide nothing are listed here.
 The list also keeps a sweep from importing torch only to compare two commands. Environment variables are listed in
 :mod:`utils.switches`.
