@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from swift.utils.decisive import DECIDES, Decides, fields_that_decide
 from swift.utils.distributed import get_dist_setting
@@ -17,7 +17,7 @@ def _flag(help: str, default: Any = None, **more: Any) -> Any:
 
 @dataclass
 class EvaluationArguments:
-    """Which policy answers which questions, and how."""
+    """Policies, the questions they answer, and the way they answer them."""
 
     model_path: list[str] = field(
         metadata={
@@ -78,6 +78,11 @@ class EvaluationArguments:
     use_flash_attention: bool = _flag("attend with flash-attn where it is installed", False)
     no_tqdm: bool = _flag("no progress bar", False, decides=Decides.NOTHING)
 
+    # Fields of TokenArguments, with the values that mean: no scores of tokens.
+    tokens: ClassVar[bool] = False
+    top_k_alternatives: ClassVar[int | None] = None
+    given: ClassVar[str | None] = None
+
     _argument_group_name = "evaluation"
 
     def __post_init__(self):
@@ -126,8 +131,9 @@ class EvaluationArguments:
 
 @dataclass
 class TokenArguments(EvaluationArguments):
-    """The same, and what to say about each token."""
+    """The same, with scores of each token."""
 
+    tokens: ClassVar[bool] = True
     top_k_alternatives: int = _flag("also list this many most likely tokens at each place", 0, decides=Decides.EXTRAS)
     given: str | None = _flag("score the text of this field, such as explanation or answer, instead of writing one")
 

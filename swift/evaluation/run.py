@@ -1,4 +1,4 @@
-"""What the evaluation scripts share: put files of questions to policies, and leave a result file for each."""
+"""The evaluation that both scripts run: put files of questions to policies, and write a result file per job."""
 
 from __future__ import annotations
 
@@ -27,17 +27,11 @@ from swift.evaluation.answering import (
     drawn,
     make_batches,
 )
-from swift.evaluation.arguments import EvaluationArguments, TokenArguments
-from swift.evaluation.jobs import (
-    EvaluationJob,
-    check_or_skip,
-    checkpoint_name,
-    given_text,
-    make_jobs,
-    read_question_files,
-)
-from swift.evaluation.partial_results import PartialWriter, partial_answers_path, partial_answers_paths
-from swift.evaluation.results import build_document, screen_lines, stored
+from swift.evaluation.arguments import EvaluationArguments
+from swift.evaluation.jobs import EvaluationJob, Progress, checkpoint_name, make_jobs
+from swift.evaluation.partial_results import PartialWriter, partial_answers_path
+from swift.evaluation.question_files import check_or_skip, given_text, read_question_files
+from swift.evaluation.results import screen_lines, stored
 from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.policy import Policy
@@ -45,7 +39,6 @@ from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.utils.distributed import get_dist_setting, is_master
 from swift.utils.errors import UserError
-from swift.utils.files import write_json
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, package_versions
 from utils.get_knowledge_graph import extractor_name
@@ -55,8 +48,8 @@ logger = get_logger()
 
 
 def run_evaluation(arguments: EvaluationArguments) -> int:
-    """Every file put to every checkpoint, what is done already excepted. The cheap mistakes are found before a policy
-    is loaded. Raises UserError."""
+    """Put every file to every checkpoint, except for what is done already. Cheap mistakes are found before a policy is
+    loaded. Returns the exit status. Raises UserError."""
     checkpoints = [resolve_checkpoint(path) for path in arguments.model_path]
     files = read_question_files(arguments)
     try:
@@ -69,7 +62,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
         if not arguments.resume:
             job.clear(arguments.part)
         elif job.finished():
-            _remove_partials(job)
+            job.remove_partials()
             print(f"{job.result}: there already, of the same settings")
             _list(job, arguments)
             continue
@@ -79,9 +72,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
         for job in waiting:
             if job.checkpoint == checkpoint:
                 evaluator.run(job)
-                if document := finish(job, given=getattr(arguments, "given", None) is not None):
-                    _report(job, document)
-                    _list(job, arguments)
+                _finish(job, arguments)
         del evaluator  # the next checkpoint needs the memory
     return 0
 
@@ -97,27 +88,28 @@ class Evaluator:
         self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=threads)
 
     def run(self, job: EvaluationJob) -> None:
-        """Answer this process's part of the job's questions into its partial file, from where that stands. Raises
-        UserError for a prompt that does not fit and, unless they are skipped, for an unreadable image."""
-        arguments, records = self.arguments, job.questions.records
-        done, unfit = job.rows().keys(), self._unfit(job)
-        header = self._header(job)
+        """Answer this process's part of the job's questions into its partial file, without those that are answered
+        already. Raises UserError for a prompt that does not fit and for an unreadable image, unless they are
+        skipped."""
+        arguments, records, progress = self.arguments, job.questions.records, job.progress()
+        done, unfit = progress.rows.keys(), self._unfit(job)
+        header = self._header(job, progress)
         batching, task = Batching(**header["batching"]), self.task()
         positions = set(range(len(records))) - job.questions.skipped.keys() - unfit.keys()
         new_tokens = task.num_samples * task.sampling.max_new_tokens
         batches = make_batches(self.template, records, sorted(positions), batching, new_tokens)
         number, count = arguments.part
-        mine = [batch for batch in batches[number - 1 :: count] if not done >= set(batch)]
+        unanswered = [batch for batch in batches[number - 1 :: count] if not done >= set(batch)]
         problems = [Answered(index, (), unfit[index]) for index in sorted(unfit.keys() - done)]
-        if not mine and not problems:
+        if not unanswered and not problems:
             return
-        answers = answer_batches(self.policy, self.template, records, mine, task)
+        answers = answer_batches(self.policy, self.template, records, unanswered, task)
         hidden = arguments.no_tqdm or not is_master()
         with (
             closing(
                 PartialWriter(partial_answers_path(job.result, arguments.part), header, self._run_facts(batching))
             ) as writer,
-            tqdm(desc=job.questions.name, total=sum(map(len, mine)), unit="question", disable=hidden) as progress,
+            tqdm(desc=job.questions.name, total=sum(map(len, unanswered)), unit="question", disable=hidden) as progress,
         ):
             self._write(job, writer, chain([problems] if problems else [], answers), progress)
 
@@ -141,32 +133,29 @@ class Evaluator:
             ) from error
 
     def task(self) -> AnswerTask:
-        """What is asked for every question."""
+        """The task that the policy is given for every question."""
         arguments = self.arguments
         sampling = drawn(self.template, arguments.max_new_tokens, arguments.temperature)
-        if not isinstance(arguments, TokenArguments):
-            return AnswerTask(sampling, arguments.num_samples, arguments.seed)
         given = None if arguments.given is None else partial(given_text, name=arguments.given)
         return AnswerTask(sampling, arguments.num_samples, arguments.seed, arguments.top_k_alternatives, given)
 
     def _unfit(self, job: EvaluationJob) -> dict[int, str]:
-        """Why a question's prompt cannot be made, by position; empty, or an error, unless such are skipped."""
+        """Reasons by position of the questions whose prompts cannot be made; empty, or an error, unless such questions
+        are skipped."""
         records = job.questions.records
         positions = [index for index in range(len(records)) if index not in job.questions.skipped]
-        found = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
-        return {positions[place]: problem for place, problem in found.items()}
+        problems = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
+        return {positions[place]: problem for place, problem in problems.items()}
 
-    def _header(self, job: EvaluationJob) -> dict[str, Any]:
-        """What a new partial file begins with. Its batching is that of the files which are there, unless
-        ``--batch_size`` sets another."""
+    def _header(self, job: EvaluationJob, progress: Progress) -> dict[str, Any]:
+        """The header of a new partial file. Its batching is that of the existing files, unless ``--batch_size`` sets
+        another."""
         if self.arguments.most_questions is not None:
             batching = dataclasses.asdict(Batching(self.arguments.most_questions))
-        elif there := job.partials():
-            batching = there[0].header["batching"]
         else:
-            batching = dataclasses.asdict(automatic_batching(self.policy.model))
+            batching = progress.batching or dataclasses.asdict(automatic_batching(self.policy.model))
         if self.arguments.part[1] > 1:
-            _check_batching(job, batching)
+            _check_batching(progress, batching)
         first = next(i for i in range(len(job.questions.records)) if i not in job.questions.skipped)
         facts = {
             "dataset": job.questions.name,
@@ -181,7 +170,7 @@ class Evaluator:
         return {"settings": job.settings, "facts": facts, "batching": batching}
 
     def _run_facts(self, batching: Batching) -> dict[str, Any]:
-        """How this process answers: what does not decide the answers, but for rounding."""
+        """Facts about this process and machine, which change answers by rounding at most."""
         model = self.policy.model
         return {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -199,42 +188,25 @@ class Evaluator:
         }
 
 
-def _check_batching(job: EvaluationJob, batching: dict[str, Any]) -> None:
-    """Raises UserError where another part's batches are not these: of different batches some questions would fall to no
-    part."""
-    for one in job.partials():
-        if (other := one.header["batching"]) != batching:
+def _check_batching(progress: Progress, batching: dict[str, Any]) -> None:
+    """Raise UserError if another part was begun with other batches: then some questions would belong to no part."""
+    for partial_file in progress.partials:
+        if (other := partial_file.header["batching"]) != batching:
             raise UserError(
-                f"{one.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and parts must "
-                f"share the same batches; pass --batch_size {other['questions']} to every part, go on in one process "
-                "without --shard, or remove that file"
+                f"{partial_file.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and "
+                f"parts must share the same batches; pass --batch_size {other['questions']} to every part, resume in "
+                "one process without --shard, or remove that file"
             )
 
 
-def finish(job: EvaluationJob, given: bool) -> dict[str, Any] | None:
-    """Fold the partial files into the result file and its ``.run.json`` and return the document; None while questions
-    wait for other parts, or where another part was faster. Raises UserError where every question was skipped."""
-    partials, rows = job.partials(), job.rows()
-    if waiting := job.unanswered(rows):
-        if not (job.result.exists() and not partial_answers_paths(job.result)):
-            print(f"{job.result}: {waiting} questions wait for other parts")
-        return None
-    skipped = job.questions.skipped | {index: row["problem"] for index, row in rows.items() if "problem" in row}
-    answers = {index: row["answers"] for index, row in rows.items() if index not in skipped}
-    if not answers:
-        raise UserError(f"{job.questions.path}: every question was skipped, the first: {next(iter(skipped.values()))}")
-    facts = {**partials[0].header["facts"], "settings": job.settings, "images": job.images}
-    document = build_document(facts, job.questions.records, answers, skipped, given)
-    runs = [run for one in partials for run in one.runs]
-    write_json(job.result.with_suffix(".run.json"), {"result": job.result.name, "runs": runs})
-    write_json(job.result, document)
-    _remove_partials(job)
-    return document
-
-
-def _remove_partials(job: EvaluationJob) -> None:
-    for path in partial_answers_paths(job.result):
-        path.unlink(missing_ok=True)
+def _finish(job: EvaluationJob, arguments: EvaluationArguments) -> None:
+    """Write and report the job's result, unless questions wait for other parts or another part was faster."""
+    progress = job.progress()
+    if not progress.waiting:
+        _report(job, job.write_result(progress))
+        _list(job, arguments)
+    elif not job.was_finished_elsewhere():
+        print(f"{job.result}: {progress.waiting} questions wait for other parts")
 
 
 def _list(job: EvaluationJob, arguments: EvaluationArguments) -> None:
