@@ -1,15 +1,15 @@
-"""The evaluation of evaluate.py, and what the policy thought of every token it wrote.
+"""The evaluation of evaluate.py, with the policy's probability of every token it wrote.
 
     python evaluate_token_prob.py --model_path output/grpo
     python evaluate_token_prob.py --model_path DIR --top_k_alternatives 5
     python evaluate_token_prob.py --model_path DIR --given explanation        score the reference text instead
 
-All flags are those of evaluate.py. Each entry of `results` also has, a number a token: `token_probabilities`,
-`token_logprobs` (natural logarithm), `token_entropies` (nats), `token_ranks` (1: the most likely), and with
---top_k_alternatives `token_alternatives`; the texts of `generated_tokens` joined are `generated_text`. They are of the
-policy's own distribution over the whole vocabulary at temperature 1, whatever the answers were sampled at. With --given
-FIELD nothing is written: the field's text and an end token are scored, and the names begin with `given_`. Files end in
-token_prob.json.
+All flags of evaluate.py are accepted too. Each entry of `results` also has lists with one entry per token:
+`token_probabilities`, `token_logprobs` (natural logarithm), `token_entropies` (nats), `token_ranks` (1 is the most
+likely), and with --top_k_alternatives `token_alternatives`. The texts of `generated_tokens` joined are
+`generated_text`. All numbers describe the policy's own distribution over the whole vocabulary at temperature 1, even if
+the answers were sampled at another temperature. With --given FIELD the policy generates nothing. The field's text and
+an end token are scored instead, and the names begin with `given_`. The names of the files end in token_prob.json.
 """
 
 from __future__ import annotations

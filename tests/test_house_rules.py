@@ -136,7 +136,8 @@ def test_docstrings_open_with_a_verb_or_a_noun(modules):
 
 
 def test_words_are_not_clipped():
-    complaints = lines_matching(CLIPPED, texts())
+    """CONTRIBUTING.md is left out, since it quotes the words."""
+    complaints = lines_matching(CLIPPED, ((path, text) for path, text in texts() if path.name != "CONTRIBUTING.md"))
     assert not complaints, "\n".join(complaints)
 
 

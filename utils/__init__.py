@@ -1,0 +1,1 @@
+"""Code that rewards and evaluation share. Imports nothing of swift and runs under ms-swift too."""

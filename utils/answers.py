@@ -1,8 +1,9 @@
-"""The one ruler for answers, used by the accuracy reward and by evaluation alike.
+"""The rule for reading and comparing answers. The accuracy reward and the evaluation both use it.
 
-A text is reduced to a set of answers: its first ``<answer>...</answer>`` span or, where it has none, its first
-sentence; split at commas, trimmed, lower-cased. A prediction is right when it shares an answer with the reference;
-where the reference is empty ("list all ..." with nothing to list), only an empty prediction is right.
+A text is reduced to a set of answers. They are read from its first ``<answer>...</answer>`` span, or from its first
+sentence if it has no such span. That part is split at commas, and each answer is trimmed and lower-cased. A prediction
+is right if it shares an answer with the reference. If the reference is empty ("list all ..." with nothing to list),
+only an empty prediction is right.
 
 The rule is the published one and it has a hole: the answer "yes, no" is always right on a yes/no question.
 """
@@ -19,22 +20,22 @@ _SENTENCE_END = re.compile("[.!?。．！？]")
 
 
 def answer_span(text: str) -> str | None:
-    """The inside of the first ``<answer>...</answer>``, trimmed; None where there is no complete span."""
+    """The inside of the first ``<answer>...</answer>``, trimmed; None if there is no complete span."""
     return _first_span(text, "answer")
 
 
 def think_span(text: str) -> str | None:
-    """The inside of the first ``<think>...</think>``, trimmed; None where there is no complete span."""
+    """The inside of the first ``<think>...</think>``, trimmed; None if there is no complete span."""
     return _first_span(text, "think")
 
 
 def think_text(text: str) -> str:
-    """The inside of the first ``<think>...</think>``, trimmed; the whole text where there is no complete span."""
+    """The inside of the first ``<think>...</think>``, trimmed; the whole text if there is no complete span."""
     span = think_span(text)
     return text.strip() if span is None else span
 
 
-# What of a completion is read as its reasoning, by its name in settings; the published code read the whole.
+# The part of a completion that is read as its reasoning, by its name in settings. The published code read the whole.
 READINGS = {"think": think_text, "whole": str.strip}
 
 
@@ -55,13 +56,16 @@ def normalise_answers(answers: Iterable[str]) -> frozenset[str]:
 
 
 def answers_agree(predicted: Set[str], reference: Set[str]) -> bool:
-    """True where the sets share an answer, or where both are empty."""
+    """True if the sets share an answer, or if both are empty."""
     return bool(predicted & reference) if reference else not predicted
 
 
 def _first_span(text: str, tag: str) -> str | None:
-    """The inside of the first ``<tag>...</tag>``, trimmed. By two searches: a pattern would try every opening tag of a
-    text that never closes one, in quadratic time."""
+    """The inside of the first ``<tag>...</tag>``, trimmed; None if there is no complete span.
+
+    Two searches find it. A regular expression would take quadratic time on a text that opens the tag many times and
+    never closes it.
+    """
     opening, closing = f"<{tag}>", f"</{tag}>"
     start = text.find(opening)
     end = text.find(closing, start)
@@ -69,5 +73,5 @@ def _first_span(text: str, tag: str) -> str | None:
 
 
 def has_think_answer_shape(text: str) -> bool:
-    """True where the text is one ``<think>`` span, then one ``<answer>`` span, and nothing else but blanks."""
+    """True if the text is one ``<think>`` span, then one ``<answer>`` span, and nothing else but blanks."""
     return _SHAPE.fullmatch(text) is not None

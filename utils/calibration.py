@@ -1,9 +1,9 @@
-"""Does the policy know when it is right? Confidence from token probabilities, and how well it is calibrated.
+"""Confidence of answers from token probabilities, and how well it is calibrated.
 
 The *confidence* of an answer is the geometric mean of the probabilities of the answer's tokens, exp(mean log-prob). The
-answer's tokens are those that overlap the inside of the first ``<answer>...</answer>``. Where nothing is inside, they
-are those of the closing tag: to close at once is then the answer. A text without a complete span answers with its first
-sentence (``utils.answers``); where that is empty too, with all of its tokens.
+answer's tokens are those that overlap the inside of the first ``<answer>...</answer>``. If nothing is inside, they are
+the tokens of the closing tag, because the empty answer is then expressed by closing at once. If there is no complete
+span, they are the tokens of the first sentence (``utils.answers``), or all tokens if that is empty too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OPENING, _CLOSING = "<answer>", "</answer>"
 
 
 def answer_bounds(text: str) -> tuple[int, int]:
-    """Where in ``text`` the characters of the answer begin and end, as said at the top of this module."""
+    """Start and end of the answer's characters in ``text``, by the rule at the top of this module."""
     opening = text.find(_OPENING)
     start, end = opening + len(_OPENING), text.find(_CLOSING, opening)
     if opening < 0 or end < 0:
@@ -36,16 +36,16 @@ def answer_bounds(text: str) -> tuple[int, int]:
 
 
 def answer_confidence(tokens: Sequence[str], logprobs: Sequence[float]) -> float:
-    """The confidence, 0 to 1, of an answer whose ``tokens`` joined are its text.
+    """The confidence, 0 to 1, of the answer in a text. The ``tokens`` joined are the text.
 
-    Raises ValueError for unequal lengths or no tokens.
+    Raises ValueError if the lengths differ or there are no tokens.
     """
     if len(tokens) != len(logprobs) or not tokens:
         raise ValueError(f"{len(tokens)} tokens with {len(logprobs)} log-probabilities; give one each, at least one")
     start, end = answer_bounds("".join(tokens))
     chosen, position = [], 0
     for token, logprob in zip(tokens, logprobs, strict=True):
-        # a token of no width holds the first bytes of the character that comes next
+        # An empty token holds the first bytes of the character that comes next.
         if (start < position + len(token) and position < end) or (not token and start <= position < end):
             chosen.append(logprob)
         position += len(token)
@@ -53,8 +53,11 @@ def answer_confidence(tokens: Sequence[str], logprobs: Sequence[float]) -> float
 
 
 def reliability(confidence: Sequence[float], right: Sequence[float], bins: int = BINS) -> list[dict[str, float]]:
-    """The reliability curve: equal bins of (0, 1], those with answers in them, each ``{"low", "high", "count",
-    "confidence", "accuracy"}`` with the means of its answers. A confidence of 0 falls in the first bin."""
+    """The reliability curve: (0, 1] in equal bins, without the bins that hold no answer.
+
+    Each bin is ``{"low", "high", "count", "confidence", "accuracy"}``, the last two being means over its answers. A
+    confidence of 0 falls in the first bin.
+    """
     confidence, right = _pair(confidence, right)
     member = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return [
@@ -71,15 +74,17 @@ def reliability(confidence: Sequence[float], right: Sequence[float], bins: int =
 
 
 def expected_calibration_error(confidence: Sequence[float], right: Sequence[float], bins: int = BINS) -> float:
-    """ECE: |accuracy - confidence| of each bin of :func:`reliability`, averaged over answers."""
+    """Expected calibration error: |accuracy - confidence| per bin of :func:`reliability`, averaged over answers."""
     confidence, right = _pair(confidence, right)
     member = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return float(np.abs(np.bincount(member, right - confidence, bins)).sum() / len(right))
 
 
 def auroc(confidence: Sequence[float], right: Sequence[float]) -> float | None:
-    """The chance that a right answer has more confidence than a wrong one, ties counted half; None where all answers
-    are right or all wrong."""
+    """The chance that a right answer has more confidence than a wrong one. A tie counts as half.
+
+    None if all answers are right, or all are wrong.
+    """
     confidence, right = _pair(confidence, right)
     positive, negative = int((right > 0).sum()), int((right <= 0).sum())
     if not positive or not negative:
@@ -96,8 +101,11 @@ def brier_score(confidence: Sequence[float], right: Sequence[float]) -> float:
 
 
 def calibration(confidence: Sequence[float], right: Sequence[float], clusters: Sequence[Hashable]) -> dict[str, Any]:
-    """``{"ece", "auroc", "brier", "bins"}`` of answers with the patient of each: the first three as ``{"mean", "lo",
-    "hi"}`` with 95% intervals that draw whole patients; ``auroc`` None where it does not exist."""
+    """Calibration scores of answers, ``{"ece", "auroc", "brier", "bins"}``; ``clusters`` holds each answer's patient.
+
+    The first three are ``{"mean", "lo", "hi"}``, with 95% intervals that draw whole patients. ``auroc`` is None if it
+    does not exist (see :func:`auroc`). ``bins`` is the :func:`reliability` curve.
+    """
     confidence, right = _pair(confidence, right)
     scores: dict[str, Callable[..., float | None]] = {
         "ece": expected_calibration_error,
@@ -121,8 +129,11 @@ def statistic_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval | None:
-    """The value and 95% percentile bootstrap interval of any ``statistic`` of row numbers; clusters are drawn as in
-    :func:`utils.intervals.mean_interval`. Resamples where it is None do not count; None where it is None of all."""
+    """The value of any ``statistic`` of row numbers, with its 95% percentile bootstrap interval.
+
+    Clusters are drawn as in :func:`utils.intervals.mean_interval`. Resamples for which the statistic is None do not
+    count. The result is None if the statistic of all rows is None.
+    """
     whole = statistic(np.arange(len(clusters)))
     if whole is None:
         return None
@@ -138,7 +149,7 @@ def statistic_interval(
 
 
 def _pair(confidence: Sequence[float], right: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 arrays [N]. Raises ValueError unless there are as many of both, at least one."""
+    """Both as float64 arrays [N]. Raises ValueError if their lengths differ or they are empty."""
     confidence, right = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
     if confidence.shape != right.shape or confidence.ndim != 1 or not len(right):
         raise ValueError(f"{confidence.shape} confidences do not go with {right.shape} outcomes; give one each")

@@ -14,9 +14,10 @@ _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 
 
 def solves_countdown(equation: str, numbers: Iterable[int], target: float) -> bool:
-    """True where ``equation`` (the part before any ``=``) uses each number exactly once and equals ``target``.
+    """True if ``equation`` (the part before any ``=``) uses each number exactly once and equals ``target``.
 
-    Only digits, ``+ - * / ( )`` and blanks are allowed; arithmetic is exact. Anything else is False, never an error.
+    Only digits, ``+ - * / ( )`` and blanks are allowed. Any other text gives False and never an error. Arithmetic is
+    exact.
     """
     expression = equation.split("=")[0].strip()
     if len(expression) > _LONGEST or not _ALLOWED.fullmatch(expression):

@@ -1,7 +1,7 @@
 """Leave exactly the vision LoRA and the output head trainable.
 
 Works on any ``transformers`` model whose LoRA layers are named as PEFT names them (``...lora_A.vision.weight``),
-with adapters in place or inside a ``PeftModel``. Knows nothing of the trainer, so it serves ms-swift as well.
+with adapters in place or inside a ``PeftModel``. It does not depend on the trainer, so it serves ms-swift as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ADAPTER = re.compile(r"\.lora_[AB]\.([^.]+)\.")
 
 
 def freeze_non_vision(model: nn.Module) -> list[str]:
-    """Set ``requires_grad`` on the vision LoRA and ``lm_head`` only, and return the names of what trains, in order.
+    """Set ``requires_grad`` on the vision LoRA and ``lm_head`` only, and return the names of what trains.
 
     A head tied to the input embedding is untied first (see ``untie_head``).
 
@@ -30,7 +30,7 @@ def freeze_non_vision(model: nn.Module) -> list[str]:
     if not any(_VISION_LORA.search(name) for name, _ in model.named_parameters()):
         found = f"its adapters are {', '.join(sorted(adapters))}" if adapters else "it carries no adapter"
         raise ValueError(
-            f"FREEZE_NON_VISION_PARAMS=1 finds no vision LoRA in the model ({found}), so nothing of it would train;"
+            f"FREEZE_NON_VISION_PARAMS=1 finds no vision LoRA in the model ({found}), so none of it would train;"
             " load a checkpoint with its adapter named 'vision', or unset the variable"
         )
     untie_head(model)
@@ -39,7 +39,7 @@ def freeze_non_vision(model: nn.Module) -> list[str]:
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not any(_HEAD.search(name) for name in trainable):
         raise ValueError(
-            "FREEZE_NON_VISION_PARAMS=1 finds no lm_head in the model; load the model with its language-modelling"
+            "FREEZE_NON_VISION_PARAMS=1 finds no lm_head in the model; load the model with its language-modeling"
             " head (AutoModelForCausalLM), or unset the variable"
         )
     return trainable
@@ -51,7 +51,7 @@ def untie_head(model: nn.Module) -> bool:
     The configuration then says ``tie_word_embeddings = False``, and ``save_pretrained`` writes both tensors.
 
     Returns:
-        True where the head was tied, False where there was nothing to do.
+        True if the head was tied, False if there was nothing to do.
 
     Raises:
         ValueError: the weight is partitioned by DeepSpeed ZeRO-3 and cannot be copied here.
@@ -69,8 +69,8 @@ def untie_head(model: nn.Module) -> bool:
         config = getattr(module, "config", None)
         if getattr(config, "tie_word_embeddings", False):
             config.tie_word_embeddings = False
-        # transformers 5 keeps the resolved ties on the model and goes by them, not by the configuration, when it
-        # loads into it again.
+        # transformers 5 keeps the resolved ties on the model. If it loads into the model again, it follows these ties
+        # and not the configuration.
         for target in list(getattr(module, "all_tied_weights_keys", ())):
             if target.endswith("lm_head.weight"):
                 del module.all_tied_weights_keys[target]
@@ -97,7 +97,7 @@ def describe_trainable(model: nn.Module) -> str:
 def freeze_after_construction(trainer_class: type, report: Callable[[object], None]) -> None:
     """Make every new ``trainer_class`` freeze its ``model`` at the end of ``__init__``, then call ``report(trainer)``.
 
-    Doing this twice, as when a plugin is loaded twice, has the effect of once.
+    A second call has no further effect. A plugin that is loaded twice makes one.
     """
     if "freezes_non_vision" in vars(trainer_class):
         return

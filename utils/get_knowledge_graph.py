@@ -1,8 +1,8 @@
-"""The one door to knowledge graphs: texts in, one graph per text out.
+"""Extraction of knowledge graphs from texts, one graph per text. All other code extracts them through this module.
 
-Environment, read once per process, when the first text comes; the log says what it led to:
-    REXKG_EXTRACTOR  auto, neural or lexicon; auto takes the neural one where its weights are on disk
-    REXKG_DIR        where the models lie: a folder with run_entity and run_relation (default: utils/test_REXKG)
+These environment variables are read once per process, with the first text. The log names the extractor they select.
+    REXKG_EXTRACTOR  auto, neural or lexicon; auto takes the neural extractor if its weights are on disk
+    REXKG_DIR        the folder of the models run_entity and run_relation (default: utils/test_REXKG)
     REXKG_MARKERS    checkpoint, or published for entity markers as the published inference wrote them
     REXKG_TERMS      a lexicon file of the user's own
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHOICES = ("auto", "neural", "lexicon")
 PUBLISHED_PLACE = Path(__file__).parent / "test_REXKG"
 
-# A child of the project's logger "chex", so that it is heard where that is set up, without importing the trainer.
+# A child of the project's logger "chex" writes wherever that does, and the trainer need not be imported.
 logger = logging.getLogger("chex.knowledge_graph")
 
 
@@ -34,19 +34,19 @@ def extract_knowledge_graph(texts: list[str], device: str | None = None) -> list
     "target_entity", "type"}], "doc_key": str(position)}``; see `ReXKG.graph` for the types.
 
     Args:
-        texts: any strings; the same sentence is read once per process, wherever it stands.
-        device: where a neural extractor runs (default: the current GPU, or else the CPU); the lexicon extractor has
-            no use for it.
+        texts: any strings. A sentence that occurs several times is read once per process.
+        device: the device of a neural extractor (default: the current GPU, or else the CPU). The lexicon extractor
+            ignores it.
 
     Raises:
-        ValueError: the environment or a model folder is wrong; the message names the mend.
+        ValueError: the environment or a model folder is wrong. The message names the fix.
     """
     return _extractor(device)(texts)
 
 
 def extractor_name() -> str:
-    """What scored a run, for its records: "neural-" and a short hash of the weights, or "lexicon-" and one of the
-    vocabulary in force."""
+    """The extractor's name for the records of a run: "neural-" and a short hash of its weights, or "lexicon-" and a
+    short hash of its vocabulary."""
     return _extractor(None).name
 
 
@@ -57,7 +57,7 @@ def _extractor(device: str | None) -> LexiconExtractor | NeuralExtractor:
         raise ValueError(f"REXKG_EXTRACTOR={choice!r} is unknown: use one of {', '.join(CHOICES)}")
     folders = None if choice == "lexicon" else _find_models(required=choice == "neural")
     if folders:
-        # Only here: who reads with the lexicon need not wait for torch.
+        # The import is here because it loads torch, which the lexicon extractor does not need.
         from ReXKG.neural.extractor import NeuralExtractor
 
         extractor = NeuralExtractor(folders, device, os.environ.get("REXKG_MARKERS") or "checkpoint")
@@ -69,7 +69,8 @@ def _extractor(device: str | None) -> LexiconExtractor | NeuralExtractor:
 
 
 def _find_models(required: bool) -> ModelFolders | None:
-    """The models that the environment names, or those at the published place; None where there need not be any."""
+    """The models that the environment names, or else those at the published place; None if there are none and none are
+    required. Raises ValueError."""
     named = os.environ.get("REXKG_DIR")
     folders = find_models(named or PUBLISHED_PLACE)
     if folders is None and (named or required):

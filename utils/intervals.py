@@ -1,5 +1,8 @@
-"""Uncertainty of a mean or a share over questions: bootstrap intervals that draw whole patients, because questions
-about one patient share images and stand or fall together; and McNemar's test for two runs over the same questions."""
+"""Uncertainty of a mean or a share over questions, and McNemar's test for two runs over the same questions.
+
+The intervals are bootstrap intervals that draw whole patients. Questions about one patient share images, so they are
+not independent.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ _DRAWS_AT_ONCE = 2_000_000  # patients drawn in one array: 16 MB of draws, and a
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the interval around it. A number's format applies to all three: ``f"{interval:.2f}"`` is
-    "0.50 [0.31, 0.68]"."""
+    """A mean and the interval around it.
+
+    A format specification applies to all three numbers: ``f"{interval:.2f}"`` is "0.50 [0.31, 0.68]".
+    """
 
     mean: float
     lo: float
@@ -32,8 +37,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class McNemar:
-    """How two runs over the same questions differ: those only the second has right, those only the first has right,
-    and the probability of a split at least as uneven were the runs alike."""
+    """Differences between two runs over the same questions.
+
+    Attributes:
+        gained: questions that only the second run has right.
+        lost: questions that only the first run has right.
+        p_value: probability of a split at least as uneven if the runs are equally good.
+    """
 
     gained: int
     lost: int
@@ -51,7 +61,7 @@ def mean_interval(
 
     Each resample draws as many clusters as there are, with replacement, and averages all their values.
 
-    Raises ValueError for no values, or unequal lengths.
+    Raises ValueError if there are no values or the lengths differ.
     """
     values = np.asarray(values, dtype=np.float64)[:, None]
     (interval,) = ratio_intervals(values, np.ones_like(values), clusters, resamples=resamples, seed=seed)
@@ -68,22 +78,22 @@ def ratio_intervals(
 ) -> list[Interval | None]:
     """The ratio of sums of each column of ``numerators`` and ``denominators`` [N, M], with its interval.
 
-    All columns share the resamples, drawn as in :func:`mean_interval`; those in which a column's denominators sum to 0
-    do not count for it. None where all its denominators are 0: there is no share of nothing.
+    All columns share the resamples, which are drawn as in :func:`mean_interval`. A resample in which a column's
+    denominators sum to 0 does not count for that column. A column whose denominators are all 0 gives None.
 
-    Raises ValueError for no rows, or unequal lengths.
+    Raises ValueError if there are no rows or the lengths differ.
     """
     numerators, denominators = (np.asarray(part, dtype=np.float64) for part in (numerators, denominators))
     if len(numerators) == 0 or len(numerators) != len(clusters) or numerators.shape != denominators.shape:
         raise ValueError(
             f"{len(numerators)} values with {len(denominators)} weights and {len(clusters)} clusters; "
-            "give one weight and one cluster a value, at least one"
+            "give one weight and one cluster per value, and at least one value"
         )
     numbers: dict[Hashable, int] = {}
     member = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
     sums = np.zeros((len(numbers), 2, numerators.shape[1]))
     np.add.at(sums, member, np.stack([numerators, denominators], axis=1))
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, left out below
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN and is left out below
         tops, bottoms = _resampled_sums(sums, resamples, np.random.default_rng(seed)).swapaxes(0, 1)
         shares = tops / bottoms
     tail = 100 * (1 - LEVEL) / 2
@@ -110,12 +120,12 @@ def difference_interval(
 def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     """McNemar's exact test of whether two runs are right equally often, paired question by question.
 
-    Only the questions on which they differ tell; were the runs alike, each would fall to either side by a fair coin.
-    The p-value is the two-sided binomial one, twice the smaller tail and at most 1; without differences it is 1. It
-    takes questions for independent, so with several to a patient it is too small: the interval of the difference is
-    not.
+    Only the questions on which the runs differ count. If the runs are equally good, each such question favors either
+    run with probability 1/2. The p-value is the two-sided binomial one: twice the smaller tail, and at most 1. Without
+    differences it is 1. The test takes questions for independent, so its p-value is too small if patients have several
+    questions each. The interval of the difference does not have this fault.
 
-    Raises ValueError for unequal lengths.
+    Raises ValueError if the lengths differ.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values do not pair; align them first")
@@ -126,7 +136,7 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     for count in range(min(gained, lost) + 1):
         tail += term
         term = term * (differing - count) // (count + 1)
-    return McNemar(gained, lost, min(1.0, 2 * tail / 2**differing))  # of whole numbers, however large
+    return McNemar(gained, lost, min(1.0, 2 * tail / 2**differing))  # exact: the integers are of any size
 
 
 def _resampled_sums(sums: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -136,7 +146,7 @@ def _resampled_sums(sums: np.ndarray, resamples: int, rng: np.random.Generator) 
     parts = []
     for start in range(0, resamples, at_once):
         draws = rng.integers(0, count, (min(at_once, resamples - start), count))
-        cells = draws + count * np.arange(len(draws))[:, None]  # a row of counters a resample
+        cells = draws + count * np.arange(len(draws))[:, None]  # one row of counters per resample
         times = np.bincount(cells.ravel(), minlength=draws.size).reshape(draws.shape)
         parts.append(times.astype(np.float64) @ sums.reshape(count, -1))
     return np.concatenate(parts).reshape(resamples, *sums.shape[1:])

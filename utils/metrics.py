@@ -1,15 +1,18 @@
-"""Scores of evaluated questions. A *result* is one object of the ``results`` list of an evaluation file; what is read
-of it here: ``answer``, ``explanation``, ``generated_text``, ``num_tokens``, and where there are any ``samples``,
-``generated_tokens`` and ``token_logprobs``.
+"""Scores of evaluated questions.
 
-Four rules say whether an answer is right, and a fifth number how much of it is (``RULES`` says each in a sentence):
+A *result* is one object of the ``results`` list of an evaluation file. Its fields ``answer``, ``explanation``,
+``generated_text`` and ``num_tokens`` are read here, and ``samples``, ``generated_tokens`` and ``token_logprobs`` if it
+has them.
 
-    substring       any reference answer is a substring of the lower-cased output. The published rule: it finds "no"
-                    in "abnormal", and an empty reference is never right.
+Four rules decide if an answer is right. A fifth number tells how much of it is right. ``RULES`` describes each in a
+sentence.
+
+    substring       any reference answer is a substring of the lower-cased output. This is the published rule. It finds
+                    "no" in "abnormal", and an empty reference is never right.
     answer_overlap  the parsed answers share one with the reference, as in the training reward (``utils.answers``).
-    answer_span     the same, but only what stands inside ``<answer>`` counts; without the tag nothing is right.
+    answer_span     the same, but only the inside of ``<answer>`` counts. Without the tag nothing is right.
     exact_set       the parsed answers are the reference, no more and no less.
-    answer_f1       2 |p & r| / (|p| + |r|) of the parsed answers p and the reference r; 1 where both are empty.
+    answer_f1       2 |p & r| / (|p| + |r|) of the parsed answers p and the reference r; 1 if both are empty.
 """
 
 from __future__ import annotations
@@ -63,26 +66,26 @@ TRAINING_RULE = "answer_overlap"
 
 def reference_answers(result: Result) -> frozenset[str]:
     """The right answers of a question: its ``answer`` list (or text, split at commas), else those parsed from its
-    ``explanation``. Raises ValueError where it has neither."""
+    ``explanation``. Raises ValueError if it has neither, or if ``answer`` is anything else."""
     answer, explanation = result.get("answer"), result.get("explanation")
     if isinstance(answer, str):
         return normalise_answers(answer.split(","))
     if isinstance(answer, Sequence) and all(isinstance(item, str) for item in answer):
         return normalise_answers(answer)
     if answer is not None:
-        raise ValueError(f"field 'answer' must be a list of texts, it is {answer!r}; mend it")
+        raise ValueError(f"field 'answer' must be a list of texts, it is {answer!r}; fix it")
     if not isinstance(explanation, str):
         raise ValueError("there is no 'answer' and no 'explanation' to score against; add the answer")
     return parse_answers(explanation)
 
 
 def judge(text: str, reference: frozenset[str]) -> dict[str, bool]:
-    """Whether an output is right, by each rule."""
+    """The verdict of each rule on an output: True if the output is right by that rule."""
     return {name: bool(rule(text, reference)) for name, rule in ACCURACY_RULES.items()}
 
 
 def reasoning_graphs(texts: Sequence[str]) -> list[Graph]:
-    """The knowledge graph of each text's reasoning: its ``<think>`` part, or the whole where there is none."""
+    """The knowledge graph of each text's reasoning: its ``<think>`` part, or the whole text if there is none."""
     return extract_knowledge_graph([think_text(text) for text in texts])
 
 
@@ -91,13 +94,14 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
 
     accuracy            0 or 1 by the training rule, ``answer_overlap``
     substring ... answer_f1   by each of the rules above
-    length, format      tokens generated, the end token counted; 1 for one <think> span, then one <answer> span, and
-                        nothing else
-    entity_*, relation_*, kg_*, hallucination, omission   of the two reasonings' graphs (``ReXKG.scores``); left out
-                        unless every question has an ``explanation`` to compare with
-    pass@k, majority_vote     by the training rule, and ``_exact_set``; where there are several samples
-    confidence, token_logprob the answer's confidence (``utils.calibration``) and the mean over the text's tokens; where
-                        there are log-probabilities of tokens
+    length              number of generated tokens, the end token included
+    format              1 if the text is one <think> span, then one <answer> span, and nothing else
+    entity_*, relation_*, kg_*, hallucination, omission   scores of the two reasonings' graphs (``ReXKG.scores``), if
+                        every question has an ``explanation`` to compare with
+    pass@k, majority_vote     by the training rule, and by ``exact_set`` with the suffix ``_exact_set``, if every
+                        question has ``samples``
+    confidence, token_logprob the answer's confidence (``utils.calibration``) and the mean log-probability of the text's
+                        tokens, if every question has log-probabilities of tokens
     """
     texts = [result["generated_text"] for result in results]
     references = [reference_answers(result) for result in results]
@@ -127,7 +131,7 @@ def _graph_metrics(texts: Sequence[str], explanations: Sequence[str]) -> dict[st
 
 
 def _sample_metrics(samples: Sequence[Sequence[str]], references: Sequence[frozenset[str]]) -> dict[str, list[float]]:
-    """``samples``: the texts that were drawn for each question, equally many."""
+    """pass@k and majority votes. ``samples`` holds the texts drawn for each question, equally many per question."""
     count = len(samples[0])
     votes = [majority_answers(texts) for texts in samples]
     metrics = {
@@ -143,8 +147,11 @@ def _sample_metrics(samples: Sequence[Sequence[str]], references: Sequence[froze
 
 
 def answer_scores(results: Sequence[Result]) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each answer that a reference holds, over all questions, the most frequent first:
-    ``{answer: {"precision", "recall", "f1", "support", "predicted"}}``; what was never predicted has precision 0."""
+    """Precision, recall and F1 of each answer that a reference holds, over all questions, the most frequent first.
+
+    The result is ``{answer: {"precision", "recall", "f1", "support", "predicted"}}``. An answer that was never
+    predicted has precision 0.
+    """
     predicted, support, hits = Counter(), Counter(), Counter()
     for result in results:
         mine, truth = parse_answers(result["generated_text"]), reference_answers(result)

@@ -1,11 +1,11 @@
-"""Reports of MIMIC-CXR and the like: where they lie, and the sections of a report that tell what was seen.
+"""Readers of reports as in MIMIC-CXR, and of the sections of a report that describe the findings.
 
 A report is found by its study. Three kinds of source are read:
 
-    folder      any depth of folders with one text file a study, s<study_id>.txt or <study_id>.txt
-    .csv        a row a study: ``study_id`` (or ``study``), and ``report`` (or ``text``), or ``findings`` and
+    folder      folders of any depth with one text file per study, s<study_id>.txt or <study_id>.txt
+    .csv        one row per study: ``study_id`` (or ``study``), and ``report`` (or ``text``), or ``findings`` and
                 ``impression``, with ``last_paragraph`` for reports that have neither (MIMIC-CXR's sectioned file)
-    .json(l)    a list of such objects, or one a line
+    .json(l)    a list of such objects, or one per line
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECTIONS = ("findings", "impression")
 STUDY_FIELDS = ("study_id", "study")
 REPORT_FIELDS = ("report", "text")
 
-# Headings as they begin a line, by the section that they open; any other heading ("LUNGS:") belongs to its section.
+# Headings at the beginning of a line, by the section that they open. Any other heading ("LUNGS:") opens no section.
 _NAMES = {
     "findings": "findings?|findings?(?: and |/)impressions?|report",
     "impression": "impressions?|conclusions?|impressions?(?: and |/)recommendations?",
@@ -44,7 +44,8 @@ _PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 def split_sections(report: str) -> dict[str, str]:
     """The report's text by section: findings, impression, history, examination, comparison, recommendation,
-    notification. A section told twice is joined; a report without headings gives an empty dictionary."""
+    notification. The parts of a section that occurs twice are joined. A report without headings gives an empty
+    dictionary."""
     headings = list(_HEADING.finditer(report))
     ends = [*(heading.start() for heading in headings), len(report)][1:]
     sections: dict[str, str] = {}
@@ -56,8 +57,8 @@ def split_sections(report: str) -> dict[str, str]:
 
 
 def report_text(report: str, sections: Sequence[str] = SECTIONS) -> str:
-    """What the report says was seen: the named sections, or where it has none of them its last paragraph that is not
-    another section. Empty for a report without such a paragraph."""
+    """The part of a report that describes the findings: the named sections, or the last paragraph that is not another
+    section if the report has none of them. Empty if it has no such paragraph either."""
     found = split_sections(report)
     chosen = join_texts(found.get(name, "") for name in sections)
     if chosen:
@@ -67,7 +68,7 @@ def report_text(report: str, sections: Sequence[str] = SECTIONS) -> str:
 
 
 def join_texts(texts: Iterable[str]) -> str:
-    """The texts that are not empty, each closed by a full stop, so that their last and first sentences stay apart."""
+    """Join the texts that are not empty. Each ends in a full stop, so that sentences of two texts are not merged."""
     kept = (text.strip() for text in texts)
     return "\n".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in kept if text)
 
@@ -80,9 +81,9 @@ def study_key(study: Any) -> str:
 def read_reports(
     source: str | Path, studies: Iterable[Any] | None = None, sections: Sequence[str] = SECTIONS
 ) -> dict[str, str]:
-    """`report_text` of each study by its `study_key`, in the source's order; only of ``studies`` where given.
+    """`report_text` of each study by its `study_key`, in the source's order. If ``studies`` are given, only theirs.
 
-    Raises ValueError naming file and row where a source cannot be read or two reports of one study differ.
+    Raises ValueError naming file and row if a source cannot be read or two reports of one study differ.
     """
     path = Path(source)
     wanted = None if studies is None else {study_key(study) for study in studies}
@@ -98,7 +99,7 @@ def read_reports(
             if wanted is None or study in wanted:
                 _add(reports, study, text, f"reports {path}, {where}")
     except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise ValueError(f"reports {path} cannot be read ({error}); mend the file") from error
+        raise ValueError(f"reports {path} cannot be read ({error}); fix the file") from error
     return reports
 
 
@@ -111,13 +112,13 @@ def _read_folder(folder: Path, wanted: set[str] | None, sections: Sequence[str])
         try:
             text = path.read_text(encoding="utf-8-sig", errors="replace")
         except OSError as error:
-            raise ValueError(f"report {path} cannot be read ({error}); mend its rights") from error
+            raise ValueError(f"report {path} cannot be read ({error}); fix its permissions") from error
         _add(reports, study, report_text(text, sections), f"report {path}")
     return reports
 
 
 def _add(reports: dict[str, str], study: str, text: str, where: str) -> None:
-    """Tables with a row an image repeat a study's report; what must not be is two reports that differ."""
+    """Add a report. Tables with one row per image repeat it, but two different reports of one study are an error."""
     if reports.setdefault(study, text) != text:
         raise ValueError(f"{where}: study {study} comes twice with different texts; keep one")
 
@@ -140,7 +141,7 @@ def _json_rows(path: Path) -> Iterable[tuple[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"reports {path}, line {number}: no JSON ({error}); mend the line") from error
+            raise ValueError(f"reports {path}, line {number}: not JSON ({error}); fix the line") from error
         yield f"line {number}", row
 
 
@@ -163,7 +164,7 @@ def _parse_row(row: Any, sections: Sequence[str], where: str) -> tuple[str, str]
 
 
 def _cell(row: Mapping[str, Any], field: str, where: str) -> str:
-    """A text field, empty where it is absent or null (NaN in what pandas wrote)."""
+    """A text field, empty if it is absent or null (NaN in tables that pandas wrote)."""
     value = row.get(field)
     if value is None or value != value:
         return ""

@@ -2,7 +2,7 @@
 
 Files disagree on how they write the same patient: pandas turns whole numbers into decimal ones as soon as a value is
 missing, and MIMIC puts a ``p`` before them in its folders. Sampling, splits, intervals and the image-swapping control
-all ask here. A *question* is one object of an annotation, training or result file.
+all use this module. A *question* is one object of an annotation, training or result file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def patient_of(question: Question) -> str | None:
     """The patient that ``subject_id`` names, None if it names nobody.
 
     10000032, 10000032.0, "10000032", "10000032.0", " 10000032 " and "p10000032" are the same patient. Other texts
-    stand for themselves, without blanks around them. Nobody is named by a missing field, by null, NaN, an empty text,
-    and by a value that is neither a number nor a text.
+    name a patient as they are, without blanks around them. A missing field, null, NaN, an empty text, and a value that
+    is neither a number nor a text name nobody.
     """
     value = question.get("subject_id")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -31,22 +31,25 @@ def patient_of(question: Question) -> str | None:
 
 
 def identifier_text(value: object, letter: str) -> str:
-    """An identifier as text without blanks around it. The ``letter`` that MIMIC writes before the digits and an empty
-    decimal part go: for "s", 50414267.0 and "s50414267" are both "50414267"."""
+    """An identifier as text without blanks around it.
+
+    The ``letter`` that MIMIC writes before the digits and an empty decimal part are removed. With the letter "s",
+    50414267.0 and "s50414267" both become "50414267".
+    """
     text = str(value).strip()
     digits = re.fullmatch(rf"{letter}?([0-9]+)(?:\.0+)?", text, re.IGNORECASE)
     return digits[1] if digits else text
 
 
 def cluster_of(question: Question, alone: str) -> str:
-    """A label that questions about the same patient share. A question without a patient has the label ``alone``, which
-    should be its own."""
+    """A label that questions about the same patient share. A question without a patient gets the label ``alone``, which
+    no other question should have."""
     patient = patient_of(question)
     return alone if patient is None else f"patient {patient}"
 
 
 def patients(questions: Sequence[Question]) -> list[str]:
-    """The cluster of each question, for intervals: its patient. One without is a patient of its own."""
+    """The cluster of each question, for intervals: its patient. A question without one is a cluster of its own."""
     return [cluster_of(question, f"position {position}") for position, question in enumerate(questions)]
 
 
@@ -68,8 +71,10 @@ def question_key(question: Question, wording: str, images: Sequence[str] = ()) -
 
 
 def group_rows(questions: Sequence[Question], field: str) -> dict[str, list[int]]:
-    """Positions of the questions by their value of ``field`` as text, the most frequent value first and equally
-    frequent ones by the alphabet. Questions without the field are left out."""
+    """Positions of the questions by their value of ``field`` as text. Questions without the field are left out.
+
+    The most frequent value comes first, and equally frequent ones are in alphabetical order.
+    """
     members: dict[str, list[int]] = {}
     for position, question in enumerate(questions):
         if question.get(field) is not None:

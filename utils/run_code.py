@@ -1,7 +1,7 @@
 """Run a model's Python in a separate, limited process.
 
-This stops accidents (endless loops, memory, huge output, reading this process's environment or modules). It is not a
-wall against malice: the code can still reach the network and world-readable files. Use it inside a container.
+This stops accidents (endless loops, memory, huge output, reading this process's environment or modules). It does not
+stop malicious code, which can still reach the network and world-readable files. Use it inside a container.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ exec(compile(open("program.py", encoding="utf-8").read(), "program.py", "exec"),
 
 
 def fenced_code(text: str, language: str | None = None) -> str | None:
-    """The last fenced block marked ``language`` (with any mark where that is None), or None where there is no such."""
+    """The last fenced block marked ``language`` (with any mark if that is None), or None if there is no such block."""
     blocks = [code for marked, code in _FENCE.findall(text) if language in (None, marked.lower())]
     return blocks[-1] if blocks else None
 
 
 def fraction_passed(program: str, test_cases: Iterable[Mapping[str, str]]) -> float:
-    """Share of ``{"input", "output"}`` cases whose output ``program`` prints; 0.0 where there are no cases.
+    """Share of ``{"input", "output"}`` cases whose output ``program`` prints; 0.0 if there are no cases.
 
     Blanks at line ends and empty lines at either end do not count.
     """
@@ -52,11 +52,11 @@ def _lines(text: str) -> list[str]:
 
 
 def run_python(program: str, stdin: str = "", seconds: int = 5) -> str | None:
-    """What ``program`` prints on stdout given ``stdin``; None where it fails or exceeds a limit.
+    """Run ``program`` on ``stdin`` and return its stdout; None if it fails or exceeds a limit.
 
     Limits: ``seconds`` of wall clock and of CPU, 512 MiB of memory, 1 MiB of output. The program runs with
-    ``python -I``, an empty environment, and an empty folder, removed afterwards, as its working directory. What it
-    starts is killed with it; a child that leaves its session is stopped by the CPU limit only.
+    ``python -I`` and an empty environment. Its working directory is an empty folder, which is removed afterwards. The
+    processes that it starts are killed with it. A child that leaves its session is stopped by the CPU limit only.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "program.py").write_text(program, encoding="utf-8")

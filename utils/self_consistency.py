@@ -1,4 +1,4 @@
-"""Several samples of one question: how likely one of k is right, and what most of them say."""
+"""Scores of several samples of one question: pass@k and the majority vote."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from utils.answers import parse_answers
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The chance that one of ``k`` samples is right, unbiased from ``right`` of ``samples``: 1 - C(n - c, k) / C(n, k).
+    """The chance that at least one of ``k`` samples is right, estimated without bias from ``right`` of ``samples``.
 
+    It is 1 - C(n - c, k) / C(n, k) with n = ``samples`` and c = ``right``.
     Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), equation 1.
-    Raises ValueError for k outside 1..n or c outside 0..n.
+    Raises ValueError if k is outside 1..n or c outside 0..n.
     """
     if not 1 <= k <= samples or not 0 <= right <= samples:
         raise ValueError(f"pass@{k} of {right} right among {samples} samples does not exist; k and right lie within n")
@@ -26,7 +27,6 @@ def pass_sizes(samples: int) -> list[int]:
 
 
 def majority_answers(texts: Sequence[str]) -> frozenset[str]:
-    """The set of answers (``utils.answers``) that most of the texts give; of sets given equally often, the one given
-    first."""
+    """The set of answers (``utils.answers``) that most of the texts give. In a tie, the set given first wins."""
     counts = Counter(parse_answers(text) for text in texts)
-    return max(counts, key=counts.__getitem__)  # a Counter keeps the order of first sight, and max the first of equals
+    return max(counts, key=counts.__getitem__)  # a Counter keeps insertion order, and max takes the first of equals

@@ -7,15 +7,15 @@ from collections.abc import Set
 from ReXKG.graph import set_scores
 from utils.answers import has_think_answer_shape, think_span
 
-# To name both of a pair is a hedge, unless the reference names both.
+# An answer that names both of a pair is a hedge, unless the reference names both.
 CONTRADICTIONS = (frozenset({"yes", "no"}), frozenset({"m", "f"}), frozenset({"ap", "pa"}))
 
 
 def answers_f1(predicted: Set[str], reference: Set[str]) -> float:
-    """F1 of two sets of answers, 1.0 where both are empty; 0.0 for a prediction that holds both of a contradictory pair
-    which the reference does not hold.
+    """F1 of two sets of answers; 1.0 if both are empty.
 
-    By F1 alone "yes, no" would be worth 2/3 and pay more than a guess, which is right half the time.
+    It is 0.0 if the prediction holds both answers of a contradictory pair and the reference does not. By F1 alone
+    "yes, no" would be worth 2/3, which is more than a guess that is right half the time.
     """
     if any(pair <= predicted and not pair <= reference for pair in CONTRADICTIONS):
         return 0.0
@@ -23,9 +23,9 @@ def answers_f1(predicted: Set[str], reference: Set[str]) -> float:
 
 
 def reasons_then_answers(text: str) -> bool:
-    """True where the text is one ``<think>`` span that says something, then one ``<answer>`` span, and nothing else.
+    """True if the text is one ``<think>`` span that is not empty, then one ``<answer>`` span, and nothing else.
 
-    The answer may be empty: to some questions that is the right one.
+    The answer may be empty, because for some questions that is the right answer.
     """
     return has_think_answer_shape(text) and bool(think_span(text))
 

@@ -1,4 +1,4 @@
-"""What a file of results comes to: metrics with intervals, overall and by kind of question."""
+"""Summary of a file of results: metrics with intervals, overall and by kind of question."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def summarize_results(results: Sequence[Result]) -> dict[str, Any]:
     metrics      {name: {"mean", "lo", "hi"}}, see `utils.metrics.question_metrics`
     by_type      {field: {value: {"questions", "metrics"}}} for the rules of accuracy, the most frequent value first
     by_answer    see `utils.metrics.answer_scores`
-    calibration  see `utils.calibration`; where there are log-probabilities of tokens
+    calibration  see `utils.calibration`; only if there are log-probabilities of tokens
 
-    Intervals are 95% bootstrap intervals that draw whole patients. Raises ValueError for no results.
+    Intervals are 95% bootstrap intervals that draw whole patients. Raises ValueError if there are no results.
     """
     values, clusters = question_metrics(results), patients(results)
     summary = {
@@ -45,7 +45,7 @@ def intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict
 
 
 def by_type(results: Sequence[Result], values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """``values`` averaged over the questions of each value of each type field; fields that no result has are left
+    """``values`` averaged over the questions of each value of each type field. Fields that no result has are left
     out."""
     clusters = np.array(patients(results))
     found: dict[str, dict[str, Any]] = {}
@@ -62,9 +62,13 @@ def by_type(results: Sequence[Result], values: Mapping[str, np.ndarray]) -> dict
 
 
 def summarize_given(results: Sequence[Result]) -> dict[str, Any]:
-    """The same for given texts: ``given_length`` in tokens, ``given_logprob`` summed over the text,
-    ``given_token_logprob`` averaged over its tokens, and ``given_top1``, the share of tokens that were the most
-    likely."""
+    """The part of a result file that is computed from ``results`` if given texts were scored.
+
+    given_length         number of tokens
+    given_logprob        log-probability, summed over the text
+    given_token_logprob  log-probability, averaged over the text's tokens
+    given_top1           share of tokens that were the most likely
+    """
     rows = [(np.array(row["given_token_logprobs"]), np.array(row["given_token_ranks"])) for row in results]
     values = {
         "given_length": np.array([len(logprobs) for logprobs, _ in rows], dtype=np.float64),

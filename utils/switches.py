@@ -28,7 +28,7 @@ def env_switch(name: str) -> bool:
     """True if the variable is "1", False if it is "0", empty or unset.
 
     Raises:
-        ValueError: any other value, so that a misspelt switch is never taken for "off".
+        ValueError: any other value, so that a misspelled switch is never taken for "off".
     """
     value = os.environ.get(name, "")
     if value not in ("", "0", "1"):

@@ -1,8 +1,8 @@
 """Attachment: the relations between the entities of a sentence.
 
-The items are read from left to right. An entity joins the chunk being read or begins the next one; a cue may close the
-chunk and says how the next is linked to it (`RULES`). A closed chunk is related inside itself by the two rules of
-`chunks.py`, and its head, the last noun, to the noun before it by one of these:
+The items are read from left to right. An entity joins the chunk being read or begins the next one. A cue may close the
+chunk and says how the next is linked to it (`ATTACHMENT_RULES`). A closed chunk is related inside itself by the two
+rules of `chunks.py`, and its head, the last noun, to the noun before it by one of these:
 
 - predicate: modifiers with no noun after them modify the noun before the verb ("the lungs are *clear*"). A disorder
   that is a state is located there ("the lungs are *hyperinflated*").
@@ -70,7 +70,7 @@ _PLACES = frozenset({ANATOMY, SIZE})
 
 def attach(items: Sequence[Item]) -> tuple[Triple, ...]:
     """The relations of a sentence's items as (source, target, type), without repeats, in order of discovery."""
-    reading, rules = _Reading(), RULES
+    reading, rules = _Reading(), ATTACHMENT_RULES
     gap = APART
     for item in items:
         if item is GAP:
@@ -243,7 +243,7 @@ def _is_measure(item: Item) -> bool:
     return item.kind == SIZE and item.role != roles.NOUN
 
 
-RULES: dict[str, Callable[[_Reading, str, bool], None]] = {
+ATTACHMENT_RULES: dict[str, Callable[[_Reading, str, bool], None]] = {
     cues.LIST: _Reading.read_list_mark,
     cues.AT: _Reading.read_link,
     cues.OF: _Reading.read_link,

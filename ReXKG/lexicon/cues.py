@@ -1,7 +1,7 @@
 """Names of the cues. A cue is the effect that a word or phrase of `cues.tsv` has on the reading of a sentence.
 
-A cue may have a rule in `polarity.py` (`RULES`, for negation), a rule in `attachment.py` (`RULES`, for relations), or
-both. To add a cue, add a constant here, its place in `CUES`, its rows in `cues.tsv` and its rule.
+A cue may have a rule in `polarity.py` (`POLARITY_RULES`, for negation), in `attachment.py` (`ATTACHMENT_RULES`, for
+relations), or both. To add a cue, add a constant here, its place in `CUES`, its rows in `cues.tsv` and its rule.
 """
 
 from __future__ import annotations

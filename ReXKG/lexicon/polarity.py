@@ -1,8 +1,8 @@
 """Negation: present or not for each disorder and device of a sentence.
 
 The items are read from left to right. Each is first read as an entity, if it is one (`_Reading.read_entity`), and then
-by the rule of its cue, if `RULES` has one. A rule may change what a negation reaches from there on, or deny what the
-clause has said so far. A rule's docstring says what it does and gives the example that it is for.
+by the rule of its cue, if `POLARITY_RULES` has one. A rule may change what a negation reaches from there on, or deny
+what the clause has said so far. A rule's docstring says what it does and gives the example that it is for.
 
 Some concepts are denied as disorders are, as annotators did: a finding ("no acute *process*") by any negation, a state
 by "not" ("is not *enlarged*"; "no enlarged nodes" denies the nodes).
@@ -25,7 +25,7 @@ def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
     """The label of each item, disorders and devices turned into their "notpresent" form if the sentence denies them.
     Linear: a clause is looked back on once."""
     reading = _Reading(items)
-    read_entity, rules = reading.read_entity, RULES
+    read_entity, rules = reading.read_entity, POLARITY_RULES
     for i, (_, label, _, role, cue) in enumerate(items):
         if label is not None:
             read_entity(i, label, role)
@@ -151,7 +151,7 @@ class _Reading:
             self.labels[mark:end] = [item.label for item in self.items[mark:end]]
 
 
-RULES: dict[str, Callable[[_Reading, int], None]] = {
+POLARITY_RULES: dict[str, Callable[[_Reading, int], None]] = {
     cues.NEGATES: _Reading.begin_negation,
     cues.NOT: _Reading.begin_negation,
     cues.NEGATES_BEFORE: _Reading.deny_before,

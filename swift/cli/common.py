@@ -27,6 +27,7 @@ from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.errors import INTERRUPTED
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
+from swift.utils.run_folder import BEST
 from swift.utils.run_info import git_state, write_run_info
 from utils.questions import cluster_of
 from utils.switches import ROUNDING, SWITCHES, switches_set
@@ -154,7 +155,9 @@ def _card(arguments: Sequence[object]) -> dict[str, object]:
 
 def clear_run(folder: Path) -> None:
     """Remove the files that an earlier run wrote into ``folder``, so that a later resume does not find them."""
-    for name in ("args.json", "completions.jsonl", "curves.png"):
+    for name in ("args.json", "completions.jsonl", "curves.png", BEST):
         (folder / name).unlink(missing_ok=True)
+    for evidence in folder.glob("not_finite_step*.jsonl"):
+        evidence.unlink()
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)

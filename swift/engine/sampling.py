@@ -29,6 +29,7 @@ from transformers import (
 from swift.engine.batch import Completions, PromptBatch
 from swift.engine.model_inputs import next_positions, prompt_positions, remember_positions, token_types
 from swift.llm.policy import is_phi4
+from swift.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,26 @@ class InversionSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0)
 
 
+class NanWatch(LogitsProcessor):
+    """Notices logits that are not numbers, without waiting for the device at every token."""
+
+    def __init__(self) -> None:
+        self.seen: Tensor | None = None  # bool []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        nan = scores.sum(dim=-1, dtype=torch.float32).isnan().any()
+        self.seen = nan if self.seen is None else self.seen | nan
+        return scores
+
+    def check(self) -> None:
+        """Raise UserError if any logits were NaN."""
+        if self.seen is not None and bool(self.seen):
+            raise UserError(
+                "the policy computes NaN: its weights are damaged or diverged; take an older checkpoint, or train "
+                "with a lower --learning_rate"
+            )
+
+
 def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Index of the first token whose cumulative probability exceeds the uniform number. [N, V], [N] -> [N].
 
@@ -79,7 +100,8 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = probabilities.double().cumsum(dim=-1)
     total = cumulative[:, -1:]
     threshold = torch.minimum(uniforms[:, None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    found = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    return found.clamp(max=probabilities.shape[1] - 1)  # NaN would give an index past the end; NanWatch reports it
 
 
 @torch.no_grad()
@@ -100,8 +122,11 @@ def generate(
     # A group of one has no prompt to share, so transformers may prefill it, except for Phi-4, whose images would be
     # encoded again at every token.
     shared = shared and (group_size > 1 or is_phi4(model))
-    draw = sampling_processors(sampling, uniforms, prompts)
-    return trim(decode(model, prompts, group_size, sampling, draw, shared=shared), sampling.stop_token_ids)
+    watch = NanWatch()
+    draw = sampling_processors(sampling, uniforms, prompts, watch)
+    tokens = decode(model, prompts, group_size, sampling, draw, shared=shared)
+    watch.check()
+    return trim(tokens, sampling.stop_token_ids)
 
 
 def decode(
@@ -180,9 +205,11 @@ def prefill(model: nn.Module, prompts: PromptBatch, group_size: int) -> Cache:
     return cache
 
 
-def sampling_processors(sampling: Sampling, uniforms: Tensor | None, prompts: PromptBatch) -> LogitsProcessorList:
+def sampling_processors(
+    sampling: Sampling, uniforms: Tensor | None, prompts: PromptBatch, watch: NanWatch
+) -> LogitsProcessorList:
     """The logits processors that choose one token per row, in the order in which they apply."""
-    device, processors = prompts.input_ids.device, LogitsProcessorList()
+    device, processors = prompts.input_ids.device, LogitsProcessorList([watch])
     if sampling.banned_token_ids:
         processors.append(SuppressTokensLogitsProcessor(list(sampling.banned_token_ids), device=device))
     if sampling.temperature == 0:

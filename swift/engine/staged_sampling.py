@@ -12,6 +12,7 @@ from torch import nn
 
 from swift.engine.batch import Completions, PromptBatch
 from swift.engine.sampling import (
+    NanWatch,
     Sampling,
     generation_config,
     own_settings_aside,
@@ -37,7 +38,7 @@ def generate_shrinking(
     width, open_rows = ids.shape[1], torch.arange(len(ids), device=ids.device)
     stops = torch.tensor(sampling.stop_token_ids, device=ids.device)
     tokens = ids.new_full((len(ids), sampling.max_new_tokens), sampling.pad_token_id)
-    done = 0
+    done, watch = 0, NanWatch()
     while done < sampling.max_new_tokens and len(open_rows):
         drawn = None if uniforms is None else uniforms[open_rows.cpu()]
         with own_settings_aside(model):
@@ -45,7 +46,7 @@ def generate_shrinking(
                 ids,
                 attention_mask=mask.long(),
                 generation_config=generation_config(sampling, min(STAGE, sampling.max_new_tokens - done)),
-                logits_processor=sampling_processors(sampling, drawn, prompts),
+                logits_processor=sampling_processors(sampling, drawn, prompts, watch),
                 past_key_values=cache,
             )
         new = ids[:, width + done :]
@@ -55,4 +56,5 @@ def generate_shrinking(
         cache.batch_select_indices(unfinished)
         mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
         ids, mask, open_rows = ids[unfinished], mask[unfinished], open_rows[unfinished]
+    watch.check()
     return trim(tokens, sampling.stop_token_ids)

@@ -1,8 +1,8 @@
-"""Answers to many questions: prompts of like length share a batch, questions about the same images are neighbours, and
-the images of the next batch are read while the policy writes.
+"""Answers to many questions. Prompts of similar length share a batch, questions about the same images are neighbors,
+and the images of the next batch are read while the policy writes.
 
-Batches are a function of the questions and the batching alone, so whoever takes a batch up again, in another process or
-after a kill, decodes it in the same company and gets the same numbers.
+Batches are a function of the questions and the batching alone. A batch that is answered again, in another process or
+after a kill, therefore holds the same questions and gives the same numbers.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from swift.llm.policy import Policy, embeds_prompts_frozen, is_phi4, prompt_embe
 from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError
 
-MOST_QUESTIONS = 64  # of an automatic batch: more gain little, and all wait for the longest answer
-MEMORY_SHARE = 0.8  # of the device, for weights and automatic batches
-BYTES_PER_CACHED_BYTE = 4  # what a token takes at the peak for each byte of its keys and values: copies, activations
-BATCHES_AHEAD = 1  # read while another is decoded: each holds the pixels of its images
+MOST_QUESTIONS = 64  # in an automatic batch; more gain little, and all wait for the longest answer
+MEMORY_SHARE = 0.8  # share of the device for weights and automatic batches
+BYTES_PER_CACHED_BYTE = 4  # peak bytes per byte of a token's keys and values, with copies and activations
+BATCHES_AHEAD = 1  # batches read while another is decoded; each holds the pixels of its images
 
 
 @dataclass(frozen=True)
 class AnswerTask:
-    """What is asked of the policy for every question."""
+    """The request to the policy, the same for every question."""
 
     sampling: Sampling
     num_samples: int = 1
-    seed: int = 0  # of the samples, with the question's position
-    alternatives: int | None = None  # also score each token, and name that many of the most likely; None: do not
-    given: Callable[[Record], str] | None = None  # score this text instead of writing one
+    seed: int = 0  # seeds the samples, together with the position of the question
+    alternatives: int | None = None  # also score each token and list this many most likely ones; None: do not score
+    given: Callable[[Record], str] | None = None  # text to score instead of writing one
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the policy wrote for one record, or the text it was given."""
+    """A text that the policy wrote for one record, or the text that it was given."""
 
     text: str
-    token_ids: tuple[int, ...]  # the end token included, where it came to one
+    token_ids: tuple[int, ...]  # including the end token if there is one
     finished: bool  # stopped by itself, not by the length limit
     scores: TokenScores | None = None
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One question with its answers, one a sample; or why its images cannot be read."""
+    """One question with its answers, one per sample, or the reason why its images cannot be read."""
 
     index: int  # the record's position in the input
     answers: tuple[Answer, ...]
@@ -65,19 +65,19 @@ class Answered:
 
 @dataclass(frozen=True)
 class Batching:
-    """How many questions, and tokens of prompts and answers with their padding, a batch may hold; None: any number."""
+    """Limits of a batch: questions, and tokens of prompts and answers with their padding. None means no limit."""
 
     questions: int
     tokens: int | None = None
 
 
 def greedy(template: Template, max_new_tokens: int) -> Sampling:
-    """The most likely token at each step, until a stop token."""
+    """Sampling that takes the most likely token at each step, until a stop token."""
     return drawn(template, max_new_tokens, 0.0)
 
 
 def drawn(template: Template, max_new_tokens: int, temperature: float) -> Sampling:
-    """Tokens drawn at ``temperature`` until a stop token; never image or audio placeholders."""
+    """Sampling at ``temperature`` until a stop token, never of image or audio placeholders."""
     return Sampling(
         max_new_tokens=max_new_tokens,
         stop_token_ids=template.stop_token_ids,
@@ -88,16 +88,16 @@ def drawn(template: Template, max_new_tokens: int, temperature: float) -> Sampli
 
 
 def automatic_threads(model: nn.Module) -> int:
-    """How many threads read images ahead: none beside a policy on the CPU, whose cores they would take."""
+    """Threads that read images ahead. There are none if the policy runs on the CPU, whose cores they would take."""
     return 0 if model.device.type == "cpu" else DECODING_THREADS
 
 
 def automatic_batching(model: nn.Module) -> Batching:
-    """As many questions as fit, up to 64: the tokens whose keys, values and activations fill what the weights leave of
-    four fifths of the device's memory, or of a quarter of the machine's where the policy runs on the CPU.
+    """Batching of as many questions as fit, up to 64.
 
-    Counted from the memory that is there, not from what is free just now, so that a run that goes on elsewhere on the
-    same kind of device forms the same batches.
+    Weights, keys, values and activations may fill four fifths of the device's memory, or a quarter of the machine's if
+    the policy runs on the CPU. The total memory counts, not the memory that is free just now, so that a run resumed on
+    another device of the same kind forms the same batches.
     """
     text = model.config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -113,7 +113,7 @@ def automatic_batching(model: nn.Module) -> Batching:
 
 @dataclass(frozen=True)
 class _Size:
-    """How long a prompt is: tokens of its images, which images, characters of its text."""
+    """Length of a prompt: tokens of its images, keys of the images, characters of its text."""
 
     image_tokens: int
     images: tuple[str, ...]
@@ -123,9 +123,11 @@ class _Size:
 def make_batches(
     template: Template, records: Sequence[Record], positions: Sequence[int], batching: Batching, new_tokens: int
 ) -> list[list[int]]:
-    """The ``positions`` of ``records`` in batches: :func:`decoding_order` cut where a batch is full. ``new_tokens`` is
-    what the answers to one question may take; a character of a prompt counts as a token. A question that is over the
-    tokens alone is a batch of its own."""
+    """Divide the ``positions`` of ``records`` into batches: :func:`decoding_order`, cut as soon as a batch is full.
+
+    ``new_tokens`` is the largest number of tokens that the answers to one question may take. A character of a prompt
+    counts as a token. A question that exceeds the limit of tokens alone is a batch of its own.
+    """
     sizes = _sizes(template, records, positions)
     batches: list[list[int]] = []
     widest = 0
@@ -140,16 +142,16 @@ def make_batches(
 
 
 def _full(questions: int, width: int, batching: Batching) -> bool:
-    """Whether a batch of that many questions cannot take one more, all of them ``width`` tokens."""
+    """True if a batch of that many questions cannot take one more, with ``width`` tokens each."""
     over = batching.tokens is not None and (questions + 1) * width > batching.tokens
     return questions >= batching.questions or over
 
 
 def decoding_order(template: Template, records: Sequence[Record], positions: Sequence[int] | None = None) -> list[int]:
-    """``positions`` of ``records`` (default: all), the longest prompts first (so that memory runs out at once or not at
-    all).
+    """Sort ``positions`` of ``records`` (default: all), the longest prompts first, so that memory runs out at once or
+    not at all.
 
-    Among prompts with equally many image tokens, those about the same images stand together, so that the template's
+    Among prompts with equally many image tokens, questions about the same images are neighbors, so that the template's
     cache decodes an image once.
     """
     return _in_order(_sizes(template, records, range(len(records)) if positions is None else positions))
@@ -164,7 +166,7 @@ def _in_order(sizes: dict[int, _Size]) -> list[int]:
 
 
 def _sizes(template: Template, records: Sequence[Record], positions: Sequence[int]) -> dict[int, _Size]:
-    """Each position's size. Reads image headers only, each once. Raises UserError as :func:`image_size` does."""
+    """The size of each position. Reads image headers only, each once. Raises UserError as :func:`image_size` does."""
     tokens: dict[str, int] = {}
     sizes = {}
     for index in positions:
@@ -185,7 +187,7 @@ def answer_batches(
     batches: Sequence[Sequence[int]],
     task: AnswerTask,
 ) -> Iterator[list[Answered]]:
-    """The answers to each batch of positions, as soon as it is done."""
+    """Yield the answers to each batch of positions as soon as it is done."""
     for indexes, prompts in read_ahead(template, records, batches):
         read = [(index, prompt) for index, prompt in zip(indexes, prompts, strict=True) if not _failed(prompt)]
         answers = dict(zip((index for index, _ in read), _answer(policy, template, records, read, task), strict=True))
@@ -198,8 +200,10 @@ def answer_batches(
 def read_ahead(
     template: Template, records: Sequence[Record], batches: Sequence[Sequence[int]]
 ) -> Iterator[tuple[Sequence[int], list[EncodedPrompt | UserError]]]:
-    """Each batch with its encoded prompts, in order; in place of a prompt that cannot be made, what is wrong with it.
-    The template's threads decode the images of the next batch while this one is being used."""
+    """Yield each batch with its encoded prompts, in order. A prompt that cannot be made is replaced by its error.
+
+    The template's threads decode the images of the next batch while this one is being used.
+    """
 
     def encode(index: int) -> EncodedPrompt | UserError:
         try:
@@ -255,7 +259,7 @@ def _answer(
 
 
 def _uniforms(read: Sequence[tuple[int, EncodedPrompt]], task: AnswerTask) -> torch.Tensor | None:
-    """Numbers [B * K, tokens] to sample by: a function of seed and question alone."""
+    """Uniform numbers [B * K, tokens] for sampling, a function of seed and question alone."""
     if task.sampling.temperature == 0:
         return None
     length = task.sampling.max_new_tokens

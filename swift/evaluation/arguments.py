@@ -17,7 +17,7 @@ def _flag(help: str, default: Any = None, **more: Any) -> Any:
 
 @dataclass
 class EvaluationArguments:
-    """Policies, the questions they answer, and the way they answer them."""
+    """Flags of an evaluation: the policies, the questions, and how they are answered."""
 
     model_path: list[str] = field(
         metadata={
@@ -78,8 +78,8 @@ class EvaluationArguments:
     use_flash_attention: bool = _flag("attend with flash-attn where it is installed", False)
     no_tqdm: bool = _flag("no progress bar", False, decides=Decides.NOTHING)
 
-    # Fields of TokenArguments, with the values that mean: no scores of tokens.
-    tokens: ClassVar[bool] = False
+    # TokenArguments has flags for these. They stand last: a field of a subclass keeps the place of its first mention.
+    scores_tokens: ClassVar[bool] = False
     top_k_alternatives: ClassVar[int | None] = None
     given: ClassVar[str | None] = None
 
@@ -131,9 +131,9 @@ class EvaluationArguments:
 
 @dataclass
 class TokenArguments(EvaluationArguments):
-    """The same, with scores of each token."""
+    """The same flags, and those for the scores of each token."""
 
-    tokens: ClassVar[bool] = True
+    scores_tokens: ClassVar[bool] = True
     top_k_alternatives: int = _flag("also list this many most likely tokens at each place", 0, decides=Decides.EXTRAS)
     given: str | None = _flag("score the text of this field, such as explanation or answer, instead of writing one")
 

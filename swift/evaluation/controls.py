@@ -1,4 +1,4 @@
-"""Controls that tell looking at the image from knowing the language: questions with images that are not theirs."""
+"""Controls that separate looking at the image from knowing the language: questions shown with other images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swift.llm.images.source import ImageSource, image_size
 from swift.utils.errors import UserError
 from utils.questions import cluster_of
 
-GREY = 128  # nearly 0 once normalised
+BLANK_GRAY = 128  # nearly 0 after normalization
 
 
 def shuffle_images(records: Sequence[Record], seed: int) -> list[Record]:
@@ -40,14 +40,14 @@ def shuffle_images(records: Sequence[Record], seed: int) -> list[Record]:
 
 
 def blank_images(records: Sequence[Record]) -> list[Record]:
-    """The same questions, each image replaced by an evenly grey one of the same size."""
+    """The same questions, each image replaced by an evenly gray one of the same size."""
     blank: dict[tuple[int, int], ImageSource] = {}
 
     def replaced(source: ImageSource) -> ImageSource:
         size = image_size(source)
         if size not in blank:
             file = io.BytesIO()
-            Image.new("L", size, GREY).save(file, "PNG")
+            Image.new("L", size, BLANK_GRAY).save(file, "PNG")
             blank[size] = ImageSource(f"blank {size[0]} x {size[1]}", data=file.getvalue())
         return blank[size]
 

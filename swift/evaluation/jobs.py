@@ -1,4 +1,4 @@
-"""Jobs of an evaluation: a file of questions put to a checkpoint. A job knows which answers are on disk already."""
+"""Jobs of an evaluation: one file of questions for one checkpoint each, and the answers that exist already."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from swift.utils.errors import UserError
 from swift.utils.files import try_read_json, write_json
 from utils.get_knowledge_graph import extractor_name
 
-FORMAT = 1  # of result and partial files; raised when older ones can no longer be resumed
+FORMAT = 1  # of result and partial files; raised when older ones cannot be resumed
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The answers to a job's questions that were on disk when it was made."""
+    """The answers to a job's questions that exist on disk at one moment."""
 
     questions: QuestionFile
     partials: list[Partial]  # those of the job's settings
 
     @cached_property
     def rows(self) -> dict[int, dict[str, Any]]:
-        """The stored answers by position, without those to questions whose images have changed since."""
+        """The existing answers by position. Answers to questions whose images have changed are left out."""
         digests = self.questions.digests
         rows: dict[int, dict[str, Any]] = {}
         for partial in self.partials:
@@ -48,7 +48,7 @@ class Progress:
 
     @property
     def waiting(self) -> int:
-        """The number of questions with neither an answer nor a reason to be skipped."""
+        """Number of questions that have neither an answer nor a reason to be skipped."""
         return len(set(range(len(self.questions.records))) - self.rows.keys() - self.questions.skipped.keys())
 
     @property
@@ -69,18 +69,20 @@ class EvaluationJob:
     checkpoint: Path
     questions: QuestionFile
     result: Path
-    settings: dict[str, Any]  # flags that decide the answers, and digests of weights and questions
+    settings: dict[str, Any]  # everything that decides the answers: flags, and digests of weights and questions
     images: str  # digest of the images shown
-    given: bool  # texts of the file are scored, none is written
+    given: bool  # texts of the questions are scored instead of written answers
 
     def progress(self) -> Progress:
-        """Read the partial files of this job; those of other settings are left out."""
+        """Read the partial files of this job. Files of other settings are left out."""
         partials = [partial for _, partial in self._partials() if not self._differences(partial.header["settings"])]
         return Progress(self.questions, partials)
 
     def finished(self) -> bool:
-        """True if the result file exists and is of this job's settings. Raises UserError for a result file or a partial
-        file of other settings: they are not to be lost."""
+        """True if the result file exists and has this job's settings.
+
+        Raises UserError if it or a partial file has other settings, so that no answers are lost.
+        """
         for path, partial in self._partials():
             if differences := self._differences(partial.header["settings"]):
                 raise UserError(_in_the_way(path, differences))
@@ -100,18 +102,22 @@ class EvaluationJob:
         return True
 
     def clear(self, part: tuple[int, int]) -> None:
-        """Remove the answers of this part, or of all parts if this part is the whole, so that the job starts over.
-        Remove the result too, so that no other part takes it for the new one. Raises UserError while a process writes
-        to the answers."""
+        """Remove the answers of this part, or of all parts if there is only one, so that the job starts over.
+
+        The result is removed too, since another part would take it for the new one. Raises UserError while a process
+        writes to the answers.
+        """
         for path in partial_answers_paths(self.result) if part[1] == 1 else [partial_answers_path(self.result, part)]:
             remove_partial(path)
-        if is_master():  # another rank may come so late that the result is new
+        if is_master():  # another rank may arrive so late that the result is new
             for path in (self.result, self._run_file):
                 path.unlink(missing_ok=True)
 
     def write_result(self, progress: Progress) -> dict[str, Any]:
-        """Fold the partial files into the result file and its ``.run.json``. Returns the document. Raises UserError if
-        every question was skipped."""
+        """Join the partial files into the result file and its ``.run.json``, and return the document.
+
+        Raises UserError if every question was skipped.
+        """
         skipped = progress.skipped
         answers = {index: row["answers"] for index, row in progress.rows.items() if index not in skipped}
         if not answers:
@@ -130,7 +136,7 @@ class EvaluationJob:
         for path in partial_answers_paths(self.result):
             path.unlink(missing_ok=True)
 
-    def was_finished_elsewhere(self) -> bool:
+    def finished_elsewhere(self) -> bool:
         """True if another part has written the result and removed the partial files."""
         return self.result.exists() and not partial_answers_paths(self.result)
 
@@ -144,7 +150,7 @@ class EvaluationJob:
                 yield path, partial
 
     def _differences(self, settings: Mapping[str, Any]) -> list[str]:
-        """The settings in which ``settings`` differ from this job's, each as words."""
+        """Differences between ``settings`` and this job's, each in words."""
         names = dict.fromkeys([*self.settings, *settings])
         return [
             f"{name} {settings.get(name)!r}, now {self.settings.get(name)!r}"
@@ -163,14 +169,14 @@ def _in_the_way(path: Path, differences: Sequence[str]) -> str:
 def make_jobs(
     arguments: EvaluationArguments, checkpoints: Sequence[Path], files: Sequence[QuestionFile]
 ) -> list[EvaluationJob]:
-    """Every file put to every checkpoint. Raises UserError if two of the jobs would write the same result file."""
+    """Make a job for every file and checkpoint. Raises UserError if two of them would write the same result file."""
     jobs: dict[Path, EvaluationJob] = {}
     for checkpoint in checkpoints:
         weights = weight_digests(checkpoint, arguments.base_model_path)
         for questions in files:
             settings = {
                 "format": FORMAT,
-                "tokens": arguments.tokens,
+                "tokens": arguments.scores_tokens,
                 "weights": weights,
                 "questions": questions.digest,
                 **arguments.decisive(),
@@ -187,14 +193,14 @@ def make_jobs(
 
 
 def checkpoint_name(checkpoint: Path) -> str:
-    """A checkpoint's name in result files; that of a run's ``checkpoint-N`` begins with the run's name."""
+    """A checkpoint's name in result files. The name of a run stands before its ``checkpoint-N``."""
     checkpoint = checkpoint.resolve()
     in_run = checkpoint.name.startswith("checkpoint-")
     return f"{checkpoint.parent.name}-{checkpoint.name}" if in_run else checkpoint.name
 
 
 def weight_digests(checkpoint: Path, base: str | None) -> list[str]:
-    """The digest of the checkpoint; for an adapter, also that of the full checkpoint below it."""
+    """Digests of the checkpoint and, for an adapter, of the full folder below it."""
     if not is_adapter(checkpoint):
         return [folder_digest(checkpoint)]
     return [folder_digest(folder) for folder in (checkpoint, base_of(checkpoint, base))]
@@ -215,5 +221,5 @@ def result_path(checkpoint: Path, questions: QuestionFile, arguments: Evaluation
         parts.append("sampled")
     if arguments.given is not None:
         parts += ["given", arguments.given]
-    parts.append("token_prob" if arguments.tokens else "results")
+    parts.append("token_prob" if arguments.scores_tokens else "results")
     return Path(arguments.output_dir) / ("_".join(parts) + ".json")

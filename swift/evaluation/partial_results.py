@@ -101,7 +101,7 @@ def _take(partial: Partial, entry: dict[str, Any]) -> str | None:
 
 
 def _row_problem(row: dict[str, Any]) -> str | None:
-    """What is wrong with the line of a question; None if it is whole."""
+    """Problem of the line of a question. None if it is complete."""
     if problem := _problem(row, {"index": int, "question": str}):
         return problem
     if "problem" in row:
@@ -122,7 +122,7 @@ def _answer_problem(answer: Any) -> str | None:
 
 
 def _problem(value: Any, fields: dict[str, Any]) -> str | None:
-    """How ``value`` fails to be an object with these fields of these types; None if it is one."""
+    """Problem of ``value``, which must be an object with these fields of these types. None if it is one."""
     if not isinstance(value, dict):
         return "not an object"
     wrong = [name for name, kind in fields.items() if not isinstance(value.get(name), kind)]

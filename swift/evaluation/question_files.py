@@ -22,7 +22,7 @@ SWEEP = tuple(f"test_{group}_vqa.json" for group in ("basic", "compare", "region
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """The questions of one annotation file. Under a control they already show the images that it gave them."""
+    """The questions of one annotation file. Under a control they already show the images of the control."""
 
     path: Path
     records: list[Record]
@@ -35,8 +35,7 @@ class QuestionFile:
 
     @cached_property
     def digests(self) -> list[str]:
-        """Digest of each question with its images, that is of all an answer depends on. Images count by name and size
-        in bytes."""
+        """Digests of the questions, each with its images by name and size in bytes. They decide the answers."""
         return [
             value_digest([record.messages, [_image_stamp(source) for source in record.images]])
             for record in self.records
@@ -44,8 +43,8 @@ class QuestionFile:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of all questions, their references, and the names of their images. The images themselves are left out,
-        so that a broken image can be replaced before a run is resumed."""
+        """Digest of all questions with their references and the names of their images. The images themselves do not
+        count, so that a broken image can be replaced before a run is resumed."""
         return value_digest(
             [
                 [record.messages, record.solution, record.columns, [_image_name(source) for source in record.images]]
@@ -65,8 +64,7 @@ def _image_stamp(source: ImageSource) -> tuple[str, int]:
 
 
 def read_question_files(arguments: EvaluationArguments) -> list[QuestionFile]:
-    """The questions of the single file or of the sweep, each checked to be complete and answerable. Raises
-    UserError."""
+    """Read the questions of the single file or of the sweep and check them. Raises UserError."""
     return [_read_file(path, arguments) for path in _annotation_files(arguments)]
 
 
@@ -132,7 +130,7 @@ def _check_answers(records: Sequence[Record]) -> None:
 
 
 def _check_names(records: Sequence[Record]) -> None:
-    """Raise UserError if two questions have the same name: results are told apart by it."""
+    """Require that every question has a name of its own, since results are told apart by it."""
     first: dict[str, Record] = {}
     raise_problems(
         f"{record.source}: {name!r} is also the name of {first[name].source}, by field 'idx', 'id' or its position; "

@@ -1,5 +1,8 @@
-"""Result files: one entry for each question, the scores, and what decided the answers. All of it is a function of
-questions and answers, so that a file does not tell how often its run was killed or how many processes shared it."""
+"""Result files: one entry per question, the scores, and the settings that decided the answers.
+
+Everything in them is a function of questions and answers. How often a run was killed, or how many processes shared it,
+changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from utils.questions import question_id
 from utils.self_consistency import majority_answers
 from utils.summaries import summarize_given, summarize_results
 
-# What a row says of the answer, by name and by how a name begins: a question's own fields of these names are left out,
-# lest they pass for what the model wrote.
+# Fields of a row about the answer, by name and by prefix. A question's own fields of these names are left out, since
+# they would pass for the model's output.
 _ANSWER_FIELDS = {"samples", "majority_answer", "correct", "is_correct", "num_tokens", "finished", "image_paths"}
 _ANSWER_PREFIXES = ("token_", "given_", "generated_")
 
 
 def stored(answered: Answered, question: str) -> dict[str, Any]:
-    """What a partial file keeps of a question; ``question`` is its digest."""
+    """The line of a question in a partial file. ``question`` is its digest."""
     row: dict[str, Any] = {"index": answered.index, "question": question}
     if answered.problem is not None:
         return row | {"problem": answered.problem}
@@ -45,15 +48,17 @@ def _stored_answer(answer: Answer) -> dict[str, Any]:
 
 
 def with_explanation(record: Record) -> dict[str, Any]:
-    """The record's own fields; its solution goes by the name evaluation files give it."""
+    """The record's own fields, with the solution under its name in evaluation files."""
     columns = {name: value for name, value in record.columns.items() if name != "solution"}
     return columns | {"explanation": record.solution}
 
 
 def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]], given: bool = False) -> dict[str, Any]:
-    """One entry of ``results``: every field of the question but those named as an answer's, and what became of it.
-    ``image_paths`` are the images shown, under a control not those of ``image_ids``; null for one that is no file.
-    ``answers`` are as stored."""
+    """One entry of ``results``: the fields of the question, except those named as an answer's, and its answers.
+
+    ``image_paths`` are the images shown; under a control they are not those of ``image_ids``. An image that is not a
+    file is null. ``answers`` are as stored.
+    """
     columns = {name: value for name, value in with_explanation(record).items() if not _is_answer_field(name)}
     if columns.get("id", index) is None:
         del columns["id"]
@@ -114,8 +119,11 @@ def build_document(
     skipped: Mapping[int, str],
     given: bool,
 ) -> dict[str, Any]:
-    """What a result file holds: ``facts``, the scores over the answered questions, ``results`` in the order of the
-    questions, and ``skipped``, those without readable images. ``answers`` and ``skipped`` are by position."""
+    """Build the contents of a result file.
+
+    It holds ``facts``, the scores over the answered questions, ``results`` in the order of the questions, and
+    ``skipped``, the questions without readable images. ``answers`` and ``skipped`` are by position.
+    """
     results = [result_row(records[index], index, answers[index], given) for index in sorted(answers)]
     listed = [
         {"id": question_id(records[index].columns, index), "source": records[index].source, "reason": skipped[index]}
@@ -140,7 +148,7 @@ def build_document(
 
 
 def screen_lines(document: Mapping[str, Any]) -> list[str]:
-    """The scores for the terminal, a line each: mean [95% interval], and which rule it is."""
+    """The scores for the terminal, one line each: mean [95% interval] and the rule behind it."""
     metrics, width = document["metrics"], max(map(len, document["metrics"]))
 
     def line(name: str, note: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The evaluation that both scripts run: put files of questions to policies, and write a result file per job."""
+"""Evaluation of policies: every file of questions is answered by every checkpoint and leaves a result file."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ logger = get_logger()
 
 
 def run_evaluation(arguments: EvaluationArguments) -> int:
-    """Put every file to every checkpoint, except for what is done already. Cheap mistakes are found before a policy is
-    loaded. Returns the exit status. Raises UserError."""
+    """Answer every file with every checkpoint, except for finished jobs. Mistakes that are cheap to find are reported
+    before a policy is loaded. Raises UserError."""
     checkpoints = [resolve_checkpoint(path) for path in arguments.model_path]
     files = read_question_files(arguments)
     try:
@@ -63,7 +63,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
             job.clear(arguments.part)
         elif job.finished():
             job.remove_partials()
-            print(f"{job.result}: there already, of the same settings")
+            print(f"{job.result}: exists already, with the same settings")
             _list(job, arguments)
             continue
         waiting.append(job)
@@ -88,9 +88,11 @@ class Evaluator:
         self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=threads)
 
     def run(self, job: EvaluationJob) -> None:
-        """Answer this process's part of the job's questions into its partial file, without those that are answered
-        already. Raises UserError for a prompt that does not fit and for an unreadable image, unless they are
-        skipped."""
+        """Answer this process's part of the questions and append the answers to its partial file.
+
+        Questions with an answer are left out. Raises UserError for a prompt that does not fit and, unless skipped, for
+        an unreadable image.
+        """
         arguments, records, progress = self.arguments, job.questions.records, job.progress()
         done, unfit = progress.rows.keys(), self._unfit(job)
         header = self._header(job, progress)
@@ -99,17 +101,19 @@ class Evaluator:
         new_tokens = task.num_samples * task.sampling.max_new_tokens
         batches = make_batches(self.template, records, sorted(positions), batching, new_tokens)
         number, count = arguments.part
-        unanswered = [batch for batch in batches[number - 1 :: count] if not done >= set(batch)]
+        own_batches = [batch for batch in batches[number - 1 :: count] if not done >= set(batch)]
         problems = [Answered(index, (), unfit[index]) for index in sorted(unfit.keys() - done)]
-        if not unanswered and not problems:
+        if not own_batches and not problems:
             return
-        answers = answer_batches(self.policy, self.template, records, unanswered, task)
+        answers = answer_batches(self.policy, self.template, records, own_batches, task)
         hidden = arguments.no_tqdm or not is_master()
         with (
             closing(
                 PartialWriter(partial_answers_path(job.result, arguments.part), header, self._run_facts(batching))
             ) as writer,
-            tqdm(desc=job.questions.name, total=sum(map(len, unanswered)), unit="question", disable=hidden) as progress,
+            tqdm(
+                desc=job.questions.name, total=sum(map(len, own_batches)), unit="question", disable=hidden
+            ) as progress,
         ):
             self._write(job, writer, chain([problems] if problems else [], answers), progress)
 
@@ -133,22 +137,21 @@ class Evaluator:
             ) from error
 
     def task(self) -> AnswerTask:
-        """The task that the policy is given for every question."""
+        """The request to the policy, the same for every question."""
         arguments = self.arguments
         sampling = drawn(self.template, arguments.max_new_tokens, arguments.temperature)
         given = None if arguments.given is None else partial(given_text, name=arguments.given)
         return AnswerTask(sampling, arguments.num_samples, arguments.seed, arguments.top_k_alternatives, given)
 
     def _unfit(self, job: EvaluationJob) -> dict[int, str]:
-        """Reasons by position of the questions whose prompts cannot be made; empty, or an error, unless such questions
-        are skipped."""
+        """Reasons by position why a prompt cannot be made. Raises UserError for the first unless they are skipped."""
         records = job.questions.records
         positions = [index for index in range(len(records)) if index not in job.questions.skipped]
         problems = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
         return {positions[place]: problem for place, problem in problems.items()}
 
     def _header(self, job: EvaluationJob, progress: Progress) -> dict[str, Any]:
-        """The header of a new partial file. Its batching is that of the existing files, unless ``--batch_size`` sets
+        """Header of a new partial file. Its batching is that of existing partial files unless ``--batch_size`` sets
         another."""
         if self.arguments.most_questions is not None:
             batching = dataclasses.asdict(Batching(self.arguments.most_questions))
@@ -170,7 +173,7 @@ class Evaluator:
         return {"settings": job.settings, "facts": facts, "batching": batching}
 
     def _run_facts(self, batching: Batching) -> dict[str, Any]:
-        """Facts about this process and machine, which change answers by rounding at most."""
+        """Facts about this process that decide no answer, apart from rounding."""
         model = self.policy.model
         return {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -189,13 +192,13 @@ class Evaluator:
 
 
 def _check_batching(progress: Progress, batching: dict[str, Any]) -> None:
-    """Raise UserError if another part was begun with other batches: then some questions would belong to no part."""
-    for partial_file in progress.partials:
-        if (other := partial_file.header["batching"]) != batching:
+    """Raise UserError if another part has other batches, since some questions would then belong to no part."""
+    for begun in progress.partials:
+        if (other := begun.header["batching"]) != batching:
             raise UserError(
-                f"{partial_file.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and "
-                f"parts must share the same batches; pass --batch_size {other['questions']} to every part, resume in "
-                "one process without --shard, or remove that file"
+                f"{begun.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and parts must "
+                f"share the same batches; pass --batch_size {other['questions']} to every part, resume in one process "
+                "without --shard, or remove that file"
             )
 
 
@@ -205,7 +208,7 @@ def _finish(job: EvaluationJob, arguments: EvaluationArguments) -> None:
     if not progress.waiting:
         _report(job, job.write_result(progress))
         _list(job, arguments)
-    elif not job.was_finished_elsewhere():
+    elif not job.finished_elsewhere():
         print(f"{job.result}: {progress.waiting} questions wait for other parts")
 
 

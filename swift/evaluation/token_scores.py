@@ -1,4 +1,4 @@
-"""What the policy thought of each token of a text: its probability, its rank, what else could have come."""
+"""Scores of the tokens of a text: the policy's probability for each, its rank, and the most likely alternatives."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from swift.engine.batch import Completions
 from swift.engine.logprobs import LogProbs
 from swift.llm.template.protocol import Template
 
-DECIMALS = 7  # significant ones that are kept: float32 has no more
+DECIMALS = 7  # significant digits of stored numbers; float32 has no more
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Of one text, one entry a token, the end token included. Probabilities are the policy's own, over the whole
-    vocabulary at temperature 1."""
+    """Scores of one text, with one entry per token including the end token. Probabilities are the policy's own, over
+    the whole vocabulary at temperature 1."""
 
-    tokens: list[str]  # joined they are the text; the end token is ""
+    tokens: list[str]  # they join to the text; the end token is ""
     logprobs: list[float]  # natural logarithm
     entropies: list[float]  # nats
     ranks: list[int]  # 1 for the most likely token
@@ -29,14 +29,14 @@ class TokenScores:
 
 
 def token_scores(template: Template, completions: Completions, scores: LogProbs) -> list[TokenScores]:
-    """The scores of each completion; ``scores`` were asked for entropy and choices."""
+    """The scores of each completion. ``scores`` must hold entropy and choices."""
     choices = zip(
         scores.choices.ranks.tolist(), scores.choices.top_ids.tolist(), scores.choices.top_logps.tolist(), strict=True
     )
     names: dict[int, str] = {}
 
     def name(token: int) -> str:
-        """An alternative by itself: control tokens by their names, part of a character as the replacement sign."""
+        """Text of an alternative. A control token shows its name, a part of a character the replacement sign."""
         if token not in names:
             names[token] = template.tokenizer.decode([token], skip_special_tokens=False)
         return names[token]

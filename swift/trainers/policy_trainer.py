@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -128,6 +129,7 @@ class PolicyTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
         self._resumed: str | None = None  # checkpoint whose random state is still to be restored
         self.compute_type: torch.dtype | None = None  # of matrix products, if the trainable weights are kept in float32
+        self._last_batch: dict[str, Any] = {}
         self.card: dict[str, Any] = {}  # facts for the README.md of checkpoints
         self.stop = StopAfterStep(repeats)
         self.add_callback(self.stop)
@@ -182,7 +184,7 @@ class PolicyTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
         """Forward and backward of a micro-batch. Raises UserError if the loss is not finite or memory runs out."""
-        step = self.state.global_step + 1
+        step, self._last_batch = self.state.global_step + 1, inputs
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except torch.OutOfMemoryError as error:
@@ -201,7 +203,8 @@ class PolicyTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        check_gradient(norm, self.state.global_step + 1)
+        if norm is not None and not math.isfinite(float(norm)):
+            check_gradient(norm, self.state.global_step + 1, self.evidence(self._last_batch))
         return norm
 
     def get_train_dataloader(self) -> DataLoader:

@@ -57,10 +57,12 @@ class LogLines(TrainerCallback):
 
 
 def summary(logs: dict[str, float]) -> str:
-    """Short form of the main values in ``logs``.
+    """Short form of the main values in ``logs``, after the word "validation" if they are of validation data.
 
     Parts of the reward lose the plugin's prefix. Seconds are shown as rollout+reward+update.
     """
+    if figures := {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}:
+        return f"validation: {summary(figures)}"
     parts = [f"{label} {logs[name]:.3g}" for name, label in SHOWN_METRICS.items() if name in logs]
     rewards = [
         f"{name.removeprefix('rewards/').removeprefix('external_')} {value:.2f}"

@@ -1,4 +1,4 @@
-"""Names that plugins written for ms-swift 3.3 import from ``swift.utils``, and a few of our own. Imports no torch."""
+"""Files, flags, processes, and the names that plugins for ms-swift 3.3 import from here. Imports no torch."""
 
 from swift.utils.distributed import (
     get_device_count,

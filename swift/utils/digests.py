@@ -1,4 +1,4 @@
-"""Short names for contents, to tell whether what is there is what was there before."""
+"""Digests of values and model folders. A changed digest shows that the contents have changed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ DIGEST_DIGITS = 16
 
 
 def value_digest(value: Any) -> str:
-    """Of anything JSON can hold; the order of keys does not matter."""
+    """Short SHA-256 of a JSON value; key order does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Of a model's files by relative name, size and contents. Of a file over 4 MiB, 64 KiB at each of 64 even places
-    are read: weights that were trained differ nearly everywhere, and 11 GB would take longer to read than to load."""
+    """Short SHA-256 of a model's files: their relative names, sizes and contents.
+
+    Of a file over 4 MiB, 64 KiB are read at each of 64 evenly spaced places. Training changes weights nearly
+    everywhere, so these samples suffice. Reading all of 11 GB would take longer than loading the model.
+    """
     folder = Path(folder)
     places = [folder, *folder.glob("*-lora")]
     files = sorted({path for place in places for name in MODEL_FILES for path in place.glob(name) if path.is_file()})

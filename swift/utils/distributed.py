@@ -1,4 +1,4 @@
-"""What the launcher said about processes and devices. Names and values follow ms-swift 3.3."""
+"""Facts about processes and devices, as the launcher set them. Names and values follow ms-swift 3.3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def get_dist_setting() -> tuple[int, int, int, int]:
-    """``(rank, local_rank, world_size, local_world_size)`` from the launcher; (-1, -1, 1, 1) where there is none."""
+    """``(rank, local_rank, world_size, local_world_size)`` from the launcher; (-1, -1, 1, 1) without one."""
     environ = os.environ
     local_world_size = environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or 1
     return (
@@ -34,17 +34,17 @@ def is_local_master() -> bool:
 
 
 def get_device_count() -> int:
-    """Accelerators visible to this process (CUDA, NPU, XPU ...); 0 on a CPU."""
+    """Number of accelerators visible to this process (CUDA, NPU, XPU ...); 0 on a CPU."""
     import torch
 
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
 def is_mp() -> bool:
-    """Model parallel: each process of this node has two or more devices to spread the model over."""
+    """True if the model is spread over devices: each process of this node has two or more of them."""
     return get_device_count() // get_dist_setting()[3] >= 2
 
 
 def is_mp_ddp() -> bool:
-    """Model parallel within each of several data-parallel processes."""
+    """True if each of several data-parallel processes spreads the model over its devices."""
     return is_dist() and is_mp()

@@ -1,4 +1,4 @@
-"""The error for mistakes a user can mend, and the way a command line reports it."""
+"""The error for mistakes that a user can fix, and its report on a command line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class UserError(ValueError):
 
 
 def one_line(error: Exception) -> str:
-    """What an error of another library says, as one line of at most 300 characters; its name where it says nothing."""
+    """The message of another library's error as one line of at most 300 characters, or its repr if it has none."""
     text = "" if isinstance(error, KeyError) else " ".join(str(error).split())
     return (text or repr(error))[:300]
 
 
 def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a command's ``main(argv=None)``: a UserError is printed as one line on stderr and becomes status 2, Ctrl-C
-    becomes status 130."""
+    """Wrap a command's ``main(argv=None)``. A UserError is printed as one line on stderr and gives status 2. Ctrl-C
+    gives status 130."""
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs) -> int:

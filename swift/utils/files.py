@@ -1,4 +1,4 @@
-"""JSON files: written so that a reader never sees half of one, read strictly or forgivingly."""
+"""JSON files: atomic writing, so that a reader never sees half a file, and strict or lenient reading."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from swift.utils.errors import UserError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path`` to write to; it is renamed over ``path`` when the block succeeds and
-    removed when it fails. Missing parent folders are made."""
+    """Yield a temporary path in the folder of ``path`` to write to. Missing parent folders are made.
+
+    The temporary file is renamed to ``path`` if the block succeeds, and removed if it fails.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -44,8 +46,11 @@ def write_json_lines(path: str | Path, rows: list[Any]) -> Path:
 
 
 def read_json(path: str | Path, remedy: str, kind: type = dict, *, what: str = "") -> Any:
-    """The JSON object in a file, or a value of another ``kind``. Raises UserError for a file that is missing, cannot be
-    read, or holds something else. The message begins with ``what`` the file is and ends in ``remedy``."""
+    """The JSON object in a file, or a value of another ``kind``.
+
+    Raises UserError if the file is missing, cannot be read, or holds a value of another type. The message begins with
+    ``what``, a name for the file, and ends with ``remedy``.
+    """
     named = f"{what} {path}".lstrip()
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -57,7 +62,7 @@ def read_json(path: str | Path, remedy: str, kind: type = dict, *, what: str = "
 
 
 def try_read_json(path: str | Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if the file is missing, cannot be read, or holds something else."""
+    """The JSON object in a file; None if the file is missing, cannot be read, or holds another value."""
     try:
         return read_json(path, remedy="")
     except UserError:

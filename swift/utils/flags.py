@@ -1,5 +1,8 @@
-"""Command-line flags from dataclasses, on ``HfArgumentParser``, with this project's manners: no abbreviations, every
-mistake is one line, and an unknown flag names the nearest known one."""
+"""Command-line flags from dataclasses, built on ``HfArgumentParser``.
+
+Flags cannot be abbreviated. Every mistake is reported in one line, and for an unknown flag that line names the nearest
+known one.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,13 @@ class _Help(argparse.HelpFormatter):
 
 
 class FlagParser(HfArgumentParser):
-    """Parses flags into dataclasses. ``--some-flag`` and ``--some_flag`` are the same; a boolean flag may stand bare.
+    """Parses flags into dataclasses. ``--some-flag`` and ``--some_flag`` are the same. A boolean flag needs no value.
 
     Args:
         dataclass_types: one per group of flags; ``_argument_group_name`` heads the group in ``--help``.
         hidden: names of fields that ``--help`` leaves out.
-        without_effect: flags that are accepted with any values and do nothing, and why; one warning names those given.
+        without_effect: flags that are accepted with any values and do nothing, each with the reason. One warning names
+            those on the command line.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class FlagParser(HfArgumentParser):
         return tuple(_build(kind, values) for kind in self.dataclass_types)
 
     def error(self, message: str) -> NoReturn:
-        """argparse's complaint, as one line that names the flag once."""
+        """Raise argparse's complaint as a UserError: one line that names the flag once."""
         raise UserError(re.sub("^argument ", "flag ", message) + "; see --help")
 
     def _refuse_unknown(self, argv: Sequence[str]) -> None:

@@ -1,10 +1,10 @@
-"""JSON-lines files that outlive a kill: one object per line, and a last line that may be cut off.
+"""JSON-lines files that survive a kill: one object per line, and a last line that may be cut off.
 
-A resumable file begins with a header object that says what the rest was made from, so that its owner can tell whether
-it may be resumed. Lines are only ever appended, a batch per write, by one process at a time, which holds a lock. A kill
-or a full disk leaves at most one line without its newline, the *torn* one, possibly cut inside a UTF-8 character.
-Readers pass over it and the next writer removes it. Any other line that is not an object is damage: a UserError with
-the file, the line and the remedy.
+A resumable file begins with a header object that describes the inputs of all other lines. From it, the file's owner
+decides if the file may be resumed. Lines are only ever appended, one batch per write. One process at a time writes, and
+it holds a lock. A kill or a full disk leaves at most one line without its newline, the *torn* line, which may end
+inside a UTF-8 character. Readers ignore the torn line and the next writer removes it. Any other line that is not an
+object is damage. It raises a UserError that names the file, the line and the remedy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 from swift.utils.errors import UserError
 from swift.utils.locks import hold
 
-TAIL = 1 << 20  # bytes at the end of a file among which its newest entries are looked for
+TAIL = 1 << 20  # bytes at the end of a file that are searched for its newest entries
 
 
 class JsonLine(NamedTuple):
@@ -31,8 +31,8 @@ class JsonLine(NamedTuple):
 
 
 def json_line(value: Any) -> bytes:
-    """One line of UTF-8 JSON with its newline. Half of a surrogate pair, which UTF-8 cannot hold, is written as the
-    escape that JSON has for it."""
+    """One line of UTF-8 JSON with its newline. Half of a surrogate pair, which UTF-8 cannot hold, is written as a JSON
+    escape."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -41,11 +41,11 @@ class JsonLinesFile:
     """A file of JSON lines at ``path``."""
 
     path: Path
-    remedy: str  # of a damaged line, for its message
+    remedy: str  # the remedy in the message about a damaged line
     busy: str = "wait for it, or write somewhere else"  # the remedy if another process writes to the file
 
     def lines(self) -> Iterator[JsonLine]:
-        """The whole lines, in order; none if there is no file. Raises UserError for a line that is not an object."""
+        """The whole lines, in order; none if there is no file. Raises UserError if a line is not an object."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -56,12 +56,12 @@ class JsonLinesFile:
                     yield JsonLine(number, self._parse(content, number), content)
 
     def header(self) -> dict[str, Any] | None:
-        """The first line's object; None if there is no file, or nothing whole in it. Raises UserError."""
+        """The first line's object; None if there is no file or it holds no whole line. Raises UserError."""
         return next((line.value for line in self.lines()), None)
 
     def writer(self, header: dict[str, Any], *, anew: bool = False) -> JsonLinesWriter:
-        """Begin the file with ``header``, or resume it if it has one, unless ``anew`` empties it first. Raises
-        UserError if another process writes to it."""
+        """Open the file for appending. A new file begins with ``header``, and a file that has a header is resumed. With
+        ``anew`` it is emptied first. Raises UserError if another process writes to it."""
         return JsonLinesWriter(self, header, anew)
 
     def remove(self) -> None:
@@ -72,7 +72,7 @@ class JsonLinesFile:
                 self.path.unlink(missing_ok=True)
 
     def open_locked(self) -> BinaryIO:
-        """The file, open for appending, held until it is closed. Raises UserError if another process holds it."""
+        """The file, open for appending and locked until it is closed. Raises UserError if another process has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             file = self.path.open("ab", buffering=0)
@@ -83,10 +83,10 @@ class JsonLinesFile:
             except BaseException:
                 file.close()
                 raise
-            file.close()  # its owner removed it before the lock was taken
+            file.close()  # another process removed it before the lock was taken
 
     def damage(self, number: int, problem: str) -> UserError:
-        """The error for a line that is not as it was written."""
+        """The error for a damaged line."""
         return UserError(f"{self.path} is damaged at line {number} ({problem}); {self.remedy}")
 
     def _parse(self, content: bytes, number: int) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class JsonLinesWriter:
             unwritten = unwritten[self._file.write(unwritten) :]
 
     def close(self) -> None:
-        """Let others write to the file."""
+        """Close the file and release its lock."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -137,8 +137,8 @@ class JsonLinesWriter:
 
 
 def newest_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of the last lines of a file, from its end; other lines are passed over, and a missing file has none.
-    For progress displays, which must not fail."""
+    """The objects of the last lines of a file, the newest first. Progress displays use it, so it never fails: other
+    lines are ignored, and a missing file gives no objects."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))

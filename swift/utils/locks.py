@@ -1,4 +1,4 @@
-"""One process at a time: a lock on a file that the system gives back when its holder ends, however it ends."""
+"""A lock on a file, for one process at a time. The system releases it when its holder ends, also after a kill."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def hold(file: IO, busy: str) -> None:
 
 @contextmanager
 def only_one(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file ``path`` within the block. Its folder is made.
+    """Hold the lock file ``path`` within the block. Its folder is made if it is missing.
 
-    Raises UserError with the message ``busy`` if another process holds it. The file stays: removing it would let two
-    processes hold locks on two files of one name.
+    Raises UserError with the message ``busy`` if another process holds the lock. The file is not removed afterwards,
+    because then two processes could hold locks on two files of the same name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

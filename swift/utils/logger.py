@@ -1,4 +1,4 @@
-"""The one logger of the project."""
+"""The project's logger."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import sys
 
 
 def get_logger(name: str = "chex") -> logging.Logger:
-    """The project's logger: time and level on stderr; only rank 0 speaks below WARNING. ``name`` is kept for
-    compatibility with ms-swift, whose plugins call ``get_logger()``."""
+    """The project's logger. It writes time, level and message to stderr.
+
+    Ranks other than 0 write warnings and errors only. Plugins for ms-swift call it without ``name``.
+    """
     logger = logging.getLogger(name)
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)

@@ -1,4 +1,4 @@
-"""Progress of a run folder, read from what the Trainer wrote there. Imports no torch."""
+"""Progress of a run folder, read from the files that the Trainer wrote there. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from swift.utils.files import read_json, try_read_json, write_json
 from swift.utils.logger import get_logger
 
-STATE = "trainer_state.json"
+STATE_FILE = "trainer_state.json"
 
 logger = get_logger()
 
@@ -23,34 +23,36 @@ def newest_checkpoint(run: str | Path) -> Path | None:
 
 
 def complete_checkpoints(run: str | Path) -> Iterator[Path]:
-    """The ``checkpoint-N`` folders that are complete, the highest N first. A warning names every other one."""
+    """The ``checkpoint-N`` folders that are complete, the highest N first. A warning names each incomplete one."""
     checkpoints = [path for path in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]), reverse=True):
         if finished_step(path) is not None:
             yield path
         else:
-            logger.warning("%s is incomplete: passing it over", path)
+            logger.warning("%s is incomplete and is skipped", path)
 
 
 def write_best(run: str | Path, checkpoint: str | Path, value: float) -> None:
-    """Note in best.json which checkpoint of a run had the best validation figure, and that figure."""
+    """Write the name of a run's best checkpoint and its validation score to best.json."""
     write_json(Path(run) / BEST, {"checkpoint": Path(checkpoint).name, "value": value})
 
 
 def best_checkpoint(run: str | Path) -> Path | None:
-    """The complete checkpoint that best.json names; None if the run did not look for one."""
+    """The checkpoint that best.json names; None if there is no best.json or the checkpoint is incomplete."""
     name = (try_read_json(Path(run) / BEST) or {}).get("checkpoint")
     checkpoint = Path(run) / Path(str(name)).name
     return checkpoint if name is not None and finished_step(checkpoint) is not None else None
 
 
 def finished_step(checkpoint: str | Path) -> int | None:
-    """The optimizer steps behind a checkpoint; None if it is incomplete, which shows in its trainer_state.json: the
-    Trainer writes this file last."""
-    step = (try_read_json(Path(checkpoint) / STATE) or {}).get("global_step")
+    """The number of optimizer steps before a checkpoint; None if it is incomplete.
+
+    A checkpoint is complete if its trainer_state.json can be read, because the Trainer writes this file last.
+    """
+    step = (try_read_json(Path(checkpoint) / STATE_FILE) or {}).get("global_step")
     return step if isinstance(step, int) else None
 
 
 def trainer_state(checkpoint: str | Path) -> dict[str, Any]:
     """The checkpoint's trainer_state.json. Raises UserError if it is missing or incomplete."""
-    return read_json(Path(checkpoint) / STATE, "remove the checkpoint, or copy it again")
+    return read_json(Path(checkpoint) / STATE_FILE, "remove the checkpoint, or copy it again")

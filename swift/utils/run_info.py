@@ -1,4 +1,4 @@
-"""args.json: what a run was told and what it ran on, so that its numbers can be traced."""
+"""args.json: the arguments and the environment of a run, so that its numbers can be traced."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def write_run_info(folder: str | Path, arguments: dict[str, Any], **facts: Any) 
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of this source tree and whether files differ from it; None outside a git checkout."""
+    """``{"commit", "modified"}`` of this source tree, None outside a git checkout. ``modified`` is True if
+    tracked files differ from the commit."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
@@ -45,7 +46,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages a result depends on, those installed."""
+    """Versions of the installed packages among those that a result depends on."""
     found = {}
     for name in PACKAGES:
         try:
@@ -56,7 +57,7 @@ def package_versions() -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON: dataclasses and mappings by field, anything else unknown as its text."""
+    """``value`` as a JSON value. Dataclasses and mappings become objects, and values of unknown types become texts."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):

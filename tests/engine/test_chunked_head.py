@@ -12,7 +12,7 @@ from swift.engine.chunked_head import ChunkedLogProbs, HeadCall, chunk_rows, sco
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_values_and_gradients_equal_the_full_head(monkeypatch, with_bias, temperature):
-    monkeypatch.setattr(chunked_head, "CHUNK_ELEMENTS", 3 * 50)  # three rows a chunk: 10 rows make four chunks
+    monkeypatch.setattr(chunked_head, "CHUNK_ELEMENTS", 3 * 50)  # three rows per chunk, so 10 rows make four chunks
     generator = torch.Generator().manual_seed(0)
     inputs = [
         torch.randn(shape, generator=generator, dtype=torch.float32, requires_grad=True) for shape in ((10, 8), (50, 8))

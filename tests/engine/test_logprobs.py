@@ -101,7 +101,7 @@ def test_entropy_equals_its_definition(model):
 
 
 def test_image_features_do_not_depend_on_the_other_images_of_the_batch(model):
-    """Once the vision tower was causal in batches without padding and bidirectional in others."""
+    """The vision tower used to be causal in batches without padding and bidirectional in others."""
     generator = np.random.default_rng(0)
     processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
     square, tall = (processor(random_image(generator, size)) for size in ((56, 56), (56, 84)))

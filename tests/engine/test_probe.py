@@ -1,4 +1,4 @@
-"""What is refused and what takes the slow path: models that compute otherwise than we think, folders not whole."""
+"""Models that compute otherwise than assumed take the slow path or are refused, and incomplete folders are refused."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_phi4_takes_the_fast_paths(world):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_completions_that_see_each_other_are_noticed_in_either_precision(world, monkeypatch, dtype):
-    """In bfloat16 the difference, 0.06 nats, is below what rounding may make in a large model's plain path."""
+    """In bfloat16 the difference, 0.06 nats, is below what rounding may cause in a large model's plain path."""
     policy = load_policy(world / "policy", dtype=dtype)
     template = template_for(policy)
     examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
@@ -190,7 +190,7 @@ def tokens_of_forwards(model) -> list[int]:
 
 
 def test_the_probe_costs_at_most_two_scoring_forwards(world):
-    """Of a micro-batch of one group of eight: at the published sizes a prompt has 545 tokens or more, a completion up
+    """The micro-batch is one group of eight. At the published sizes a prompt has 545 tokens or more and a completion up
     to 256. Here a prompt of 545 tokens and completions of 16 make 673."""
     policy = load_policy(world / "policy")
     template = template_for(policy)
@@ -214,7 +214,7 @@ SPACED_CHAT = (
 
 
 def test_tokenizers_that_put_a_space_in_front_do_not_do_so_inside_a_turn(llava):
-    """As SentencePiece tokenizers do: "yes" alone is "_yes", and so began an answer that follows a line break."""
+    """SentencePiece tokenizers encode "yes" alone as "_yes". An answer after a line break used to begin so, too."""
     base = load_policy(llava)
     tokenizer = Tokenizer(models.BPE(unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")

@@ -1,4 +1,4 @@
-"""Decoding in stages gives what decoding in one go does."""
+"""Decoding in stages gives the same completions as decoding in one go."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def test_finished_answers_leave_the_batch(model, monkeypatch):
     hook = model.register_forward_pre_hook(count, with_kwargs=True)
     with hook:
         lengths = generate_shrinking(model, prompts, 3, sampling, uniforms).lengths
-    # one prefill of three prompts, then at step n (from 0) those that had not stopped when their stage began
+    # one prefill of three prompts, then at step n (from 0) the rows that had not stopped when their stage began
     expected = [3] + [int((lengths > step - step % 2).sum()) for step in range(int(lengths.max()))]
     assert sizes == [size for size in expected if size]

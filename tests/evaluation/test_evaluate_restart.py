@@ -1,4 +1,4 @@
-"""However often an evaluation was killed, divided or mended, it leaves the bytes of an undisturbed one."""
+"""An evaluation that was killed, divided or repaired leaves the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_finished_file_is_kept_and_another_of_other_settings_refused(questions
     before = result(begun).read_bytes()
     capsys.readouterr()
     assert run(questions, begun) == 0
-    assert "there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     assert run(questions, begun, "--max_new_tokens", 2) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "max_new_tokens 3, now 2" in error

@@ -1,4 +1,4 @@
-"""Whose question it is: one patient however files write it, in sampling, splits, intervals and the image control."""
+"""Patients of questions: one patient however files write it, in sampling, splits, intervals and the image control."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.support.tiny_models import write_llava
 
 
 class ZeRO3:
-    """What transformers asks of a DeepSpeed configuration, with sizes that DeepSpeed itself refuses: 7 is not 2 * 1."""
+    """The methods that transformers calls on a DeepSpeed configuration, with sizes that do not fit: 7 is not 2 * 1."""
 
     def __init__(self) -> None:
         self.config = {"train_batch_size": 7, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}

@@ -134,7 +134,7 @@ def test_collate_pads_crops_with_zeros_that_are_not_masked():
     ids=["nothing", "Microsoft's remote code", "native", "crop size", "nested"],
 )
 def test_settings_of_a_checkpoint_folder(tmp_path, stated, expected):
-    """When a policy is loaded, its vision tower decides on the crop size (see test_both_layouts_are_one_model)."""
+    """The vision tower of a loaded policy decides on the crop size (see test_both_layouts_are_one_model)."""
     if stated is not None:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
     processor = DynamicHDImageProcessor.from_config(tmp_path)

@@ -231,7 +231,7 @@ def test_any_size_setting_and_ratio_is_tiled_as_the_slow_reference_says():
 
 @pytest.mark.parametrize("most", [4, 12, 36])
 def test_the_order_of_grids_of_one_area_never_matters(most):
-    """Of a ratio half-way between those of two grids of the same area, a grid of less area is nearer."""
+    """A ratio half-way between those of two grids of the same area is nearer to a grid of less area."""
     grids = [(i, j) for i in range(1, most + 1) for j in range(1, most // i + 1)]
     for i, j in grids:
         for k, m in grids:

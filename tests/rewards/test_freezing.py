@@ -128,7 +128,7 @@ def test_a_model_without_head_is_refused():
 
 def test_a_partitioned_tied_head_is_refused_with_the_remedy():
     model = adapted(tied=True)
-    model.lm_head.weight.ds_id = 7  # what DeepSpeed ZeRO-3 puts on a parameter it has split
+    model.lm_head.weight.ds_id = 7  # set by DeepSpeed ZeRO-3 on parameters that it has split
     with pytest.raises(ValueError, match="--deepspeed zero2"):
         freeze_non_vision(model)
 
@@ -147,7 +147,7 @@ def test_description_groups_layers_and_gives_the_share():
 
 
 class SmallTrainer:
-    """Stands for GRPOTrainer: takes the model first or by keyword and keeps it."""
+    """Stand-in for GRPOTrainer that takes the model first or by keyword and keeps it."""
 
     def __init__(self, model=None, args=None):
         self.model = model

@@ -1,4 +1,4 @@
-"""The one door: order, keys, choice of extractor, independence of the batch."""
+"""The common entry to the extractors: order, keys, choice of extractor, independence of the batch."""
 
 import subprocess
 import sys

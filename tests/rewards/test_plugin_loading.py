@@ -22,7 +22,7 @@ from tests.support.builders import ROOT
 
 @pytest.fixture(autouse=True)
 def clean_registry(monkeypatch):
-    """Forget after each test what its plugins registered."""
+    """Remove after each test the rewards that its plugins registered."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = dict(orms)
     yield

@@ -1,4 +1,4 @@
-"""Truth tables of the rewards in plugin.py. A row is (what the model said, the truth, the score, why)."""
+"""Truth tables of the rewards in plugin.py. A row is (completion, solution, score, reason)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_think_text_is_the_first_span_or_everything(text, expected):
 
 
 class WordGraphs:
-    """Extractor for tests: each word is an entity, each 'a:b' also a relation; counts its calls."""
+    """Extractor for tests: each word is an entity, each 'a:b' is also a relation. It records its calls."""
 
     def __init__(self):
         self.calls: list[list[str]] = []
@@ -173,7 +173,7 @@ def test_format_truth_table(completion, expected, reason):
 
 ANSWERS = "yes, no, m, f, ap, pa, left lung, right lung, effusion, edema, nodule, heart"  # a whole vocabulary
 
-# (what the model said, the truth, faithful score, strict score, why)
+# (completion, solution, published score, strict score, reason)
 STRICT_ACCURACY = [
     ("asdf", "<answer>yes</answer>", 0.0, 0.0, "garbage"),
     ("<answer>yes</answer>", "<answer>yes</answer>", 1.0, 1.0, "right"),
@@ -201,7 +201,7 @@ def test_strict_accuracy_is_not_gamed_where_the_faithful_one_is(completion, solu
     assert plugin.StrictAccuracyORM()([completion], solution=[solution]) == pytest.approx([strict]), reason
 
 
-# Of words as entities and a:b as relations (WordGraphs). F1 = 2 * shared / (mine + theirs), of either kind.
+# Words are entities and a:b are relations (WordGraphs). F1 = 2 * shared / (predicted + expected), for either kind.
 STRICT_GRAPHS = [
     ("<think>x</think>", "<think>a:b</think>", 0.0, 0.0, "garbage"),
     ("<think>a:b</think>", "<think>a:b</think>", 1.0, 1.0, "the same graph"),

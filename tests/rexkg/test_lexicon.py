@@ -302,7 +302,7 @@ def test_every_cue_has_rows_and_a_rule():
     assert len(phrases) == len(rows)
     assert set(phrases.values()) == set(cues.CUES)
     # "before" has its rule in `LexiconExtractor.tag`, and "plain" means that no rule applies.
-    assert {*polarity.RULES, *attachment.RULES, cues.BEFORE, cues.PLAIN} == set(cues.CUES)
+    assert {*polarity.POLARITY_RULES, *attachment.ATTACHMENT_RULES, cues.BEFORE, cues.PLAIN} == set(cues.CUES)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_json_and_json_lines_are_read(tmp_path, lines):
             '{"study_id": 1, "report": "x"}\n\n{"study_id": 2, "report": ["x"]}',
             ["line 3", "'report'", "text"],
         ),
-        ("r.jsonl", '{"study_id": 1, "report": "x"}\n{"study_id"', ["line 2", "no JSON"]),
+        ("r.jsonl", '{"study_id": 1, "report": "x"}\n{"study_id"', ["line 2", "not JSON"]),
         ("r.csv", "study_id,text\n1,a\n1,b\n", ["line 3", "study 1", "twice"]),
         ("r.csv", "report,text\n1,a\n", ["line 2", "no field study_id"]),
         ("absent.csv", None, ["cannot be read"]),

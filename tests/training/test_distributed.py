@@ -14,7 +14,7 @@ from swift.utils.run_folder import newest_checkpoint
 from tests.support.builders import ROOT, TORCHRUN, rlhf_command, run_python
 from tests.support.grpo_runs import make_trainer
 
-# Four prompts a step of twelve: an epoch is three steps, so five of them cross into the second.
+# Four of twelve prompts per step: an epoch is three steps, so five steps reach into the second.
 STEPS, GROUP, PROMPTS = 5, 4, 4
 
 # A reward that random texts earn. The process of rank STOP_RANK, and no other, sends itself Ctrl-C in step 2.
@@ -71,7 +71,7 @@ def launch(world, flags):
 
 @pytest.fixture(scope="module")
 def single(world, flags, tmp_path_factory) -> Path:
-    """The folder of the run on one process, the freezing hook's work done by hand."""
+    """The folder of the run on one process, with the parameters frozen by hand rather than by the hook."""
     output = tmp_path_factory.mktemp("single") / "run"
     make_trainer(world, output, per_device_train_batch_size=PROMPTS * GROUP, **flags).train()
     return output
@@ -105,7 +105,7 @@ def test_every_step_has_the_figures_of_a_single_process(single, double):
 
 
 def test_a_process_without_a_validation_question_takes_part(single, double):
-    """It had no figures to gather and left the other waiting."""
+    """It used to have no figures to gather, and the other process waited for it."""
 
     def validation(run: Path) -> dict:
         state = json.loads((run / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
@@ -127,7 +127,7 @@ def test_final_weights_are_those_of_a_single_process(single, double):
 
 
 def test_groups_are_never_split(double):
-    """Each group's rows stand together and are complete, so that one process sampled and normalised all of it."""
+    """Each group's rows stand together and are complete, so one process sampled and normalized all of it."""
     groups = [row["group"] for row in rows(double[0])]
     assert len(groups) == STEPS * PROMPTS * GROUP
     for start in range(0, len(groups), GROUP):
@@ -143,9 +143,10 @@ def test_completions_of_both_processes_are_written_once(single, double):
 
 
 def test_files_have_one_writer(double):
-    """Nothing is left under a temporary name, and of a checkpoint's files only the generators are per process."""
+    """No temporary file is left, and only the random generators are saved per process."""
     output, _ = double
     assert {path.name for path in output.iterdir()} == {
+        ".lock",
         "args.json",
         "completions.jsonl",
         "curves.png",
@@ -164,7 +165,7 @@ def test_the_log_shows_the_parallel_settings_once(double):
 
 
 def test_no_time_goes_into_a_search_for_unused_parameters(double):
-    """The vision adapter and the head take part in every pass; DistributedDataParallel warns when told to search."""
+    """The vision adapter and the head take part in every pass. DistributedDataParallel warns of a search in vain."""
     assert "find_unused_parameters" not in double[1]
 
 

@@ -1,4 +1,4 @@
-"""Flat groups are replaced by groups with spread, and count in no loss if there are none."""
+"""Flat groups are replaced by groups with spread. If there are none, flat groups do not count in the loss."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Others:
 def test_a_flat_group_gives_its_place_to_one_with_spread():
     others = Others(rollout((7, 1, 1), (8, 0, 1)), rollout((9, 1, 0)))
     replaced = replace_flat_groups(rollout((0, 0, 0), (1, 0, 1), (2, 1, 1)), 0.1, 5, others)
-    # Prompt 8 takes the first flat place, 9 the other; 7 was flat itself.
+    # Prompt 8 takes the first flat group's place and 9 the other's. Prompt 7 is flat itself.
     assert [item.index for item in replaced.items] == [8, 1, 9]
     assert replaced.rewards.flatten().tolist() == [0, 1, 0, 1, 1, 0]
     assert replaced.in_loss.all()

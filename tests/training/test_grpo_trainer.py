@@ -1,4 +1,4 @@
-"""A GRPO run in this process: what trains, what stays, what is written, and what comes back from disk."""
+"""A GRPO run in this process: the weights that change, the files it writes, and the checkpoint it leaves."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_logged_tokens_join_to_the_text(rows):
 
 
 def test_logged_log_probabilities_are_reproduced_from_scratch(run, rows, world):
-    """Step 1 is scored by the starting policy: one forward per completion gives the same numbers."""
+    """Step 1 is scored by the starting policy, so one forward per completion gives the same numbers."""
     start = load_policy(world / "policy").model
     items = {item.record.columns["idx"]: item for item in (run.train_dataset[i] for i in range(12))}
     for row in rows[:8]:
@@ -109,7 +109,7 @@ def test_logged_advantages_follow_from_logged_rewards(rows):
 
 
 def test_logged_loss_is_the_formula_over_all_tokens_of_the_step(run, rows, world):
-    """Step 1: the policy is its own old policy and reference, so ratio 1 and KL 0: the loss is the token mean of -A."""
+    """In step 1 the policy is its own old policy and reference. Ratio 1 and KL 0 leave the token mean of -A."""
     first = rows[:8]
     tokens = sum(len(row["token_ids"]) for row in first)
     expected = -sum(row["advantage"] * len(row["token_ids"]) for row in first) / tokens
@@ -140,7 +140,7 @@ def test_groups_stay_whole_in_gradient_accumulation(world, tmp_path):
 
 
 def test_second_use_of_a_rollout_is_off_policy(world, tmp_path):
-    """num_iterations 2: each rollout is scored twice, and the second time the ratio has left 1."""
+    """With num_iterations 2 each rollout is used twice, and the second time the ratio is no longer 1."""
     trainer = make_trainer(world, tmp_path, num_iterations=2, max_steps=4, save_steps=2, epsilon=1e-4)
     trainer.train()
     rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
@@ -166,7 +166,7 @@ def test_off_policy_loss_equals_the_formula(world, tmp_path):
 
 
 def test_dynamic_sampling_replaces_flat_groups(world, tmp_path):
-    """Accuracy is 0 for every random text, so every group is flat: two attempts, then nothing counts in the loss."""
+    """Accuracy is 0 for every random text, so every group is flat. After two attempts nothing counts in the loss."""
     trainer = make_trainer(
         world, tmp_path, reward_funcs="external_r1v_acc", dynamic_sample=True, max_resample_times=2, max_steps=1
     )

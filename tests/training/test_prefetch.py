@@ -1,4 +1,4 @@
-"""Training decodes the coming step's images while a step computes, and is otherwise as if it did not."""
+"""Training decodes the images of the next step while a step computes, which changes none of its results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS = 5
 
 
 class Tiler(DynamicHDImageProcessor):
-    """Notes in which thread each image is made."""
+    """Records the thread in which each image is made."""
 
     threads: list[str]
 
@@ -31,7 +31,7 @@ class Tiler(DynamicHDImageProcessor):
 
 
 class Announcements(ImageCache):
-    """Also notes what is asked for, and what had been announced, in place of something or first, when it was."""
+    """Also records the images that are read, each with a flag that it had been announced."""
 
     def __init__(self, processor):
         super().__init__(processor)
@@ -50,7 +50,7 @@ class Announcements(ImageCache):
 
 
 class Forget(TrainerCallback):
-    """Empties the cache and its notes when training begins: the probe before it has read two prompts."""
+    """Empties the cache and its records when training begins, since the probe has read two prompts before."""
 
     def __init__(self, cache: Announcements):
         self.cache = cache
@@ -62,7 +62,7 @@ class Forget(TrainerCallback):
 
 
 def watch(trainer, prefetching: bool = True) -> Announcements:
-    """The trainer's cache, exchanged for one that takes notes."""
+    """Exchange the trainer's cache for one that records, and return it."""
     template = trainer.template
     old = template.image_processor
     template.image_processor = Tiler(old.crop_size, old.patch_size, old.dynamic_hd)
@@ -80,7 +80,7 @@ def grpo(world: Path, output: Path, **flags):
 
 
 def files(output: Path) -> list[bytes]:
-    """All that a run computed: weights, completions, losses."""
+    """The results of a run: weights, completions, losses."""
     history = json.loads((output / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())["log_history"]
     losses = [entry["loss"] for entry in history if "loss" in entry]
     weights = output / f"checkpoint-{STEPS}" / "adapter_model.safetensors"
@@ -102,8 +102,8 @@ def test_the_next_step_is_announced_decoded_elsewhere_and_changes_nothing(world,
     trainer = grpo(world, tmp_path, gradient_accumulation_steps=2)
     cache = watch(trainer)
     trainer.train()
-    # The first step takes two batches of two prompts, and the loader holds a third; the epoch is of three steps. From
-    # then on every image that is asked for had been announced, over the ends of epochs too.
+    # The first step takes two batches of two prompts, and the loader holds a third. After them every image that is read
+    # had been announced. The epoch has three steps, so this holds across the ends of epochs, too.
     assert [announced for _, announced in cache.asked[6:]] == [True] * (STEPS * 4 - 4)
     assert all(name.startswith("images") for name in cache.processor.threads[6:])
     # Twelve questions, twelve images: each is made once in the whole run.
@@ -116,7 +116,7 @@ def test_a_resumed_run_announces_from_where_it_goes_on(world, tmp_path):
     resumed = grpo(world, tmp_path, gradient_accumulation_steps=2, max_steps=3, resume_from_checkpoint=True)
     cache = watch(resumed)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
-    # Of an epoch of twelve questions the four of the first step are left alone.
+    # The first step of the epoch of twelve questions is done, and its four questions are not read again.
     assert [announced for _, announced in cache.asked] == [False] * 6 + [True] * 2
     assert len({key for key, _ in cache.asked}) == 8
 
@@ -153,8 +153,10 @@ def test_validation_announces_the_next_batch(world, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize(("length", "size", "repeats"), [(24, 2, 1), (24, 2, 2), (25, 2, 1), (7, 3, 1), (25, 1, 1)])
 def test_what_is_ahead_is_what_the_loader_draws_next(processes, length, size, repeats):
-    """Against accelerate's own sharding, after a resume too and on into the next epoch; only the last batch of an epoch
-    that does not come out even, which is filled up from the epoch's beginning, may be missed."""
+    """The order agrees with accelerate's sharding, after a resume and into the next epoch.
+
+    If an epoch does not divide into batches, its last one is filled from the epoch's beginning and may differ.
+    """
     even = length % (size * processes) == 0
     for process in range(processes):
         order = PromptOrder(length, seed=3, block=size * processes, repeats=repeats)

@@ -1,4 +1,4 @@
-"""A GRPO run that is killed or stopped goes on to the numbers of one that was left alone."""
+"""A GRPO run that is killed or stopped and resumed gives the numbers of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from swift.cli.rlhf import main
 from swift.utils.run_folder import finished_step, newest_checkpoint
 from tests.support.builders import rlhf_command, run_python
 
-# Two prompts a step of twelve: an epoch is six steps, so nine of them cross into the second.
+# Two of twelve prompts per step: an epoch is six steps, so nine steps reach into the second.
 STEPS = 9
 KILLED_IN, STOPPED_IN = 6, 7
 
-# Pays at random, so that a run whose generators are not restored is paid otherwise; and sends its own process the
-# signal STOP_BY in its call STOP_AT, once a step, which no outside timer could hit so exactly.
+# The reward is random, so a run whose generators are not restored gets other rewards. In its call number STOP_AT (there
+# is one per step) it sends the signal STOP_BY to its own process, which no outside timer could do so exactly.
 NOISY_PLUGIN = """
 import os, random
 from swift.plugin import ORM, orms
@@ -53,7 +53,7 @@ def command(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(command, tmp_path_factory) -> Path:
-    """The folder of a run that nothing disturbed."""
+    """The folder of an undisturbed run."""
     output = tmp_path_factory.mktemp("whole") / "run"
     assert main(command(output)) == 0
     return output
@@ -61,7 +61,7 @@ def whole(command, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(command, tmp_path_factory) -> Path:
-    """The folder of a run killed while it sampled step 6: checkpoint-4 is complete, step 5 is logged."""
+    """The folder of a run killed while it sampled step 6. checkpoint-4 is complete, and step 5 is logged."""
     output = tmp_path_factory.mktemp("killed") / "run"
     process = run_python("swift.cli.rlhf", *command(output), STOP_AT=str(KILLED_IN), STOP_BY=str(int(signal.SIGKILL)))
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -89,7 +89,7 @@ def assert_same_run(run: Path, expected: Path, steps: int = STEPS) -> None:
 
 
 def tensors_and_numbers(value: object) -> object:
-    """``value`` without texts and nothings, which assert_close does not compare."""
+    """``value`` without texts and Nones, which assert_close does not compare."""
     if isinstance(value, dict):
         return {key: tensors_and_numbers(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -98,7 +98,7 @@ def tensors_and_numbers(value: object) -> object:
 
 
 def test_the_killed_run_had_gone_past_its_last_checkpoint(killed):
-    """What a resume has to cut off: the rows of step 5."""
+    """A resume must remove the rows of step 5, which came after the checkpoint."""
     rows = [json.loads(line) for line in (killed / "completions.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) == KILLED_IN - 1
     assert sorted(path.name for path in killed.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
@@ -151,8 +151,8 @@ def test_a_stopped_run_saves_the_step_it_reached_and_resumes(command, whole, tmp
 
 
 def test_a_stop_waits_until_the_rollouts_are_used_up(command, tmp_path, send):
-    """Two steps a rollout: the signal comes while the rollout of steps 3 and 4 is scored; a checkpoint of step 3 would
-    lose it."""
+    """Two steps use each rollout, and the signal comes while the rollout of steps 3 and 4 is scored. A checkpoint after
+    step 3 would lose that rollout."""
     flags = {"num_iterations": 2, "max_steps": 6}
     assert main(command(tmp_path / "whole", **flags)) == 0
     send(signal.SIGINT, 2)
@@ -171,7 +171,7 @@ def test_a_second_signal_stops_at_once(command, tmp_path, send, capsys):
 
 
 def test_a_finished_run_stays_as_it_is(command, whole, tmp_path):
-    """Nine steps end within an epoch, where transformers' Trainer, resumed, would make a tenth."""
+    """Nine steps end within an epoch. When resumed there, transformers' Trainer would make a tenth step."""
     shutil.copytree(whole, tmp_path / "run")
     assert main(command(tmp_path / "run", resume_from_checkpoint=True)) == 0
     assert newest_checkpoint(tmp_path / "run").name == f"checkpoint-{STEPS}"

@@ -1,4 +1,4 @@
-"""python -m swift.cli.rlhf from its flags to its files, and its answer to every kind of bad input."""
+"""python -m swift.cli.rlhf from its flags to its files, and its message for every kind of bad input."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def test_hook_changes_the_vision_lora_and_the_head_only(frozen, world):
 
 def test_run_folder_holds_the_documented_files(frozen):
     assert {path.name for path in frozen[0].iterdir()} == {
+        ".lock",
         "args.json",
         "completions.jsonl",
         "curves.png",
@@ -94,7 +95,7 @@ def test_hook_refuses_a_checkpoint_without_vision_adapter(world, tmp_path, monke
 
 
 def test_the_published_flags_train(world, tmp_path):
-    """All flags of the published sweep; only shorter, and on a CPU, where flash attention becomes sdpa."""
+    """All flags of the published sweep, in a shorter run and on a CPU, so flash attention becomes sdpa."""
     flags = shlex.split(PUBLISHED_FLAGS.replace("DIR", str(world / "policy")))
     flags[flags.index("one.json") : flags.index("two.json") + 1] = [str(world / "data" / "train.json")] * 2
     shorter = ["--max_completion_length", "12", "--max_steps", "2", "--use_cpu", "--output_dir", str(tmp_path / "run")]
@@ -102,7 +103,7 @@ def test_the_published_flags_train(world, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * 8
     saved = load_file(tmp_path / "run" / "checkpoint-2" / "adapter_model.safetensors")
-    assert {str(value.dtype) for value in saved.values()} == {"torch.bfloat16"}
+    assert {str(value.dtype) for value in saved.values()} == {"torch.float32"}
 
 
 GOOD = {
@@ -170,7 +171,7 @@ def test_a_bad_record_is_named_with_field_and_remedy(refused, change, words):
     ("content", "words"),
     [
         ('[{"images": []},\n{"images" []}]', ["malformed JSON at line 2, column 11", "must be a JSON list"]),
-        ('{"images": []}\n\n{"images" []}', ["malformed JSON at line 3, column 11", "one JSON object a line"]),
+        ('{"images": []}\n\n{"images" []}', ["malformed JSON at line 3, column 11", "one JSON object per line"]),
         ("[]", ["holds no records", "pass another file"]),
         ("\n", ["holds no records", "pass another file"]),
     ],

@@ -41,7 +41,7 @@ def full(world, tmp_path_factory) -> SFTTrainer:
 
 @pytest.fixture(scope="module")
 def bare(world, tmp_path_factory) -> Path:
-    """The world with a policy that carries no adapter."""
+    """The world with a policy without an adapter."""
     folder = tmp_path_factory.mktemp("bare")
     shutil.copytree(world, folder, dirs_exist_ok=True)
     shutil.rmtree(folder / "policy" / "vision-lora")
@@ -49,7 +49,7 @@ def bare(world, tmp_path_factory) -> Path:
 
 
 def test_loss_falls(world, tmp_path):
-    """The three solutions share most of their words: thirty steps learn them nearly by heart."""
+    """The three solutions share most of their words, so thirty steps learn them nearly by heart."""
     assert main(sft_command(world, tmp_path / "run", max_steps=30)) == 0
     curve = losses(tmp_path / "run" / "checkpoint-30")
     assert len(curve) == 30
@@ -59,7 +59,7 @@ def test_loss_falls(world, tmp_path):
 
 
 def test_first_loss_is_the_cross_entropy_of_all_solution_tokens(full, world):
-    """One record a forward, the prompt's tokens not counted, the end token counted; the batch holds every record."""
+    """The reference takes one record per forward, and counts the end token but no prompt token."""
     start = load_policy(world / "policy").model
     total, count = 0.0, 0
     for (item,) in (full.train_dataset[index] for index in range(RECORDS)):
@@ -161,7 +161,7 @@ def test_train_type_dummy_needs_adapters(bare, tmp_path):
 
 
 def test_validation_loss_is_the_training_loss_of_the_same_records(full, world, tmp_path):
-    """Before a step is taken: eval_on_start."""
+    """With eval_on_start both are figures of the starting weights."""
     validation = {"val_dataset": world / "data" / "train.json", "eval_strategy": "steps", "eval_on_start": True}
     trainer = make_trainer(world, tmp_path, max_steps=1, per_device_eval_batch_size=5, **validation)
     trainer.train()

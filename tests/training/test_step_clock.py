@@ -1,4 +1,4 @@
-"""Seconds per step and stage, with a clock that a test sets."""
+"""Seconds per step and stage, measured with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from swift.trainers.step_clock import StepClock
 
 
 class SetTime:
-    """Stands for the module `time`."""
+    """Stand-in for the module `time`."""
 
     now = 0.0
 
@@ -20,7 +20,7 @@ def step(clock: StepClock, time: SetTime, rollout: float, update: float) -> None
     if rollout:
         with clock.timed("rollout"):
             time.now += rollout
-    time.now += 100  # between the stages: nobody's
+    time.now += 100  # time between the stages counts for none
     clock.on_step_begin(None, None, None)
     time.now += update
     clock.on_step_end(None, None, None)

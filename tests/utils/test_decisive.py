@@ -1,4 +1,4 @@
-"""What decides a result, said once: the lists of evaluator, sweep, environment, comparison and summary agree."""
+"""Settings that decide a result are said once: evaluator, sweep, environment, comparison and summary agree."""
 
 from __future__ import annotations
 

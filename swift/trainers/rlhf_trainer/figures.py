@@ -16,8 +16,10 @@ ZERO_SPREAD = 1e-6  # rewards of a group with at most this standard deviation ar
 
 
 def observe_rewards(means: Means, rewards: Tensor, names: Sequence[str], weights: Tensor) -> None:
-    """Observe the weighted reward and its parts. ``rewards`` [N, R], NaN where a reward does not apply; ``names`` and
-    ``weights`` are those of the R rewards."""
+    """Observe the weighted reward and its parts.
+
+    ``rewards`` are [N, R], NaN if a reward does not apply. ``names`` and ``weights`` are those of the R rewards.
+    """
     total = combine_rewards(rewards, weights.to(rewards.device))
     means.add("reward", float(total.sum()), len(total))
     for name, column in zip(names, rewards.T, strict=True):

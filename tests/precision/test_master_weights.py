@@ -1,4 +1,4 @@
-"""What trains is kept in float32 while the model computes in bfloat16: no update is lost, and nothing else changes."""
+"""Trainable weights are kept in float32 while the model computes in bfloat16. No update is lost."""
 
 from __future__ import annotations
 
