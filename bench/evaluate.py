@@ -32,7 +32,7 @@ from swift.evaluation.answering import (
     greedy,
     make_batches,
 )
-from swift.evaluation.jobs import SWEEP
+from swift.evaluation.question_files import SWEEP
 from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, load_records

@@ -28,16 +28,10 @@ from swift.evaluation.answering import (
     make_batches,
 )
 from swift.evaluation.arguments import EvaluationArguments
-from swift.evaluation.jobs import (
-    EvaluationJob,
-    check_or_skip,
-    checkpoint_name,
-    given_text,
-    make_jobs,
-    read_question_files,
-)
-from swift.evaluation.partial_results import PartialWriter, partial_answers_path, partial_answers_paths
-from swift.evaluation.results import build_document, screen_lines, stored
+from swift.evaluation.jobs import EvaluationJob, Progress, checkpoint_name, make_jobs
+from swift.evaluation.partial_results import PartialWriter, partial_answers_path
+from swift.evaluation.question_files import check_or_skip, given_text, read_question_files
+from swift.evaluation.results import screen_lines, stored
 from swift.llm.checkpoint.folders import resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.policy import Policy
@@ -45,7 +39,6 @@ from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.utils.distributed import get_dist_setting, is_master
 from swift.utils.errors import UserError
-from swift.utils.files import write_json
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, package_versions
 from utils.get_knowledge_graph import extractor_name
@@ -69,7 +62,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
         if not arguments.resume:
             job.clear(arguments.part)
         elif job.finished():
-            _remove_partials(job)
+            job.remove_partials()
             print(f"{job.result}: exists already, with the same settings")
             _list(job, arguments)
             continue
@@ -79,9 +72,7 @@ def run_evaluation(arguments: EvaluationArguments) -> int:
         for job in waiting:
             if job.checkpoint == checkpoint:
                 evaluator.run(job)
-                if document := finish(job, given=arguments.given is not None):
-                    _report(job, document)
-                    _list(job, arguments)
+                _finish(job, arguments)
         del evaluator  # the next checkpoint needs the memory
     return 0
 
@@ -102,9 +93,9 @@ class Evaluator:
         Questions with an answer are left out. Raises UserError for a prompt that does not fit and, unless skipped, for
         an unreadable image.
         """
-        arguments, records = self.arguments, job.questions.records
-        done, unfit = job.rows().keys(), self._unfit(job)
-        header = self._header(job)
+        arguments, records, progress = self.arguments, job.questions.records, job.progress()
+        done, unfit = progress.rows.keys(), self._unfit(job)
+        header = self._header(job, progress)
         batching, task = Batching(**header["batching"]), self.task()
         positions = set(range(len(records))) - job.questions.skipped.keys() - unfit.keys()
         new_tokens = task.num_samples * task.sampling.max_new_tokens
@@ -159,17 +150,15 @@ class Evaluator:
         problems = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
         return {positions[place]: problem for place, problem in problems.items()}
 
-    def _header(self, job: EvaluationJob) -> dict[str, Any]:
+    def _header(self, job: EvaluationJob, progress: Progress) -> dict[str, Any]:
         """Header of a new partial file. Its batching is that of existing partial files unless ``--batch_size`` sets
         another."""
         if self.arguments.most_questions is not None:
             batching = dataclasses.asdict(Batching(self.arguments.most_questions))
-        elif there := job.partials():
-            batching = there[0].header["batching"]
         else:
-            batching = dataclasses.asdict(automatic_batching(self.policy.model))
+            batching = progress.batching or dataclasses.asdict(automatic_batching(self.policy.model))
         if self.arguments.part[1] > 1:
-            _check_batching(job, batching)
+            _check_batching(progress, batching)
         first = next(i for i in range(len(job.questions.records)) if i not in job.questions.skipped)
         facts = {
             "dataset": job.questions.name,
@@ -202,44 +191,25 @@ class Evaluator:
         }
 
 
-def _check_batching(job: EvaluationJob, batching: dict[str, Any]) -> None:
+def _check_batching(progress: Progress, batching: dict[str, Any]) -> None:
     """Raise UserError if another part has other batches, since some questions would then belong to no part."""
-    for one in job.partials():
-        if (other := one.header["batching"]) != batching:
+    for begun in progress.partials:
+        if (other := begun.header["batching"]) != batching:
             raise UserError(
-                f"{one.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and parts must "
+                f"{begun.path} was begun in batches of {Batching(**other)}, now {Batching(**batching)}, and parts must "
                 f"share the same batches; pass --batch_size {other['questions']} to every part, resume in one process "
                 "without --shard, or remove that file"
             )
 
 
-def finish(job: EvaluationJob, given: bool) -> dict[str, Any] | None:
-    """Join the partial files into the result file and its ``.run.json``, and return the document.
-
-    Returns None while questions wait for other parts, or if another part was faster. Raises UserError if every question
-    was skipped.
-    """
-    partials, rows = job.partials(), job.rows()
-    if waiting := job.unanswered(rows):
-        if not (job.result.exists() and not partial_answers_paths(job.result)):
-            print(f"{job.result}: {waiting} questions wait for other parts")
-        return None
-    skipped = job.questions.skipped | {index: row["problem"] for index, row in rows.items() if "problem" in row}
-    answers = {index: row["answers"] for index, row in rows.items() if index not in skipped}
-    if not answers:
-        raise UserError(f"{job.questions.path}: every question was skipped, the first: {next(iter(skipped.values()))}")
-    facts = {**partials[0].header["facts"], "settings": job.settings, "images": job.images}
-    document = build_document(facts, job.questions.records, answers, skipped, given)
-    runs = [run for one in partials for run in one.runs]
-    write_json(job.result.with_suffix(".run.json"), {"result": job.result.name, "runs": runs})
-    write_json(job.result, document)
-    _remove_partials(job)
-    return document
-
-
-def _remove_partials(job: EvaluationJob) -> None:
-    for path in partial_answers_paths(job.result):
-        path.unlink(missing_ok=True)
+def _finish(job: EvaluationJob, arguments: EvaluationArguments) -> None:
+    """Write and report the job's result, unless questions wait for other parts or another part was faster."""
+    progress = job.progress()
+    if not progress.waiting:
+        _report(job, job.write_result(progress))
+        _list(job, arguments)
+    elif not job.finished_elsewhere():
+        print(f"{job.result}: {progress.waiting} questions wait for other parts")
 
 
 def _list(job: EvaluationJob, arguments: EvaluationArguments) -> None:

@@ -9,7 +9,6 @@ object is damage. It raises a UserError that names the file, the line and the re
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
 from swift.utils.errors import UserError
+from swift.utils.locks import hold
 
 TAIL = 1 << 20  # bytes at the end of a file that are searched for its newest entries
 
@@ -96,10 +96,7 @@ class JsonLinesFile:
         return value
 
     def _lock(self, file: BinaryIO) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process writes to {self.path}; {self.busy}") from error
+        hold(file, f"another process writes to {self.path}; {self.busy}")
 
 
 class JsonLinesWriter:

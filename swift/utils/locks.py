@@ -6,8 +6,17 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from swift.utils.errors import UserError
+
+
+def hold(file: IO, busy: str) -> None:
+    """Lock an open file until it is closed. Raises UserError with the message ``busy`` if another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(busy) from error
 
 
 @contextmanager
@@ -19,8 +28,5 @@ def only_one(path: Path, busy: str) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(busy) from error
+        hold(file, busy)
         yield

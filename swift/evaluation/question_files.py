@@ -1,0 +1,157 @@
+"""Files of questions for an evaluation: read, checked, and shown other images under a control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+from swift.evaluation.arguments import EvaluationArguments
+from swift.evaluation.controls import blank_images, shuffle_images
+from swift.evaluation.results import with_explanation
+from swift.llm.dataset import Record, check_records, load_records, raise_problems
+from swift.llm.images.source import ImageSource
+from swift.utils.digests import value_digest
+from swift.utils.errors import UserError
+from utils.metrics import reference_answers
+from utils.questions import question_name
+
+SWEEP = tuple(f"test_{group}_vqa.json" for group in ("basic", "compare", "region"))
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """The questions of one annotation file. Under a control they already show the images of the control."""
+
+    path: Path
+    records: list[Record]
+    skipped: dict[int, str] = field(default_factory=dict)  # reason by position: questions that cannot be asked
+
+    @property
+    def name(self) -> str:
+        """The dataset's name in result files."""
+        return self.path.stem
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """Digests of the questions, each with its images by name and size in bytes. They decide the answers."""
+        return [
+            value_digest([record.messages, [_image_stamp(source) for source in record.images]])
+            for record in self.records
+        ]
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all questions with their references and the names of their images. The images themselves do not
+        count, so that a broken image can be replaced before a run is resumed."""
+        return value_digest(
+            [
+                [record.messages, record.solution, record.columns, [_image_name(source) for source in record.images]]
+                for record in self.records
+            ]
+        )
+
+
+def _image_name(source: ImageSource) -> str:
+    return source.key if source.path is None else source.path.name
+
+
+def _image_stamp(source: ImageSource) -> tuple[str, int]:
+    if source.path is None:
+        return source.key, len(source.data)
+    return source.path.name, source.path.stat().st_size if source.path.is_file() else -1
+
+
+def read_question_files(arguments: EvaluationArguments) -> list[QuestionFile]:
+    """Read the questions of the single file or of the sweep and check them. Raises UserError."""
+    return [_read_file(path, arguments) for path in _annotation_files(arguments)]
+
+
+def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
+    records = load_records([path], arguments.img_root, max_samples=arguments.max_samples)
+    _check_answers(records)
+    _check_names(records)
+    _check_given(records, arguments.given)
+    skipped = check_or_skip(records, partial(check_records, decode=False), arguments.on_error)
+    readable = [index for index in range(len(records)) if index not in skipped]
+    if not readable:
+        raise UserError(f"dataset {path}: no question has a readable image, the first: {skipped[0]}")
+    controls = {"blank": blank_images, "shuffled": partial(shuffle_images, seed=arguments.seed)}
+    if arguments.control in controls:
+        shown = controls[arguments.control]([records[index] for index in readable])
+        for index, record in zip(readable, shown, strict=True):
+            records[index] = record
+    return QuestionFile(path, records, skipped)
+
+
+def check_or_skip(
+    records: Sequence[Record], check: Callable[[Sequence[Record]], None], on_error: str
+) -> dict[int, str]:
+    """Run ``check`` over ``records``. Returns the problem of each bad record by position if ``on_error`` is skip, and
+    raises the check's UserError if it is stop."""
+    try:
+        check(records)
+    except UserError:
+        if on_error == "stop":
+            raise
+    else:
+        return {}
+    problems = {}
+    for index, record in enumerate(records):
+        try:
+            check([record])
+        except UserError as error:
+            problems[index] = str(error)
+    return problems
+
+
+def _annotation_files(arguments: EvaluationArguments) -> list[Path]:
+    if arguments.annotation_file is not None:
+        return [Path(arguments.annotation_file)]
+    folder = Path(arguments.dataset_folder) / "annotations" / "eval"
+    missing = [name for name in SWEEP if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} lacks {', '.join(missing)}; put the files there, name another --dataset_folder, "
+            "or evaluate one file with --annotation_file"
+        )
+    return [folder / name for name in SWEEP]
+
+
+def _check_answers(records: Sequence[Record]) -> None:
+    problems = []
+    for record in records:
+        try:
+            reference_answers(with_explanation(record))
+        except ValueError as error:
+            problems.append(f"{record.source}: {error}")
+    raise_problems(problems)
+
+
+def _check_names(records: Sequence[Record]) -> None:
+    """Require that every question has a name of its own, since results are told apart by it."""
+    first: dict[str, Record] = {}
+    raise_problems(
+        f"{record.source}: {name!r} is also the name of {first[name].source}, by field 'idx', 'id' or its position; "
+        "give each question an 'idx' of its own"
+        for record, name in ((record, question_name(record.columns, index)) for index, record in enumerate(records))
+        if first.setdefault(name, record) is not record
+    )
+
+
+def _check_given(records: Sequence[Record], name: str | None) -> None:
+    if name is not None:
+        raise_problems(
+            f"{record.source}: field '{name}' of --given must be a text or a list of texts to score; name another field"
+            for record in records
+            if given_text(record, name) is None
+        )
+
+
+def given_text(record: Record, name: str) -> str | None:
+    """The text in the record's field ``name``, or the list of texts there joined with ", "; None if it is neither."""
+    value = with_explanation(record).get(name)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else None
