@@ -58,6 +58,17 @@ def example_prompts(dataset: PromptDataset) -> list[EncodedPrompt]:
     return [dataset.template.encode_prompt(_with_small_images(record)) for record in (first, records[-1])]
 
 
+def longest_prompt(dataset: PromptDataset) -> int:
+    """Tokens of the longest prompt that the template has checked. If it has checked none, of the record with the most
+    images and text."""
+
+    def size(record: Record) -> tuple[int, int]:
+        return len(record.images), sum(len(message["content"]) for message in record.messages)
+
+    template = dataset.template
+    return template.longest_prompt or len(template.encode_prompt(max(dataset.records, key=size)).input_ids)
+
+
 def _with_small_images(record: Record) -> Record:
     """The record with a thumbnail in place of each image, so that it takes the fewest tokens that an image can have."""
     return replace(record, images=tuple(map(_thumbnail, record.images)))

@@ -16,6 +16,9 @@ from torch import nn
 
 from swift.engine.chunked_head import CHUNK_ELEMENTS
 from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
+
+logger = get_logger()
 
 FLOAT32 = 4
 # Optimizer state per trained entry, in bytes, by words in the optimizer's name. Others keep AdamW's two float32.
@@ -27,7 +30,10 @@ LOGITS_CHUNKS = 3  # logits, their exponentials and the gradient of a chunk live
 
 @dataclass(frozen=True)
 class Load:
-    """The largest step of a run on one process: B prompts of P tokens at most, G completions of C tokens each."""
+    """The largest step of a run on one process: B prompts of P tokens at most, G completions of C tokens each.
+
+    Without a rollout, as in SFT, ``prompts`` is 0.
+    """
 
     prompts: int
     prompt_tokens: int
@@ -95,7 +101,7 @@ def plan_memory(
         optimizer: name of the optimizer, as in ``--optim``.
         reference: bytes of the reference policy; 0 without one.
         checkpointing: activations of the decoder are computed again in the backward pass.
-        split: over how many processes "weights", "gradients" and "optimizer" are divided; 1 each without ZeRO or FSDP.
+        split: over how many processes "weights", "gradients" and "optimizer" are divided (``processes_per_part``).
     """
     narrow = compute.itemsize
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
@@ -116,7 +122,9 @@ def plan_memory(
             "optimizer state": state * trained / split["optimizer"],
             "reference": reference / split["weights"],
         },
-        rollout={
+        rollout={}
+        if load.prompts == 0
+        else {
             "trained weights in the compute type": copies,
             "keys and values": float(cached * load.cached_tokens),
         },
@@ -126,6 +134,21 @@ def plan_memory(
             "activations (estimate)": float((saved * layers + kept) * load.update_tokens),
         },
     )
+
+
+def processes_per_part(world_size: int, zero_stage: int, fsdp: bool) -> dict[str, int]:
+    """Over how many processes each part is divided, as ``plan_memory`` takes it: ZeRO-2 divides gradients and optimizer
+    state (stage 1 the latter alone), ZeRO-3 and FSDP weights too."""
+    first_stages = {"weights": 3, "gradients": 2, "optimizer": 1}
+    return {part: world_size if fsdp or zero_stage >= stage else 1 for part, stage in first_stages.items()}
+
+
+def announce_plan(plan: MemoryPlan, device: torch.device) -> None:
+    """Log ``plan`` line by line. On a GPU raise UserError if it certainly does not fit."""
+    for line in plan.lines():
+        logger.info("memory plan: %s", line)
+    if device.type == "cuda":
+        refuse_what_cannot_fit(plan, torch.cuda.get_device_properties(device).total_memory)
 
 
 def refuse_what_cannot_fit(plan: MemoryPlan, capacity: float) -> None:

@@ -24,6 +24,7 @@ from swift.llm.policy import Policy, trainable_parameters
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.finite import check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
+from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_per_part
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
@@ -156,6 +157,19 @@ class PolicyTrainer(Trainer):
         finally:
             if self.progress is not None:
                 self.progress.close()
+
+    def plan(self, load: Load, reference: float = 0.0) -> MemoryPlan:
+        """The memory that training will take on this process; ``reference`` is the reference policy's, bytes."""
+        args, engine = self.args, self.accelerator.state.deepspeed_plugin
+        return plan_memory(
+            self.model,
+            load,
+            compute=self.model.dtype,
+            optimizer=str(getattr(args.optim, "value", args.optim)),
+            reference=reference,
+            checkpointing=bool(args.gradient_checkpointing),
+            split=processes_per_part(args.world_size, engine.zero_stage if engine else 0, bool(args.fsdp)),
+        )
 
     def keep_masters(self) -> None:
         """Keep what trains in float32 from now on (master_weights.py). Called once training begins, since a wrapper

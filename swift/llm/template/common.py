@@ -21,6 +21,7 @@ class TemplateBase:
 
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: tuple[int, ...]
+    longest_prompt: int = 0
     _cache: ImageCache
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:

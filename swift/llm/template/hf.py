@@ -84,7 +84,8 @@ class ProcessorTemplate(TemplateBase):
         for record in records:
             try:
                 sizes = [image_size(source) for source in record.images]
-                self._encode_turns(record, [self.image_processor.text_for(*size) for size in sizes])
+                ids, _, _ = self._encode_turns(record, [self.image_processor.text_for(*size) for size in sizes])
+                self.longest_prompt = max(self.longest_prompt, len(ids))
             except UserError as error:
                 problems.append(f"{record.source}: {error}")
         raise_problems(problems)

@@ -31,7 +31,8 @@ from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
 from swift.plugin.rewards import reward_matrix
-from swift.trainers.data import PromptDataset, PromptItem, example_prompts
+from swift.trainers.data import PromptDataset, PromptItem, example_prompts, longest_prompt
+from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, CompletionsRecorder, completion_rows
@@ -39,7 +40,7 @@ from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_
 from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_tokens
 from swift.trainers.rlhf_trainer.loss import combine_rewards, group_advantages
 from swift.trainers.rlhf_trainer.policy_loss import TokenFigures, policy_loss
-from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference
+from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference, reference_bytes
 from swift.trainers.rlhf_trainer.rollout import MicroBatch, Rollout, describe_rollout, reward_columns
 from swift.trainers.step_clock import UPDATE, StepClock
 from swift.utils.errors import UserError
@@ -112,7 +113,8 @@ class GRPOTrainer(PolicyTrainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
         """Train; the reference is the policy as it is now, before a checkpoint is resumed."""
-        self.paths = choose_paths(self.model, self.template, example_prompts(self.train_dataset))
+        announce_plan(self.memory_plan(), self.args.device)
+        self.paths = self.probe()
         self.keep_masters()
         if self.args.beta:
             self.reference = choose_reference(self.model, self.ref_model, self.args.device, self.compute_type)
@@ -122,6 +124,22 @@ class GRPOTrainer(PolicyTrainer):
         if self.args.should_save:
             self.completions_log.truncate(finished_step(resume_from_checkpoint) if resume_from_checkpoint else 0)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def probe(self) -> Paths:
+        """The fast paths that the model takes, measured (swift.engine.probe)."""
+        return choose_paths(self.model, self.template, example_prompts(self.train_dataset))
+
+    def memory_plan(self) -> MemoryPlan:
+        """The memory that this process will take. All micro-batches of a step are rolled out at once."""
+        args, per_update = self.args, self.prompts_per_device
+        load = Load(
+            prompts=min(per_update * args.gradient_accumulation_steps, len(self.train_dataset)),
+            prompt_tokens=longest_prompt(self.train_dataset),
+            group_size=args.num_generations,
+            completion_tokens=args.max_completion_length,
+            prompts_per_update=min(per_update, len(self.train_dataset)),
+        )
+        return self.plan(load, reference_bytes(self.model, self.ref_model) if args.beta else 0)
 
     # -- sampling ------------------------------------------------------------------------------------------------
 

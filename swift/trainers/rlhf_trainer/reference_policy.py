@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from swift.trainers.reference import Snapshot
+from swift.trainers.reference import Snapshot, same_when_frozen
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -32,6 +32,14 @@ class ReferencePolicy:
         else:
             with self.snapshot.swapped_into(policy):
                 yield policy
+
+
+def reference_bytes(policy: nn.Module, other: nn.Module | None) -> int:
+    """Memory of the reference that :func:`choose_reference` will take, before anything is copied."""
+    if other is None or same_when_frozen(policy, other):
+        parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        return sum(policy.dtype.itemsize * parameter.numel() for parameter in parameters)
+    return sum(parameter.numel() * parameter.element_size() for parameter in other.parameters())
 
 
 def choose_reference(
