@@ -1,1 +1,0 @@
-"""A rehearsal of a run at the published sizes, on random weights and films."""
