@@ -19,7 +19,7 @@ _ADAPTER = re.compile(r"\.lora_[AB]\.([^.]+)\.")
 
 
 def freeze_non_vision(model: nn.Module) -> list[str]:
-    """Set ``requires_grad`` on the vision LoRA and ``lm_head`` only, and return the names of what trains.
+    """Set ``requires_grad`` on the vision LoRA and ``lm_head`` only, and return the trainable tensors' names in order.
 
     A head tied to the input embedding is untied first (see ``untie_head``).
 

@@ -14,21 +14,23 @@ import torch
 from torch import nn
 
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
-from swift.llm.checkpoint.folders import resolve_checkpoint
+from swift.llm.checkpoint.folders import base_of, is_adapter, resolve_checkpoint
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.policy import Policy
+from swift.llm.resume import changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
+from swift.utils.digests import file_digest, folder_digest
 from swift.utils.errors import INTERRUPTED
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import BEST
-from swift.utils.run_info import git_state, write_run_info
+from swift.utils.run_info import git_state, plain, write_run_info
 from utils.questions import cluster_of
 from utils.switches import ROUNDING, SWITCHES, switches_set
 
@@ -117,7 +119,12 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             "image_separator": IMAGE_SEPARATOR,
             "environment": switches_set(os.environ, SWITCHES + ROUNDING),
         }
-        write_run_info(args.output_dir, _settings(arguments), **facts)
+        settings, contents = _settings(arguments), contents_of_files(arguments)
+        if args.resume_from_checkpoint is not None:
+            stated = {name: plain(value) for name, value in settings.items()}
+            allowed = args.resume_changed
+            facts["changes"] = changes_of_run(Path(args.output_dir), stated, contents, allowed=allowed)
+        write_run_info(args.output_dir, settings, contents=contents, **facts)
     trainer.card = _card(arguments)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
@@ -130,6 +137,21 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
         step, hint = trainer.state.global_step, f"--resume_from_checkpoint true --output_dir {args.output_dir}"
         logger.warning("stopped at step %d; resume with %s", step, hint)
     return INTERRUPTED
+
+
+def contents_of_files(arguments: Sequence[object]) -> dict[str, list[str]]:
+    """Digests of the files and model folders that flags name, by flag. A flag without a value is left out."""
+    settings = _settings(arguments)
+    contents = {}
+    for name in ("dataset", "val_dataset", "external_plugins"):
+        if settings.get(name):
+            contents[name] = [file_digest(path) for path in settings[name]]
+    for name in ("model", "ref_model", "base_model"):
+        if settings.get(name):
+            folder = resolve_checkpoint(settings[name])
+            folders = [folder, base_of(folder, settings["base_model"])] if is_adapter(folder) else [folder]
+            contents[name] = [folder_digest(path) for path in folders]
+    return contents
 
 
 def _settings(arguments: Sequence[object]) -> dict[str, object]:

@@ -20,6 +20,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from swift.llm.deepspeed_configs import check_mismatches, deepspeed_config
 from swift.llm.resume import resume_folder
+from swift.utils.distributed import check_world_size, runs_on_cpu
 from swift.utils.errors import UserError
 from swift.utils.flags import FlagParser
 
@@ -137,6 +138,9 @@ class RunArguments(TrainingArguments):
     resume_from_checkpoint: str | None = _flag(
         "true: resume from the newest checkpoint in output_dir, if any; or a checkpoint folder", nargs="?", const="true"
     )
+    resume_changed: bool = _flag(
+        "resume although flags, data or base weights have changed, and note the changes", False
+    )
     overwrite_output_dir: bool = _flag("start anew in a folder that holds another run", False)
     remove_unused_columns: bool = False
 
@@ -162,7 +166,9 @@ class RunArguments(TrainingArguments):
                 setattr(self, new, getattr(self, old))
         if self.deepspeed is not None:
             self.deepspeed = deepspeed_config(self.deepspeed)
+        self.use_cpu = self.use_cpu or runs_on_cpu()
         super().__post_init__()
+        check_world_size(self.world_size)
         if self.deepspeed is not None:
             check_mismatches(self.hf_deepspeed_config.mismatches)
         _check_trackers(self.report_to)

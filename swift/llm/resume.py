@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from swift.llm.checkpoint.checksums import CHECKSUMS, verify_checksums
+from swift.utils.decisive import WATCHING
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
+from swift.utils.files import try_read_json
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import complete_checkpoints, finished_step
 
 logger = get_logger()
+
+RESUMED = {"resume_changed", "image_root"}  # flags that may differ when a run is resumed, beside those that only watch
 
 
 def resume_folder(output_dir: str, resume: str | None, overwrite: bool) -> str | None:
@@ -44,6 +50,43 @@ def resume_folder(output_dir: str, resume: str | None, overwrite: bool) -> str |
             "state; start a new run with it as --model"
         )
     return str(checkpoint)
+
+
+def changes_of_run(
+    folder: Path, settings: Mapping[str, Any], contents: Mapping[str, Any], *, allowed: bool
+) -> list[str]:
+    """Compare a run that is resumed with the args.json in ``folder``.
+
+    Args:
+        settings: the run's flags, as JSON holds them. Flags that decide nothing, and names of files, do not count.
+        contents: digests of the files that flags name, by flag.
+        allowed: warn of changes and return them in words, instead of raising UserError for the first one.
+    """
+    written = try_read_json(folder / "args.json")
+    if written is None:
+        logger.warning("%s has no readable args.json: whether the resumed run is the same cannot be checked", folder)
+        return []
+    before, digests = written.get("arguments") or {}, written.get("contents") or {}
+    names = [name for name in settings if name in before and name not in WATCHING | contents.keys() | RESUMED]
+    changes = [
+        f"--{name} was {before[name]!r} and is now {settings[name]!r}"
+        for name in sorted(names)
+        if before[name] != settings[name]
+    ]
+    changes += [
+        f"the contents of --{name} {settings.get(name)} have changed"
+        for name in sorted(contents)
+        if name in digests and digests[name] != contents[name]
+    ]
+    if changes and not allowed:
+        more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+        raise UserError(
+            f"{folder} holds another run: {changes[0]}{more}; resume with the flags and files it was started with, "
+            "or pass --resume_changed true to go through with the change, which is noted in args.json"
+        )
+    for change in changes:
+        logger.warning("resumed although %s", change)
+    return [*(written.get("changes") or []), *changes]
 
 
 def _newest_intact(folder: Path) -> Path | None:

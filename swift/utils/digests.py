@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from swift.utils.errors import UserError
+
 MODEL_FILES = ("*.safetensors", "*.bin", "*config.json", "tokenizer*", "vocab*", "merges.txt", "*.model")
 SAMPLE, SAMPLES = 1 << 16, 64  # bytes read at each of as many places of a large file
 DIGEST_DIGITS = 16
@@ -15,6 +17,14 @@ DIGEST_DIGITS = 16
 def value_digest(value: Any) -> str:
     """Short SHA-256 of a JSON value; key order does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
+
+
+def file_digest(path: str | Path) -> str:
+    """Short SHA-256 of a file's contents. Raises UserError if the file cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:DIGEST_DIGITS]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); fix its path or permissions") from error
 
 
 def folder_digest(folder: str | Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from swift.utils.errors import UserError
+
 
 def get_dist_setting() -> tuple[int, int, int, int]:
     """``(rank, local_rank, world_size, local_world_size)`` from the launcher; (-1, -1, 1, 1) without one."""
@@ -38,6 +40,34 @@ def get_device_count() -> int:
     import torch
 
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def runs_on_cpu() -> bool:
+    """True if the launcher started several processes and no accelerator is at hand: they form a gloo group. Left to
+    themselves, transformers and accelerate make no process group then, and each process would train alone.
+
+    Raises UserError if this node has fewer accelerators than processes.
+    """
+    _, _, world_size, local_world_size = get_dist_setting()
+    if world_size == 1:
+        return False
+    devices = get_device_count()
+    if 0 < devices < local_world_size:
+        raise UserError(
+            f"the launcher started {local_world_size} processes for {devices} accelerators; start as many as there are "
+            "accelerators, or pass --use_cpu true"
+        )
+    return devices == 0
+
+
+def check_world_size(world_size: int) -> None:
+    """Raise UserError unless the run has as many processes as the launcher started."""
+    launched = get_dist_setting()[2]
+    if world_size != launched:
+        raise UserError(
+            f"the launcher started {launched} processes, but the run would see {world_size}; start it with torchrun, "
+            "accelerate launch or deepspeed, and leave ACCELERATE_* variables of other runs out"
+        )
 
 
 def is_mp() -> bool:

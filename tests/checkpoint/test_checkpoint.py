@@ -187,7 +187,7 @@ def test_an_adapter_folder_is_enough_for_the_vision_adapter_and_the_head(pattern
 
 
 def test_a_speech_adapter_is_saved_with_the_whole_policy(world, tmp_path):
-    """Its name is not that of the adapter an adapter folder holds."""
+    """Its name differs from that of the adapter in an adapter folder."""
     source = shutil.copytree(world / "policy", tmp_path / "policy")
     (source / "vision-lora").rename(source / "speech-lora")
     policy = load_policy(source)
@@ -212,7 +212,7 @@ def trained_adapter(world: Path, folder: Path) -> Path:
 
 
 def test_an_adapter_knows_the_weights_it_was_trained_on(world, tmp_path):
-    """Other weights of the same shapes are refused; a copy of the base elsewhere, in another layout or not, is not."""
+    """Other weights of the same shapes are refused. A copy of the base is accepted, also in another layout."""
     adapter = trained_adapter(world, tmp_path / "adapter")
     copy = shutil.copytree(world / "policy", tmp_path / "copy")
     assert load_policy(adapter, base=copy).base == copy
@@ -235,7 +235,7 @@ def test_an_adapter_of_other_shapes_is_refused_when_it_is_loaded(world, tmp_path
 
 
 def test_loading_takes_hardly_more_memory_than_the_checkpoint(tmp_path):
-    """In a process of its own, beyond what it held before: under 1.25 of the size, as for large ones."""
+    """Loading runs in its own process. The added memory is under 1.25 times the checkpoint, as for large ones."""
     nbytes = write_checkpoint(tmp_path, 5e8, vocabulary=60_000)
     assert 4.7e8 < nbytes < 5.3e8
     memory = measure("remote", tmp_path)

@@ -192,7 +192,7 @@ def test_tensors_are_copied_whole_whatever_the_window(tmp_path, monkeypatch, pic
     [(24, 24, False), (24, 25, True), (0, 1, True), (-1, 300, False), (0, 0, False)],
 )
 def test_a_completion_must_not_cross_the_rope_switch(world, remote, room, new, refused):
-    """The switch is ``room`` tokens beyond the prompt. A completion ends before it, unless the prompt is beyond it."""
+    """The switch is ``room`` tokens after the prompt. A completion ends before it, unless the prompt is beyond it."""
     (record, *_) = load_records([world / "data" / "train.json"])
     length = len(Phi4Template(remote.tokenizer, remote.image_processor, 5).encode_prompt(record).input_ids)
     switch = length + room

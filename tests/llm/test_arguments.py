@@ -1,4 +1,4 @@
-"""Flags: those of the published launcher work, and each mistake is one line before any data or model is read."""
+"""Flags: the published launcher's flags work, and each mistake is one line before any data or model is read."""
 
 from __future__ import annotations
 

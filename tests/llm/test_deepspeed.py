@@ -28,7 +28,7 @@ class ZeRO3:
 
 @pytest.fixture
 def zero3():
-    """ZeRO-3 in use, as TrainingArguments puts it in use."""
+    """ZeRO-3, switched on as TrainingArguments does it."""
     configuration = ZeRO3()  # transformers holds a weak reference only
     set_hf_deepspeed_config(configuration)
     yield configuration

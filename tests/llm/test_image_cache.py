@@ -1,4 +1,4 @@
-"""Images ahead of time: each is made once, in the order announced, within the bound, and is always the same."""
+"""Images made ahead of time: each is made once, in the order announced, within the bound, and equal every time."""
 
 from __future__ import annotations
 

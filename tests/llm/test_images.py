@@ -147,7 +147,7 @@ def test_the_first_page_counts():
 
 
 def test_an_inverted_cmyk_jpeg_of_adobe_is_not_a_negative():
-    """Adobe writes CMYK JPEGs inverted and marks them: without ink 255 is stored, and white is shown."""
+    """Adobe writes CMYK JPEGs inverted and marks them. A pixel without ink is stored as 255 and shown as white."""
     for ink, shown in ((0, 255), (255, 0)):
         data = encode(Image.new("CMYK", (8, 8), (0, 0, 0, ink)), "JPEG", quality=100)
         assert b"\xff\xee\x00\x0eAdobe" in data

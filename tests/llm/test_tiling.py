@@ -4,11 +4,11 @@ The derivation of a row, with S the crop, P the patch and M the most crops:
 
     grid     ceil(W/S) x ceil(H/S), or if that is over M, the grid of at most M crops whose ratio is nearest to W/H;
              of equally near grids the later (larger) one if W*H > S*S*grid/2
-    scaled   the larger factor that fits both sides; the other side is cut to an integer
+    scaled   both sides times the larger factor that fits them; the other side is cut to an integer
     unmasked patches across and down: all less floor(padding / P)
     tokens   p*p + p (global view, p = S/2P), 1, and C*R + R, where C and R are every second of the unmasked patches
 
-For S 448 and P 14, p is 16 and the first part 273; a crop has 32 patches a side.
+For S 448 and P 14, p is 16 and the first part 273. A crop then has 32 patches per side.
 """
 
 from __future__ import annotations

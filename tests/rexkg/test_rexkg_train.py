@@ -210,9 +210,9 @@ class Scripted:
 @pytest.mark.parametrize(
     ("scores", "saved", "epochs"),
     [
-        ([0.2, 0.5, 0.4, 0.3, 0.9], [1, 2], 4),  # two epochs no better than the second: over
-        ([0.2, 0.5, 0.4, 0.6, 0.5], [1, 2, 4], 5),  # the third is forgiven, and the epochs run out
-        ([0.5, 0.5, 0.5, 0.5], [1, 2, 3], 3),  # as good is saved, but is not a reason to continue
+        ([0.2, 0.5, 0.4, 0.3, 0.9], [1, 2], 4),  # two epochs are no better than the second, so training ends
+        ([0.2, 0.5, 0.4, 0.6, 0.5], [1, 2, 4], 5),  # one worse epoch is allowed, and then the epochs run out
+        ([0.5, 0.5, 0.5, 0.5], [1, 2, 3], 3),  # an equal score is saved, but is not a reason to continue
     ],
 )
 def test_the_best_epoch_is_saved_and_patience_runs_out(scores, saved, epochs):

@@ -142,6 +142,17 @@ def test_completions_of_both_processes_are_written_once(single, double):
     assert said(double[0]) == said(single)
 
 
+def test_a_launcher_without_a_gpu_makes_one_run(launch, tmp_path):
+    """Without --use_cpu, transformers makes no process group on a machine without a GPU: two equal trainings wrote to
+    one folder."""
+    process = launch(tmp_path / "run", use_cpu=False, max_steps=1, eval_strategy="no")
+    assert process.returncode == 0, process.stderr
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["world_size"] == 2
+    lines = (tmp_path / "run" / "completions.jsonl").read_text().splitlines()
+    groups = Counter(json.loads(line)["group"] for line in lines)
+    assert list(groups.values()) == [GROUP] * PROMPTS
+
+
 def test_files_have_one_writer(double):
     """No temporary file is left, and only the random generators are saved per process."""
     output, _ = double

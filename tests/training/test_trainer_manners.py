@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(train, tmp_path,
     content = bytearray(file.read_bytes())
     content[-64:] = bytes(value ^ 255 for value in content[-64:])
     file.write_bytes(content)
-    assert train(resume_from_checkpoint=True, max_steps=6) == 0
+    assert train(resume_from_checkpoint=True, resume_changed=True, max_steps=6) == 0
     assert f"checkpoint-4: {name} differ from checksums.json; the checkpoint before it is taken" in caplog.text
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()]
     assert steps == [step for step in range(1, 7) for _ in range(8)]
@@ -108,6 +109,52 @@ def test_a_checkpoint_that_lacks_a_file_is_refused_if_it_is_named(train, tmp_pat
     (tmp_path / "run" / "checkpoint-2" / name).unlink()
     assert train(resume_from_checkpoint=tmp_path / "run" / "checkpoint-2") == 2
     assert f"checkpoint-2: {name} differ from checksums.json; name an older checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("num_generations", 2), ("per_device_train_batch_size", 16), ("beta", 0.1), ("seed", 1), ("max_steps", 6),
+        ("reward_funcs", "first_best"), ("learning_rate", 1e-3), ("temperature", 0.5), ("torch_dtype", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_a_run_is_not_resumed_with_another_flag(train, tmp_path, flag, value, capsys):
+    assert train(max_steps=2) == 0
+    before = (tmp_path / "run" / "args.json").read_bytes()
+    assert train(**{"max_steps": 2, flag: value}, resume_from_checkpoint=True) == 2
+    assert f"holds another run: --{flag} was " in capsys.readouterr().err
+    assert (tmp_path / "run" / "args.json").read_bytes() == before
+
+
+def test_flags_that_only_watch_may_differ(train):
+    assert train() == 0
+    assert train(resume_from_checkpoint=True, disable_tqdm=True, save_total_limit=5) == 0
+
+
+def test_a_run_is_not_resumed_on_other_data(train, world, tmp_path, capsys):
+    data = tmp_path / "data" / "train.json"
+    shutil.copytree(world / "data", data.parent)
+    assert train(dataset=data) == 0
+    data.write_text(json.dumps(json.loads(data.read_text())[:-1]))
+    assert train(dataset=data, resume_from_checkpoint=True) == 2
+    assert f"the contents of --dataset ['{data}'] have changed" in capsys.readouterr().err
+
+
+def test_a_run_is_not_resumed_on_other_base_weights(train, world, tmp_path, capsys):
+    policy = shutil.copytree(world / "policy", tmp_path / "policy")
+    assert train(model=policy) == 0
+    weights = policy / "model.safetensors"
+    save_file({name: value + 1e-3 for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    assert train(model=policy, resume_from_checkpoint=True) == 2
+    assert "the contents of --model" in capsys.readouterr().err
+
+
+def test_a_change_that_is_allowed_is_noted(train, tmp_path, caplog):
+    assert train() == 0
+    assert train(resume_from_checkpoint=True, resume_changed=True, max_steps=6) == 0
+    change = "--max_steps was 4 and is now 6"
+    assert f"resumed although {change}" in caplog.text
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["changes"] == [change]
 
 
 def test_a_run_folder_that_is_in_use_is_refused(train, tmp_path, capsys):
