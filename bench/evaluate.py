@@ -15,6 +15,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -78,12 +79,13 @@ def one_at_a_time(policy: Policy, records: Sequence[Record], new_tokens: int) ->
 def engine(
     policy: Policy, records: Sequence[Record], new_tokens: int, batching: Batching, workers: int
 ) -> tuple[list[str], int]:
-    """The same by the engine of evaluate.py."""
+    """The text for each question by the engine of evaluate.py, and the number of images tiled."""
     template, processor = make_template(policy, CACHE_BYTES, workers)
     batches = make_batches(template, records, range(len(records)), batching, new_tokens)
     task = AnswerTask(greedy(template, new_tokens))
-    answered = [one for batch in answer_batches(policy, template, records, batches, task) for one in batch]
-    return [one.answers[0].text for one in sorted(answered, key=lambda one: one.index)], processor.tiled
+    answered = chain.from_iterable(answer_batches(policy, template, records, batches, task))
+    in_order = sorted(answered, key=lambda question: question.index)
+    return [question.answers[0].text for question in in_order], processor.tiled
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -93,7 +95,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset_folder", type=Path, default=Path("data/demo"), help="with the sweep's files")
     parser.add_argument("--questions", type=int, default=40, help="taken from each file")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer")
-    parser.add_argument("--batch_size", type=int, help="questions a batch (default: as evaluate.py chooses)")
+    parser.add_argument("--batch_size", type=int, help="questions per batch (default: as evaluate.py chooses)")
     parser.add_argument("--num_workers", type=int, help="threads that read ahead (default: as evaluate.py chooses)")
     parser.add_argument("--rounds", type=int, default=2, help="counted rounds of each form")
     return parser.parse_args(argv)
@@ -104,22 +106,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table and the JSON line."""
     args = parse_arguments(argv)
     folder = args.dataset_folder / "annotations" / "eval"
-    records = [one for name in SWEEP for one in load_records([folder / name], max_samples=args.questions)]
+    files = [load_records([folder / name], max_samples=args.questions) for name in SWEEP]
+    records = list(chain.from_iterable(files))
     policy = load_policy(resolve_checkpoint(args.model))
     if torch.accelerator.is_available():
         policy.model.to(torch.accelerator.current_accelerator())
     batching = Batching(args.batch_size) if args.batch_size else automatic_batching(policy.model)
     threads = automatic_threads(policy.model) if args.num_workers is None else args.num_workers
-    said: dict[str, tuple[list[str], int]] = {}
+    texts: dict[str, list[str]] = {}
+    tiled: dict[str, int] = {}
 
     def loop() -> None:
-        said["loop"] = one_at_a_time(policy, records, args.max_new_tokens)
+        texts["loop"], tiled["loop"] = one_at_a_time(policy, records, args.max_new_tokens)
 
     def batched() -> None:
-        said["engine"] = engine(policy, records, args.max_new_tokens, batching, threads)
+        texts["engine"], tiled["engine"] = engine(policy, records, args.max_new_tokens, batching, threads)
 
-    timed = compare("questions a second", loop, batched, args.rounds)
-    same = sum(one == other for one, other in zip(said["loop"][0], said["engine"][0], strict=True))
+    timed = compare("questions per second", loop, batched, args.rounds)
+    same = sum(text == batched_text for text, batched_text in zip(texts["loop"], texts["engine"], strict=True))
     images = {source.key for record in records for source in record.images}
     shown = sum(len(record.images) for record in records)
     print(f"torch {torch.__version__}, {policy.model.device}, {torch.get_num_threads()} threads, {platform.machine()}")
@@ -127,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'':24}{'one at a time':>16}{'engine':>12}{'ratio':>9}")
     slow, fast = len(records) / timed.slow, len(records) / timed.fast
     print(f"{timed.name:24}{slow:>16.2f}{fast:>12.2f}{timed.speedup:>8.1f}x")
-    print(f"{'images tiled':24}{said['loop'][1]:>16}{said['engine'][1]:>12}")
+    print(f"{'images tiled':24}{tiled['loop']:>16}{tiled['engine']:>12}")
     print(f"{'equal texts':24}{'':>16}{same:>12} of {len(records)}\n")
     print(
         json.dumps(
@@ -136,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "text_identical": same == len(records),
                 "questions": len(records),
                 "images": len(images),
-                "images_tiled": said["engine"][1],
+                "images_tiled": tiled["engine"],
             }
         )
     )

@@ -28,9 +28,9 @@ def freeze_non_vision(model: nn.Module) -> list[str]:
     """
     adapters = {match.group(1) for name, _ in model.named_parameters() if (match := _ADAPTER.search(name))}
     if not any(_VISION_LORA.search(name) for name, _ in model.named_parameters()):
-        found = f"its adapters are {', '.join(sorted(adapters))}" if adapters else "it carries no adapter"
+        carried = f"its adapters are {', '.join(sorted(adapters))}" if adapters else "it carries no adapter"
         raise ValueError(
-            f"FREEZE_NON_VISION_PARAMS=1 finds no vision LoRA in the model ({found}), so none of it would train;"
+            f"FREEZE_NON_VISION_PARAMS=1 finds no vision LoRA in the model ({carried}), so none of it would train;"
             " load a checkpoint with its adapter named 'vision', or unset the variable"
         )
     untie_head(model)

@@ -117,7 +117,8 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     if all(result.get("explanation") for result in results):
         metrics |= _graph_metrics(texts, [result["explanation"] for result in results])
     if all(result.get("samples") for result in results):
-        metrics |= _sample_metrics([[one["generated_text"] for one in row["samples"]] for row in results], references)
+        samples = [[sample["generated_text"] for sample in row["samples"]] for row in results]
+        metrics |= _sample_metrics(samples, references)
     if all(result.get("token_logprobs") for result in results):
         metrics["confidence"] = [answer_confidence(row["generated_tokens"], row["token_logprobs"]) for row in results]
         metrics["token_logprob"] = [float(np.mean(row["token_logprobs"])) for row in results]

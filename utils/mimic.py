@@ -59,8 +59,8 @@ def split_sections(report: str) -> dict[str, str]:
 def report_text(report: str, sections: Sequence[str] = SECTIONS) -> str:
     """The part of a report that describes the findings: the named sections, or the last paragraph that is not another
     section if the report has none of them. Empty if it has no such paragraph either."""
-    found = split_sections(report)
-    chosen = join_texts(found.get(name, "") for name in sections)
+    by_name = split_sections(report)
+    chosen = join_texts(by_name.get(name, "") for name in sections)
     if chosen:
         return chosen
     paragraphs = (paragraph.strip() for paragraph in reversed(_PARAGRAPH_END.split(report)))
@@ -69,8 +69,8 @@ def report_text(report: str, sections: Sequence[str] = SECTIONS) -> str:
 
 def join_texts(texts: Iterable[str]) -> str:
     """Join the texts that are not empty. Each ends in a full stop, so that sentences of two texts are not merged."""
-    kept = (text.strip() for text in texts)
-    return "\n".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in kept if text)
+    stripped = (text.strip() for text in texts)
+    return "\n".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in stripped if text)
 
 
 def study_key(study: Any) -> str:

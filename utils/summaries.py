@@ -40,8 +40,8 @@ def summarize_results(results: Sequence[Result]) -> dict[str, Any]:
 def intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, dict[str, float]]:
     """The mean of each array [N] with its interval, by name."""
     table = np.stack(list(values.values()), axis=1)
-    found = ratio_intervals(table, np.ones_like(table), clusters)
-    return {name: interval.as_dict() for name, interval in zip(values, found, strict=True)}
+    ratios = ratio_intervals(table, np.ones_like(table), clusters)
+    return {name: interval.as_dict() for name, interval in zip(values, ratios, strict=True)}
 
 
 def by_type(results: Sequence[Result], values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

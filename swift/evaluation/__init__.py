@@ -1,1 +1,1 @@
-"""Putting files of questions to policies: jobs, answers on disk, result files."""
+"""Evaluation of policies on files of questions: jobs, answers on disk, result files."""

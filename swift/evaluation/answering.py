@@ -245,7 +245,7 @@ def _answer(
     if task.alternatives is not None:
         packed = task.num_samples > 1 and is_phi4(policy.model) and why_plain(policy.model) is None
         with torch.no_grad():
-            found = completion_logprobs(
+            logprobs = completion_logprobs(
                 policy.model,
                 prompts,
                 completions,
@@ -253,7 +253,7 @@ def _answer(
                 with_entropy=True,
                 alternatives=task.alternatives,
             )
-        scores = token_scores(template, completions, found)
+        scores = token_scores(template, completions, logprobs)
     answers = _answers(template, completions, scores)
     return [tuple(answers[start : start + task.num_samples]) for start in range(0, len(answers), task.num_samples)]
 
@@ -269,4 +269,4 @@ def _uniforms(read: Sequence[tuple[int, EncodedPrompt]], task: AnswerTask) -> to
 
 def _answers(template: Template, completions: Completions, scores: Sequence[TokenScores | None]) -> list[Answer]:
     rows = zip(completions.token_lists(), completions.finished.tolist(), scores, strict=True)
-    return [Answer(template.decode(ids), tuple(ids), ended, found) for ids, ended, found in rows]
+    return [Answer(template.decode(ids), tuple(ids), finished, score) for ids, finished, score in rows]

@@ -21,7 +21,7 @@ class EvaluationArguments:
 
     model_path: list[str] = field(
         metadata={
-            "help": "folder of a checkpoint, an adapter, or a run (its newest checkpoint); several are fine",
+            "help": "folder of a checkpoint, an adapter, or a run (its newest checkpoint); one or several",
             DECIDES: Decides.CONTENT,
         }
     )
@@ -75,7 +75,7 @@ class EvaluationArguments:
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
         "type of the weights; auto: as saved", "auto"
     )
-    use_flash_attention: bool = _flag("attend with flash-attn where it is installed", False)
+    use_flash_attention: bool = _flag("attend with flash-attn if it is installed", False)
     no_tqdm: bool = _flag("no progress bar", False, decides=Decides.NOTHING)
 
     # TokenArguments has flags for these. They stand last: a field of a subclass keeps the place of its first mention.
@@ -111,12 +111,12 @@ class EvaluationArguments:
 
     @property
     def part(self) -> tuple[int, int]:
-        """(number from 1, count): this process's part of the batches, by ``--shard`` and by the launcher's rank within
-        it."""
+        """(number from 1, count) of this process's part of the batches: the part of ``--shard``, divided among the
+        launcher's processes."""
         number, count = 1, 1
         if self.shard is not None:
-            found = re.fullmatch(r"(\d+)/(\d+)", self.shard)
-            number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+            numbers = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+            number, count = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
             if not 1 <= number <= count:
                 raise UserError(f"--shard {self.shard} must be i/n with i from 1 to n, such as 2/4")
         rank, _, world, _ = get_dist_setting()

@@ -33,18 +33,18 @@ def stored(answered: Answered, question: str) -> dict[str, Any]:
 
 
 def _stored_answer(answer: Answer) -> dict[str, Any]:
-    found: dict[str, Any] = {"text": answer.text, "num_tokens": len(answer.token_ids), "finished": answer.finished}
+    entry: dict[str, Any] = {"text": answer.text, "num_tokens": len(answer.token_ids), "finished": answer.finished}
     if answer.scores is not None:
         scores = answer.scores
-        found |= {
+        entry |= {
             "tokens": scores.tokens,
             "logprobs": scores.logprobs,
             "entropies": scores.entropies,
             "ranks": scores.ranks,
         }
         if any(scores.alternatives):
-            found["alternatives"] = scores.alternatives
-    return found
+            entry["alternatives"] = scores.alternatives
+    return entry
 
 
 def with_explanation(record: Record) -> dict[str, Any]:

@@ -123,10 +123,10 @@ class Evaluator:
         clock = time.perf_counter()
         try:
             for batch in answers:
-                problem = next((one.problem for one in batch if one.problem is not None), None)
+                problem = next((answered.problem for answered in batch if answered.problem is not None), None)
                 if problem is not None and self.arguments.on_error == "stop":
                     raise UserError(f"{problem}; or pass --on_error skip. The answers so far are kept")
-                rows = [stored(one, job.questions.digests[one.index]) for one in batch]
+                rows = [stored(answered, job.questions.digests[answered.index]) for answered in batch]
                 writer.append(rows, time.perf_counter() - clock)
                 clock = time.perf_counter()
                 progress.update(len(batch))

@@ -41,11 +41,11 @@ def token_scores(template: Template, completions: Completions, scores: LogProbs)
             names[token] = template.tokenizer.decode([token], skip_special_tokens=False)
         return names[token]
 
-    found = []
+    scored = []
     rows = zip(completions.token_lists(), scores.logps.tolist(), scores.entropy.tolist(), strict=True)
     for ids, logps, entropies in rows:
         chosen = [next(choices) for _ in ids]
-        found.append(
+        scored.append(
             TokenScores(
                 tokens=template.decode_tokens(ids),
                 logprobs=[_short(value) for value in logps[: len(ids)]],
@@ -57,7 +57,7 @@ def token_scores(template: Template, completions: Completions, scores: LogProbs)
                 ],
             )
         )
-    return found
+    return scored
 
 
 def _short(value: float) -> float:

@@ -1,9 +1,8 @@
-"""Settings that decide a result, and settings that do not. Every comparison of results and runs reads them here.
+"""Settings that decide a result, and settings that do not, for every comparison of results and runs.
 
-A flag of the evaluation is marked in its field's metadata: ``{"decides": Decides.NOTHING}``. The flags of training are
-mostly fields that transformers declares, which take no metadata of ours, so those that decide nothing are listed here.
-The list also keeps a sweep from importing torch only to compare two commands. Environment variables are listed in
-:mod:`utils.switches`.
+A flag of the evaluation carries the answer in its field's metadata: ``{"decides": Decides.NOTHING}``. Most flags of
+training are fields of transformers, which take no metadata of ours. Those that decide nothing are listed here, so that
+a sweep can compare two commands without importing torch. The environment variables are in :mod:`utils.switches`.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ class Decides(StrEnum):
     ANSWERS = "answers"
     CONTENT = "content"  # names files: their contents decide the answers, and digests of them are compared instead
     EXTRAS = "extras"  # adds numbers to the result file, and changes no answer
-    NOTHING = "nothing"  # says where or how a run is carried out or watched
+    NOTHING = "nothing"  # a place, or the way a run is carried out or watched
 
 
-# Flags of training that say where or how a run is watched. Not here: --logging_steps, since a sweep averages the logs
-# of its runs step by step, and --save_steps, since the best checkpoint is chosen among those saved.
+# Flags of training for places and for watching a run. Two flags are not among them: --logging_steps, because a sweep
+# averages the logs of its runs step by step, and --save_steps, because the best checkpoint is one of those saved.
 WATCHING = frozenset(
     {
         "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_total_limit", "save_on_each_node",

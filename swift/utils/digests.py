@@ -41,12 +41,12 @@ def folder_digest(folder: str | Path) -> str:
 
 def _sampled(path: Path) -> str:
     size = path.stat().st_size
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         if size <= SAMPLE * SAMPLES:
-            found.update(file.read())
+            digest.update(file.read())
         else:
             for place in range(SAMPLES):
                 file.seek(place * (size - SAMPLE) // (SAMPLES - 1))
-                found.update(file.read(SAMPLE))
-    return found.hexdigest()[:DIGEST_DIGITS]
+                digest.update(file.read(SAMPLE))
+    return digest.hexdigest()[:DIGEST_DIGITS]

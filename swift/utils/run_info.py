@@ -47,13 +47,13 @@ def git_state() -> dict[str, Any] | None:
 
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages among those that a result depends on."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def plain(value: Any) -> Any:

@@ -60,7 +60,7 @@ def half(questions, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def begun(half, tmp_path) -> Path:
-    """A copy of it to go on from."""
+    """A copy of that folder, to be resumed."""
     return Path(shutil.copytree(half, tmp_path / "begun"))
 
 
@@ -69,7 +69,7 @@ def test_killed_at_ten_random_moments_the_file_is_byte_identical(questions, tmp_
     assert process.returncode == 0, process.stderr + (tmp_path / "log").read_text()
     report = json.loads(process.stdout.splitlines()[-1])
     assert report["kills"] == 10
-    assert report["with_answers"] >= 2  # or nothing would have been gone on from
+    assert report["with_answers"] >= 2  # or nothing would have been resumed
     assert report["identical"] == [True] * len(report["identical"])
 
 
