@@ -69,7 +69,7 @@ def test_grpo_takes_a_step(grpo_run, folder):
 
 def test_a_run_is_resumed_from_its_checkpoint(grpo_run, world, folder):
     command = rlhf_command(world, grpo_run.parent, model=folder, max_steps=2, train_type="lora")
-    assert rlhf([*command, "--resume_from_checkpoint", "true"]) == 0
+    assert rlhf([*command, "--resume_from_checkpoint", "true", "--resume_changed", "true"]) == 0
     assert json.loads((grpo_run.parent / "checkpoint-2" / "trainer_state.json").read_text())["global_step"] == 2
 
 
