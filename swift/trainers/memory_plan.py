@@ -118,7 +118,6 @@ def plan_memory(
         held={
             "frozen weights": frozen / split["weights"],
             "trained weights in float32": FLOAT32 * trained / split["weights"],
-            "gradients": FLOAT32 * trained / split["gradients"],
             "optimizer state": state * trained / split["optimizer"],
             "reference": reference / split["weights"],
         },
@@ -129,6 +128,7 @@ def plan_memory(
             "keys and values": float(cached * load.cached_tokens),
         },
         update={
+            "gradients": FLOAT32 * trained / split["gradients"],  # freed after each step, so no rollout holds them
             "trained weights in the compute type": copies,
             "logits": float(LOGITS_CHUNKS * FLOAT32 * min(CHUNK_ELEMENTS, config.vocab_size * load.update_tokens)),
             "activations (estimate)": float((saved * layers + kept) * load.update_tokens),

@@ -39,10 +39,15 @@ def trained(model):
 
 
 def test_what_trains_takes_sixteen_bytes_an_entry_and_the_rest_two(model):
-    held = plan(model).held
+    held, update = plan(model).held, plan(model).update
     total = sum(p.numel() for p in model.parameters())
     assert held["frozen weights"] == 2 * (total - trained(model))
-    assert held["trained weights in float32"] + held["gradients"] + held["optimizer state"] == 16 * trained(model)
+    assert held["trained weights in float32"] + update["gradients"] + held["optimizer state"] == 16 * trained(model)
+
+
+def test_a_rollout_does_not_hold_gradients(model):
+    assert "gradients" not in plan(model).held
+    assert "gradients" not in plan(model).rollout
 
 
 def test_eight_bit_optimizers_keep_two_bytes_of_state(model):
