@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
-from swift.llm.checkpoint.folders import base_of, is_adapter, resolve_checkpoint
+from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.policy import Policy
@@ -25,7 +25,7 @@ from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
-from swift.utils.digests import file_digest, folder_digest
+from swift.utils.digests import file_digest
 from swift.utils.errors import INTERRUPTED
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
@@ -148,9 +148,7 @@ def contents_of_files(arguments: Sequence[object]) -> dict[str, list[str]]:
             contents[name] = [file_digest(path) for path in settings[name]]
     for name in ("model", "ref_model", "base_model"):
         if settings.get(name):
-            folder = resolve_checkpoint(settings[name])
-            folders = [folder, base_of(folder, settings["base_model"])] if is_adapter(folder) else [folder]
-            contents[name] = [folder_digest(path) for path in folders]
+            contents[name] = weight_digests(resolve_checkpoint(settings[name]), settings["base_model"])
     return contents
 
 

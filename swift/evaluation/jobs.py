@@ -18,8 +18,8 @@ from swift.evaluation.partial_results import (
 )
 from swift.evaluation.question_files import QuestionFile
 from swift.evaluation.results import build_document
-from swift.llm.checkpoint.folders import base_of, is_adapter
-from swift.utils.digests import folder_digest, value_digest
+from swift.llm.checkpoint.folders import weight_digests
+from swift.utils.digests import value_digest
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.files import try_read_json, write_json
@@ -197,13 +197,6 @@ def checkpoint_name(checkpoint: Path) -> str:
     checkpoint = checkpoint.resolve()
     in_run = checkpoint.name.startswith("checkpoint-")
     return f"{checkpoint.parent.name}-{checkpoint.name}" if in_run else checkpoint.name
-
-
-def weight_digests(checkpoint: Path, base: str | None) -> list[str]:
-    """Digests of the checkpoint and, for an adapter, of the full folder below it."""
-    if not is_adapter(checkpoint):
-        return [folder_digest(checkpoint)]
-    return [folder_digest(folder) for folder in (checkpoint, base_of(checkpoint, base))]
 
 
 def result_path(checkpoint: Path, questions: QuestionFile, arguments: EvaluationArguments) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -13,17 +13,18 @@ from swift.utils.errors import UserError
 REMEDY = "lower --learning_rate or --beta, check the rewards, and resume from the last checkpoint"
 
 
-def check_loss(loss: Tensor, step: int, evidence: str = "") -> None:
-    """Raise UserError if the loss of optimizer step ``step`` (from 1) is not finite. ``evidence`` says where its group
-    was written to."""
+def check_loss(loss: Tensor, step: int, evidence: Callable[[], str] = str) -> None:
+    """Raise UserError if the loss of optimizer step ``step`` (from 1) is not finite. ``evidence`` is then called: it
+    writes the groups of the step to disk and says where."""
     if not bool(torch.isfinite(loss).all()):
-        raise UserError(f"step {step}: the loss is {float(loss.sum())}{evidence}; {REMEDY}")
+        raise UserError(f"step {step}: the loss is {float(loss.sum())}{evidence()}; {REMEDY}")
 
 
-def check_gradient(norm: Tensor | float | None, step: int, evidence: str = "") -> None:
-    """Raise UserError if the gradients of step ``step`` have a norm that is not finite. The step was not made."""
+def check_gradient(norm: Tensor | float | None, step: int, evidence: Callable[[], str] = str) -> None:
+    """Raise UserError if the gradients of step ``step`` have a norm that is not finite. The step was not made.
+    ``evidence`` is as in :func:`check_loss`."""
     if norm is not None and not math.isfinite(float(norm)):
-        raise UserError(f"step {step}: the norm of the gradients is {float(norm)}{evidence}; {REMEDY}")
+        raise UserError(f"step {step}: the norm of the gradients is {float(norm)}{evidence()}; {REMEDY}")
 
 
 def check_weights(state: Mapping[str, Tensor], where: str) -> None:

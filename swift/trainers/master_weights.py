@@ -62,7 +62,11 @@ def _casting(module: nn.Module, places: list[Place], compute: torch.dtype) -> Ca
     def in_compute_type(*args: Any, **kwargs: Any) -> Any:
         if casts_input:
             args = tuple(value.to(compute) if isinstance(value, Tensor) else value for value in args)
-        with _replaced({place: place[0]._parameters[place[1]].to(compute) for place in places}):
+        values = {(owner, name): owner._parameters[name] for owner, name in places}
+        cast = {place: value.to(compute) for place, value in values.items() if value.dtype != compute}
+        if not cast:  # as in a rollout, at every token
+            return forward(*args, **kwargs)
+        with _replaced(cast):
             return forward(*args, **kwargs)
 
     return in_compute_type

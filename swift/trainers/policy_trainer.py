@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -130,7 +129,6 @@ class PolicyTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
         self._resumed: str | None = None  # checkpoint whose random state is still to be restored
         self.compute_type: torch.dtype | None = None  # of matrix products, if the trainable weights are kept in float32
-        self._last_batch: dict[str, Any] = {}
         self.card: dict[str, Any] = {}  # facts for the README.md of checkpoints
         self.stop = StopAfterStep(repeats)
         self.add_callback(self.stop)
@@ -198,27 +196,26 @@ class PolicyTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
         """Forward and backward of a micro-batch. Raises UserError if the loss is not finite or memory runs out."""
-        step, self._last_batch = self.state.global_step + 1, inputs
+        step = self.state.global_step + 1
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except torch.OutOfMemoryError as error:
             raise UserError(f"step {step}: out of memory in the update of {self.describe_batch(inputs)}") from error
-        if not bool(torch.isfinite(loss).all()):
-            check_loss(loss, step, self.evidence(inputs))
+        check_loss(loss, step, self.evidence)
         return loss
 
     def describe_batch(self, inputs: dict[str, Any]) -> str:
         """The size of a micro-batch and the flag that makes it smaller, for messages."""
         raise NotImplementedError
 
-    def evidence(self, inputs: dict[str, Any]) -> str:
-        """Write a micro-batch whose loss is not finite to disk, and say where; empty if nothing was written."""
+    def evidence(self) -> str:
+        """Write the last micro-batch to disk, since its loss or gradient is not finite, and say where. Empty if nothing
+        was written."""
         return ""
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None and not math.isfinite(float(norm)):
-            check_gradient(norm, self.state.global_step + 1, self.evidence(self._last_batch))
+        check_gradient(norm, self.state.global_step + 1, self.evidence)
         return norm
 
     def get_train_dataloader(self) -> DataLoader:

@@ -27,15 +27,22 @@ class Snapshot:
         )
 
     @classmethod
-    def of_other(cls, model: nn.Module, other: nn.Module, dtype: torch.dtype | None = None) -> Snapshot | None:
-        """Copy the values that ``other`` has for the trainable parameters of ``model``, as ``dtype`` or as they are.
+    def of_other(cls, model: nn.Module, other: nn.Module) -> Snapshot | None:
+        """Copy the values that ``other`` has for the trainable parameters of ``model``.
 
         Returns None if the frozen parameters differ, so that ``other`` is needed as a second model.
         """
-        if not same_when_frozen(model, other):
-            return None
-        state, trained = other.state_dict(), {n: p for n, p in model.named_parameters() if p.requires_grad}
-        return cls({n: state[n].detach().to(p.device, dtype or p.dtype, copy=True) for n, p in trained.items()})
+        values = {}
+        other_state = other.state_dict()
+        for name, parameter in model.named_parameters():
+            value = other_state.get(name)
+            if value is None or value.shape != parameter.shape:
+                return None
+            if parameter.requires_grad:
+                values[name] = value.detach().to(parameter.device, parameter.dtype, copy=True)
+            elif not torch.equal(value.to(parameter.device, parameter.dtype), parameter):
+                return None
+        return cls(values)
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
@@ -56,15 +63,3 @@ class Snapshot:
     def nbytes(self) -> int:
         """Size of the copy in bytes."""
         return sum(value.numel() * value.element_size() for value in self.values.values())
-
-
-def same_when_frozen(model: nn.Module, other: nn.Module) -> bool:
-    """True if ``other`` has every parameter of ``model`` and equals it in those that do not train."""
-    state = other.state_dict()
-    for name, parameter in model.named_parameters():
-        value = state.get(name)
-        if value is None or value.shape != parameter.shape:
-            return False
-        if not parameter.requires_grad and not torch.equal(value.to(parameter.device, parameter.dtype), parameter):
-            return False
-    return True

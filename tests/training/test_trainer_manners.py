@@ -211,7 +211,7 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_a_loss_that_is_not_finite_names_its_step_and_evidence(value):
     with pytest.raises(UserError, match=r"step 7: the loss is (nan|-?inf), see group\.json; lower --learning_rate"):
-        check_loss(torch.tensor(value), 7, ", see group.json")
+        check_loss(torch.tensor(value), 7, lambda: ", see group.json")
 
 
 @pytest.mark.parametrize("norm", [NAN, INF, torch.tensor(INF)])

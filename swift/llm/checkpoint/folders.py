@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.llm.checkpoint.adapters import CONFIG
+from swift.utils.digests import folder_digest
 from swift.utils.errors import UserError
 from swift.utils.files import read_json
 from swift.utils.logger import get_logger
@@ -77,3 +78,10 @@ def base_of(path: Path, override: str | Path | None) -> Path:
     if not base or not (Path(base) / "config.json").exists():
         raise UserError(f"{path / CONFIG}: its base model, {base}, is not there; name its folder as the base")
     return Path(base)
+
+
+def weight_digests(checkpoint: Path, base: str | Path | None) -> list[str]:
+    """Digests of the folder ``checkpoint`` and, for an adapter, of the full folder below it (see :func:`base_of`)."""
+    if not is_adapter(checkpoint):
+        return [folder_digest(checkpoint)]
+    return [folder_digest(folder) for folder in (checkpoint, base_of(checkpoint, base))]

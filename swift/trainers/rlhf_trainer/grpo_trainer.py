@@ -40,7 +40,7 @@ from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_
 from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_tokens
 from swift.trainers.rlhf_trainer.loss import combine_rewards, group_advantages
 from swift.trainers.rlhf_trainer.policy_loss import TokenFigures, policy_loss
-from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference, reference_bytes
+from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference
 from swift.trainers.rlhf_trainer.rollout import MicroBatch, Rollout, describe_rollout, reward_columns
 from swift.trainers.step_clock import UPDATE, StepClock
 from swift.utils.errors import UserError
@@ -109,16 +109,18 @@ class GRPOTrainer(PolicyTrainer):
         self.reference: ReferencePolicy | None = None
         self.paths = Paths(packed=False, shared=False)
         self._micro_batches: list[MicroBatch] = []
-        self._figures: TokenFigures | None = None  # of the last micro-batch
+        self._last: tuple[Rollout, TokenFigures] | None = None  # the micro-batch whose loss was computed last
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
         """Train; the reference is the policy as it is now, before a checkpoint is resumed."""
+        if self.args.beta:
+            self.reference = choose_reference(self.model, self.ref_model)
+            self.ref_model = self.reference.model
         announce_plan(self.memory_plan(), self.args.device)
+        if self.ref_model is not None:
+            self.ref_model.to(self.args.device)
         self.paths = self.probe()
         self.keep_masters()
-        if self.args.beta:
-            self.reference = choose_reference(self.model, self.ref_model, self.args.device, self.compute_type)
-            self.ref_model = self.reference.model
         self.share_embeddings = embeds_prompts_frozen(self.model)
         logger.info("image features: computed %s", "once per step" if self.share_embeddings else "again in every pass")
         if self.args.should_save:
@@ -139,7 +141,7 @@ class GRPOTrainer(PolicyTrainer):
             completion_tokens=args.max_completion_length,
             prompts_per_update=min(per_update, len(self.train_dataset)),
         )
-        return self.plan(load, reference_bytes(self.model, self.ref_model) if args.beta else 0)
+        return self.plan(load, 0 if self.reference is None else self.reference.nbytes())
 
     # -- sampling ------------------------------------------------------------------------------------------------
 
@@ -253,29 +255,31 @@ class GRPOTrainer(PolicyTrainer):
         """
         batch: MicroBatch = inputs["batch"]
         scores = self._score(model, batch.rollout, with_entropy=True)
-        total, self._figures = policy_loss(scores, batch, epsilon=self.args.epsilon, beta=self.args.beta)
+        total, figures = policy_loss(scores, batch, epsilon=self.args.epsilon, beta=self.args.beta)
+        self._last = batch.rollout, figures
         loss = total / num_items_in_batch.clamp(min=1) * self.args.world_size
-        return (loss, self._figures) if return_outputs else loss
+        return (loss, figures) if return_outputs else loss
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
         """Forward and backward of a micro-batch; its figures and completions are recorded afterwards."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        observe_tokens(self.means, self._figures)
+        rollout, figures = self._last
+        observe_tokens(self.means, figures)
         if self.recorder is not None:
-            self.recorder.add(self.state.global_step + 1, inputs["batch"].rollout, self._figures.logps)
+            self.recorder.add(self.state.global_step + 1, rollout, figures.logps)
         return loss
 
     def describe_batch(self, inputs: dict[str, Any]) -> str:
         """The rows and tokens of a micro-batch and the flags that make it smaller."""
         return describe_rollout(inputs["batch"].rollout)
 
-    def evidence(self, inputs: dict[str, Any]) -> str:
-        """Write the groups of a micro-batch whose loss is not finite beside completions.jsonl, and say where."""
-        step = self.state.global_step + 1
+    def evidence(self) -> str:
+        """Write the groups of the last micro-batch, whose loss or gradient is not finite, beside completions.jsonl."""
+        step, (rollout, figures) = self.state.global_step + 1, self._last
         path = Path(self.args.output_dir) / f"not_finite_step{step}_process{self.args.process_index}.jsonl"
-        rows = completion_rows(step, inputs["batch"].rollout, self.reward_names, self._figures.logps)
+        rows = completion_rows(step, rollout, self.reward_names, figures.logps)
         write_json_lines(path, [plain(row) for row in rows])
         return f", its groups are in {path}"
 

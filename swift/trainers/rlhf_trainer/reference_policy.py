@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from swift.trainers.reference import Snapshot, same_when_frozen
+from swift.trainers.reference import Snapshot
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -33,33 +32,33 @@ class ReferencePolicy:
             with self.snapshot.swapped_into(policy):
                 yield policy
 
-
-def reference_bytes(policy: nn.Module, other: nn.Module | None) -> int:
-    """Memory of the reference that :func:`choose_reference` will take, before anything is copied."""
-    if other is None or same_when_frozen(policy, other):
-        parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-        return sum(policy.dtype.itemsize * parameter.numel() for parameter in parameters)
-    return sum(parameter.numel() * parameter.element_size() for parameter in other.parameters())
+    def nbytes(self) -> int:
+        """Size of the snapshot or of the second model in bytes."""
+        if self.snapshot is not None:
+            return self.snapshot.nbytes()
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
 
 
-def choose_reference(
-    policy: nn.Module, other: nn.Module | None, device: torch.device, dtype: torch.dtype | None = None
-) -> ReferencePolicy:
+def choose_reference(policy: nn.Module, other: nn.Module | None) -> ReferencePolicy:
     """Take ``policy`` as it is now for the reference, or ``other`` if it is given.
 
-    A snapshot also stands for an ``other`` that differs from ``policy`` in trainable tensors only. It is kept in
-    the type ``dtype``, or in the policy's own.
+    A snapshot also stands for an ``other`` that differs from ``policy`` in trainable tensors only. A
+    second model stays on its device.
 
     Raises:
         UserError: DeepSpeed ZeRO-3 has split the tensors that a snapshot copies.
     """
     if any(hasattr(parameter, "ds_id") for parameter in policy.parameters()):
         raise UserError("--deepspeed zero3 splits the tensors that the reference copies; use zero2, or --beta 0")
-    snapshot = Snapshot.of(policy, dtype) if other is None else Snapshot.of_other(policy, other, dtype)
+    snapshot = Snapshot.of(policy) if other is None else Snapshot.of_other(policy, other)
+    if snapshot is None:
+        other.requires_grad_(False).eval()
+    reference = ReferencePolicy(snapshot, other if snapshot is None else None)
     if snapshot is not None:
-        logger.info("reference: a snapshot of the trainable tensors, %.1f MB", snapshot.nbytes() / 1e6)
-        return ReferencePolicy(snapshot, None)
-    other.requires_grad_(False).eval().to(device)
-    size = sum(parameter.numel() * parameter.element_size() for parameter in other.parameters())
-    logger.warning("reference: a second model, %.1f MB; it differs in more than the trainable tensors", size / 1e6)
-    return ReferencePolicy(None, other)
+        logger.info("reference: a snapshot of the trainable tensors, %.1f MB", reference.nbytes() / 1e6)
+    else:
+        logger.warning(
+            "reference: a second model, %.1f MB; it differs in more than the trainable tensors",
+            reference.nbytes() / 1e6,
+        )
+    return reference
