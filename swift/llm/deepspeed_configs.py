@@ -60,6 +60,16 @@ def check_mismatches(mismatches: Sequence[str]) -> None:
         raise UserError(f'--deepspeed: the file contradicts the flags ({listed}); set the values in the file to "auto"')
 
 
+def check_precision(config: Any) -> None:
+    """Raise UserError if DeepSpeed would keep the weights in half precision, from transformers' view of its settings."""
+    for kind in ("bf16", "fp16"):
+        if config.is_true(f"{kind}.enabled"):
+            raise UserError(
+                f"--deepspeed with {kind} would round what trains; leave --{kind} out: --torch_dtype bfloat16 computes "
+                "in bfloat16 and trains in float32"
+            )
+
+
 @contextmanager
 def whole_weights() -> Iterator[None]:
     """Within the block transformers builds and loads models whole, also when ZeRO-3 is in use.
