@@ -61,7 +61,7 @@ def check_mismatches(mismatches: Sequence[str]) -> None:
 
 
 def check_precision(config: Any) -> None:
-    """Raise UserError if DeepSpeed would keep the weights in half precision, from transformers' view of its settings."""
+    """Raise UserError if DeepSpeed would keep the weights in half precision; ``config`` is transformers' view of it."""
     for kind in ("bf16", "fp16"):
         if config.is_true(f"{kind}.enabled"):
             raise UserError(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from swift.trainers.sharding.parameters import cut, is_sharded, local_part, release
+from swift.trainers.sharding.parameters import cut, local_part, release
 
 
 class Snapshot:
@@ -58,10 +58,6 @@ class Snapshot:
         missing = self.values.keys() - parameters.keys()
         if missing:
             raise ValueError(f"the snapshot holds {len(missing)} tensors that the model lacks, e.g. {min(missing)}")
-        if is_sharded(model):
-            with self._written_into(model, {name: parameters[name] for name in self.values}):
-                yield
-            return
         own = {name: parameters[name].data for name in self.values}
         try:
             for name, value in self.values.items():
@@ -73,10 +69,13 @@ class Snapshot:
 
     @contextmanager
     @torch.no_grad()
-    def _written_into(self, model: nn.Module, parameters: dict[str, nn.Parameter]) -> Iterator[None]:
-        """Engines keep views of the parts they hold, so the values are written over them, and the model's own ones back
-        from copies."""
-        parts = {name: local_part(parameter) for name, parameter in parameters.items()}
+    def written_into(self, model: nn.Module) -> Iterator[None]:
+        """Within the block, let the parts of a divided ``model`` hold the snapshot's values (see :meth:`divide`).
+
+        Engines keep views of the parts, so the values are written over them, and the model's own ones back from copies.
+        """
+        parameters = dict(model.named_parameters())
+        parts = {name: local_part(parameters[name]) for name in self.values}
         own = {name: part.clone() for name, part in parts.items()}
         try:
             _overwrite(model, parts, self.values)
