@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from swift.trainers.sharding.parameters import cut, local_part, release
+from swift.trainers.stand_ins import places_of, replaced
 
 
 class Snapshot:
@@ -53,19 +54,9 @@ class Snapshot:
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """Put the snapshot's values into ``model`` within the block. Its own tensors return afterwards, not copies."""
-        parameters = dict(model.named_parameters())
-        missing = self.values.keys() - parameters.keys()
-        if missing:
-            raise ValueError(f"the snapshot holds {len(missing)} tensors that the model lacks, e.g. {min(missing)}")
-        own = {name: parameters[name].data for name in self.values}
-        try:
-            for name, value in self.values.items():
-                parameters[name].data = value
+        """Let the modules of ``model`` hold the snapshot's values within the block. Nothing is copied."""
+        with replaced(places_of(model, self.values)):
             yield
-        finally:
-            for name, value in own.items():
-                parameters[name].data = value
 
     @contextmanager
     @torch.no_grad()
