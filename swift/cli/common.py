@@ -119,12 +119,14 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             "world_size": args.world_size,
             "image_separator": IMAGE_SEPARATOR,
             "environment": switches_set(os.environ, SWITCHES + ROUNDING),
+            "prompts_per_step": trainer.prompts_per_step,
         }
         settings, contents = _settings(arguments), contents_of_files(arguments)
         if args.resume_from_checkpoint is not None:
             stated = {name: plain(value) for name, value in settings.items()}
-            allowed = args.resume_changed
-            facts["changes"] = changes_of_run(Path(args.output_dir), stated, contents, allowed=allowed)
+            compared = {name: plain(facts.get(name)) for name in ("environment", "extractor", "prompts_per_step")}
+            allowed, folder = args.resume_changed, Path(args.output_dir)
+            facts["changes"] = changes_of_run(folder, stated, contents, compared, allowed=allowed)
         write_run_info(args.output_dir, settings, contents=contents, **facts)
     trainer.card = _card(arguments)
     try:
