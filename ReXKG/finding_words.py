@@ -99,7 +99,7 @@ def _read_rows(path: Path) -> Iterator[tuple[str, str, str]]:
         fields = line.split("\t")
         if len(fields) != 3 or fields[0] not in KINDS:
             raise ValueError(
-                f"{path}, line {number}: {line!r:.60}: write kind<TAB>value<TAB>phrases, kind one of {KINDS}"
+                f"{path}, line {number}: {line!r:.60} is not kind<TAB>value<TAB>phrases; kinds are {', '.join(KINDS)}"
             )
         kind, value, phrases = fields
         yield from ((kind, value, phrase) for phrase in phrases.split(" | "))

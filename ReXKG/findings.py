@@ -16,49 +16,32 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ReXKG.finding_words import (
-    BREAK,
-    CLAUSE,
-    COMPARED,
-    COURSE,
-    EARLIER,
-    ENLARGED,
-    JOINS,
-    NORMAL,
-    NOT,
-    ORGAN,
-    SEVERITY,
-    SIDE,
-    ZONE,
-    Tag,
-    finding_words,
+from ReXKG.finding_mentions import (
+    CARDIOMEGALY,
+    MOST_FINDINGS,
+    NEAR,
+    Extract,
+    Mention,
+    divide,
+    entity_mentions,
+    organ_mentions,
+    with_own_polarity,
 )
-from ReXKG.graph import (
-    ANATOMY,
-    ASSERTED_TYPES,
-    DENIED_TYPES,
-    DEVICES_ABSENT,
-    DEVICES_PRESENT,
-    SUGGESTIVE_OF,
-    Graph,
-)
+from ReXKG.finding_words import COMPARED, COURSE, EARLIER, JOINS, NOT, SEVERITY, SIDE, ZONE, Tag, finding_words
+from ReXKG.graph import ANATOMY, SUGGESTIVE_OF, Graph
 from ReXKG.text import split_sentences
 
-Extract = Callable[[list[str]], list[Graph]]
-
-ABNORMALITY, DEVICE, CARDIOMEGALY = "abnormality", "device", "cardiomegaly"
+ABNORMALITY, DEVICE = "abnormality", "device"
 GENERIC = frozenset({ABNORMALITY, DEVICE})  # names that stand for anything of their sort
-NEW, INCREASED, DECREASED, STABLE, RESOLVED = "new", "increased", "decreased", "stable", "resolved"
+NEW, DECREASED, STABLE, RESOLVED = "new", "decreased", "stable", "resolved"
+UNRESOLVED = "unresolved"  # "no finding has resolved": the course of a denial
 CACHED_STATEMENTS = 50_000
 LONGEST_STATEMENT = 200  # words of a statement that are read
-MOST_FINDINGS = 40  # in one statement
 _SENTENCE = re.compile(r"(?<=[!?\n])|(?<=\.)(?!\d)")
 _ANSWER = re.compile(r"\s*(?:yes|no|not|none|negative|positive|present|absent)\b", re.IGNORECASE)
-_DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
-_NEAR = 3  # words before an attribute within which a negation denies it
 _NO_WORDS: frozenset[str] = frozenset()
 
 
@@ -71,7 +54,7 @@ class Finding(NamedTuple):
         sides: "left", "right", both or none.
         zones: "upper", "mid", "lower", some or none.
         severity: 1 (small, mild), 2 (moderate) or 3 (large, severe); None if it is not said.
-        course: new, increased, decreased, stable or resolved; None if it is not said.
+        course: new, increased, decreased, stable, resolved or unresolved; None if it is not said.
         places: the anatomy words beside a device.
         is_device: True for a device.
         is_earlier: True if it is said of an earlier image.
@@ -142,12 +125,12 @@ def read_statement(graph: Graph, extract: Extract) -> tuple[Finding, ...]:
     same word twice."""
     words = graph["sentences"].split()[:LONGEST_STATEMENT]
     tags = finding_words().tag(words)
-    entities = _entities(graph, words, tags)
-    mentions = sorted([*entities, *_organs(graph, words, tags, entities)])[:MOST_FINDINGS]
+    entities = entity_mentions(graph, words, tags)
+    mentions = sorted([*entities, *organ_mentions(graph, words, tags, entities)])[:MOST_FINDINGS]
     if not mentions:
         return ()
-    cuts = _cuts(mentions, tags, len(words))
-    mentions = _polarities(mentions, words, cuts, extract)
+    cuts = divide(mentions, tags, len(words))
+    mentions = with_own_polarity(mentions, words, cuts, extract)
     findings = [
         _describe(mention, words, graph, [tag for tag in tags if start <= tag.start < end])
         for mention, start, end in zip(mentions, cuts, cuts[1:], strict=False)
@@ -155,103 +138,7 @@ def read_statement(graph: Graph, extract: Extract) -> tuple[Finding, ...]:
     return tuple(_share_places(findings, mentions, graph, words, tags, cuts))
 
 
-class _Mention(NamedTuple):
-    """A finding at the words ``start`` to ``end`` (excluded)."""
-
-    start: int
-    end: int
-    name: str
-    present: bool
-    is_device: bool
-    text: str  # its entity, "" if the statement says it of an organ
-
-
-def _entities(graph: Graph, words: Sequence[str], tags: Sequence[Tag]) -> list[_Mention]:
-    """The disorders and devices in the words. Those side by side are one ("endotracheal tube")."""
-    mentions: list[_Mention] = []
-    types = {text: kind for text, kind in graph["entities"].items() if kind in ASSERTED_TYPES | DENIED_TYPES}
-    by_first: dict[str, list[list[str]]] = {}
-    for text in sorted(types, key=len, reverse=True):
-        by_first.setdefault(text.split()[0] if text.split() else text, []).append(text.split())
-    position = 0
-    while position < len(words):
-        following = by_first.get(words[position], ())
-        parts = next((parts for parts in following if words[position : position + len(parts)] == parts), None)
-        if parts is None:
-            position += 1
-            continue
-        text, start, position = " ".join(parts), position, position + len(parts)
-        is_device = types[text] in _DEVICES
-        if mentions and mentions[-1].end == start and mentions[-1].is_device == is_device:
-            start = mentions.pop().start
-        name = finding_words().name(words, start, position)
-        mentions.append(_Mention(start, position, name, types[text] in ASSERTED_TYPES, is_device, text))
-    heart = any(tag.kind == ORGAN and tag.value == CARDIOMEGALY for tag in tags)
-    enlarged = {tag.start for tag in tags if tag.kind == ENLARGED}
-    return [m._replace(name=CARDIOMEGALY) if heart and m.end - 1 in enlarged else m for m in mentions]
-
-
-def _organs(graph: Graph, words: Sequence[str], tags: Sequence[Tag], mentioned: Sequence[_Mention]) -> list[_Mention]:
-    """What the statement says of organs: "the lungs are clear", "the cardiac silhouette is not enlarged"."""
-    entities = {part for text in graph["entities"] for part in text.split()}
-    organs = [tag for tag in tags if tag.kind == ORGAN and entities.intersection(words[tag.start : tag.end])]
-    disorders = {mention.end - 1 for mention in mentioned}
-    mentions: list[_Mention] = []
-    last = 0
-    for tag in tags:
-        if tag.kind == CLAUSE:
-            last = tag.end
-        if tag.kind not in (NORMAL, ENLARGED) or tag.start in disorders:
-            continue
-        said_of = _said_of(tag, organs, tags, last)
-        if tag.kind == ENLARGED:
-            said_of = [organ for organ in said_of if organ.value == CARDIOMEGALY]
-        for organ in said_of[:MOST_FINDINGS]:
-            start, end = min(organ.start, tag.start), max(organ.end, tag.end)
-            denied = any(t.kind == NOT and start - _NEAR <= t.start < end and t.start >= last for t in tags)
-            mentions.append(_Mention(start, end, organ.value, (tag.kind == ENLARGED) != denied, False, ""))
-        last = tag.end if tag.kind == NORMAL else last
-    return list({(m.name, m.present): m for m in mentions}.values())
-
-
-def _said_of(tag: Tag, organs: Sequence[Tag], tags: Sequence[Tag], since: int) -> list[Tag]:
-    """The organs that a word is said of: one right after it ("clear lungs"), else those before it."""
-    stop = next((t.start for t in tags if t.kind == BREAK and t.start >= tag.end), tag.end + _NEAR)
-    after = [organ for organ in organs if tag.end <= organ.start < min(stop, tag.end + 2)]
-    return after[:1] or [organ for organ in organs if since <= organ.start < tag.start]
-
-
-def _cuts(mentions: Sequence[_Mention], tags: Sequence[Tag], length: int) -> list[int]:
-    """Where the part of each finding begins, and the end of the statement."""
-    cuts = [0]
-    for first, second in zip(mentions, mentions[1:], strict=False):
-        marks = [tag.start for tag in tags if tag.kind in (BREAK, NOT) and first.end <= tag.start < second.start]
-        cuts.append(max(marks, default=min(first.end, second.start)))
-    return [*cuts, length]
-
-
-def _polarities(
-    mentions: list[_Mention], words: Sequence[str], cuts: Sequence[int], extract: Extract
-) -> list[_Mention]:
-    """The mentions with the polarity of their own place. The graph knows only that of a word's last occurrence."""
-    later: set[str] = set()
-    prefixes: dict[int, str] = {}
-    for number in range(len(mentions) - 1, -1, -1):
-        text = mentions[number].text
-        if text and text in later:
-            following = next(n for n in range(number + 1, len(mentions)) if mentions[n].text == text)
-            prefixes[number] = " ".join(words[: cuts[following]])
-        later.add(text)
-    graphs = dict(zip(prefixes, extract(list(prefixes.values())) if prefixes else (), strict=True))
-    result = list(mentions)
-    for number, graph in graphs.items():
-        kind = graph["entities"].get(mentions[number].text)
-        if kind in ASSERTED_TYPES or kind in DENIED_TYPES:
-            result[number] = mentions[number]._replace(present=kind in ASSERTED_TYPES)
-    return result
-
-
-def _describe(mention: _Mention, words: Sequence[str], graph: Graph, tags: Sequence[Tag]) -> Finding:
+def _describe(mention: Mention, words: Sequence[str], graph: Graph, tags: Sequence[Tag]) -> Finding:
     """The finding with the attributes of its part of the statement."""
     nots = [tag.start for tag in tags if tag.kind == NOT]
     middle = (mention.start + mention.end) / 2
@@ -264,6 +151,8 @@ def _describe(mention: _Mention, words: Sequence[str], graph: Graph, tags: Seque
     course = next((tag.value for tag in courses if tag.kind == COURSE), None)
     if (course == RESOLVED and mention.present) or (not mention.present and course in (STABLE, DECREASED)):
         course = None
+    if course == RESOLVED and any(place < mention.start for place in nots):
+        course = UNRESOLVED
     has_place = mention.name != CARDIOMEGALY
     places: list[str] = []
     if mention.is_device:
@@ -285,12 +174,12 @@ def _describe(mention: _Mention, words: Sequence[str], graph: Graph, tags: Seque
 def _is_earlier(tags: Sequence[Tag]) -> bool:
     """True if the part names an earlier image, and not to compare with it."""
     compared = [tag.end for tag in tags if tag.kind == COMPARED]
-    return any(tag.kind == EARLIER and not any(0 <= tag.start - end <= _NEAR for end in compared) for tag in tags)
+    return any(tag.kind == EARLIER and not any(0 <= tag.start - end <= NEAR for end in compared) for tag in tags)
 
 
 def _share_places(
     findings: list[Finding],
-    mentions: Sequence[_Mention],
+    mentions: Sequence[Mention],
     graph: Graph,
     words: Sequence[str],
     tags: Sequence[Tag],

@@ -1,0 +1,120 @@
+"""Questions as claims: the findings that a question names and what it asks of them, and their truth by findings.
+
+"Is there an effusion on the right?" claims an effusion with the side right. A question is not a statement, so its
+opening words are removed before it is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence, Set
+from typing import NamedTuple
+
+from ReXKG.finding_mentions import CARDIOMEGALY
+from ReXKG.finding_scores import same_finding
+from ReXKG.finding_words import COURSE, ENLARGED, ORGAN, SEVERITY, SIDE, ZONE, finding_words
+from ReXKG.findings import ABNORMALITY, DEVICE, GENERIC, RESOLVED, UNRESOLVED, Finding, FindingReader
+from ReXKG.text import tokenize
+
+_OPENER = re.compile(
+    r"^(?:compared (?:with|to) [^,?]*,\s*)?"
+    r"(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|which|what|where|how|list|name)\b\s*"
+    r"(?:there\b|you\b|we\b|it\b|this\b|that\b)?\s*(?:call|say|any|evidence (?:of|for|that)|signs? of)?\s*",
+    re.IGNORECASE,
+)
+_GENERIC_WORDS = {
+    **dict.fromkeys(("finding", "findings", "abnormality", "abnormalities", "abnormal"), ABNORMALITY),
+    **dict.fromkeys(("device", "devices", "hardware"), DEVICE),
+}
+
+
+class Claim(NamedTuple):
+    """A question as a claim: the findings that it names, and the attributes that it asks about."""
+
+    names: tuple[str, ...]
+    sides: frozenset[str]
+    zones: frozenset[str]
+    severities: frozenset[int]
+    courses: frozenset[str]
+
+
+def read_claims(questions: Sequence[str], reader: FindingReader) -> list[Claim]:
+    """The claim of each question."""
+    phrases = [_as_phrase(question) for question in questions]
+    return [
+        _claim(reading.findings, tokenize(phrase)) for reading, phrase in zip(reader(phrases), phrases, strict=True)
+    ]
+
+
+def _as_phrase(question: str) -> str:
+    """The question as a noun phrase, so that a reader of statements reads it."""
+    sentence = re.split(r"[?\n]", question.strip(), maxsplit=1)[0]
+    phrase = _OPENER.sub("", sentence, count=1)
+    return _OPENER.sub("", phrase, count=1) if phrase.lower().startswith(("which", "what", "is", "has")) else phrase
+
+
+def _claim(findings: Iterable[Finding], words: Sequence[str]) -> Claim:
+    tags = finding_words().tag(words)
+    names = [finding.name for finding in findings]
+    of_heart = any(tag.kind == ORGAN and tag.value == CARDIOMEGALY for tag in tags)
+    if not names and of_heart and ("size" in words or any(tag.kind == ENLARGED for tag in tags)):
+        names = [CARDIOMEGALY]
+    if not names:
+        names = [name for word, name in _GENERIC_WORDS.items() if word in words]
+
+    def values(kind: str) -> list[str]:
+        return [value for tag in tags if tag.kind == kind for value in tag.value.split()]
+
+    return Claim(
+        tuple(dict.fromkeys(names)),
+        frozenset(values(SIDE)),
+        frozenset(values(ZONE)),
+        frozenset(map(int, values(SEVERITY))),
+        frozenset(values(COURSE)),
+    )
+
+
+def truth_of(claim: Claim, findings: Iterable[Finding]) -> bool | None:
+    """What findings say of a claim: True, False, or None if they say nothing of it.
+
+    A claim with one value of an attribute ("on the right", "small", "increased") is true of an asserted finding that
+    has this value or leaves it open. It is false of one with another value and of a denied one.
+    """
+    verdicts = [_verdict(claim, finding) for finding in findings if not finding.is_earlier]
+    return True if True in verdicts else False if False in verdicts else None
+
+
+def _verdict(claim: Claim, finding: Finding) -> bool | None:
+    if not any(is_about(name, finding) for name in claim.names):
+        return None
+    (course,) = claim.courses if len(claim.courses) == 1 else (None,)
+    if not finding.present:
+        if finding.course == RESOLVED:
+            return course == RESOLVED
+        if finding.course == UNRESOLVED:
+            return False if course == RESOLVED else None
+        here = not finding.sides or not claim.sides or bool(finding.sides & claim.sides)
+        here = here and (not finding.zones or not claim.zones or bool(finding.zones & claim.zones))
+        narrower = (finding.course is not None and finding.course != course) or (
+            finding.severity is not None and finding.severity not in claim.severities
+        )
+        return False if here and not narrower else None
+    if course == RESOLVED:
+        return False
+    return (
+        _within(finding.sides, claim.sides)
+        and _within(finding.zones, claim.zones)
+        and (len(claim.severities) != 1 or finding.severity in (None, *claim.severities))
+        and (course is None or finding.course == course)
+    )
+
+
+def _within(own: Set[str], asked: Set[str]) -> bool:
+    return not own or not asked or bool(own & asked)
+
+
+def is_about(name: str, finding: Finding) -> bool:
+    """True if a name of a claim, which may be a generic one, covers the finding."""
+    if name in GENERIC:
+        return finding.is_device == (name == DEVICE) or finding.name == name
+    return same_finding(name, finding.name)

@@ -1,0 +1,115 @@
+"""Where the words of a statement name a finding, and which words around it belong to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ReXKG.finding_words import BREAK, CLAUSE, ENLARGED, NORMAL, NOT, ORGAN, Tag, finding_words
+from ReXKG.graph import ASSERTED_TYPES, DENIED_TYPES, DEVICES_ABSENT, DEVICES_PRESENT, Graph
+
+Extract = Callable[[list[str]], list[Graph]]
+
+CARDIOMEGALY = "cardiomegaly"
+MOST_FINDINGS = 40  # in one statement
+NEAR = 3  # words before an attribute within which a negation denies it
+_DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
+
+
+class Mention(NamedTuple):
+    """A finding at the words ``start`` to ``end`` (excluded)."""
+
+    start: int
+    end: int
+    name: str
+    present: bool
+    is_device: bool
+    text: str  # its entity, "" if the statement says it of an organ
+
+
+def entity_mentions(graph: Graph, words: Sequence[str], tags: Sequence[Tag]) -> list[Mention]:
+    """The disorders and devices in the words. Those side by side are one ("endotracheal tube")."""
+    mentions: list[Mention] = []
+    types = {text: kind for text, kind in graph["entities"].items() if kind in ASSERTED_TYPES | DENIED_TYPES}
+    by_first: dict[str, list[list[str]]] = {}
+    for text in sorted(types, key=len, reverse=True):
+        by_first.setdefault(text.split()[0] if text.split() else text, []).append(text.split())
+    position = 0
+    while position < len(words):
+        following = by_first.get(words[position], ())
+        parts = next((parts for parts in following if words[position : position + len(parts)] == parts), None)
+        if parts is None:
+            position += 1
+            continue
+        text, start, position = " ".join(parts), position, position + len(parts)
+        is_device = types[text] in _DEVICES
+        if mentions and mentions[-1].end == start and mentions[-1].is_device == is_device:
+            start = mentions.pop().start
+        name = finding_words().name(words, start, position)
+        mentions.append(Mention(start, position, name, types[text] in ASSERTED_TYPES, is_device, text))
+    heart = any(tag.kind == ORGAN and tag.value == CARDIOMEGALY for tag in tags)
+    enlarged = {tag.start for tag in tags if tag.kind == ENLARGED}
+    return [m._replace(name=CARDIOMEGALY) if heart and m.end - 1 in enlarged else m for m in mentions]
+
+
+def organ_mentions(
+    graph: Graph, words: Sequence[str], tags: Sequence[Tag], mentioned: Sequence[Mention]
+) -> list[Mention]:
+    """What the statement says of organs: "the lungs are clear", "the cardiac silhouette is not enlarged"."""
+    entities = {part for text in graph["entities"] for part in text.split()}
+    organs = [tag for tag in tags if tag.kind == ORGAN and entities.intersection(words[tag.start : tag.end])]
+    disorders = {mention.end - 1 for mention in mentioned}
+    mentions: list[Mention] = []
+    last = 0
+    for tag in tags:
+        if tag.kind == CLAUSE:
+            last = tag.end
+        if tag.kind not in (NORMAL, ENLARGED) or tag.start in disorders:
+            continue
+        said_of = _said_of(tag, organs, tags, last)
+        if tag.kind == ENLARGED:
+            said_of = [organ for organ in said_of if organ.value == CARDIOMEGALY]
+        for organ in said_of[:MOST_FINDINGS]:
+            start, end = min(organ.start, tag.start), max(organ.end, tag.end)
+            denied = any(t.kind == NOT and start - NEAR <= t.start < end and t.start >= last for t in tags)
+            mentions.append(Mention(start, end, organ.value, (tag.kind == ENLARGED) != denied, False, ""))
+        last = tag.end if tag.kind == NORMAL else last
+    return list({(m.name, m.present): m for m in mentions}.values())
+
+
+def _said_of(tag: Tag, organs: Sequence[Tag], tags: Sequence[Tag], since: int) -> list[Tag]:
+    """The organs that a word is said of: one right after it ("clear lungs"), else those before it."""
+    stop = next((t.start for t in tags if t.kind == BREAK and t.start >= tag.end), tag.end + NEAR)
+    after = [organ for organ in organs if tag.end <= organ.start < min(stop, tag.end + 2)]
+    return after[:1] or [organ for organ in organs if since <= organ.start < tag.start]
+
+
+def divide(mentions: Sequence[Mention], tags: Sequence[Tag], length: int) -> list[int]:
+    """Where the part of each finding begins, and the end of the statement."""
+    cuts = [0]
+    for first, second in itertools.pairwise(mentions):
+        marks = [tag.start for tag in tags if tag.kind in (BREAK, NOT) and first.end <= tag.start < second.start]
+        cuts.append(max(marks, default=min(first.end, second.start)))
+    return [*cuts, length]
+
+
+def with_own_polarity(
+    mentions: list[Mention], words: Sequence[str], cuts: Sequence[int], extract: Extract
+) -> list[Mention]:
+    """The mentions with the polarity of their own place. The graph knows only that of a word's last occurrence."""
+    later: set[str] = set()
+    prefixes: dict[int, str] = {}
+    for number in range(len(mentions) - 1, -1, -1):
+        text = mentions[number].text
+        if text and text in later:
+            following = next(n for n in range(number + 1, len(mentions)) if mentions[n].text == text)
+            prefixes[number] = " ".join(words[: cuts[following]])
+        later.add(text)
+    graphs = dict(zip(prefixes, extract(list(prefixes.values())) if prefixes else (), strict=True))
+    result = list(mentions)
+    for number, graph in graphs.items():
+        kind = graph["entities"].get(mentions[number].text)
+        if kind in ASSERTED_TYPES or kind in DENIED_TYPES:
+            result[number] = mentions[number]._replace(present=kind in ASSERTED_TYPES)
+    return result
