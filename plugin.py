@@ -249,7 +249,7 @@ class CodeFormatORM(ORM):
 
 
 class FindingReward(ORM):
-    """Base of the rewards on findings. ``reader`` turns texts into findings (`ReXKG.findings`)."""
+    """Base of the rewards on findings (`ReXKG.findings`). ``reader`` turns texts into readings."""
 
     def __init__(self, reader: Callable[[list[str]], list] | None = None):
         if reader is None:
@@ -267,10 +267,7 @@ class FindingReward(ORM):
 
 
 class FindingsORM(FindingReward):
-    """Agreement of the findings of the completion's ``<think>`` span with the solution's, from -1 to 1.
-
-    `ReXKG.finding_scores.findings_score` is the formula. No findings score 0, a wrong polarity or side less than that.
-    """
+    """Agreement of the findings of ``<think>`` with the solution's, from -1 to 1: `findings_score`. None found: 0."""
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         pairs = self.pairs(completions, list(map(think_text, solution)))
@@ -305,10 +302,7 @@ class ReportORM(FindingReward):
 
 
 class RadEvalORM(ORM):
-    """A metric of the package radeval between the ``<think>`` spans of completion and solution.
-
-    ``RADEVAL_METRIC`` names it, as ``metric`` or ``metric:key`` (default: bleu). `utils.radeval_metric` loads it.
-    """
+    """A metric of the package radeval between both ``<think>`` spans; RADEVAL_METRIC names it (default: bleu)."""
 
     def __init__(self):
         self.metric = load_radeval_metric(os.environ.get("RADEVAL_METRIC") or "bleu")

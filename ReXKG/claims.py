@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from ReXKG.finding_mentions import CARDIOMEGALY
 from ReXKG.finding_scores import same_finding
-from ReXKG.finding_words import COURSE, ENLARGED, ORGAN, SEVERITY, SIDE, ZONE, finding_words
-from ReXKG.findings import ABNORMALITY, DEVICE, GENERIC, RESOLVED, UNRESOLVED, Finding, FindingReader
+from ReXKG.finding_words import WordKind, finding_words
+from ReXKG.findings import ABNORMALITY, DEVICE, GENERIC, RESOLVED, UNRESOLVED, FindingReader, StatedFinding
 from ReXKG.text import tokenize
 
 _OPENER = re.compile(
@@ -53,11 +53,11 @@ def _as_phrase(question: str) -> str:
     return _OPENER.sub("", phrase, count=1) if phrase.lower().startswith(("which", "what", "is", "has")) else phrase
 
 
-def _claim(findings: Iterable[Finding], words: Sequence[str]) -> Claim:
+def _claim(findings: Iterable[StatedFinding], words: Sequence[str]) -> Claim:
     tags = finding_words().tag(words)
     names = [finding.name for finding in findings]
-    of_heart = any(tag.kind == ORGAN and tag.value == CARDIOMEGALY for tag in tags)
-    if not names and of_heart and ("size" in words or any(tag.kind == ENLARGED for tag in tags)):
+    of_heart = any(tag.kind == WordKind.ORGAN and tag.value == CARDIOMEGALY for tag in tags)
+    if not names and of_heart and ("size" in words or any(tag.kind == WordKind.ENLARGED for tag in tags)):
         names = [CARDIOMEGALY]
     if not names:
         names = [name for word, name in _GENERIC_WORDS.items() if word in words]
@@ -67,15 +67,15 @@ def _claim(findings: Iterable[Finding], words: Sequence[str]) -> Claim:
 
     return Claim(
         tuple(dict.fromkeys(names)),
-        frozenset(values(SIDE)),
-        frozenset(values(ZONE)),
-        frozenset(map(int, values(SEVERITY))),
-        frozenset(values(COURSE)),
+        frozenset(values(WordKind.SIDE)),
+        frozenset(values(WordKind.ZONE)),
+        frozenset(map(int, values(WordKind.SEVERITY))),
+        frozenset(values(WordKind.COURSE)),
     )
 
 
-def truth_of(claim: Claim, findings: Iterable[Finding]) -> bool | None:
-    """What findings say of a claim: True, False, or None if they say nothing of it.
+def truth_of(claim: Claim, findings: Iterable[StatedFinding]) -> bool | None:
+    """Truth of a claim by findings; None if they say nothing of it.
 
     A claim with one value of an attribute ("on the right", "small", "increased") is true of an asserted finding that
     has this value or leaves it open. It is false of one with another value and of a denied one.
@@ -84,7 +84,7 @@ def truth_of(claim: Claim, findings: Iterable[Finding]) -> bool | None:
     return True if True in verdicts else False if False in verdicts else None
 
 
-def _verdict(claim: Claim, finding: Finding) -> bool | None:
+def _verdict(claim: Claim, finding: StatedFinding) -> bool | None:
     if not any(is_about(name, finding) for name in claim.names):
         return None
     (course,) = claim.courses if len(claim.courses) == 1 else (None,)
@@ -113,7 +113,7 @@ def _within(own: Set[str], asked: Set[str]) -> bool:
     return not own or not asked or bool(own & asked)
 
 
-def is_about(name: str, finding: Finding) -> bool:
+def is_about(name: str, finding: StatedFinding) -> bool:
     """True if a name of a claim, which may be a generic one, covers the finding."""
     if name in GENERIC:
         return finding.is_device == (name == DEVICE) or finding.name == name

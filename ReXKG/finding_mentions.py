@@ -1,4 +1,4 @@
-"""Where the words of a statement name a finding, and which words around it belong to it."""
+"""Places in a statement that name a finding, and the division of the words around them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ReXKG.finding_words import BREAK, CLAUSE, ENLARGED, NORMAL, NOT, ORGAN, Tag, finding_words
+from ReXKG.finding_words import Tag, WordKind, finding_words
 from ReXKG.graph import ASSERTED_TYPES, DENIED_TYPES, DEVICES_ABSENT, DEVICES_PRESENT, Graph
 
 Extract = Callable[[list[str]], list[Graph]]
@@ -17,7 +17,7 @@ NEAR = 3  # words before an attribute within which a negation denies it
 _DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
 
 
-class Mention(NamedTuple):
+class FindingMention(NamedTuple):
     """A finding at the words ``start`` to ``end`` (excluded)."""
 
     start: int
@@ -28,9 +28,9 @@ class Mention(NamedTuple):
     text: str  # its entity, "" if the statement says it of an organ
 
 
-def entity_mentions(graph: Graph, words: Sequence[str], tags: Sequence[Tag]) -> list[Mention]:
+def entity_mentions(graph: Graph, words: Sequence[str], tags: Sequence[Tag]) -> list[FindingMention]:
     """The disorders and devices in the words. Those side by side are one ("endotracheal tube")."""
-    mentions: list[Mention] = []
+    mentions: list[FindingMention] = []
     types = {text: kind for text, kind in graph["entities"].items() if kind in ASSERTED_TYPES | DENIED_TYPES}
     by_first: dict[str, list[list[str]]] = {}
     for text in sorted(types, key=len, reverse=True):
@@ -47,56 +47,62 @@ def entity_mentions(graph: Graph, words: Sequence[str], tags: Sequence[Tag]) -> 
         if mentions and mentions[-1].end == start and mentions[-1].is_device == is_device:
             start = mentions.pop().start
         name = finding_words().name(words, start, position)
-        mentions.append(Mention(start, position, name, types[text] in ASSERTED_TYPES, is_device, text))
-    heart = any(tag.kind == ORGAN and tag.value == CARDIOMEGALY for tag in tags)
-    enlarged = {tag.start for tag in tags if tag.kind == ENLARGED}
+        mentions.append(FindingMention(start, position, name, types[text] in ASSERTED_TYPES, is_device, text))
+    heart = any(tag.kind == WordKind.ORGAN and tag.value == CARDIOMEGALY for tag in tags)
+    enlarged = {tag.start for tag in tags if tag.kind == WordKind.ENLARGED}
     return [m._replace(name=CARDIOMEGALY) if heart and m.end - 1 in enlarged else m for m in mentions]
 
 
 def organ_mentions(
-    graph: Graph, words: Sequence[str], tags: Sequence[Tag], mentioned: Sequence[Mention]
-) -> list[Mention]:
-    """What the statement says of organs: "the lungs are clear", "the cardiac silhouette is not enlarged"."""
+    graph: Graph, words: Sequence[str], tags: Sequence[Tag], mentioned: Sequence[FindingMention]
+) -> list[FindingMention]:
+    """Findings that the statement tells through organs: "the lungs are clear", "the heart is not enlarged"."""
     entities = {part for text in graph["entities"] for part in text.split()}
-    organs = [tag for tag in tags if tag.kind == ORGAN and entities.intersection(words[tag.start : tag.end])]
+    organs = [tag for tag in tags if tag.kind == WordKind.ORGAN and entities.intersection(words[tag.start : tag.end])]
     disorders = {mention.end - 1 for mention in mentioned}
-    mentions: list[Mention] = []
+    mentions: list[FindingMention] = []
     last = 0
     for tag in tags:
-        if tag.kind == CLAUSE:
+        if tag.kind == WordKind.CLAUSE:
             last = tag.end
-        if tag.kind not in (NORMAL, ENLARGED) or tag.start in disorders:
+        if tag.kind not in (WordKind.NORMAL, WordKind.ENLARGED) or tag.start in disorders:
             continue
         said_of = _said_of(tag, organs, tags, last)
-        if tag.kind == ENLARGED:
+        if tag.kind == WordKind.ENLARGED:
             said_of = [organ for organ in said_of if organ.value == CARDIOMEGALY]
         for organ in said_of[:MOST_FINDINGS]:
             start, end = min(organ.start, tag.start), max(organ.end, tag.end)
-            denied = any(t.kind == NOT and start - NEAR <= t.start < end and t.start >= last for t in tags)
-            mentions.append(Mention(start, end, organ.value, (tag.kind == ENLARGED) != denied, False, ""))
-        last = tag.end if tag.kind == NORMAL else last
+            denied = any(t.kind == WordKind.NOT and start - NEAR <= t.start < end and t.start >= last for t in tags)
+            mentions.append(
+                FindingMention(start, end, organ.value, (tag.kind == WordKind.ENLARGED) != denied, False, "")
+            )
+        last = tag.end if tag.kind == WordKind.NORMAL else last
     return list({(m.name, m.present): m for m in mentions}.values())
 
 
 def _said_of(tag: Tag, organs: Sequence[Tag], tags: Sequence[Tag], since: int) -> list[Tag]:
     """The organs that a word is said of: one right after it ("clear lungs"), else those before it."""
-    stop = next((t.start for t in tags if t.kind == BREAK and t.start >= tag.end), tag.end + NEAR)
+    stop = next((t.start for t in tags if t.kind == WordKind.BREAK and t.start >= tag.end), tag.end + NEAR)
     after = [organ for organ in organs if tag.end <= organ.start < min(stop, tag.end + 2)]
     return after[:1] or [organ for organ in organs if since <= organ.start < tag.start]
 
 
-def divide(mentions: Sequence[Mention], tags: Sequence[Tag], length: int) -> list[int]:
-    """Where the part of each finding begins, and the end of the statement."""
+def divide(mentions: Sequence[FindingMention], tags: Sequence[Tag], length: int) -> list[int]:
+    """The place at which the part of each finding begins, and the end of the statement."""
     cuts = [0]
     for first, second in itertools.pairwise(mentions):
-        marks = [tag.start for tag in tags if tag.kind in (BREAK, NOT) and first.end <= tag.start < second.start]
+        marks = [
+            tag.start
+            for tag in tags
+            if tag.kind in (WordKind.BREAK, WordKind.NOT) and first.end <= tag.start < second.start
+        ]
         cuts.append(max(marks, default=min(first.end, second.start)))
     return [*cuts, length]
 
 
 def with_own_polarity(
-    mentions: list[Mention], words: Sequence[str], cuts: Sequence[int], extract: Extract
-) -> list[Mention]:
+    mentions: list[FindingMention], words: Sequence[str], cuts: Sequence[int], extract: Extract
+) -> list[FindingMention]:
     """The mentions with the polarity of their own place. The graph knows only that of a word's last occurrence."""
     later: set[str] = set()
     prefixes: dict[int, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ReXKG.findings import GENERIC, RESOLVED, Finding
+from ReXKG.findings import GENERIC, RESOLVED, StatedFinding
 
 SHARE_OF_NAME = 0.4  # of the credit for a finding; the rest is for the attributes that the reference states
 NOT_SAID = 0.25  # credit for an attribute that is left out; a wrong one has none
@@ -19,7 +19,7 @@ def same_finding(first: str, second: str) -> bool:
     return first == second or first.endswith(f" {second}") or second.endswith(f" {first}")
 
 
-def findings_score(predicted: Sequence[Finding], reference: Sequence[Finding], repeated: int = 0) -> float:
+def findings_score(predicted: Sequence[StatedFinding], reference: Sequence[StatedFinding], repeated: int = 0) -> float:
     """Agreement of findings with those of a reference, from -1 to 1.
 
     Each finding is matched with at most one of the reference, the best pairs first. With c the credit of a pair
@@ -53,7 +53,7 @@ def findings_score(predicted: Sequence[Finding], reference: Sequence[Finding], r
     return max(-1.0, total / (len(predicted) + len(reference) + repeated))
 
 
-def credit(finding: Finding, truth: Finding) -> float | None:
+def credit(finding: StatedFinding, truth: StatedFinding) -> float | None:
     """Credit of a finding against one of the reference, from -1 to 1; None if the two are about different things."""
     if not same_finding(finding.name, truth.name) or finding.is_earlier != truth.is_earlier:
         return None
@@ -72,13 +72,13 @@ def credit(finding: Finding, truth: Finding) -> float | None:
     return value * NARROWER if not finding.present and _is_narrower(finding, truth) else value
 
 
-def _is_narrower(denial: Finding, truth: Finding) -> bool:
+def _is_narrower(denial: StatedFinding, truth: StatedFinding) -> bool:
     """True if a denial names an attribute where the reference denies without it."""
     pairs = zip(denial[2:6], truth[2:6], strict=True)
     return any(own and not right for own, right in pairs)
 
 
-def contradicts(first: Finding, second: Finding) -> bool:
+def contradicts(first: StatedFinding, second: StatedFinding) -> bool:
     """True if not both can be true: one denies what the other asserts, or both assert the same finding with attributes
     that exclude each other. A denial with attributes ("no right effusion", "no new nodule") denies only those."""
     if not same_finding(first.name, second.name) or first.is_earlier != second.is_earlier:
@@ -105,7 +105,7 @@ def _differ(first: object, second: object) -> bool:
     return first is not None and second is not None and first != second
 
 
-def contradictions(findings: Sequence[Finding]) -> int:
+def contradictions(findings: Sequence[StatedFinding]) -> int:
     """The number of pairs of findings of one text that contradict each other. "No other finding" contradicts none."""
     return sum(
         contradicts(first, second)
@@ -115,7 +115,7 @@ def contradictions(findings: Sequence[Finding]) -> int:
     )
 
 
-def report_score(findings: Sequence[Finding], report: Sequence[Finding]) -> float:
+def report_score(findings: Sequence[StatedFinding], report: Sequence[StatedFinding]) -> float:
     """Agreement of findings with a radiologist's report that need not mention all of them, above -1 and below 1.
 
     A finding is supported if one of the report says the same, with at least the same sides, and contradicted if one

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 WORDS_FILE = Path(__file__).parent / "finding_words.tsv"
-NAME = "name"
-SIDE, ZONE, SEVERITY, COURSE = "side", "zone", "severity", "course"
-ORGAN, NORMAL, ENLARGED, NOT = "organ", "normal", "enlarged", "not"
-BREAK, CLAUSE, JOINS, EARLIER, COMPARED = "break", "clause", "joins", "earlier", "compared"
-KINDS = (NAME, SIDE, ZONE, SEVERITY, COURSE, ORGAN, NORMAL, ENLARGED, NOT, BREAK, CLAUSE, JOINS, EARLIER, COMPARED)
 _LONGEST_NAME = 3
+
+
+class WordKind(StrEnum):
+    """The kinds of rows; the head of the file describes each."""
+
+    NAME = "name"
+    SIDE = "side"
+    ZONE = "zone"
+    SEVERITY = "severity"
+    COURSE = "course"
+    ORGAN = "organ"
+    NORMAL = "normal"
+    ENLARGED = "enlarged"
+    NOT = "not"
+    BREAK = "break"
+    CLAUSE = "clause"
+    JOINS = "joins"
+    EARLIER = "earlier"
+    COMPARED = "compared"
 
 
 class Tag(NamedTuple):
@@ -37,7 +52,7 @@ class FindingWords:
         self._phrases: dict[tuple[str, ...], list[tuple[str, str]]] = {}
         for kind, value, phrase in _read_rows(path):
             words = tuple(phrase.split())
-            if kind == NAME:
+            if kind == WordKind.NAME:
                 self._names[words] = value
                 self._names.setdefault(tuple(value.split()), value)
             else:
@@ -97,9 +112,9 @@ def _read_rows(path: Path) -> Iterator[tuple[str, str, str]]:
         if not line.strip() or line.startswith("#"):
             continue
         fields = line.split("\t")
-        if len(fields) != 3 or fields[0] not in KINDS:
+        if len(fields) != 3 or fields[0] not in set(WordKind):
             raise ValueError(
-                f"{path}, line {number}: {line!r:.60} is not kind<TAB>value<TAB>phrases; kinds are {', '.join(KINDS)}"
+                f"{path}, line {number}: {line!r:.60} is not kind<TAB>value<TAB>phrases; kinds: {', '.join(WordKind)}"
             )
         kind, value, phrases = fields
         yield from ((kind, value, phrase) for phrase in phrases.split(" | "))

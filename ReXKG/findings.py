@@ -24,13 +24,13 @@ from ReXKG.finding_mentions import (
     MOST_FINDINGS,
     NEAR,
     Extract,
-    Mention,
+    FindingMention,
     divide,
     entity_mentions,
     organ_mentions,
     with_own_polarity,
 )
-from ReXKG.finding_words import COMPARED, COURSE, EARLIER, JOINS, NOT, SEVERITY, SIDE, ZONE, Tag, finding_words
+from ReXKG.finding_words import Tag, WordKind, finding_words
 from ReXKG.graph import ANATOMY, SUGGESTIVE_OF, Graph
 from ReXKG.text import split_sentences
 
@@ -45,7 +45,7 @@ _ANSWER = re.compile(r"\s*(?:yes|no|not|none|negative|positive|present|absent)\b
 _NO_WORDS: frozenset[str] = frozenset()
 
 
-class Finding(NamedTuple):
+class StatedFinding(NamedTuple):
     """One claim of a text.
 
     Attributes:
@@ -80,7 +80,7 @@ class Reading(NamedTuple):
         statements: the words of each statement, lower-cased and joined with blanks.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[StatedFinding, ...]
     repeated: int
     statements: tuple[str, ...]
 
@@ -91,7 +91,7 @@ class FindingReader:
 
     def __init__(self, extract: Extract) -> None:
         self._extract = extract
-        self._known: OrderedDict[str, tuple[Finding, ...]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[StatedFinding, ...]] = OrderedDict()
 
     def __call__(self, texts: Sequence[str]) -> list[Reading]:
         """One reading per text, in order."""
@@ -99,7 +99,7 @@ class FindingReader:
         known = self._read_new(dict.fromkeys(statement for listed in statements for statement in listed))
         return [_join(listed, known) for listed in statements]
 
-    def _read_new(self, statements: dict[str, None]) -> dict[str, tuple[Finding, ...]]:
+    def _read_new(self, statements: dict[str, None]) -> dict[str, tuple[StatedFinding, ...]]:
         known = {statement: self._known[statement] for statement in statements if statement in self._known}
         new = [statement for statement in statements if statement not in known]
         for statement, graph in zip(new, self._extract(new) if new else (), strict=True):
@@ -120,7 +120,7 @@ def split_statements(text: str) -> list[str]:
     return split_sentences(text)
 
 
-def read_statement(graph: Graph, extract: Extract) -> tuple[Finding, ...]:
+def read_statement(graph: Graph, extract: Extract) -> tuple[StatedFinding, ...]:
     """The findings of a statement's graph, in order, not merged. ``extract`` reads parts of a statement that has the
     same word twice."""
     words = graph["sentences"].split()[:LONGEST_STATEMENT]
@@ -138,17 +138,17 @@ def read_statement(graph: Graph, extract: Extract) -> tuple[Finding, ...]:
     return tuple(_share_places(findings, mentions, graph, words, tags, cuts))
 
 
-def _describe(mention: Mention, words: Sequence[str], graph: Graph, tags: Sequence[Tag]) -> Finding:
+def _describe(mention: FindingMention, words: Sequence[str], graph: Graph, tags: Sequence[Tag]) -> StatedFinding:
     """The finding with the attributes of its part of the statement."""
-    nots = [tag.start for tag in tags if tag.kind == NOT]
+    nots = [tag.start for tag in tags if tag.kind == WordKind.NOT]
     middle = (mention.start + mention.end) / 2
-    near = sorted((tag for tag in tags if tag.start != mention.start or tag.kind in (SIDE, ZONE)),
+    near = sorted((tag for tag in tags if tag.start != mention.start or tag.kind in (WordKind.SIDE, WordKind.ZONE)),
                   key=lambda tag: abs(tag.start - middle))  # fmt: skip
     asserted = [tag for tag in near if not any(tag.start - 2 <= place < tag.start for place in nots)]
-    severity = next((int(tag.value) for tag in near if tag.kind == SEVERITY), None)
+    severity = next((int(tag.value) for tag in near if tag.kind == WordKind.SEVERITY), None)
     # A negation right before a course denies the course of a finding that is there.
     courses = asserted if mention.present else near
-    course = next((tag.value for tag in courses if tag.kind == COURSE), None)
+    course = next((tag.value for tag in courses if tag.kind == WordKind.COURSE), None)
     if (course == RESOLVED and mention.present) or (not mention.present and course in (STABLE, DECREASED)):
         course = None
     if course == RESOLVED and any(place < mention.start for place in nots):
@@ -158,11 +158,11 @@ def _describe(mention: Mention, words: Sequence[str], graph: Graph, tags: Sequen
     if mention.is_device:
         anatomy = {text for text, kind in graph["entities"].items() if kind == ANATOMY}
         places = [word for word in words[mention.end :] if word in anatomy]
-    return Finding(
+    return StatedFinding(
         mention.name,
         mention.present,
-        frozenset(side for tag in tags if tag.kind == SIDE and has_place for side in tag.value.split()),
-        frozenset(tag.value for tag in tags if tag.kind == ZONE and has_place and not mention.is_device),
+        frozenset(side for tag in tags if tag.kind == WordKind.SIDE and has_place for side in tag.value.split()),
+        frozenset(tag.value for tag in tags if tag.kind == WordKind.ZONE and has_place and not mention.is_device),
         severity,
         course,
         frozenset(places),
@@ -173,28 +173,30 @@ def _describe(mention: Mention, words: Sequence[str], graph: Graph, tags: Sequen
 
 def _is_earlier(tags: Sequence[Tag]) -> bool:
     """True if the part names an earlier image, and not to compare with it."""
-    compared = [tag.end for tag in tags if tag.kind == COMPARED]
-    return any(tag.kind == EARLIER and not any(0 <= tag.start - end <= NEAR for end in compared) for tag in tags)
+    compared = [tag.end for tag in tags if tag.kind == WordKind.COMPARED]
+    return any(
+        tag.kind == WordKind.EARLIER and not any(0 <= tag.start - end <= NEAR for end in compared) for tag in tags
+    )
 
 
 def _share_places(
-    findings: list[Finding],
-    mentions: Sequence[Mention],
+    findings: list[StatedFinding],
+    mentions: Sequence[FindingMention],
     graph: Graph,
     words: Sequence[str],
     tags: Sequence[Tag],
     cuts: Sequence[int],
-) -> list[Finding]:
+) -> list[StatedFinding]:
     """The findings with the places that they share: those after a list, and that of what suggests a disorder."""
     modifiers = {part for text in graph["entities"] for part in text.split()}
-    modifiers |= {words[n] for tag in tags if tag.kind == JOINS for n in range(tag.start, tag.end)}
+    modifiers |= {words[n] for tag in tags if tag.kind == WordKind.JOINS for n in range(tag.start, tag.end)}
     for number in range(len(findings) - 2, -1, -1):
         first, second = mentions[number], mentions[number + 1]
         is_list = first.end < second.start and modifiers.issuperset(words[first.end : second.start])
         if is_list and findings[number].present == findings[number + 1].present:
             behind = [tag for tag in tags if second.end <= tag.start < cuts[number + 2]]
             findings[number] = _fill_place(findings[number], findings[number + 1], any(
-                tag.kind in (SIDE, ZONE) for tag in behind
+                tag.kind in (WordKind.SIDE, WordKind.ZONE) for tag in behind
             ))  # fmt: skip
     for relation in graph["relations"]:
         if relation["type"] == SUGGESTIVE_OF:
@@ -205,17 +207,17 @@ def _share_places(
     return findings
 
 
-def _fill_place(finding: Finding, other: Finding, shared: bool) -> Finding:
+def _fill_place(finding: StatedFinding, other: StatedFinding, shared: bool) -> StatedFinding:
     """The finding with the sides and zones of ``other`` if it has none of its own."""
     if not shared or finding.sides or finding.zones or finding.name == CARDIOMEGALY:
         return finding
     return finding._replace(sides=other.sides, zones=_NO_WORDS if finding.is_device else other.zones)
 
 
-def _join(statements: Sequence[str], known: dict[str, tuple[Finding, ...]]) -> Reading:
+def _join(statements: Sequence[str], known: dict[str, tuple[StatedFinding, ...]]) -> Reading:
     """The reading of a text from the findings of its statements."""
     seen: set[str] = set()
-    findings: list[Finding] = []
+    findings: list[StatedFinding] = []
     repeated = 0
     for statement in statements:
         words = " ".join(re.findall(r"[\w'’-]+", statement.lower()))
@@ -227,10 +229,10 @@ def _join(statements: Sequence[str], known: dict[str, tuple[Finding, ...]]) -> R
     return Reading(tuple(merge_findings(findings)), repeated, tuple(statement.lower() for statement in statements))
 
 
-def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
+def merge_findings(findings: Iterable[StatedFinding]) -> list[StatedFinding]:
     """One finding per side for asserted bilateral ones, and one for those that agree: an asserted one takes the
     attributes of both, a denial the wider of both."""
-    merged: list[Finding] = []
+    merged: list[StatedFinding] = []
     for finding in findings:
         sides = sorted(finding.sides) if finding.present and len(finding.sides) > 1 else [None]
         for side in sides:
@@ -243,7 +245,7 @@ def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
     return merged
 
 
-def _agree(first: Finding, second: Finding) -> bool:
+def _agree(first: StatedFinding, second: StatedFinding) -> bool:
     """True if both may be the same claim: no attribute of one differs from that of the other."""
     same = (first.name, first.present, first.is_device, first.is_earlier)
     if same != (second.name, second.present, second.is_device, second.is_earlier):
@@ -256,7 +258,7 @@ def _agree(first: Finding, second: Finding) -> bool:
     return all(not a or not b or a == b for a, b in pairs)
 
 
-def _union(first: Finding, second: Finding) -> Finding:
+def _union(first: StatedFinding, second: StatedFinding) -> StatedFinding:
     if not first.present:
         filled = [sum(bool(value) for value in finding[2:6]) for finding in (first, second)]
         return first if filled[0] <= filled[1] else second

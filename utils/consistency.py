@@ -15,7 +15,7 @@ from typing import Any
 
 from ReXKG.claims import Claim, is_about, read_claims, truth_of
 from ReXKG.finding_scores import contradictions, same_finding
-from ReXKG.findings import GENERIC, NEW, RESOLVED, Finding, FindingReader, Reading
+from ReXKG.findings import GENERIC, NEW, RESOLVED, FindingReader, Reading, StatedFinding
 from ReXKG.text import tokenize
 from utils.answers import parse_answers, think_span
 from utils.strict_rewards import CONTRADICTIONS
@@ -60,7 +60,7 @@ def support(
     return sum(values) / len(values)
 
 
-def _support_of_nothing(question: Claim, findings: Sequence[Finding]) -> float:
+def _support_of_nothing(question: Claim, findings: Sequence[StatedFinding]) -> float:
     """Support of an empty answer: the reasoning denies what is asked for, or tells of something else only."""
     truth = truth_of(question._replace(names=question.names or tuple(GENERIC)), findings)
     if truth is None:
@@ -79,7 +79,7 @@ def _support_of_item(question: Claim, text: str, item: Claim, reasoning: Reading
     return _support_by_words(text, reasoning.statements)
 
 
-def _support_of_finding(question: Claim, item: Claim, findings: Iterable[Finding]) -> float:
+def _support_of_finding(question: Claim, item: Claim, findings: Iterable[StatedFinding]) -> float:
     """A named finding is supported if it is asserted, or resolved if that is what the question asks for."""
     same = [finding for finding in findings if any(same_finding(name, finding.name) for name in item.names)]
     if question.courses == {RESOLVED}:
@@ -91,8 +91,8 @@ def _support_of_finding(question: Claim, item: Claim, findings: Iterable[Finding
     return SILENT if not good else SUPPORTED if any(good) else OPPOSED
 
 
-def _attribute_verdict(text: str, item: Claim, finding: Finding) -> bool | None:
-    """What a finding says of an answer that names an attribute; None if it says nothing of it."""
+def _attribute_verdict(text: str, item: Claim, finding: StatedFinding) -> bool | None:
+    """Truth of an answer that names an attribute, by one finding; None if it says nothing of it."""
     if text in _IMAGES.values():
         image = _IMAGES.get(finding.course or "")
         return None if image is None else image == text
