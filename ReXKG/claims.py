@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence, Set
+from enum import Enum
 from typing import NamedTuple
 
 from ReXKG.finding_mentions import CARDIOMEGALY
@@ -77,36 +78,55 @@ def _claim(findings: Iterable[StatedFinding], words: Sequence[str]) -> Claim:
 def truth_of(claim: Claim, findings: Iterable[StatedFinding]) -> bool | None:
     """Truth of a claim by findings; None if they say nothing of it.
 
-    A claim with one value of an attribute ("on the right", "small", "increased") is true of an asserted finding that
-    has this value or leaves it open. It is false of one with another value and of a denied one.
+    A claim with one value of an attribute ("on the right", "small", "increased") is true by an asserted finding with
+    this value. It is false by one with another value and by a denied one. If none decides, it is true by an asserted
+    finding that leaves the attribute open. "No nodule" decides about any abnormality only if nothing else does.
     """
-    verdicts = [_verdict(claim, finding) for finding in findings if not finding.is_earlier]
-    return True if True in verdicts else False if False in verdicts else None
+    verdicts = {_verdict(claim, finding) for finding in findings if not finding.is_earlier}
+    return next((verdict in (_Verdict.TRUE, _Verdict.OPEN) for verdict in _Verdict if verdict in verdicts), None)
 
 
-def _verdict(claim: Claim, finding: StatedFinding) -> bool | None:
+class _Verdict(Enum):
+    """Verdicts of a finding on a claim, the weightier first."""
+
+    TRUE, FALSE, OPEN, PARTLY_FALSE = range(4)
+
+
+def _verdict(claim: Claim, finding: StatedFinding) -> _Verdict | None:
+    """The verdict of one finding, None if it is about something else."""
     if not any(is_about(name, finding) for name in claim.names):
         return None
-    (course,) = claim.courses if len(claim.courses) == 1 else (None,)
+    verdict = _verdict_of_same(claim, finding)
+    is_part = finding.name not in GENERIC and not any(same_finding(name, finding.name) for name in claim.names)
+    return _Verdict.PARTLY_FALSE if is_part and verdict is _Verdict.FALSE else verdict
+
+
+def _verdict_of_same(claim: Claim, finding: StatedFinding) -> _Verdict | None:
+    """The verdict of a finding that the claim covers."""
+    course = next(iter(claim.courses)) if len(claim.courses) == 1 else None
     if not finding.present:
-        if finding.course == RESOLVED:
-            return course == RESOLVED
-        if finding.course == UNRESOLVED:
-            return False if course == RESOLVED else None
-        here = not finding.sides or not claim.sides or bool(finding.sides & claim.sides)
-        here = here and (not finding.zones or not claim.zones or bool(finding.zones & claim.zones))
-        narrower = (finding.course is not None and finding.course != course) or (
-            finding.severity is not None and finding.severity not in claim.severities
-        )
-        return False if here and not narrower else None
-    if course == RESOLVED:
-        return False
-    return (
-        _within(finding.sides, claim.sides)
-        and _within(finding.zones, claim.zones)
-        and (len(claim.severities) != 1 or finding.severity in (None, *claim.severities))
-        and (course is None or finding.course == course)
+        return _verdict_of_denial(claim, finding, course)
+    asked = [(claim.sides, finding.sides), (claim.zones, finding.zones)]
+    if len(claim.severities) == 1:
+        asked.append((claim.severities, {finding.severity} - {None}))
+    if course == RESOLVED or any(own and wanted and not own & wanted for wanted, own in asked):
+        return _Verdict.FALSE
+    if course is not None and finding.course != course:
+        return _Verdict.FALSE
+    return _Verdict.OPEN if any(wanted and not own for wanted, own in asked) else _Verdict.TRUE
+
+
+def _verdict_of_denial(claim: Claim, finding: StatedFinding, course: str | None) -> _Verdict | None:
+    """The verdict of a denied finding, None if it denies less than the claim asks for ("no new nodule")."""
+    if finding.course == RESOLVED:
+        return _Verdict.TRUE if course == RESOLVED else _Verdict.FALSE
+    if finding.course == UNRESOLVED:
+        return _Verdict.FALSE if course == RESOLVED else None
+    here = _within(finding.sides, claim.sides) and _within(finding.zones, claim.zones)
+    narrower = (finding.course is not None and finding.course != course) or (
+        finding.severity is not None and finding.severity not in claim.severities
     )
+    return _Verdict.FALSE if here and not narrower else None
 
 
 def _within(own: Set[str], asked: Set[str]) -> bool:

@@ -42,6 +42,7 @@ CACHED_STATEMENTS = 50_000
 LONGEST_STATEMENT = 200  # words of a statement that are read
 _SENTENCE = re.compile(r"(?<=[!?\n])|(?<=\.)(?!\d)")
 _ANSWER = re.compile(r"\s*(?:yes|no|not|none|negative|positive|present|absent)\b", re.IGNORECASE)
+_CONCLUSION = re.compile(r"\b(?:the|my|final) answer (?:is|would be|must be|should be|:)", re.IGNORECASE)
 _NO_WORDS: frozenset[str] = frozenset()
 
 
@@ -112,12 +113,13 @@ class FindingReader:
 
 
 def split_statements(text: str) -> list[str]:
-    """The sentences of a text that state something: all but questions that no answer follows."""
+    """The sentences of a text that state a finding: all but questions that no answer follows and the announcement of
+    the answer ("so the answer is edema")."""
     if "?" in text:
         parts = _SENTENCE.split(text)
         answered = [bool(_ANSWER.match(after)) for after in [*parts[1:], ""]]
         text = "".join(part for part, kept in zip(parts, answered, strict=True) if kept or not part.endswith("?"))
-    return split_sentences(text)
+    return [sentence for sentence in split_sentences(text) if not _CONCLUSION.search(sentence)]
 
 
 def read_statement(graph: Graph, extract: Extract) -> tuple[StatedFinding, ...]:
