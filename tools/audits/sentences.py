@@ -111,11 +111,8 @@ def speak(sentence: str) -> str:
         (rf"^no (?P<what>.+?) (?:is|are) (?:seen|present){place}", r"\g<what> is absent\g<place>"),
         (rf"^there is (?P<what>(?:an? )?.+?){place}", r"The image shows \g<what>\g<place>"),
         (rf"^(?P<what>(?:an? )?.+?) (?:is|are) (?:seen|present){place}", r"I can see \g<what>\g<place>"),
-        (rf"^the (?P<what>.+?) is (?P<course>new|stable){place}", r"There is \g<course> \g<what>\g<place>"),
-        (
-            rf"^the (?P<what>.+?) has (?P<more>increased|decreased){place}",
-            r"I think the \g<what> is \g<course>\g<place>",
-        ),
+        (rf"^the (?P<what>.+?) is (?P<how>new|stable){place}", r"There is \g<how> \g<what>\g<place>"),
+        (rf"^the (?P<what>.+?) has (?P<how>increased|decreased){place}", r"I think the \g<what> is \g<how>\g<place>"),
         (rf"^the (?P<what>.+?) has resolved{place}", r"The \g<what> is resolved\g<place>"),
     )
     return _rewrite(sentence, rules)
@@ -125,8 +122,7 @@ def _rewrite(sentence: str, rules: Sequence[tuple[str, str]]) -> str:
     """The sentence by the first rule that matches it."""
     for pattern, form in rules:
         if match := re.search(pattern, _decapitalize(sentence), re.IGNORECASE):
-            parts = {name: part or "" for name, part in match.groupdict().items()}
-            return re.sub(r"\\g<(\w+)>", lambda slot, parts=parts: parts[slot[1]], form)
+            return match.expand(form)
     return sentence
 
 
