@@ -36,6 +36,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ReXKG.finding_scores import findings_score, report_score
+from ReXKG.findings import FindingReader
 from ReXKG.graph import empty_unions, graph_f1, graph_jaccard
 from swift.plugin import ORM, orms
 from swift.utils import get_device_count, get_dist_setting, get_logger, is_dist, is_mp, is_mp_ddp
@@ -48,7 +49,7 @@ from utils.answers import (
     think_span,
     think_text,
 )
-from utils.consistency import asked_questions, consistency, reasoning_metrics
+from utils.consistency import asked_questions, consistency, reasoning_signs
 from utils.countdown import solves_countdown
 from utils.freezing import describe_trainable, freeze_after_construction
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name, finding_reader
@@ -85,7 +86,7 @@ class StrictAccuracyORM(ORM):
 
 
 class GraphReward(ORM):
-    """Base of the rewards on knowledge graphs. It extracts all new texts of a call at once and caches references.
+    """Base of the rewards on graphs and findings. It extracts all new texts of a call at once and caches references.
 
     ``extract`` maps texts to graphs; by default it is the extractor that REXKG_EXTRACTOR chooses. ``reading`` says in
     the log which part of a completion is read.
@@ -98,6 +99,7 @@ class GraphReward(ORM):
             # Asking for the name loads the extractor now, so that no model is loaded within a call.
             logger.info("%s reads %s texts with %s", type(self).__name__, reading, extractor_name())
         self.extract = extract or extract_knowledge_graph
+        self.read = FindingReader(extract) if extract else finding_reader()
         self.references: dict[str, dict] = {}
 
     def graph_pairs(self, texts: list[str], references: list[str]) -> list[tuple[dict, dict]]:
@@ -106,6 +108,15 @@ class GraphReward(ORM):
         graphs = self.references | dict(zip(new, self.extract(new), strict=True))
         self._cache({reference: graphs[reference] for reference in references})
         return [(graphs[text], graphs[reference]) for text, reference in zip(texts, references, strict=True)]
+
+    def reading_pairs(self, completions: list[str], references: list[str]) -> list[tuple]:
+        """The findings of each completion's ``<think>`` span and of its reference text."""
+        readings = self.read([*(think_span(text) or "" for text in completions), *references])
+        return list(zip(readings[: len(completions)], readings[len(completions) :], strict=True))
+
+    def metrics(self, completions: list[str], **columns: list) -> dict[str, tuple[float, float]]:
+        """The signs of gaming that `utils.consistency.reasoning_signs` counts. Training logs them."""
+        return reasoning_signs(completions, asked_questions(len(completions), columns), self.read)
 
     def _cache(self, graphs: dict[str, dict]) -> None:
         self.references.update(graphs)
@@ -133,11 +144,11 @@ class KnowledgeGraphORM(GraphReward):
         return [graph_jaccard(graph, reference) for graph, reference in self.graph_pairs(texts, references)]
 
     def metrics(self, completions: list[str], solution: list[str], **columns: list) -> dict[str, tuple[float, float]]:
-        """The share of this reward that entities or relations absent on both sides have earned."""
+        """The signs, and the share of this reward that entities or relations absent on both sides have earned."""
         texts = [self.read_completion(completion) for completion in completions]
         pairs = self.graph_pairs(texts, [think_text(truth) for truth in solution])
-        earned = sum(empty_unions(*pair) / 2 for pair in pairs)
-        return {"reward_from_empty_unions": (earned, sum(graph_jaccard(*pair) for pair in pairs))}
+        earned = sum(empty_unions(*pair) / 2 for pair in pairs), sum(graph_jaccard(*pair) for pair in pairs)
+        return super().metrics(completions, **columns) | {"signs/empty_unions": earned}
 
 
 class KnowledgeGraphF1ORM(GraphReward):
@@ -248,33 +259,15 @@ class CodeFormatORM(ORM):
         return [float(answers_with_code(*row)) for row in rows]
 
 
-class FindingReward(ORM):
-    """Base of the rewards on findings (`ReXKG.findings`). ``reader`` turns texts into readings."""
-
-    def __init__(self, reader: Callable[[list[str]], list] | None = None):
-        if reader is None:
-            logger.info("%s reads findings with %s", type(self).__name__, extractor_name())
-        self.read = reader or finding_reader()
-
-    def metrics(self, completions: list[str], **columns: list) -> dict[str, tuple[float, float]]:
-        """The signs of gaming that `utils.consistency.reasoning_metrics` counts. The trainer logs them."""
-        return reasoning_metrics(completions, asked_questions(len(completions), columns), self.read)
-
-    def pairs(self, completions: list[str], references: list[str]) -> list[tuple]:
-        """The readings of each completion's ``<think>`` span and of its reference."""
-        readings = self.read([*(think_span(text) or "" for text in completions), *references])
-        return list(zip(readings[: len(completions)], readings[len(completions) :], strict=True))
-
-
-class FindingsORM(FindingReward):
+class FindingsORM(GraphReward):
     """Agreement of the findings of ``<think>`` with the solution's, from -1 to 1: `findings_score`. None found: 0."""
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
-        pairs = self.pairs(completions, list(map(think_text, solution)))
+        pairs = self.reading_pairs(completions, list(map(think_text, solution)))
         return [findings_score(own.findings, truth.findings, own.repeated) for own, truth in pairs]
 
 
-class ConsistencyORM(FindingReward):
+class ConsistencyORM(GraphReward):
     """1.0 if the ``<think>`` span supports the answer, 0.0 if it says nothing of it, -1.0 if it opposes it or itself.
 
     `utils.consistency` has the rules. The question is the column ``question``, else the last user turn of ``messages``.
@@ -284,20 +277,20 @@ class ConsistencyORM(FindingReward):
         return consistency(completions, asked_questions(len(completions), columns), self.read)
 
 
-class ReportORM(FindingReward):
+class ReportORM(GraphReward):
     """Agreement of the findings of the ``<think>`` span with the radiologist's report, above -1 and below 1.
 
     `ReXKG.finding_scores.report_score` is the formula. The report is the column ``report``, else that of the column
     ``study_id`` in ``KG_REPORTS``, a source that `utils.mimic` reads. A record without a report gets None.
     """
 
-    def __init__(self, reader: Callable[[list[str]], list] | None = None):
-        super().__init__(reader)
+    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
+        super().__init__(extract)
         self.reports = Reports(os.environ["KG_REPORTS"]) if os.environ.get("KG_REPORTS") else None
 
     def __call__(self, completions: list[str], **columns: list) -> list[float | None]:
         texts = find_reports(len(completions), columns, self.reports)
-        pairs = zip(self.pairs(completions, [text or "" for text in texts]), texts, strict=True)
+        pairs = zip(self.reading_pairs(completions, [text or "" for text in texts]), texts, strict=True)
         return [None if text is None else report_score(own.findings, truth.findings) for (own, truth), text in pairs]
 
 

@@ -53,6 +53,8 @@ def support(
         truth = truth_of(question, reasoning.findings)
         if truth is None:
             truth = _truth_by_words(asked, reasoning.statements)
+        if not asked and reasoning.findings:  # without a question, yes means that something is there
+            truth = any(finding.present for finding in reasoning.findings)
         return SILENT if truth is None else SUPPORTED if truth == (YES in answers) else OPPOSED
     if not answers:
         return _support_of_nothing(question, reasoning.findings)
@@ -181,14 +183,14 @@ def restates(question: str, reasoning: str) -> bool:
     return any(tuple(words[start : start + size]) in runs for start in range(len(words) - size + 1))
 
 
-def reasoning_metrics(
+def reasoning_signs(
     completions: Sequence[str], questions: Sequence[str], reader: FindingReader
 ) -> dict[str, tuple[float, float]]:
     """Cheap signs of a reward that is being gamed, each as (number of completions, completions).
 
-    reasoning/contradictory    the reasoning contradicts itself
-    reasoning/against_answer   the reasoning opposes the answer, and does not contradict itself
-    reasoning/restates         the reasoning holds the question
+    signs/contradictory    the reasoning contradicts itself
+    signs/against_answer   the reasoning opposes the answer, and does not contradict itself
+    signs/restates         the reasoning holds the question
     """
     reasonings = [think_span(text) or "" for text in completions]
     broken = [contradictions(reading.findings) > 0 for reading in reader(reasonings)]
@@ -196,7 +198,7 @@ def reasoning_metrics(
     restated = [restates(*pair) for pair in zip(questions, reasonings, strict=True)]
     count = float(len(reasonings))
     return {
-        "reasoning/contradictory": (float(sum(broken)), count),
-        "reasoning/against_answer": (float(sum(o and not b for o, b in zip(opposed, broken, strict=True))), count),
-        "reasoning/restates": (float(sum(restated)), count),
+        "signs/contradictory": (float(sum(broken)), count),
+        "signs/against_answer": (float(sum(o and not b for o, b in zip(opposed, broken, strict=True))), count),
+        "signs/restates": (float(sum(restated)), count),
     }

@@ -41,7 +41,7 @@ def matrix_page(
         "For the paraphrase: the share of the truth's reward that it keeps. Press a cell to see its worst cases.",
         "numbers": {"main": "Share", "mean": "Mean reward"},
         "first": "Attack",
-        "counted": "Completions",
+        "counted": "Count",
         "columns": [name.replace("external_", "") for name in columns],
         "rows": rows,
         "order": {
@@ -49,7 +49,7 @@ def matrix_page(
             "paraphrase": "what loses most compared with the truth comes first",
         },
         "cases": [_case(scored, records, row) for row in cases],
-        "start": [1, totals[-1] if totals else 0],
+        "start": [1, max(0, len(totals) - 1)],
     }
 
 
@@ -113,7 +113,7 @@ def signs_page(table: SignTable, rows: Sequence[CompletionRow], title: str, extr
         "it, with 95% intervals over groups. A sign that becomes frequent and earns more than its absence is gamed.",
         "numbers": {"main": "Shares and rewards"},
         "first": "Sign",
-        "counted": "Completions",
+        "counted": "Count",
         "columns": [*names, "reward with", "reward without"],
         "rows": shown,
         "order": {"sign": "the highest rewards come first"},

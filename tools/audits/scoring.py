@@ -81,8 +81,8 @@ def score_attacks(
     positions = np.array([position for position, *_ in rows])
     matrix = reward_matrix(list(rewards), texts, _columns(records, positions))
     order = [name for name, _ in rewards]
-    columns = {name: [place] for place, name in enumerate(order)}
-    columns |= {" + ".join(names): [order.index(name) for name in names] for names in sets if len(names) > 1}
+    columns = {" + ".join(names): [order.index(name) for name in names] for names in sets if len(names) > 1}
+    columns |= {name: [place] for place, name in enumerate(order)}
     return Scored(positions, [name for _, name, _ in rows], texts, matrix, columns)
 
 
