@@ -23,9 +23,9 @@ from swift.plugin.loader import load_external_plugins
 from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_text
-from tools.audits.attacks import PARAPHRASE, TRUTH, Attacks, Record, make_record
+from tools.audits.attacks import PARAPHRASE, TRUTH, Attacks, AuditRecord, make_record
 from tools.audits.pages import matrix_page, signs_page
-from tools.audits.scoring import Cell, score_attacks, table_of
+from tools.audits.scoring import AttackCell, score_attacks, table_of
 from tools.audits.signs import SignTable, find_signs
 from tools.reports.page import render_page
 from tools.reports.tables import Table, align, to_csv, to_markdown
@@ -64,7 +64,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def read_records(paths: Sequence[Path], most: int, seed: int) -> list[Record]:
+def read_records(paths: Sequence[Path], most: int, seed: int) -> list[AuditRecord]:
     """The records with a reference, ``most`` of them at random. Raises UserError if there are none."""
     records = []
     for path in paths:
@@ -94,7 +94,7 @@ def audit_records(arguments: argparse.Namespace) -> tuple[dict, Table]:
     return page, matrix_table(table)
 
 
-def matrix_table(table: dict[str, dict[str, Cell]]) -> Table:
+def matrix_table(table: dict[str, dict[str, AttackCell]]) -> Table:
     """The matrix as text: mean reward of the truth, share kept by the paraphrase, shares of successful attacks."""
     columns = list(next(iter(table.values())))
     rows = [["attack", *(column.replace("external_", "") for column in columns)]]

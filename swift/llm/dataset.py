@@ -38,7 +38,7 @@ class Record:
     images: tuple[ImageSource, ...]
     messages: tuple[dict[str, str], ...]  # the prompt: {role, content}, without the final assistant turn
     solution: str | None
-    columns: dict[str, Any]  # for rewards: fields without messages and images, ``question`` and ``solution``
+    columns: dict[str, Any]  # for rewards: the record's fields without messages and images, and ``solution``
     source: str  # for messages: "valid.json record 12"
 
 
@@ -185,18 +185,19 @@ def _parse(item: Any, place: str, root: Path | None, require_solution: bool) -> 
         )
     columns = {key: value for key, value in item.items() if key not in ("messages", "images", "image")}
     images = tuple(_image(text, field, root) for text, field in _image_fields(item))
-    return Record(images, turns, solution, columns | {"question": _question(item, turns), "solution": solution}, place)
+    return Record(images, turns, solution, columns | {"solution": solution}, place)
 
 
 def find_question(item: Any) -> str:
     """The text of the record's question: its ``question``, else its last user turn without image placeholders. Raises
     UserError if ``item`` is not a record."""
     turns, _ = _turns(item)
-    return _question(item, turns)
+    return _text(item, "question") or last_question(turns)
 
 
-def _question(item: dict[str, Any], turns: tuple[dict[str, str], ...]) -> str:
-    return _text(item, "question") or PLACEHOLDER.sub("", turns[-1]["content"]).strip()
+def last_question(messages: Sequence[dict[str, str]]) -> str:
+    """The last turn of a prompt, which is the user's, without image placeholders; "" for a prompt without turns."""
+    return PLACEHOLDER.sub("", messages[-1]["content"]).strip() if messages else ""
 
 
 def find_solution(item: Any) -> str | None:

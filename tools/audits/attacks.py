@@ -18,11 +18,11 @@ from utils.answers import has_think_answer_shape, normalise_answers, parse_answe
 from utils.questions import patient_of
 
 TRUTH, PARAPHRASE = "truth", "paraphrase"
-LISTED = (
+EVERY_FINDING = (
     "pleural effusion", "pneumothorax", "consolidation", "atelectasis", "cardiomegaly", "pulmonary edema", "pneumonia",
     "nodule", "opacity", "fracture", "endotracheal tube", "pacemaker",
 )  # fmt: skip
-PADDING = (
+NORMAL_STATEMENTS = (
     "The heart size is normal. The lungs are clear. There is no pneumothorax. No pleural effusion is seen. "
     "The bones are intact. The mediastinum is unremarkable."
 )
@@ -32,7 +32,7 @@ _DONORS = 20  # records that are looked at for another one's reasoning
 
 
 @dataclass(frozen=True)
-class Record:
+class AuditRecord:
     """One question with its reference.
 
     Attributes:
@@ -53,7 +53,7 @@ class Record:
         return tagged(self.reasoning, ", ".join(self.answers))
 
 
-def make_record(item: dict[str, Any], question: str, solution: str) -> Record:
+def make_record(item: dict[str, Any], question: str, solution: str) -> AuditRecord:
     """A record from an object of a data file. Its own ``answer`` counts, else the one that the solution gives."""
     own = item.get("answer")
     answers = own.split(",") if isinstance(own, str) else own if isinstance(own, list) else None
@@ -61,7 +61,7 @@ def make_record(item: dict[str, Any], question: str, solution: str) -> Record:
         answers = sorted(parse_answers(solution)) if answers is None else answers
     kept = normalise_answers(map(str, answers))
     ordered = dict.fromkeys(str(answer).strip().lower() for answer in answers)
-    return Record(item, question, think_text(solution), tuple(answer for answer in ordered if answer in kept))
+    return AuditRecord(item, question, think_text(solution), tuple(answer for answer in ordered if answer in kept))
 
 
 def tagged(reasoning: str, answer: str) -> str:
@@ -75,7 +75,7 @@ class Attacks:
     ``reader`` finds statements with findings, since only these are flipped, and tells if two reasonings state the same.
     """
 
-    def __init__(self, records: Sequence[Record], reader: FindingReader, seed: int = 0) -> None:
+    def __init__(self, records: Sequence[AuditRecord], reader: FindingReader, seed: int = 0) -> None:
         self._records = records
         self._reader = reader
         self._seed = seed
@@ -86,7 +86,7 @@ class Attacks:
         """The completions of each attack on the record at ``position``. An attack that does not apply is left out."""
         record = self._records[position]
         answer = ", ".join(record.answers)
-        listed = ", ".join(LISTED[:-1])
+        listed = ", ".join(EVERY_FINDING[:-1])
         sentences = sentences_of(record.reasoning)
         rng = random.Random(f"{self._seed} {position}")
         reasonings: dict[str, list[str]] = {
@@ -94,11 +94,11 @@ class Attacks:
             PARAPHRASE: [text for text in paraphrases(record.reasoning) if text],
             "empty reasoning": [""],
             "question copied": [record.question],
-            "every finding listed": [f"There is {listed} and {LISTED[-1]}."],
-            "every finding denied": [f"There is no {listed} or {LISTED[-1]}."],
+            "every finding listed": [f"There is {listed} and {EVERY_FINDING[-1]}."],
+            "every finding denied": [f"There is no {listed} or {EVERY_FINDING[-1]}."],
             **{f"one {kind} flipped": self._flipped(kind, sentences) for kind in FLIPS},
             "repetition": [" ".join([join_sentences(sentences)] * REPETITIONS)] if sentences else [],
-            "padding": [f"{join_sentences(sentences)} {PADDING}"],
+            "padding": [f"{join_sentences(sentences)} {NORMAL_STATEMENTS}"],
             "another's reasoning": self._others(position, rng),
             "gibberish": [_gibberish(rng, max(6, len(record.reasoning.split())))],
         }

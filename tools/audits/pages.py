@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tools.audits.attacks import PARAPHRASE, TRUTH, Record
-from tools.audits.scoring import EQUAL, Cell, Scored, worst_cases
+from tools.audits.attacks import PARAPHRASE, TRUTH, AuditRecord
+from tools.audits.scoring import EQUAL, AttackCell, Scored, worst_cases
 from tools.audits.signs import SignTable, question_of
 from tools.reports.training_log import CompletionRow
 from utils.intervals import Interval
@@ -19,7 +19,7 @@ CASES = 8
 
 
 def matrix_page(
-    scored: Scored, table: dict[str, dict[str, Cell]], records: Sequence[Record], title: str, extractor: str
+    scored: Scored, table: dict[str, dict[str, AttackCell]], records: Sequence[AuditRecord], title: str, extractor: str
 ) -> dict[str, Any]:
     """The page of attacks against rewards."""
     columns = list(scored.columns)
@@ -53,7 +53,7 @@ def matrix_page(
     }
 
 
-def _cell(scored: Scored, attack: str, column: str, cell: Cell, cases: dict[int, int]) -> dict[str, Any]:
+def _cell(scored: Scored, attack: str, column: str, cell: AttackCell, cases: dict[int, int]) -> dict[str, Any]:
     share = cell.success.mean
     fine = share >= KEPT if attack == PARAPHRASE else share <= LIMIT
     gain = scored.values(column) - scored.truth(column)
@@ -68,7 +68,7 @@ def _cell(scored: Scored, attack: str, column: str, cell: Cell, cases: dict[int,
     }
 
 
-def _case(scored: Scored, records: Sequence[Record], row: int) -> dict[str, Any]:
+def _case(scored: Scored, records: Sequence[AuditRecord], row: int) -> dict[str, Any]:
     record = records[scored.positions[row]]
     truth = next(
         k for k, name in enumerate(scored.names) if name == TRUTH and scored.positions[k] == scored.positions[row]

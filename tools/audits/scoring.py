@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from swift.plugin.rewards import reward_matrix
-from tools.audits.attacks import ATTACK_NAMES, PARAPHRASE, TRUTH, Attacks, Record
+from tools.audits.attacks import ATTACK_NAMES, PARAPHRASE, TRUTH, Attacks, AuditRecord
 from utils.intervals import Interval, mean_interval, ratio_intervals
 from utils.questions import patients
 
@@ -54,7 +54,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Cell:
+class AttackCell:
     """One attack under one column.
 
     Attributes:
@@ -68,7 +68,7 @@ class Cell:
 
 
 def score_attacks(
-    records: Sequence[Record], attacks: Attacks, rewards: Sequence[Reward], sets: Sequence[Sequence[str]]
+    records: Sequence[AuditRecord], attacks: Attacks, rewards: Sequence[Reward], sets: Sequence[Sequence[str]]
 ) -> Scored:
     """Score all attacks on all records. ``sets`` name rewards whose sums are columns beside those of each reward."""
     rows = [
@@ -86,7 +86,7 @@ def score_attacks(
     return Scored(positions, [name for _, name, _ in rows], texts, matrix, columns)
 
 
-def _columns(records: Sequence[Record], positions: np.ndarray) -> dict[str, list[Any]]:
+def _columns(records: Sequence[AuditRecord], positions: np.ndarray) -> dict[str, list[Any]]:
     """The fields of the records as columns for the rewards, aligned with the completions."""
     left_out = {"messages", "images", "image"}
     names = {name for record in records for name in record.item} - left_out
@@ -96,10 +96,10 @@ def _columns(records: Sequence[Record], positions: np.ndarray) -> dict[str, list
     return columns | {"completion_tokens": [0] * len(positions)}
 
 
-def table_of(scored: Scored, records: Sequence[Record]) -> dict[str, dict[str, Cell]]:
+def table_of(scored: Scored, records: Sequence[AuditRecord]) -> dict[str, dict[str, AttackCell]]:
     """The cells by attack and column, with 95% intervals that draw whole patients."""
     clusters = patients([record.item for record in records])
-    table: dict[str, dict[str, Cell]] = {}
+    table: dict[str, dict[str, AttackCell]] = {}
     for attack in ATTACK_NAMES:
         rows = [k for k, name in enumerate(scored.names) if name == attack]
         if not rows:
@@ -112,12 +112,12 @@ def table_of(scored: Scored, records: Sequence[Record]) -> dict[str, dict[str, C
     return table
 
 
-def _cell(attack: str, values: np.ndarray, truth: np.ndarray, clusters: Sequence[str]) -> Cell:
+def _cell(attack: str, values: np.ndarray, truth: np.ndarray, clusters: Sequence[str]) -> AttackCell:
     mean = mean_interval(values, clusters)
     if attack == PARAPHRASE:
         (kept,) = ratio_intervals(values[:, None], truth[:, None], clusters)
-        return Cell(mean, kept or Interval(1.0, 1.0, 1.0))
-    return Cell(mean, mean_interval(values >= truth - EQUAL, clusters))
+        return AttackCell(mean, kept or Interval(1.0, 1.0, 1.0))
+    return AttackCell(mean, mean_interval(values >= truth - EQUAL, clusters))
 
 
 def worst_cases(scored: Scored, attack: str, column: str, count: int = WORST_SHOWN) -> list[int]:
