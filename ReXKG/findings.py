@@ -44,6 +44,7 @@ _SENTENCE = re.compile(r"(?<=[!?\n])|(?<=\.)(?!\d)")
 _ANSWER = re.compile(r"\s*(?:yes|no|not|none|negative|positive|present|absent)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"\b(?:the|my|final) answer (?:is|would be|must be|should be|:)", re.IGNORECASE)
 _NO_WORDS: frozenset[str] = frozenset()
+_NO_PLACE = _NO_WORDS, _NO_WORDS
 
 
 class StatedFinding(NamedTuple):
@@ -119,7 +120,7 @@ def split_statements(text: str) -> list[str]:
         parts = _SENTENCE.split(text)
         answered = [bool(_ANSWER.match(after)) for after in [*parts[1:], ""]]
         text = "".join(part for part, kept in zip(parts, answered, strict=True) if kept or not part.endswith("?"))
-    return [sentence for sentence in split_sentences(text) if not _CONCLUSION.search(sentence)]
+    return [sentence.strip() for sentence in split_sentences(text) if not _CONCLUSION.search(sentence)]
 
 
 def read_statement(graph: Graph, extract: Extract) -> tuple[StatedFinding, ...]:
@@ -134,7 +135,7 @@ def read_statement(graph: Graph, extract: Extract) -> tuple[StatedFinding, ...]:
     cuts = divide(mentions, tags, len(words))
     mentions = with_own_polarity(mentions, words, cuts, extract)
     findings = [
-        _describe(mention, words, graph, [tag for tag in tags if start <= tag.start < end])
+        _describe(mention, words[:end], graph, [tag for tag in tags if start <= tag.start < end])
         for mention, start, end in zip(mentions, cuts, cuts[1:], strict=False)
     ]
     return tuple(_share_places(findings, mentions, graph, words, tags, cuts))
@@ -155,19 +156,16 @@ def _describe(mention: FindingMention, words: Sequence[str], graph: Graph, tags:
         course = None
     if course == RESOLVED and any(place < mention.start for place in nots):
         course = UNRESOLVED
-    has_place = mention.name != CARDIOMEGALY
-    places: list[str] = []
-    if mention.is_device:
-        anatomy = {text for text, kind in graph["entities"].items() if kind == ANATOMY}
-        places = [word for word in words[mention.end :] if word in anatomy]
+    anatomy = {text for text, kind in graph["entities"].items() if kind == ANATOMY and mention.is_device}
+    sides, zones = _place_of(tags) if mention.name != CARDIOMEGALY else _NO_PLACE
     return StatedFinding(
         mention.name,
         mention.present,
-        frozenset(side for tag in tags if tag.kind == WordKind.SIDE and has_place for side in tag.value.split()),
-        frozenset(tag.value for tag in tags if tag.kind == WordKind.ZONE and has_place and not mention.is_device),
+        sides,
+        _NO_WORDS if mention.is_device else zones,
         severity,
         course,
-        frozenset(places),
+        anatomy.intersection(words[mention.end :]),
         mention.is_device,
         _is_earlier(tags),
     )
@@ -192,28 +190,37 @@ def _share_places(
     """The findings with the places that they share: those after a list, and that of what suggests a disorder."""
     modifiers = {part for text in graph["entities"] for part in text.split()}
     modifiers |= {words[n] for tag in tags if tag.kind == WordKind.JOINS for n in range(tag.start, tag.end)}
+    place = _NO_PLACE  # sides and zones after the list that is being read, from its end
     for number in range(len(findings) - 2, -1, -1):
         first, second = mentions[number], mentions[number + 1]
         is_list = first.end < second.start and modifiers.issuperset(words[first.end : second.start])
-        if is_list and findings[number].present == findings[number + 1].present:
-            behind = [tag for tag in tags if second.end <= tag.start < cuts[number + 2]]
-            findings[number] = _fill_place(findings[number], findings[number + 1], any(
-                tag.kind in (WordKind.SIDE, WordKind.ZONE) for tag in behind
-            ))  # fmt: skip
+        if not is_list or findings[number].present != findings[number + 1].present:
+            place = _NO_PLACE
+            continue
+        behind = [tag for tag in tags if second.end <= tag.start < cuts[number + 2]]
+        place = _place_of(behind) if any(_place_of(behind)) else place
+        findings[number] = _fill_place(findings[number], *place)
+    at = {mention.text: number for number, mention in enumerate(mentions)}
     for relation in graph["relations"]:
-        if relation["type"] == SUGGESTIVE_OF:
-            at = {mention.text: number for number, mention in enumerate(mentions)}
-            source, target = at.get(relation["source_entity"]), at.get(relation["target_entity"])
-            if source is not None and target is not None:
-                findings[target] = _fill_place(findings[target], findings[source], True)
+        source, target = at.get(relation["source_entity"]), at.get(relation["target_entity"])
+        if relation["type"] == SUGGESTIVE_OF and source is not None and target is not None:
+            findings[target] = _fill_place(findings[target], findings[source].sides, findings[source].zones)
     return findings
 
 
-def _fill_place(finding: StatedFinding, other: StatedFinding, shared: bool) -> StatedFinding:
-    """The finding with the sides and zones of ``other`` if it has none of its own."""
-    if not shared or finding.sides or finding.zones or finding.name == CARDIOMEGALY:
+def _place_of(tags: Sequence[Tag]) -> tuple[frozenset[str], frozenset[str]]:
+    """The sides and zones of a part of a statement."""
+    return (
+        frozenset(side for tag in tags if tag.kind == WordKind.SIDE for side in tag.value.split()),
+        frozenset(tag.value for tag in tags if tag.kind == WordKind.ZONE),
+    )
+
+
+def _fill_place(finding: StatedFinding, sides: frozenset[str], zones: frozenset[str]) -> StatedFinding:
+    """The finding with these sides and zones if it has none of its own."""
+    if finding.sides or finding.zones or finding.name == CARDIOMEGALY:
         return finding
-    return finding._replace(sides=other.sides, zones=_NO_WORDS if finding.is_device else other.zones)
+    return finding._replace(sides=sides, zones=_NO_WORDS if finding.is_device else zones)
 
 
 def _join(statements: Sequence[str], known: dict[str, tuple[StatedFinding, ...]]) -> Reading:

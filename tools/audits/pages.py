@@ -118,7 +118,7 @@ def signs_page(table: SignTable, rows: Sequence[CompletionRow], title: str, extr
         "rows": shown,
         "order": {"sign": "the highest rewards come first"},
         "cases": [_completion_case(rows[row]) for row in cases],
-        "start": [0, 0],
+        "start": [max(range(len(shown)), key=lambda place: shown[place]["count"]), 0],
     }
 
 

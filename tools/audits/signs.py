@@ -99,6 +99,7 @@ def find_signs(
 
 
 def _worst_credit(own: Reading, truth: Reading) -> float:
-    """The lowest credit of a finding against the reference, 0.0 if none is negative."""
-    values = (credit(finding, other) for finding in own.findings for other in truth.findings)
-    return min((value for value in values if value is not None), default=0.0)
+    """The lowest credit of a finding against what it fits best in the reference, 0.0 if none is negative."""
+    fits = ([credit(finding, other) for other in truth.findings] for finding in own.findings)
+    best = (max((value for value in values if value is not None), default=0.0) for values in fits)
+    return min(best, default=0.0)

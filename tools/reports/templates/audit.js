@@ -53,4 +53,5 @@ byId("title").textContent = data.title;
 byId("facts").textContent = data.facts;
 byId("table-title").textContent = data.heading;
 byId("reading").textContent = data.reading;
+byId("numbers").hidden = Object.keys(data.numbers).length < 2;
 choice(byId("numbers"), data.numbers, (number) => { pressed.number = number; draw(); });
