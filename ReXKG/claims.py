@@ -7,7 +7,7 @@ opening words are removed before it is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from enum import Enum
 from typing import NamedTuple
 
@@ -37,6 +37,8 @@ class Claim(NamedTuple):
     zones: frozenset[str]
     severities: frozenset[int]
     courses: frozenset[str]
+    is_denial: bool = False  # asks if something is normal or absent
+    is_bilateral: bool = False  # asks about both sides together
 
 
 def read_claims(questions: Sequence[str], reader: FindingReader) -> list[Claim]:
@@ -54,7 +56,7 @@ def _as_phrase(question: str) -> str:
     return _OPENER.sub("", phrase, count=1) if phrase.lower().startswith(("which", "what", "is", "has")) else phrase
 
 
-def _claim(findings: Iterable[StatedFinding], words: Sequence[str]) -> Claim:
+def _claim(findings: Sequence[StatedFinding], words: Sequence[str]) -> Claim:
     tags = finding_words().tag(words)
     names = [finding.name for finding in findings]
     of_heart = any(tag.kind == WordKind.ORGAN and tag.value == CARDIOMEGALY for tag in tags)
@@ -72,16 +74,26 @@ def _claim(findings: Iterable[StatedFinding], words: Sequence[str]) -> Claim:
         frozenset(values(WordKind.ZONE)),
         frozenset(map(int, values(WordKind.SEVERITY))),
         frozenset(values(WordKind.COURSE)),
+        is_denial=any(not f.present and f.course is None for f in findings) and not any(f.present for f in findings),
+        is_bilateral=any(tag.kind == WordKind.SIDE and len(tag.value.split()) > 1 for tag in tags),
     )
 
 
-def truth_of(claim: Claim, findings: Iterable[StatedFinding]) -> bool | None:
+def truth_of(claim: Claim, findings: Sequence[StatedFinding]) -> bool | None:
     """Truth of a claim by findings; None if they say nothing of it.
 
     A claim with one value of an attribute ("on the right", "small", "increased") is true by an asserted finding with
     this value. It is false by one with another value and by a denied one. If none decides, it is true by an asserted
-    finding that leaves the attribute open. "No nodule" decides about any abnormality only if nothing else does.
+    finding that leaves the attribute open. "No nodule" decides about any abnormality only if nothing else does. A
+    bilateral claim is true if it is true of each side. A denial ("is the heart normal?") is true if its finding is not.
     """
+    if claim.is_denial:
+        truth = truth_of(claim._replace(is_denial=False), findings)
+        return None if truth is None else not truth
+    if claim.is_bilateral:
+        one_side = claim._replace(is_bilateral=False)
+        truths = [truth_of(one_side._replace(sides=frozenset({side})), findings) for side in sorted(claim.sides)]
+        return None if None in truths else all(truths)
     verdicts = {_verdict(claim, finding) for finding in findings if not finding.is_earlier}
     return next((verdict in (_Verdict.TRUE, _Verdict.OPEN) for verdict in _Verdict if verdict in verdicts), None)
 
