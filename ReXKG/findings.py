@@ -165,7 +165,7 @@ def _describe(mention: FindingMention, words: Sequence[str], graph: Graph, tags:
         _NO_WORDS if mention.is_device else zones,
         severity,
         course,
-        anatomy.intersection(words[mention.end :]),
+        frozenset(anatomy.intersection(words[mention.end :])),
         mention.is_device,
         _is_earlier(tags),
     )

@@ -21,7 +21,7 @@ from utils.strict_rewards import CONTRADICTIONS
 MANY = 6  # findings in one reasoning: more than an answer needs
 SHORT = 3  # words
 _CONTROL = re.compile(r"<\|[^|>]*\|>|<image>|<\|im_(?:start|end)\|>")
-_ROLES = frozenset({"user", "assistant", "system", ""})
+_ROLE = re.compile(r"^\s*(?:user|assistant|system)\s*(?:\n|$)")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class SignTable:
 
 def question_of(prompt: str) -> str:
     """The last text of a prompt between control tokens that is not a role's name."""
-    parts = [part.strip() for part in _CONTROL.split(prompt)]
-    return next((part for part in reversed(parts) if part not in _ROLES), "")
+    parts = [_ROLE.sub("", part).strip() for part in _CONTROL.split(prompt)]
+    return next((part for part in reversed(parts) if part), "")
 
 
 def find_signs(
