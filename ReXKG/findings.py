@@ -41,7 +41,18 @@ UNRESOLVED = "unresolved"  # "no finding has resolved": the course of a denial
 CACHED_STATEMENTS = 50_000
 LONGEST_STATEMENT = 200  # words of a statement that are read
 _SENTENCE = re.compile(r"(?<=[!?\n])|(?<=\.)(?!\d)")
-_ANSWER = re.compile(r"\s*(?:yes|no|not|none|negative|positive|present|absent)\b", re.IGNORECASE)
+_ANSWER = re.compile(
+    r"\s*(?:(?:yes|no|none|negative|positive|present|absent)\s*(?:[.,;:!]|$)"
+    r"|(?:not|none) (?:seen|present|identified|visible))",
+    re.IGNORECASE,
+)
+# Questions and tasks that are written without a question mark.
+_ASKS = re.compile(
+    r"(?:compared [^,]*,\s*)?(?:(?:is|are|was|were|do|does|did|has|have|can|could|would|should|will) "
+    r"(?:there|this|that|these|the|it|any|an?|you|we)\b|(?:what|where|how|whether|list|name|identify|describe)\b"
+    r"|(?:on |in )?which (?:is|are|of|side|image|view|lung|zone|region|sex|severity|findings?|abnormalit|devices?)\b)",
+    re.IGNORECASE,
+)
 _CONCLUSION = re.compile(r"\b(?:the|my|final) answer (?:is|would be|must be|should be|:)", re.IGNORECASE)
 _NO_WORDS: frozenset[str] = frozenset()
 _NO_PLACE = _NO_WORDS, _NO_WORDS
@@ -120,7 +131,11 @@ def split_statements(text: str) -> list[str]:
         parts = _SENTENCE.split(text)
         answered = [bool(_ANSWER.match(after)) for after in [*parts[1:], ""]]
         text = "".join(part for part, kept in zip(parts, answered, strict=True) if kept or not part.endswith("?"))
-    return [sentence.strip() for sentence in split_sentences(text) if not _CONCLUSION.search(sentence)]
+    return [sentence for part in split_sentences(text) if _states(sentence := part.strip())]
+
+
+def _states(sentence: str) -> bool:
+    return not _CONCLUSION.search(sentence) and ("?" in sentence or not _ASKS.match(sentence))
 
 
 def read_statement(graph: Graph, extract: Extract) -> tuple[StatedFinding, ...]:

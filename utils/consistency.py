@@ -24,6 +24,7 @@ SUPPORTED, SILENT, OPPOSED = 1.0, 0.0, -1.0
 YES, NO = "yes", "no"
 RESTATED = 0.8  # share of a question's words, in one run, that make a reasoning a restatement of it
 SHORTEST_RESTATED = 4  # words
+SHORTEST_STATEMENT = 3  # words of a statement that supports an answer by its words alone
 
 # Answers that exclude each other, each with the words that say it.
 _EXCLUSIVE: tuple[dict[str, tuple[str, ...]], ...] = (
@@ -122,21 +123,23 @@ def _truth_by_words(asked: Sequence[str], statements: Iterable[str]) -> bool | N
 
 
 def _support_by_words(text: str, statements: Sequence[str]) -> float:
-    """Support of an answer that no finding tells of: its words in a statement that does not deny."""
+    """Support of an answer that no finding tells of: its words in a statement that does not deny. A statement of one or
+    two words is the answer itself."""
     for group in _EXCLUSIVE:
         if text in group and (said := _said(group, statements)):
             return SUPPORTED if said == {text} else OPPOSED
     needed = set(tokenize(text)) - _LITTLE
     for statement in statements:
-        words = set(tokenize(statement))
-        if needed and needed <= words and not words & _DENYING:
+        words = tokenize(statement)
+        if len(words) >= SHORTEST_STATEMENT and needed and needed.issubset(words) and not _DENYING.intersection(words):
             return SUPPORTED
     return SILENT
 
 
 def _said(group: dict[str, tuple[str, ...]], statements: Iterable[str]) -> set[str]:
     """The answers of a group that statements say."""
-    spoken = {word for statement in statements for word in tokenize(statement)}
+    listed = map(tokenize, statements)
+    spoken = {word for words in listed if len(words) >= SHORTEST_STATEMENT for word in words}
     return {name for name, words in group.items() if spoken.intersection(words)}
 
 
