@@ -43,11 +43,12 @@ def entity_mentions(graph: Graph, words: Sequence[str], tags: Sequence[Tag]) -> 
             position += 1
             continue
         text, start, position = " ".join(parts), position, position + len(parts)
-        is_device = types[text] in _DEVICES
-        if mentions and mentions[-1].end == start and mentions[-1].is_device == is_device:
+        is_device, present = types[text] in _DEVICES, types[text] in ASSERTED_TYPES
+        last = mentions[-1] if mentions else None
+        if last and (last.end, last.is_device, last.present) == (start, is_device, present):
             start = mentions.pop().start
         name = finding_words().name(words, start, position)
-        mentions.append(FindingMention(start, position, name, types[text] in ASSERTED_TYPES, is_device, text))
+        mentions.append(FindingMention(start, position, name, present, is_device, text))
     heart = any(tag.kind == WordKind.ORGAN and tag.value == CARDIOMEGALY for tag in tags)
     enlarged = {tag.start for tag in tags if tag.kind == WordKind.ENLARGED}
     return [m._replace(name=CARDIOMEGALY) if heart and m.end - 1 in enlarged else m for m in mentions]

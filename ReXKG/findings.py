@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ReXKG.finding_mentions import (
@@ -99,16 +99,21 @@ class Reading(NamedTuple):
 
 
 class FindingReader:
-    """Reads texts as findings through ``extract`` (texts to graphs). Statements that were read before are remembered,
-    at most `CACHED_STATEMENTS`."""
+    """Reads texts as findings. Statements that were read before are remembered, at most `CACHED_STATEMENTS`.
 
-    def __init__(self, extract: Extract) -> None:
+    Args:
+        extract: returns the graphs of texts.
+        split: returns the statements of a text, each of which ``extract`` reads alone.
+    """
+
+    def __init__(self, extract: Extract, split: Callable[[str], list[str]] | None = None) -> None:
         self._extract = extract
+        self._split = split or stating_sentences
         self._known: OrderedDict[str, tuple[StatedFinding, ...]] = OrderedDict()
 
     def __call__(self, texts: Sequence[str]) -> list[Reading]:
         """One reading per text, in order."""
-        statements = [split_statements(text) for text in texts]
+        statements = [self._split(text) for text in texts]
         known = self._read_new(dict.fromkeys(statement for listed in statements for statement in listed))
         return [_join(listed, known) for listed in statements]
 
@@ -124,7 +129,7 @@ class FindingReader:
         return known
 
 
-def split_statements(text: str) -> list[str]:
+def stating_sentences(text: str) -> list[str]:
     """The sentences of a text that state a finding: all but questions that no answer follows and the announcement of
     the answer ("so the answer is edema")."""
     if "?" in text:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ReXKG.finding_words import FindingWords
-from ReXKG.findings import FindingReader, StatedFinding, split_statements
+from ReXKG.findings import FindingReader, StatedFinding, stating_sentences
 from utils.get_knowledge_graph import extract_knowledge_graph
 
 
@@ -87,8 +87,8 @@ def test_a_statement_in_the_same_words_is_counted_and_not_merged(read):
 
 
 def test_a_question_stays_if_an_answer_follows():
-    assert split_statements("Is there an effusion? Where is it?") == []
-    assert "effusion" in " ".join(split_statements("Is there an effusion? No.")).lower()
+    assert stating_sentences("Is there an effusion? Where is it?") == []
+    assert "effusion" in " ".join(stating_sentences("Is there an effusion? No.")).lower()
 
 
 def test_the_extractor_reads_each_statement_once():
