@@ -56,6 +56,8 @@ _ASKS = re.compile(
 _CONCLUSION = re.compile(r"\b(?:the|my|final) answer (?:is|would be|must be|should be|:)", re.IGNORECASE)
 _NO_WORDS: frozenset[str] = frozenset()
 _NO_PLACE = _NO_WORDS, _NO_WORDS
+_DIFFUSE = frozenset({"edema", "congestion", "emphysema", "hyperinflation"})  # in both lungs unless a side is said
+_EXPECTED_PLACES = frozenset({"chest", "thorax", "trachea"})  # of a device, which say nothing about its position
 
 
 class StatedFinding(NamedTuple):
@@ -178,6 +180,8 @@ def _describe(mention: FindingMention, words: Sequence[str], graph: Graph, tags:
         course = UNRESOLVED
     anatomy = {text for text, kind in graph["entities"].items() if kind == ANATOMY and mention.is_device}
     sides, zones = _place_of(tags) if mention.name != CARDIOMEGALY else _NO_PLACE
+    if mention.name in _DIFFUSE and len(sides) > 1:
+        sides = _NO_WORDS
     return StatedFinding(
         mention.name,
         mention.present,
@@ -185,7 +189,7 @@ def _describe(mention: FindingMention, words: Sequence[str], graph: Graph, tags:
         _NO_WORDS if mention.is_device else zones,
         severity,
         course,
-        frozenset(anatomy.intersection(words[mention.end :])),
+        frozenset(anatomy.intersection(words[mention.end :])) - _EXPECTED_PLACES,
         mention.is_device,
         _is_earlier(tags),
     )

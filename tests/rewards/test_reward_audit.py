@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 
 import plugin
+from ReXKG.finding_scores import findings_score
 from tests.support.browser import needs_chromium, visit
 from tools.audits.attacks import ATTACK_NAMES, PARAPHRASE, TRUTH, Attacks, make_record
 from tools.audits.scoring import Scored, score_attacks, table_of, worst_cases
 from tools.audits.sentences import flip, paraphrases
 from tools.audits.signs import question_of
+from tools.demo_world import facts, language
 from tools.demo_world.dataset import WorldConfig, build_world
 from tools.reward_audit import main
 from utils.answers import has_think_answer_shape, think_text
@@ -121,6 +124,31 @@ def test_paraphrases_change_words_and_no_fact():
     assert len(set(paraphrases(text))) == len(paraphrases(text))
     for other in read(paraphrases(text)):
         assert set(other.findings) == set(truth.findings)
+
+
+def facts_of_the_demo():
+    for kind in facts.FINDING_KINDS.values():
+        for side in facts.SIDES if kind.sided else (None,):
+            for severity in kind.severities or (None,):
+                finding = facts.Finding(kind.name, side, (kind.zones or (None,))[0], severity)
+                yield from (language.finding_present(finding), language.finding_new(finding))
+                yield from (language.finding_resolved(finding), language.finding_trend(finding, "decreased"))
+        yield from (language.thing_absent(kind.name), language.absent_on_both(kind.name))
+        yield from (language.thing_absent(kind.name, region) for region in facts.REGIONS)
+        yield from (language.none_of((kind.name, device), facts.REGIONS[1]) for device in facts.DEVICES)
+    for device in facts.DEVICES:
+        yield from (language.device_present(device), language.device_same(device, True))
+        yield from (language.device_change(device, placed) for placed in (True, False))
+    yield from (language.all_clear(), language.no_devices(), *map(language.region_clear, facts.REGIONS))
+
+
+def test_wordings_of_one_fact_are_the_same_findings():
+    read = finding_reader()
+    for fact in facts_of_the_demo():
+        readings = read(fact.wordings)
+        assert readings[0].findings
+        for first, second in itertools.permutations(readings, 2):
+            assert findings_score(first.findings, second.findings) == 1.0, fact
 
 
 def test_figures_of_an_attack_by_hand():
