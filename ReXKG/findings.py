@@ -43,7 +43,7 @@ LONGEST_STATEMENT = 200  # words of a statement that are read
 _SENTENCE = re.compile(r"(?<=[!?\n])|(?<=\.)(?!\d)")
 _ANSWER = re.compile(
     r"\s*(?:(?:yes|no|none|negative|positive|present|absent)\s*(?:[.,;:!]|$)"
-    r"|(?:not|none) (?:seen|present|identified|visible))",
+    r"|(?:not|none|nothing|neither|nil|it is|it isn['’]t|there (?:is|are) none)\b)",
     re.IGNORECASE,
 )
 # Questions and tasks that are written without a question mark.
@@ -86,7 +86,7 @@ class StatedFinding(NamedTuple):
     is_earlier: bool = False
 
 
-class Reading(NamedTuple):
+class TextFindings(NamedTuple):
     """A text as findings.
 
     Attributes:
@@ -113,7 +113,7 @@ class FindingReader:
         self._split = split or stating_sentences
         self._known: OrderedDict[str, tuple[StatedFinding, ...]] = OrderedDict()
 
-    def __call__(self, texts: Sequence[str]) -> list[Reading]:
+    def __call__(self, texts: Sequence[str]) -> list[TextFindings]:
         """One reading per text, in order."""
         statements = [self._split(text) for text in texts]
         known = self._read_new(dict.fromkeys(statement for listed in statements for statement in listed))
@@ -247,7 +247,7 @@ def _fill_place(finding: StatedFinding, sides: frozenset[str], zones: frozenset[
     return finding._replace(sides=sides, zones=_NO_WORDS if finding.is_device else zones)
 
 
-def _join(statements: Sequence[str], known: dict[str, tuple[StatedFinding, ...]]) -> Reading:
+def _join(statements: Sequence[str], known: dict[str, tuple[StatedFinding, ...]]) -> TextFindings:
     """The reading of a text from the findings of its statements."""
     seen: set[str] = set()
     findings: list[StatedFinding] = []
@@ -259,7 +259,7 @@ def _join(statements: Sequence[str], known: dict[str, tuple[StatedFinding, ...]]
         else:
             findings += known[statement]
         seen.add(words)
-    return Reading(tuple(merge_findings(findings)), repeated, tuple(statement.lower() for statement in statements))
+    return TextFindings(tuple(merge_findings(findings)), repeated, tuple(statement.lower() for statement in statements))
 
 
 def merge_findings(findings: Iterable[StatedFinding]) -> list[StatedFinding]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ReXKG.claims import Claim, is_about, read_claims, truth_of
 from ReXKG.finding_scores import contradictions, same_finding
-from ReXKG.findings import GENERIC, NEW, RESOLVED, FindingReader, Reading, StatedFinding
+from ReXKG.findings import GENERIC, NEW, RESOLVED, FindingReader, TextFindings, StatedFinding
 from ReXKG.text import tokenize
 from utils.answers import parse_answers, think_span
 from utils.strict_rewards import CONTRADICTIONS
@@ -37,7 +37,7 @@ _LITTLE = frozenset({"a", "an", "the", "of", "in", "on", "at", "and"})
 
 
 def support(
-    question: Claim, asked: Sequence[str], answers: Set[str], items: Sequence[Claim], reasoning: Reading
+    question: Claim, asked: Sequence[str], answers: Set[str], items: Sequence[Claim], reasoning: TextFindings
 ) -> float:
     """Support of an answer by the reasoning: 1 supported, 0 silent, -1 opposed; the mean over the items of a list.
 
@@ -71,7 +71,7 @@ def _support_of_nothing(question: Claim, findings: Sequence[StatedFinding]) -> f
     return OPPOSED if truth else SUPPORTED
 
 
-def _support_of_item(question: Claim, text: str, item: Claim, reasoning: Reading) -> float:
+def _support_of_item(question: Claim, text: str, item: Claim, reasoning: TextFindings) -> float:
     findings = [finding for finding in reasoning.findings if not finding.is_earlier]
     if item.names and text != "normal":
         return _support_of_finding(question, item, findings)

@@ -89,7 +89,9 @@ def test_a_statement_in_the_same_words_is_counted_and_not_merged(read):
 
 def test_a_question_stays_if_an_answer_follows():
     assert stating_sentences("Is there an effusion? Where is it?") == []
-    assert "effusion" in " ".join(stating_sentences("Is there an effusion? No.")).lower()
+    for answer in ("No.", "Yes, on the left.", "Not seen.", "None is seen.", "It is absent."):
+        assert "effusion" in " ".join(stating_sentences(f"Is there an effusion? {answer}")).lower()
+    assert stating_sentences("Is there an effusion? No nodule is seen.") == ["No nodule is seen"]
 
 
 def test_the_extractor_reads_each_statement_once():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ReXKG.finding_scores import WRONG_POLARITY, WRONG_SIDE, contradictions, credit
-from ReXKG.findings import FindingReader, Reading
+from ReXKG.findings import FindingReader, TextFindings
 from ReXKG.graph import Graph, empty_unions
 from tools.reports.training_log import CompletionRow, total_reward
 from utils.answers import parse_answers, think_span, think_text
@@ -98,7 +98,7 @@ def find_signs(
     )
 
 
-def _worst_credit(own: Reading, truth: Reading) -> float:
+def _worst_credit(own: TextFindings, truth: TextFindings) -> float:
     """The lowest credit of a finding against what it fits best in the reference, 0.0 if none is negative."""
     fits = ([credit(finding, other) for other in truth.findings] for finding in own.findings)
     best = (max((value for value in values if value is not None), default=0.0) for values in fits)
