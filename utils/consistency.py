@@ -15,7 +15,7 @@ from typing import Any
 
 from ReXKG.claims import Claim, is_about, read_claims, truth_of
 from ReXKG.finding_scores import contradictions, same_finding
-from ReXKG.findings import GENERIC, NEW, RESOLVED, FindingReader, TextFindings, StatedFinding
+from ReXKG.findings import GENERIC, NEW, RESOLVED, FindingReader, StatedFinding, TextFindings
 from ReXKG.text import tokenize
 from utils.answers import parse_answers, think_span
 from utils.strict_rewards import CONTRADICTIONS
