@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,10 +98,8 @@ def peaks() -> tuple[float, float | None]:
 
 def forget_peaks() -> None:
     """Count peaks from now on. If the system does not allow it, the host's peak is that of the whole process."""
-    try:
+    with suppress(OSError):
         CLEAR.write_text(FORGET_PEAK)
-    except OSError:
-        pass
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
