@@ -23,7 +23,7 @@ from swift.llm.policy import Policy, trainable_parameters
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.finite import check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
-from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_per_part
+from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_per_part, refuse_large_model
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
@@ -167,7 +167,12 @@ class PolicyTrainer(Trainer):
             reference=reference,
             checkpointing=bool(args.gradient_checkpointing),
             split=processes_per_part(args.world_size, engine.zero_stage if engine else 0, bool(args.fsdp)),
+            buckets=args.world_size > 1 and not engine and not args.fsdp,
         )
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        refuse_large_model(model, device)
+        super()._move_model_to_device(model, device)
 
     def keep_masters(self) -> None:
         """Keep what trains in float32 from now on (master_weights.py). Called once training begins, since a wrapper
