@@ -19,6 +19,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from swift.llm.deepspeed_configs import check_mismatches, deepspeed_config
+from swift.llm.optimizers import check_optimizer
 from swift.llm.resume import resume_folder
 from swift.utils.distributed import check_world_size, runs_on_cpu
 from swift.utils.errors import UserError
@@ -168,6 +169,7 @@ class RunArguments(TrainingArguments):
             self.deepspeed = deepspeed_config(self.deepspeed)
         self.use_cpu = self.use_cpu or runs_on_cpu()
         super().__post_init__()
+        check_optimizer(self.optim.value)
         check_world_size(self.world_size)
         if self.deepspeed is not None:
             check_mismatches(self.hf_deepspeed_config.mismatches)
