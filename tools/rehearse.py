@@ -21,9 +21,9 @@ from swift.cli.rlhf import build_trainer
 from swift.llm.arguments import RLHFArguments, parse_rlhf_args
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
-from swift.utils.run_info import plain
+from swift.utils.run_info import package_versions, plain
 from tools.rehearsal.checkpoint import make_random_checkpoint
-from tools.rehearsal.gauges import PartGauge, table
+from tools.rehearsal.gauges import Measure, PartGauge, table
 from tools.rehearsal.questions import write_questions
 from tools.rehearsal.sizes import rehearsal_config
 from tools.rehearsal.trainer import RehearsalTrainer
@@ -79,28 +79,39 @@ def write_inputs(own: argparse.Namespace, training: RLHFArguments) -> None:
         write_questions(own.folder / "data", count, tuple(own.film), own.images)
 
 
+def report(trainer: RehearsalTrainer, parts: dict[str, Measure], flags: Sequence[str]) -> None:
+    """Print the parts beside the memory plan, and write both into the folder of the run."""
+    args, plan = trainer.args, trainer.memory_plan()
+    facts = {"parts": plain(parts), "plan": plain(plan), "flags": list(flags), "versions": package_versions()}
+    write_json(Path(args.output_dir) / RESULT, facts)
+    print(f"{args.world_size} x {args.device.type}, the slowest and the largest process of each part")
+    print("\n".join(table(parts)))
+    print(f"memory plan: {plan.certain / 1e9:.2f} GB at the least, {plan.peak / 1e9:.2f} GB at the peak")
+    if trainer.state.global_step == 1:
+        print("From the second step on the optimizer's state is there throughout: --max_steps 2 measures it.")
+
+
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command. If the run fails, what it measured until then is printed."""
     own, flags = parse_arguments(argv)
     arguments = parse_rlhf_args(training_flags(own, flags))
     training = arguments[-1]
     gauge = PartGauge()
-    with gauge.timed("writing"), training.main_process_first(local=False, desc="writing the checkpoint"):
-        if training.process_index == 0:
-            write_inputs(own, training)
-    with gauge.timed("loading"):
-        trainer = build_trainer(*arguments, kind=RehearsalTrainer, gauge=gauge)
-    status = run_training(trainer, arguments, extractor=extractor_name())
+    try:
+        with gauge.timed("writing"), training.main_process_first(local=False, desc="writing the checkpoint"):
+            if training.process_index == 0:
+                write_inputs(own, training)
+        with gauge.timed("loading"):
+            trainer = build_trainer(*arguments, kind=RehearsalTrainer, gauge=gauge)
+        status = run_training(trainer, arguments, extractor=extractor_name())
+    except UserError:
+        gauge.finish()
+        print("\n".join(table(gauge.parts)))
+        raise
     parts = trainer.measures()
     if training.process_index == 0:
-        plan = trainer.memory_plan()
-        write_json(
-            Path(training.output_dir) / RESULT,
-            {"parts": plain(parts), "plan": plain(plan), "peak of the plan": plan.peak, "flags": list(flags)},
-        )
-        print(f"rehearsal on {training.world_size} x {training.device.type}, in all that counts of the largest process")
-        print("\n".join([*table(parts), f"the memory plan's peak was {plan.peak / 1e9:.2f} GB"]))
+        report(trainer, parts, flags)
     return status
 
 

@@ -6,6 +6,7 @@ knows bytes and Phi-4's control tokens at their published ids.
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def make_random_checkpoint(folder: Path, layout: str, config: Phi4MultimodalConf
 
     Raises UserError if the folder holds something else or the disk is too full.
     """
-    content = {"layout": layout, "config": config.to_dict()}
+    content = {"layout": layout, "config": json.loads(config.to_json_string(use_diff=False))}
     if try_read_json(folder / MANIFEST) == content:
         return False
     if folder.exists() and any(folder.iterdir()):

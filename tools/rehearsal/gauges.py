@@ -6,6 +6,7 @@ memory that torch's allocator has handed out.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +18,8 @@ from transformers import TrainerCallback
 
 from swift.trainers.step_clock import UPDATE
 
-GRADIENTS, OPTIMIZER, SCORES, BETWEEN = "forward and backward", "optimizer", "scores before the update", "between parts"
+START, BETWEEN = "Python and libraries", "between parts"
+SCORES, GRADIENTS, OPTIMIZER = "scores before the update", "forward and backward", "optimizer"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # what Linux wants in clear_refs to count the peak from now on
 KIBIBYTE = 1024
@@ -41,11 +43,12 @@ class PartGauge(TrainerCallback):
     """Measures parts, in place of a trainer's `StepClock`.
 
     A step's parts are the blocks within :meth:`timed`, forward and backward passes, and the optimizer. ``parts`` has
-    the seconds of the last step and the peaks of all steps. Whatever falls between two parts is one more.
+    the seconds of the last step and the peaks of all steps. It begins with what the process takes before anything is
+    measured. Whatever falls between two parts is one more.
     """
 
     def __init__(self) -> None:
-        self.parts: dict[str, Measure] = {}
+        self.parts: dict[str, Measure] = {START: Measure(0.0, *peaks())}
         self._step: dict[str, Measure] = {}
         self._began = time.perf_counter()
         forget_peaks()
@@ -105,16 +108,15 @@ def forget_peaks() -> None:
 
 
 def table(parts: Mapping[str, Measure]) -> list[str]:
-    """Lines with the parts, their seconds and their peaks in GB (1e9 bytes), and the highest peaks at the end."""
-    highest = Measure(0.0, 0.0, None if any(measure.device is None for measure in parts.values()) else 0.0)
-    for measure in parts.values():
-        highest = highest.with_later(measure)
-    with_device = highest.device is not None
-    width = max(len(part) for part in parts)
+    """Lines with the parts, their seconds and their peaks in GB (1e9 bytes). What is between parts comes last, before
+    all seconds and the highest peaks."""
+    rows = {part: parts[part] for part in sorted(parts, key=lambda part: part == BETWEEN)}
+    rows["all"] = functools.reduce(Measure.with_later, parts.values())
+    with_device = rows["all"].device is not None
+    width = max(map(len, rows))
     header = f"{'part':{width}} {'seconds':>9} {'host GB':>9}" + (f" {'GPU GB':>9}" if with_device else "")
-    rows = [
+    return [header] + [
         f"{part:{width}} {measure.seconds:9.2f} {measure.host / 1e9:9.2f}"
         + (f" {measure.device / 1e9:9.2f}" if with_device else "")
-        for part, measure in [*parts.items(), ("all", highest)]
+        for part, measure in rows.items()
     ]
-    return [header, *rows]
