@@ -18,7 +18,7 @@ from typing import Any, Literal
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from swift.llm.deepspeed_configs import check_mismatches, deepspeed_config
+from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config
 from swift.llm.optimizers import check_optimizer
 from swift.llm.resume import resume_folder
 from swift.utils.distributed import check_world_size, runs_on_cpu
@@ -143,6 +143,11 @@ class RunArguments(TrainingArguments):
         "resume although flags, data or base weights have changed, and note the changes", False
     )
     overwrite_output_dir: bool = _flag("start anew in a folder that holds another run", False)
+    rollout_gather: Literal["auto", "once", "layer"] = _flag(
+        "weights divided by ZeRO-3 or FSDP2 are gathered for a rollout all at once, or layer by layer at every token; "
+        "auto: once if they fit",
+        "auto",
+    )
     remove_unused_columns: bool = False
 
     _argument_group_name = "training (and every other flag of transformers.TrainingArguments)"
@@ -167,12 +172,15 @@ class RunArguments(TrainingArguments):
                 setattr(self, new, getattr(self, old))
         if self.deepspeed is not None:
             self.deepspeed = deepspeed_config(self.deepspeed)
+        if isinstance(self.fsdp, str) and self.fsdp.lower() in ("true", "false"):
+            self.fsdp = True if self.fsdp.lower() == "true" else None
         self.use_cpu = self.use_cpu or runs_on_cpu()
         super().__post_init__()
         check_optimizer(self.optim.value)
         check_world_size(self.world_size)
         if self.deepspeed is not None:
             check_mismatches(self.hf_deepspeed_config.mismatches)
+            check_precision(self.hf_deepspeed_config)
         _check_trackers(self.report_to)
 
     def _check_finite(self) -> None:

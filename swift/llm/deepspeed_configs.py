@@ -45,6 +45,7 @@ def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
     deepspeed is not installed or there is no such file."""
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
+    _skip_shared_memory_kernel()
     if isinstance(value, dict) or Path(value).is_file():
         return value
     if value not in DEEPSPEED_CONFIGS:
@@ -58,6 +59,23 @@ def check_mismatches(mismatches: Sequence[str]) -> None:
     if mismatches:
         listed = ", ".join(line.removeprefix("- ds ").replace(" vs hf ", " against ") for line in mismatches)
         raise UserError(f'--deepspeed: the file contradicts the flags ({listed}); set the values in the file to "auto"')
+
+
+def _skip_shared_memory_kernel() -> None:
+    """On CPUs DeepSpeed compiles a kernel for collectives, which takes 45 s at first use; gloo does without."""
+    import deepspeed as package
+
+    package.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def check_precision(config: Any) -> None:
+    """Raise UserError if DeepSpeed would keep the weights in half precision; ``config`` is transformers' view of it."""
+    for kind in ("bf16", "fp16"):
+        if config.is_true(f"{kind}.enabled"):
+            raise UserError(
+                f"--deepspeed with {kind} would round what trains; leave --{kind} out: --torch_dtype bfloat16 computes "
+                "in bfloat16 and trains in float32"
+            )
 
 
 @contextmanager

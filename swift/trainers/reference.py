@@ -12,6 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from swift.trainers.sharding.parameters import cut, local_part, release
+from swift.trainers.stand_ins import places_of, replaced
+
 
 class Snapshot:
     """Copy of a model's trainable parameters, by name."""
@@ -44,22 +47,39 @@ class Snapshot:
                 return None
         return cls(values)
 
+    def divide(self, model: nn.Module) -> None:
+        """Keep only the parts that this process needs, once an engine has divided ``model`` or moved it."""
+        parameters = dict(model.named_parameters())
+        self.values = {name: cut(parameters[name], value) for name, value in self.values.items()}
+
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """Put the snapshot's values into ``model`` within the block. Its own tensors return afterwards, not copies."""
+        """Let the modules of ``model`` hold the snapshot's values within the block. Nothing is copied."""
+        with replaced(places_of(model, self.values)):
+            yield
+
+    @contextmanager
+    @torch.no_grad()
+    def written_into(self, model: nn.Module) -> Iterator[None]:
+        """Within the block, let the parts of a divided ``model`` hold the snapshot's values (see :meth:`divide`).
+
+        Engines keep views of the parts, so the values are written over them, and the model's own ones back from copies.
+        """
         parameters = dict(model.named_parameters())
-        missing = self.values.keys() - parameters.keys()
-        if missing:
-            raise ValueError(f"the snapshot holds {len(missing)} tensors that the model lacks, e.g. {min(missing)}")
-        own = {name: parameters[name].data for name in self.values}
+        parts = {name: local_part(parameters[name]) for name in self.values}
+        own = {name: part.clone() for name, part in parts.items()}
         try:
-            for name, value in self.values.items():
-                parameters[name].data = value
+            _overwrite(model, parts, self.values)
             yield
         finally:
-            for name, value in own.items():
-                parameters[name].data = value
+            _overwrite(model, parts, own)
 
     def nbytes(self) -> int:
         """Size of the copy in bytes."""
         return sum(value.numel() * value.element_size() for value in self.values.values())
+
+
+def _overwrite(model: nn.Module, parts: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    release(model)  # gathered copies would hold the old values
+    for name, part in parts.items():
+        part.copy_(values[name])
