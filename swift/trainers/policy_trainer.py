@@ -169,8 +169,8 @@ class PolicyTrainer(ShardedTrainer):
             optimizer=str(getattr(args.optim, "value", args.optim)),
             reference=reference,
             checkpointing=bool(args.gradient_checkpointing),
-            split=processes_per_part(args.world_size, engine.zero_stage if engine else 0, bool(args.fsdp)),
-            buckets=args.world_size > 1 and not engine and not args.fsdp,
+            split=processes_per_part(args.world_size, engine.zero_stage if engine else 0, self.is_fsdp_enabled),
+            buckets=args.world_size > 1 and not self.has_engine,
         )
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
