@@ -29,6 +29,7 @@ COMMANDS = {
     "-m tools.training_report": ("output", "title"),
     "-m tools.make_demo": ("output", "policy"),
     "-m tools.make_kg_annotations": ("output",),
+    "-m tools.rehearse": ("folder", "layout", "layers", "config"),
     "-m ReXKG": ("models",),
     "-m ReXKG.train": (),
     "evaluate.py": EVALUATION,
@@ -53,7 +54,7 @@ FIXED_NAMES = [
 ]
 SCRIPTS = ["train.sh", "train_loop.sh", "evaluate.sh", "get_kg_metric.sh"]
 TOP_LEVEL = [
-    *SCRIPTS, "evaluate.py", "evaluate_token_prob.py", "plugin.py", "swift", "utils", "ReXKG", "tools", "data",
+    *SCRIPTS, "evaluate.py", "evaluate_token_prob.py", "plugin.py", "swift", "utils", "ReXKG", "tools", "configs", "data",
     "checkpoints", "output", "result", "logs", "Makefile", "README.md", "requirements.txt",
 ]  # fmt: skip
 

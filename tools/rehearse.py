@@ -81,7 +81,7 @@ def write_inputs(own: argparse.Namespace, training: RLHFArguments) -> None:
 
 def report(trainer: RehearsalTrainer, parts: dict[str, Measure], flags: Sequence[str]) -> None:
     """Print the parts beside the memory plan, and write both into the folder of the run."""
-    args, plan = trainer.args, trainer.memory_plan()
+    args, plan = trainer.args, trainer.announced
     facts = {"parts": plain(parts), "plan": plain(plan), "flags": list(flags), "versions": package_versions()}
     write_json(Path(args.output_dir) / RESULT, facts)
     print(f"{args.world_size} x {args.device.type}, the slowest and the largest process of each part")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from swift.engine.probe import Paths
+from swift.trainers.memory_plan import MemoryPlan
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from tools.rehearsal.gauges import Measure, PartGauge
 
@@ -20,6 +21,13 @@ class RehearsalTrainer(GRPOTrainer):
         self.remove_callback(self.clock)
         self.clock = gauge
         self.add_callback(gauge)
+        self.announced: MemoryPlan | None = None  # before an engine divides the model
+
+    def memory_plan(self) -> MemoryPlan:
+        """The plan; the first one is kept for the report."""
+        plan = super().memory_plan()
+        self.announced = self.announced or plan
+        return plan
 
     def probe(self) -> Paths:
         """Measured as a part of its own."""
