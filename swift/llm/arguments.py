@@ -21,7 +21,7 @@ from transformers.trainer_utils import IntervalStrategy
 from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config
 from swift.llm.optimizers import check_optimizer
 from swift.llm.resume import resume_folder
-from swift.utils.distributed import check_world_size, runs_on_cpu
+from swift.utils.distributed import check_world_size, join_gloo_group, runs_on_cpu
 from swift.utils.errors import UserError
 from swift.utils.flags import FlagParser
 
@@ -175,6 +175,8 @@ class RunArguments(TrainingArguments):
         if isinstance(self.fsdp, str) and self.fsdp.lower() in ("true", "false"):
             self.fsdp = True if self.fsdp.lower() == "true" else None
         self.use_cpu = self.use_cpu or runs_on_cpu()
+        if self.use_cpu:
+            join_gloo_group(self.ddp_timeout)
         super().__post_init__()
         check_optimizer(self.optim.value)
         check_world_size(self.world_size)

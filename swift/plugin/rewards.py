@@ -83,6 +83,30 @@ def reward_matrix(
     return scores
 
 
+def reward_metrics(
+    rewards: Iterable[tuple[str, Callable]], completions: list[str], columns: Mapping[str, list]
+) -> dict[str, tuple[float, float]]:
+    """Further figures of N completions, by name, each as (sum, count) of a mean.
+
+    They come from the rewards that have a method ``metrics(completions, **columns)``. If two rewards give a figure of
+    one name, the first counts.
+
+    Raises:
+        UserError: a reward's method raises or returns anything else.
+    """
+    figures: dict[str, tuple[float, float]] = {}
+    for name, reward in rewards:
+        if not hasattr(reward, "metrics"):
+            continue
+        try:
+            returned = reward.metrics(completions, **columns)
+            pairs = {figure: (float(total), float(count)) for figure, (total, count) in returned.items()}
+        except Exception as error:  # a plugin's code may raise anything
+            raise UserError(f"reward {name!r} failed in metrics: {describe_error(error)}") from error
+        figures = pairs | figures
+    return figures
+
+
 def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -> Callable:
     if inspect.isclass(registered):
         parameters = inspect.signature(registered.__init__).parameters
