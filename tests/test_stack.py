@@ -39,7 +39,7 @@ ALLOWED = {
     "plugin": ("swift.plugin", "swift.utils", "swift.trainers", "utils", "ReXKG"),
     "evaluate": ("swift.evaluation", "swift.utils"),
     "evaluate_token_prob": ("swift.evaluation", "swift.utils"),
-    "tools": (*SWIFT, "ReXKG"),
+    "tools": (*SWIFT, "swift.cli", "ReXKG"),
     "bench": (*SWIFT, "ReXKG", "tools", "plugin"),
     "tests": (*SWIFT, "swift", "swift.cli", "ReXKG", "tools", "bench", "plugin", "evaluate", "evaluate_token_prob"),
 }

@@ -30,6 +30,7 @@ COMMANDS = {
     "-m tools.reward_audit": ("dataset", "completions", "reward_funcs", "output"),
     "-m tools.make_demo": ("output", "policy"),
     "-m tools.make_kg_annotations": ("output",),
+    "-m tools.rehearse": ("folder", "layout", "layers", "config"),
     "-m ReXKG": ("models",),
     "-m ReXKG.train": (),
     "evaluate.py": EVALUATION,
@@ -54,8 +55,8 @@ FIXED_NAMES = [
 ]
 SCRIPTS = ["train.sh", "train_loop.sh", "evaluate.sh", "get_kg_metric.sh"]
 TOP_LEVEL = [
-    *SCRIPTS, "evaluate.py", "evaluate_token_prob.py", "plugin.py", "swift", "utils", "ReXKG", "tools", "data",
-    "checkpoints", "output", "result", "logs", "Makefile", "README.md", "requirements.txt",
+    *SCRIPTS, "evaluate.py", "evaluate_token_prob.py", "plugin.py", "swift", "utils", "ReXKG", "tools", "configs",
+    "data", "checkpoints", "output", "result", "logs", "Makefile", "README.md", "requirements.txt",
 ]  # fmt: skip
 
 

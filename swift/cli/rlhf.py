@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 
 from swift.cli.common import read_data, read_policy, read_reference, run_training
-from swift.llm.arguments import parse_rlhf_args
+from swift.llm.arguments import DataArguments, ModelArguments, RLHFArguments, parse_rlhf_args
 from swift.llm.dataset import Record, raise_problems
 from swift.plugin.loader import load_external_plugins
 from swift.plugin.rewards import build_rewards, required_columns
 from swift.trainers.rlhf_trainer import grpo_trainer
+from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.utils.errors import UserError, reports_user_errors
 from utils.get_knowledge_graph import extractor_name
 
@@ -25,7 +26,18 @@ from utils.get_knowledge_graph import extractor_name
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Read flags, plugins, data and policy, then train. The order is such that mistakes show as early as possible."""
-    model, data, training = parse_rlhf_args(argv)
+    arguments = parse_rlhf_args(argv)
+    return run_training(build_trainer(*arguments), arguments, extractor=extractor_name())
+
+
+def build_trainer(
+    model: ModelArguments, data: DataArguments, training: RLHFArguments, kind: type | None = None, **more: object
+) -> GRPOTrainer:
+    """Load plugins, data and policy, and build their trainer.
+
+    ``kind`` takes the place of GRPOTrainer and gets the arguments ``more``. Raises UserError for anything that cannot
+    be used.
+    """
     load_external_plugins(training.external_plugins)
     rewards = build_rewards(training.reward_funcs, training)
     columns = required_columns(rewards)
@@ -34,9 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     policy, template = read_policy(model, data, training.max_completion_length)
     template.check_prompts([*train, *validation])
     reference = read_reference(model)
+    # Looked up in its module: a plugin may have replaced the class by a wrapper after this file was imported.
+    kind = kind or grpo_trainer.GRPOTrainer
     try:
-        # Looked up in its module: a plugin may have replaced the class by a wrapper after this file was imported.
-        trainer = grpo_trainer.GRPOTrainer(
+        return kind(
             model=policy.model,
             ref_model=reference,
             args=training,
@@ -45,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             policy=policy,
             template=template,
             reward_funcs=rewards,
+            **more,
         )
     except ValueError as error:  # a plugin written for ms-swift cannot import UserError
         raise UserError(str(error)) from error
-    return run_training(trainer, (model, data, training), extractor=extractor_name())
 
 
 def check_columns(records: Sequence[Record], columns: dict[str, str]) -> None:

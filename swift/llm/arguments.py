@@ -19,6 +19,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config
+from swift.llm.optimizers import check_optimizer
 from swift.llm.resume import resume_folder
 from swift.utils.distributed import check_world_size, join_gloo_group, runs_on_cpu
 from swift.utils.errors import UserError
@@ -177,6 +178,7 @@ class RunArguments(TrainingArguments):
         if self.use_cpu:
             join_gloo_group(self.ddp_timeout)
         super().__post_init__()
+        check_optimizer(self.optim.value)
         check_world_size(self.world_size)
         if self.deepspeed is not None:
             check_mismatches(self.hf_deepspeed_config.mismatches)

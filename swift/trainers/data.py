@@ -58,15 +58,18 @@ def example_prompts(dataset: PromptDataset) -> list[EncodedPrompt]:
     return [dataset.template.encode_prompt(_with_small_images(record)) for record in (first, records[-1])]
 
 
-def longest_prompt(dataset: PromptDataset) -> int:
-    """Tokens of the longest prompt that the template has checked. If it has checked none, of the record with the most
-    images and text."""
+def prompt_lengths(dataset: PromptDataset) -> tuple[int, int]:
+    """Tokens of the shortest and of the longest prompt that the template has checked. If it has checked none, of the
+    records with the least and the most images and text."""
 
     def size(record: Record) -> tuple[int, int]:
         return len(record.images), sum(len(message["content"]) for message in record.messages)
 
-    template = dataset.template
-    return template.longest_prompt or len(template.encode_prompt(max(dataset.records, key=size)).input_ids)
+    if dataset.template.prompt_lengths is not None:
+        return dataset.template.prompt_lengths
+    ends = min(dataset.records, key=size), max(dataset.records, key=size)
+    shortest, longest = (len(dataset.template.encode_prompt(record).input_ids) for record in ends)
+    return shortest, longest
 
 
 def _with_small_images(record: Record) -> Record:

@@ -24,7 +24,7 @@ from swift.llm.policy import Policy
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.finite import check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
-from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_per_part
+from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_per_part, refuse_large_model
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
@@ -169,8 +169,13 @@ class PolicyTrainer(ShardedTrainer):
             optimizer=str(getattr(args.optim, "value", args.optim)),
             reference=reference,
             checkpointing=bool(args.gradient_checkpointing),
-            split=processes_per_part(args.world_size, engine.zero_stage if engine else 0, bool(args.fsdp)),
+            split=processes_per_part(args.world_size, engine.zero_stage if engine else 0, self.is_fsdp_enabled),
+            buckets=args.world_size > 1 and not self.has_engine,
         )
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        refuse_large_model(model, device)
+        super()._move_model_to_device(model, device)
 
     def keep_masters(self) -> None:
         """Keep what trains in float32 from now on (master_weights.py). Called once training begins, since a wrapper

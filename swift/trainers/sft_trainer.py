@@ -15,7 +15,7 @@ from swift.llm.arguments import SFTArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy
 from swift.llm.template.protocol import Template
-from swift.trainers.data import PromptDataset, PromptItem, example_prompts, longest_prompt
+from swift.trainers.data import PromptDataset, PromptItem, example_prompts, prompt_lengths
 from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
@@ -60,18 +60,22 @@ class SFTTrainer(PolicyTrainer):
             self.packed = choose_paths(self.model, self.template, example_prompts(self.train_dataset.prompts)).packed
 
     def memory_plan(self) -> MemoryPlan:
-        """The memory that this process will take, without a rollout. The longest solution is the one with the most
-        characters."""
+        """The memory that this process will take."""
+        return self.plan(self.largest_step())
+
+    def largest_step(self) -> Load:
+        """What a step takes at most, without a rollout. The longest solution is the one with the most characters."""
         prompts, args = self.train_dataset.prompts, self.args
         solution = max((record.solution for record in prompts.records), key=len)
-        load = Load(
+        shortest, longest = prompt_lengths(prompts)
+        return Load(
             prompts=0,
-            prompt_tokens=longest_prompt(prompts),
+            shortest_prompt=shortest,
+            longest_prompt=longest,
             group_size=args.questions_per_row,
             completion_tokens=len(self.template.encode_completion(solution)),
             prompts_per_update=min(self.prompts_per_device, len(self.train_dataset)),
         )
-        return self.plan(load)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[list[PromptItem]]], num_batches: int, device: torch.device

@@ -74,6 +74,13 @@ def test_the_updates_are_of_one_size_in_either_type(updates):
     assert norms["bfloat16"] == pytest.approx(norms["float32"], rel=0.1)
 
 
+def test_an_optimizer_without_moments_moves_nearly_every_entry_too(world, start, tmp_path):
+    flags = {"torch_dtype": "bfloat16", "learning_rate": 4e-6, "max_steps": 4, "optim": "adafactor"}
+    values = trained_values(train(world, tmp_path / "run", **flags))
+    moved = sum(int((value != start[name]).sum()) for name, value in values.items())
+    assert moved > 0.99 * sum(value.numel() for value in values.values())
+
+
 def test_checkpoints_hold_float32_and_load_in_the_type_of_their_base(world, tmp_path):
     checkpoint = train(world, tmp_path / "run", torch_dtype="bfloat16", max_steps=1)
     assert {value.dtype for value in trained_values(checkpoint).values()} == {torch.float32}
@@ -81,8 +88,9 @@ def test_checkpoints_hold_float32_and_load_in_the_type_of_their_base(world, tmp_
     assert {parameter.dtype for parameter in policy.model.parameters()} == {torch.bfloat16}
 
 
-def test_a_resumed_run_ends_with_the_same_bytes(world, tmp_path):
-    flags = {"torch_dtype": "bfloat16", "save_steps": 2, "learning_rate": 1e-3}
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor"])
+def test_a_resumed_run_ends_with_the_same_bytes(world, tmp_path, optimizer):
+    flags = {"torch_dtype": "bfloat16", "save_steps": 2, "learning_rate": 1e-3, "optim": optimizer}
     whole = train(world, tmp_path / "whole", max_steps=4, **flags)
     train(world, tmp_path / "cut", max_steps=4, **flags)
     shutil.rmtree(tmp_path / "cut" / "checkpoint-4")

@@ -21,7 +21,15 @@ from tools.sweeps.runs import flags_of
 from tools.sweeps.settings import EvaluationSettings, RunSettings, SweepSettings
 
 SHELLCHECK = shutil.which("shellcheck")
-SCRIPTS = ("train.sh", "train_loop.sh", "tools/launch.sh", "tools/demo.sh", "evaluate.sh", "get_kg_metric.sh")
+SCRIPTS = (
+    "train.sh",
+    "train_loop.sh",
+    "tools/launch.sh",
+    "tools/demo.sh",
+    "evaluate.sh",
+    "get_kg_metric.sh",
+    "configs/slurm.sh",
+)
 
 
 @pytest.fixture

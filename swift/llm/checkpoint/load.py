@@ -19,7 +19,7 @@ from swift.llm.checkpoint.layouts import read_checkpoint
 from swift.llm.checkpoint.load_hf import is_other_model, load_other_model
 from swift.llm.checkpoint.tokenizers import load_tokenizer
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
-from swift.llm.policy import Policy, look_both_ways
+from swift.llm.policy import Policy, look_both_ways, skip_pooling
 from swift.utils.errors import UserError, one_line
 from swift.utils.logger import get_logger
 
@@ -81,6 +81,7 @@ def _load_phi4(folder: PolicyFolder, dtype: torch.dtype | str, attention: str, d
     read_generation_config(model, checkpoint)
     _activate(model, checkpoint.adapters)
     look_both_ways(model)
+    skip_pooling(model)
     return Policy(model, tokenizer, processor, checkpoint.folder, checkpoint.own_head, checkpoint.fingerprint())
 
 

@@ -21,12 +21,17 @@ class TemplateBase:
 
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: tuple[int, ...]
-    longest_prompt: int = 0
+    prompt_lengths: tuple[int, int] | None = None
     _cache: ImageCache
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:
         """See `Template.encode_prompt`."""
         raise NotImplementedError
+
+    def note_length(self, length: int) -> None:
+        """Take a prompt of ``length`` tokens into ``prompt_lengths``."""
+        shortest, longest = self.prompt_lengths or (length, length)
+        self.prompt_lengths = min(shortest, length), max(longest, length)
 
     def encode_prompts(self, records: Sequence[Record]) -> list[EncodedPrompt]:
         """The prompt of each record, with their images decoded in parallel. Raises UserError as ``encode_prompt``."""

@@ -85,7 +85,7 @@ class ProcessorTemplate(TemplateBase):
             try:
                 sizes = [image_size(source) for source in record.images]
                 ids, _, _ = self._encode_turns(record, [self.image_processor.text_for(*size) for size in sizes])
-                self.longest_prompt = max(self.longest_prompt, len(ids))
+                self.note_length(len(ids))
             except UserError as error:
                 problems.append(f"{record.source}: {error}")
         raise_problems(problems)

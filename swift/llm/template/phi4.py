@@ -106,7 +106,7 @@ class Phi4Template(TemplateBase):
                         counts[source.key] = self._count_tokens(source)
                 ids, _, _ = self._encode_turns(record, [counts[source.key] for source in record.images])
                 self._check_length(len(ids))
-                self.longest_prompt = max(self.longest_prompt, len(ids))
+                self.note_length(len(ids))
             except UserError as error:
                 problems.append(f"{record.source}: {error}")
         raise_problems(problems)

@@ -30,7 +30,7 @@ class Template(Protocol):
     stop_token_ids: tuple[int, ...]  # end a completion
     banned_token_ids: tuple[int, ...]  # never generated
     pad_token_id: int
-    longest_prompt: int  # tokens of the longest prompt that check_prompts has seen; 0 before
+    prompt_lengths: tuple[int, int] | None  # tokens of the shortest and longest prompt that check_prompts has seen
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:
         """The record's turns and images, up to the point where the assistant begins. Raises UserError, naming the

@@ -31,7 +31,7 @@ from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
 from swift.plugin.rewards import reward_matrix, reward_metrics
-from swift.trainers.data import PromptDataset, PromptItem, example_prompts, longest_prompt
+from swift.trainers.data import PromptDataset, PromptItem, example_prompts, prompt_lengths
 from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
@@ -141,16 +141,21 @@ class GRPOTrainer(PolicyTrainer):
         return choose_paths(self.model, self.template, example_prompts(self.train_dataset))
 
     def memory_plan(self) -> MemoryPlan:
-        """The memory that this process will take. All micro-batches of a step are rolled out at once."""
+        """The memory that this process will take."""
+        return self.plan(self.largest_step(), 0 if self.reference is None else self.reference.nbytes())
+
+    def largest_step(self) -> Load:
+        """What a step takes at most. All its micro-batches are rolled out at once."""
         args, per_update = self.args, self.prompts_per_device
-        load = Load(
+        shortest, longest = prompt_lengths(self.train_dataset)
+        return Load(
             prompts=min(per_update * args.gradient_accumulation_steps, len(self.train_dataset)),
-            prompt_tokens=longest_prompt(self.train_dataset),
+            shortest_prompt=shortest,
+            longest_prompt=longest,
             group_size=args.num_generations,
             completion_tokens=args.max_completion_length,
             prompts_per_update=min(per_update, len(self.train_dataset)),
         )
-        return self.plan(load, 0 if self.reference is None else self.reference.nbytes())
 
     # -- sampling ------------------------------------------------------------------------------------------------
 
