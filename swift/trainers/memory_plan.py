@@ -141,7 +141,6 @@ def plan_memory(
     state = next((value for word, value in STATE_BYTES.items() if word in optimizer), ADAM_BYTES)
     copies = 0 if narrow == FLOAT32 else narrow * trained
     gradients = FLOAT32 * trained / split["gradients"]
-    token = _cached_bytes(config, narrow)
     return MemoryPlan(
         held={
             FROZEN: frozen / split["weights"],
@@ -149,16 +148,7 @@ def plan_memory(
             "optimizer state": state * trained / split["optimizer"],
             "reference": reference / split["weights"],
         },
-        rollout={}
-        if load.prompts == 0
-        else {
-            "trained weights in the compute type": copies,
-            KEYS: token * load.cached_tokens,
-            ACTIVATIONS: max(
-                _passing_bytes(config, narrow) * load.prompts * load.longest_prompt,
-                SAMPLED_BYTES * config.vocab_size * load.rows,
-            ),
-        },
+        rollout=_rollout_parts(config, load, narrow, copies) if load.prompts else {},
         update={
             "gradients": gradients,  # freed after each step, so no rollout holds them
             **({"gradients in buckets": gradients} if buckets else {}),
@@ -167,12 +157,21 @@ def plan_memory(
             ACTIVATIONS: _saved_bytes(config, narrow, checkpointing) * load.update_tokens,
         },
         least={
-            KEYS: token * load.least_cached_tokens,
+            KEYS: _cached_bytes(config, narrow) * load.least_cached_tokens,
             CASTS: 0.0,
             LOGITS: _logits_bytes(config, load.prompts_per_update),
             ACTIVATIONS: 0.0,
         },
     )
+
+
+def _rollout_parts(config: PreTrainedConfig, load: Load, narrow: int, copies: float) -> dict[str, float]:
+    passing = _passing_bytes(config, narrow) * load.prompts * load.longest_prompt
+    return {
+        "trained weights in the compute type": copies,
+        KEYS: _cached_bytes(config, narrow) * load.cached_tokens,
+        ACTIVATIONS: max(passing, SAMPLED_BYTES * config.vocab_size * load.rows),
+    }
 
 
 def _cached_bytes(config: PreTrainedConfig, narrow: int) -> float:
@@ -182,14 +181,14 @@ def _cached_bytes(config: PreTrainedConfig, narrow: int) -> float:
 
 
 def _passing_bytes(config: PreTrainedConfig, narrow: int) -> float:
-    """What one layer holds of a token in a pass without gradients: both halves of its MLP, their product, and four
-    hidden states."""
+    """Bytes that one layer holds of a token in a pass without gradients: both halves of its MLP, their product, and
+    four hidden states."""
     return narrow * (3.0 * getattr(config, "intermediate_size", config.hidden_size) + 4 * config.hidden_size)
 
 
 def _saved_bytes(config: PreTrainedConfig, narrow: int, checkpointing: bool) -> float:
-    """What the decoder saves of a token for the backward pass. With ``checkpointing`` it is the input of each layer and
-    about two layers that are computed again."""
+    """Bytes that the decoder saves of a token for the backward pass. With ``checkpointing`` it is the input of each
+    layer and about two layers that are computed again."""
     layers = 2 if checkpointing else config.num_hidden_layers
     inputs = config.num_hidden_layers if checkpointing else 0
     return float(narrow * config.hidden_size * (SAVED_PER_LAYER * layers + inputs))

@@ -64,7 +64,7 @@ def gpu_of(monkeypatch):
 
 @pytest.fixture
 def messages(caplog):
-    """What the project's logger says in the test."""
+    """Messages of the project's logger in the test."""
     logging.getLogger("chex").addHandler(caplog.handler)
     yield caplog
     logging.getLogger("chex").removeHandler(caplog.handler)

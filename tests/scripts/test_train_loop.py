@@ -22,14 +22,9 @@ from tools.sweeps.settings import EvaluationSettings, RunSettings, SweepSettings
 
 SHELLCHECK = shutil.which("shellcheck")
 SCRIPTS = (
-    "train.sh",
-    "train_loop.sh",
-    "tools/launch.sh",
-    "tools/demo.sh",
-    "evaluate.sh",
-    "get_kg_metric.sh",
+    "train.sh", "train_loop.sh", "tools/launch.sh", "tools/demo.sh", "evaluate.sh", "get_kg_metric.sh",
     "configs/slurm.sh",
-)
+)  # fmt: skip
 
 
 @pytest.fixture
