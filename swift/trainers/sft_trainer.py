@@ -64,7 +64,7 @@ class SFTTrainer(PolicyTrainer):
         return self.plan(self.largest_step())
 
     def largest_step(self) -> Load:
-        """What a step takes at most, without a rollout. The longest solution is the one with the most characters."""
+        """The largest step, without a rollout. The longest solution is the one with the most characters."""
         prompts, args = self.train_dataset.prompts, self.args
         solution = max((record.solution for record in prompts.records), key=len)
         shortest, longest = prompt_lengths(prompts)

@@ -33,7 +33,7 @@ CONTROL_IDS = {
     USER: 200021,
     turn_token("system"): 200022,
 }
-PUBLISHED = {
+PUBLISHED_SIZES = {
     "vocab_size": 200064,
     "hidden_size": 3072,
     "intermediate_size": 8192,
@@ -60,7 +60,7 @@ def rehearsal_config(layers: int | None = None, file: Path | None = None) -> Phi
     try:
         if stated.get("model_type") == REMOTE:
             stated = native_config(stated, {}, CONTROL_IDS)
-        settings = PUBLISHED | stated | more
+        settings = PUBLISHED_SIZES | stated | more
         settings = {name: value for name, value in settings.items() if name not in ("model_type", "architectures")}
         config = Phi4MultimodalConfig(**{"rope_parameters": _rope(settings)} | settings)
     except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -145,7 +145,7 @@ class GRPOTrainer(PolicyTrainer):
         return self.plan(self.largest_step(), 0 if self.reference is None else self.reference.nbytes())
 
     def largest_step(self) -> Load:
-        """What a step takes at most. All its micro-batches are rolled out at once."""
+        """The largest step. All its micro-batches are rolled out at once."""
         args, per_update = self.args, self.prompts_per_device
         shortest, longest = prompt_lengths(self.train_dataset)
         return Load(
