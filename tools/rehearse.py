@@ -29,7 +29,7 @@ from tools.rehearsal.sizes import rehearsal_config
 from tools.rehearsal.trainer import RehearsalTrainer
 from utils.get_knowledge_graph import extractor_name
 
-REWARDS_FILE = Path(__file__).resolve().parents[1] / "plugin.py"
+REWARDS = Path(__file__).resolve().parents[1] / "plugin.py"
 RESULT = "rehearsal.json"  # in the folder of the run
 
 
@@ -64,7 +64,7 @@ def training_flags(own: argparse.Namespace, flags: Sequence[str]) -> list[str]:
         "--model", own.model or str(own.folder / "policy"),
         "--dataset", *(own.dataset or [str(own.folder / "data" / "train.json")]),
         "--output_dir", str(own.folder / "run"), "--overwrite_output_dir", "true", "--max_steps", "1",
-        "--external_plugins", str(REWARDS_FILE), "--reward_funcs", "external_r1v_acc", "external_kg_jac",
+        "--external_plugins", str(REWARDS), "--reward_funcs", "external_r1v_acc", "external_kg_jac",
         *trains, *flags,
     ]  # fmt: skip
 

@@ -139,9 +139,7 @@ class RunArguments(TrainingArguments):
     resume_from_checkpoint: str | None = _flag(
         "true: resume from the newest checkpoint in output_dir, if any; or a checkpoint folder", nargs="?", const="true"
     )
-    resume_changed: bool = _flag(
-        "resume although flags, data or base weights have changed, and note the changes", False
-    )
+    resume_changed: bool = _flag("resume although flags, data or base weights changed, and note the changes", False)
     overwrite_output_dir: bool = _flag("start anew in a folder that holds another run", False)
     rollout_gather: Literal["auto", "once", "layer"] = _flag(
         "weights divided by ZeRO-3 or FSDP2 are gathered for a rollout all at once, or layer by layer at every token; "

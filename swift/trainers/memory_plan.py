@@ -12,7 +12,7 @@ shortest prompts and one token each.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -32,9 +32,10 @@ SAVED_PER_LAYER = (
     34  # values of the hidden size that a decoder layer keeps per token for its backward; measured: 20 to 28
 )
 LOGITS_CHUNKS = 3  # logits, their exponentials and the gradient of a chunk live at once
+ADAFACTOR_COPIES = 2  # float32 copies of the tensor that it updates
 SAMPLED_BYTES = 30  # per row and entry of the vocabulary, while a token is drawn (estimate)
 FROZEN, KEYS, CASTS = "frozen weights", "keys and values", "casts of trained weights"
-LOGITS, ACTIVATIONS = "logits", "activations (estimate)"
+LOGITS, ACTIVATIONS, SQUARES = "logits", "activations (estimate)", "squares of the largest gradient"
 
 
 @dataclass(frozen=True)
@@ -80,31 +81,36 @@ class Load:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes by part in the worst case. ``held`` is there throughout, ``rollout`` and ``update`` in turn. ``least``
-    names the parts of a stage that may take less, with the bytes that they take for certain."""
+    """Bytes by part in the worst case. ``held`` is there throughout, the three stages (``step`` is the optimizer's) in
+    turn. ``least`` names the parts of a stage that may take less, with the bytes that they take for certain."""
 
     held: Mapping[str, float]
-    rollout: Mapping[str, float]
-    update: Mapping[str, float]
-    least: Mapping[str, float]
+    rollout: Mapping[str, float] = field(default_factory=dict)
+    update: Mapping[str, float] = field(default_factory=dict)
+    step: Mapping[str, float] = field(default_factory=dict)
+    least: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> dict[str, Mapping[str, float]]:
+        """The stages by their names in the log."""
+        return {"rollout": self.rollout, "update": self.update, "optimizer step": self.step}
 
     @property
     def certain(self) -> float:
         """Bytes that the run cannot do without."""
-        stages = [sum(self.least.get(part, value) for part, value in s.items()) for s in (self.rollout, self.update)]
+        stages = [sum(self.least.get(part, n) for part, n in stage.items()) for stage in self.stages.values()]
         return sum(self.held.values()) + max(stages)
 
     @property
     def peak(self) -> float:
         """Bytes at the worst moment, activations estimated."""
-        return sum(self.held.values()) + max(sum(self.rollout.values()), sum(self.update.values()))
+        return sum(self.held.values()) + max(sum(stage.values()) for stage in self.stages.values())
 
     def lines(self) -> list[str]:
         """A table for the log, one part a line, in GB (1e9 bytes)."""
         rows = [
             *self.held.items(),
-            *((f"rollout: {name}", value) for name, value in self.rollout.items()),
-            *((f"update: {name}", value) for name, value in self.update.items()),
+            *((f"{stage}: {part}", value) for stage, parts in self.stages.items() for part, value in parts.items()),
             ("at the least", self.certain),
             ("peak", self.peak),
         ]
@@ -134,30 +140,33 @@ def plan_memory(
         split: over how many processes "weights", "gradients" and "optimizer" are divided (``processes_per_part``).
         buckets: DistributedDataParallel keeps the gradients a second time, in the buckets that it sends.
     """
-    narrow = compute.itemsize
-    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    config = model.config.get_text_config()
-    state = next((value for word, value in STATE_BYTES.items() if word in optimizer), ADAM_BYTES)
-    copies = 0 if narrow == FLOAT32 else narrow * trained
-    gradients = FLOAT32 * trained / split["gradients"]
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+    narrow, config = compute.itemsize, model.config.get_text_config()
+    copies = 0 if narrow == FLOAT32 else narrow * sum(sizes)
+    gradients = {"gradients": FLOAT32 * sum(sizes) / split["gradients"]}  # freed after a step: no rollout holds them
+    if buckets:
+        gradients["gradients in buckets"] = gradients["gradients"]
+    squares = {SQUARES: ADAFACTOR_COPIES * FLOAT32 * max(sizes, default=0)} if "adafactor" in optimizer else {}
+    token = _cached_bytes(config, narrow)
+    reading = _passing_bytes(config, narrow) * load.prompts * load.longest_prompt
     return MemoryPlan(
-        held={
-            FROZEN: frozen / split["weights"],
-            "trained weights in float32": FLOAT32 * trained / split["weights"],
-            "optimizer state": state * trained / split["optimizer"],
-            "reference": reference / split["weights"],
-        },
-        rollout=_rollout_parts(config, load, narrow, copies) if load.prompts else {},
-        update={
-            "gradients": gradients,  # freed after each step, so no rollout holds them
-            **({"gradients in buckets": gradients} if buckets else {}),
+        held=_held_bytes(model, optimizer, split) | {"reference": reference / split["weights"]},
+        rollout={
+            "trained weights in the compute type": copies,
+            KEYS: token * load.cached_tokens,
+            ACTIVATIONS: max(reading, SAMPLED_BYTES * config.vocab_size * load.rows),
+        }
+        if load.prompts
+        else {},
+        update=gradients
+        | {
             CASTS: copies,  # autograd keeps them, unless activations are computed again
             LOGITS: _logits_bytes(config, load.scored_tokens),
             ACTIVATIONS: _saved_bytes(config, narrow, checkpointing) * load.update_tokens,
         },
+        step=gradients | squares,
         least={
-            KEYS: _cached_bytes(config, narrow) * load.least_cached_tokens,
+            KEYS: token * load.least_cached_tokens,
             CASTS: 0.0,
             LOGITS: _logits_bytes(config, load.prompts_per_update),
             ACTIVATIONS: 0.0,
@@ -165,12 +174,15 @@ def plan_memory(
     )
 
 
-def _rollout_parts(config: PreTrainedConfig, load: Load, narrow: int, copies: float) -> dict[str, float]:
-    passing = _passing_bytes(config, narrow) * load.prompts * load.longest_prompt
+def _held_bytes(model: nn.Module, optimizer: str, split: Mapping[str, int]) -> dict[str, float]:
+    """Weights and optimizer state by part."""
+    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    state = next((value for word, value in STATE_BYTES.items() if word in optimizer), ADAM_BYTES)
     return {
-        "trained weights in the compute type": copies,
-        KEYS: _cached_bytes(config, narrow) * load.cached_tokens,
-        ACTIVATIONS: max(passing, SAMPLED_BYTES * config.vocab_size * load.rows),
+        FROZEN: frozen / split["weights"],
+        "trained weights in float32": FLOAT32 * trained / split["weights"],
+        "optimizer state": state * trained / split["optimizer"],
     }
 
 
@@ -181,14 +193,14 @@ def _cached_bytes(config: PreTrainedConfig, narrow: int) -> float:
 
 
 def _passing_bytes(config: PreTrainedConfig, narrow: int) -> float:
-    """Bytes that one layer holds of a token in a pass without gradients: both halves of its MLP, their product, and
-    four hidden states."""
+    """Bytes of a token in one layer, in a pass without gradients: both halves of its MLP, their product, and four
+    hidden states."""
     return narrow * (3.0 * getattr(config, "intermediate_size", config.hidden_size) + 4 * config.hidden_size)
 
 
 def _saved_bytes(config: PreTrainedConfig, narrow: int, checkpointing: bool) -> float:
-    """Bytes that the decoder saves of a token for the backward pass. With ``checkpointing`` it is the input of each
-    layer and about two layers that are computed again."""
+    """Bytes of a token that the decoder saves for the backward pass: with ``checkpointing`` the input of each layer
+    and about two layers that are computed again."""
     layers = 2 if checkpointing else config.num_hidden_layers
     inputs = config.num_hidden_layers if checkpointing else 0
     return float(narrow * config.hidden_size * (SAVED_PER_LAYER * layers + inputs))
@@ -227,7 +239,7 @@ def refuse_large_model(model: nn.Module, device: torch.device) -> None:
     and memory runs out half way."""
     if device.type == "cuda":
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        plan = MemoryPlan({FROZEN: float(weights)}, {}, {}, {})
+        plan = MemoryPlan({FROZEN: float(weights)})
         refuse_what_cannot_fit(plan, torch.cuda.get_device_properties(device).total_memory)
 
 

@@ -94,6 +94,13 @@ def test_the_optimizer_decides_the_bytes_of_its_state(model, optimizer, bytes_pe
     assert plan(model, optimizer=optimizer).held["optimizer state"] == bytes_per_entry * trained(model)
 
 
+def test_adafactor_copies_the_largest_tensor_twice_in_its_step(model):
+    largest = max(p.numel() for p in model.parameters() if p.requires_grad)
+    step = plan(model, optimizer="adafactor").step
+    assert sum(step.values()) - step["gradients"] == 2 * 4 * largest
+    assert plan(model).step == {"gradients": step["gradients"]}
+
+
 def test_a_rollout_holds_every_completion_with_its_prompt(model):
     # 2 (keys, values) x 2 layers x 2 heads x 8 wide x 2 bytes = 128 bytes a token; 3 x 4 x (100 + 10) tokens
     assert plan(model).rollout["keys and values"] == 128 * 1320
@@ -133,13 +140,15 @@ def test_buckets_hold_the_gradients_again(model):
     assert sum(with_buckets.values()) - sum(without.values()) == without["gradients"]
 
 
-def test_the_peak_is_what_is_held_and_the_larger_stage(model):
+def test_the_peak_is_what_is_held_and_the_largest_stage(model):
     parts = plan(model)
-    assert parts.peak == sum(parts.held.values()) + max(sum(parts.rollout.values()), sum(parts.update.values()))
+    stages = (parts.rollout, parts.update, parts.step)
+    assert parts.peak == sum(parts.held.values()) + max(sum(stage.values()) for stage in stages)
 
 
 def test_what_is_certain_takes_the_least_of_each_part():
-    parts = MemoryPlan({"weights": 100.0}, {"cache": 50.0, "copies": 1.0}, {"gradients": 20.0}, {"cache": 5.0})
+    rollout, update = {"cache": 50.0, "copies": 1.0}, {"gradients": 20.0}
+    parts = MemoryPlan({"weights": 100.0}, rollout, update, least={"cache": 5.0})
     # 100 + the larger of 5 + 1 and 20; at the peak the larger is 50 + 1
     assert (parts.certain, parts.peak) == (120.0, 151.0)
 
@@ -168,7 +177,7 @@ def test_each_engine_divides_its_parts(stage, fsdp, weights, gradients, optimize
     ],
 )
 def test_what_cannot_fit_is_refused_with_a_remedy(held, least, largest, remedy):
-    parts = MemoryPlan(held, dict.fromkeys(least, 99e9), {}, least)
+    parts = MemoryPlan(held, dict.fromkeys(least, 99e9), least=least)
     refuse_what_cannot_fit(parts, 9e9)
     with pytest.raises(
         UserError, match=f"needs 9.0 GB and the device has 8.9 GB, most of it for {largest}; .*{remedy}"
