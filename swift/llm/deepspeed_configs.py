@@ -1,4 +1,4 @@
-"""DeepSpeed: the configurations named ``zero2`` and ``zero3``, checks, and loading models without its help.
+"""DeepSpeed: the configurations named ``zero2``, ``zero3`` and so on, checks, and loading models without its help.
 
 Transformers replaces "auto" by values of the other flags.
 """
@@ -38,10 +38,16 @@ DEEPSPEED_CONFIGS: dict[str, dict[str, Any]] = {
         }
     },
 }
+_ON_CPU = {"device": "cpu", "pin_memory": True}
+for _name, _parts in (("zero2", ("optimizer",)), ("zero3", ("optimizer", "param"))):
+    _stage = DEEPSPEED_CONFIGS[_name]["zero_optimization"] | {f"offload_{part}": _ON_CPU for part in _parts}
+    DEEPSPEED_CONFIGS[f"{_name}_offload"] = _ZERO_COMMON | {"zero_optimization": _stage}
+for _number in (0, 1):
+    DEEPSPEED_CONFIGS[f"zero{_number}"] = _ZERO_COMMON | {"zero_optimization": {"stage": _number}}
 
 
 def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
-    """The configuration for ``zero2`` or ``zero3``; the path of a file and a dict stay as they are. Raises UserError if
+    """The configuration of that name, such as ``zero2``; the path of a file and a dict stay as they are. Raises UserError if
     deepspeed is not installed or there is no such file."""
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
