@@ -113,18 +113,20 @@ def generate(
     uniforms: Tensor | None = None,
     *,
     shared: bool = True,
+    synced: bool = False,
 ) -> Completions:
     """Sample ``group_size`` (G) completions of each prompt. Returns N = B * G completions, groups adjacent.
 
     A prompt is prefilled once if ``shared``, otherwise once per completion. ``uniforms`` [N, max_new_tokens] are
-    required unless sampling is greedy.
+    required unless sampling is greedy. If ``synced``, all processes make as many forward passes as the one with the
+    longest completion, as a model needs that is gathered layer by layer.
     """
     # A group of one has no prompt to share, so transformers may prefill it, except for Phi-4, whose images would be
     # encoded again at every token.
     shared = shared and (group_size > 1 or is_phi4(model))
     watch = NanWatch()
     draw = sampling_processors(sampling, uniforms, prompts, watch)
-    tokens = decode(model, prompts, group_size, sampling, draw, shared=shared)
+    tokens = decode(model, prompts, group_size, sampling, draw, shared=shared, synced=synced)
     watch.check()
     return trim(tokens, sampling.stop_token_ids)
 
@@ -137,6 +139,7 @@ def decode(
     processors: LogitsProcessorList,
     *,
     shared: bool,
+    synced: bool = False,
 ) -> Tensor:
     """The tokens [N, C] that ``processors`` choose, including any after a stop token."""
     if shared:
@@ -151,6 +154,7 @@ def decode(
             attention_mask=rows.mask.long(),
             generation_config=generation_config(sampling, sampling.max_new_tokens),
             logits_processor=processors,
+            synced_gpus=synced,
             **inputs,
         )
     return output[:, rows.input_ids.shape[1] :]

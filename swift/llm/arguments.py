@@ -18,7 +18,7 @@ from typing import Any, Literal
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from swift.llm.deepspeed_configs import check_mismatches, deepspeed_config
+from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config
 from swift.llm.ms_swift_arguments import (
     BuiltInRewardFlags,
     GroupFlags,
@@ -27,6 +27,7 @@ from swift.llm.ms_swift_arguments import (
     PromptFlags,
     adapt_adapters,
     adapt_batch,
+    installed_trackers,
     warn_of_frozen_parts,
 )
 from swift.llm.ms_swift_arguments import flag as _flag
@@ -36,9 +37,7 @@ from swift.llm.resume import resume_folder
 from swift.utils.distributed import check_world_size, runs_on_cpu
 from swift.utils.errors import UserError
 from swift.utils.flags import FlagParser
-from swift.utils.logger import get_logger
 
-logger = get_logger()
 
 @dataclass
 class ModelArguments(LoraFlags):
@@ -129,6 +128,11 @@ class RunArguments(OrderFlags, TrainingArguments):
         "resume although flags, data or base weights have changed, and note the changes", False
     )
     overwrite_output_dir: bool = _flag("start anew in a folder that holds another run", False)
+    rollout_gather: Literal["auto", "once", "layer"] = _flag(
+        "weights divided by ZeRO-3 or FSDP2 are gathered for a rollout all at once, or layer by layer at every token; "
+        "auto: once if they fit",
+        "auto",
+    )
     remove_unused_columns: bool = False
 
     _argument_group_name = "training (and every other flag of transformers.TrainingArguments)"
@@ -153,12 +157,15 @@ class RunArguments(OrderFlags, TrainingArguments):
                 setattr(self, new, getattr(self, old))
         if self.deepspeed is not None:
             self.deepspeed = deepspeed_config(self.deepspeed)
+        if isinstance(self.fsdp, str) and self.fsdp.lower() in ("true", "false"):
+            self.fsdp = True if self.fsdp.lower() == "true" else None
         self.use_cpu = self.use_cpu or runs_on_cpu()
         super().__post_init__()
         check_world_size(self.world_size)
         if self.deepspeed is not None:
             check_mismatches(self.hf_deepspeed_config.mismatches)
-        self.report_to = _installed_trackers(self.report_to)
+            check_precision(self.hf_deepspeed_config)
+        self.report_to = installed_trackers(self.report_to)
 
     def _check_finite(self) -> None:
         for setting in dataclasses.fields(self):
@@ -316,19 +323,3 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
         raise UserError(f"--{name} is not JSON: {error}; quote it as '{{\"key\": value}}'") from error
     _require(isinstance(value, dict), f"--{name} must be a JSON object, as in '{{\"key\": value}}'")
     return value
-
-
-def _installed_trackers(names: list[str]) -> list[str]:
-    """The trackers whose packages are installed, with a warning for the others. Raises UserError for unknown names."""
-    if not names:
-        return names
-    from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    installed = get_available_reporting_integrations()
-    for name in names:
-        known = name in installed or name in INTEGRATION_TO_CALLBACK
-        _require(known, f"--report_to {name}: no such tracker; name one that transformers knows, or none")
-        if name not in installed:
-            logger.warning("--report_to %s: its package is not installed, so nothing is sent to it", name)
-    return [name for name in names if name in installed]

@@ -38,17 +38,25 @@ DEEPSPEED_CONFIGS: dict[str, dict[str, Any]] = {
         }
     },
 }
-_ON_CPU = {"device": "cpu", "pin_memory": True}
-for _name, _parts in (("zero2", ("optimizer",)), ("zero3", ("optimizer", "param"))):
-    _stage = DEEPSPEED_CONFIGS[_name]["zero_optimization"] | {f"offload_{part}": _ON_CPU for part in _parts}
-    DEEPSPEED_CONFIGS[f"{_name}_offload"] = _ZERO_COMMON | {"zero_optimization": _stage}
-for _number in (0, 1):
-    DEEPSPEED_CONFIGS[f"zero{_number}"] = _ZERO_COMMON | {"zero_optimization": {"stage": _number}}
+
+
+def _offloaded(name: str, *parts: str) -> dict[str, Any]:
+    """The configuration of that name with these parts in the host's memory."""
+    places = {f"offload_{part}": {"device": "cpu", "pin_memory": True} for part in parts}
+    return _ZERO_COMMON | {"zero_optimization": DEEPSPEED_CONFIGS[name]["zero_optimization"] | places}
+
+
+DEEPSPEED_CONFIGS |= {
+    "zero0": _ZERO_COMMON | {"zero_optimization": {"stage": 0}},
+    "zero1": _ZERO_COMMON | {"zero_optimization": {"stage": 1}},
+    "zero2_offload": _offloaded("zero2", "optimizer"),
+    "zero3_offload": _offloaded("zero3", "optimizer", "param"),
+}
 
 
 def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
-    """The configuration of that name, such as ``zero2``; the path of a file and a dict stay as they are. Raises UserError if
-    deepspeed is not installed or there is no such file."""
+    """The configuration of that name, such as ``zero2``; the path of a file and a dict stay as they are. Raises UserError
+    if deepspeed is not installed or there is no such file."""
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
     if isinstance(value, dict) or Path(value).is_file():
@@ -64,6 +72,16 @@ def check_mismatches(mismatches: Sequence[str]) -> None:
     if mismatches:
         listed = ", ".join(line.removeprefix("- ds ").replace(" vs hf ", " against ") for line in mismatches)
         raise UserError(f'--deepspeed: the file contradicts the flags ({listed}); set the values in the file to "auto"')
+
+
+def check_precision(config: Any) -> None:
+    """Raise UserError if DeepSpeed would keep the weights in half precision, from transformers' view of its settings."""
+    for kind in ("bf16", "fp16"):
+        if config.is_true(f"{kind}.enabled"):
+            raise UserError(
+                f"--deepspeed with {kind} would round what trains; leave --{kind} out: --torch_dtype bfloat16 computes "
+                "in bfloat16 and trains in float32"
+            )
 
 
 @contextmanager

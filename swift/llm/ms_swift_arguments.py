@@ -44,7 +44,9 @@ class LoraFlags:
     target_modules: list[str] = flag_list("linear layers of the decoder that train_type lora adapts", ALL_LINEAR)
     target_regex: str | None = flag("regular expression of the layers that train_type lora adapts, by whole names")
     lora_dropout: float = flag("dropout of adapters that train_type lora adds", 0.0)
-    freeze_vit: bool | None = flag("as in ms-swift; --train_type and --trainable decide, and a warning says if they differ")
+    freeze_vit: bool | None = flag(
+        "as in ms-swift; --train_type and --trainable decide, and a warning says if they differ"
+    )
     freeze_aligner: bool | None = flag("as freeze_vit")
     freeze_llm: bool | None = flag("as freeze_vit")
 
@@ -179,3 +181,19 @@ def warn_of_frozen_parts(model: Any) -> None:
     if differing:
         flags = ", ".join(f"--{name} {str(asked[name]).lower()}" for name in differing)
         logger.warning("%s without effect: --train_type and --trainable choose the parameters that train", flags)
+
+
+def installed_trackers(names: list[str]) -> list[str]:
+    """The trackers whose packages are installed, with a warning for the others. Raises UserError for unknown names."""
+    if not names:
+        return names
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    installed = get_available_reporting_integrations()
+    for name in names:
+        known = name in installed or name in INTEGRATION_TO_CALLBACK
+        require(known, f"--report_to {name}: no such tracker; name one that transformers knows, or none")
+        if name not in installed:
+            logger.warning("--report_to %s: its package is not installed, so nothing is sent to it", name)
+    return [name for name in names if name in installed]

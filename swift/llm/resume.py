@@ -16,7 +16,11 @@ from swift.utils.run_folder import complete_checkpoints, finished_step
 
 logger = get_logger()
 
-RESUMED = {"resume_changed", "image_root"}  # flags that may differ when a run is resumed, beside those that only watch
+# Flags that may differ when a run is resumed, beside those that only watch: an engine changes roundings only.
+RESUMED = {
+    "resume_changed", "image_root", "rollout_gather", "deepspeed", "fsdp", "fsdp_config", "use_cpu", "ddp_backend",
+    "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_find_unused_parameters",
+}  # fmt: skip
 
 
 def resume_folder(output_dir: str, resume: str | None, overwrite: bool, only_model: bool = False) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from swift.llm.arguments import RunArguments
 from swift.llm.checkpoint.checksums import CHECKSUMS, checksums
-from swift.llm.checkpoint.save import is_small, load_weights, save_policy
-from swift.llm.policy import Policy, trainable_parameters
+from swift.llm.checkpoint.save import is_small, save_policy
+from swift.llm.policy import Policy
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.finite import check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
@@ -27,6 +28,8 @@ from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
+from swift.trainers.sharding.parameters import is_sharded
+from swift.trainers.sharding.trainer import ShardedTrainer
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
@@ -101,7 +104,7 @@ class FollowEpoch(TrainerCallback):
         self.order.set_epoch(int(state.epoch or 0))
 
 
-class PolicyTrainer(Trainer):
+class PolicyTrainer(ShardedTrainer):
     """A `transformers.Trainer` over prompts whose checkpoints are policy folders.
 
     ``prompts_per_device`` is the number of dataset items (prompts, or groups of them) in a micro-batch of one process.
@@ -186,7 +189,7 @@ class PolicyTrainer(Trainer):
     def computing_weights(self) -> Iterator[None]:
         """Within the block, hold what trains in the type that the model computes in, so that decoding does not cast it
         at every token. For passes without gradients."""
-        if self.compute_type is None:
+        if self.compute_type is None or (self.synced and is_sharded(self.model)):
             yield
             return
         with Snapshot.of(self.model, self.compute_type).swapped_into(self.model):
@@ -282,7 +285,7 @@ class PolicyTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         means = Means()
         self.model.eval()
-        with self.computing_weights():
+        with self.whole_policy(), self.computing_weights():
             self._observe_own(dataset, means)
         # If any process has an item, process 0 has one. A process without items has observed no name.
         means.expect(broadcast_object_list([means.names])[0])
@@ -292,12 +295,14 @@ class PolicyTrainer(Trainer):
         return metrics
 
     def _observe_own(self, dataset: PromptDataset, means: Means) -> None:
-        """Observe the validation prompts of this process, a batch at a time."""
+        """Observe the validation prompts of this process, a batch at a time. Where processes must keep in step, one that
+        has no prompt left repeats the first one, which does not count."""
         own, size = range(self.args.process_index, len(dataset), self.args.world_size), self.args.eval_batch_size
-        for start in range(0, len(own), size):
-            items = dataset.items(own[start : start + size])
+        largest = math.ceil(len(dataset) / self.args.world_size) if self.synced else len(own)
+        for start in range(0, largest, size):
+            batch = own[start : start + size]
             dataset.prefetch(own[start + size : start + 2 * size])
-            self.observe_validation(items, means)
+            self.observe_validation(dataset.items(batch or [0]), means if batch else Means())
 
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
         """Add the figures of a batch of validation prompts to ``means``."""
@@ -313,7 +318,8 @@ class PolicyTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
-            check_weights(trainable_parameters(self.model), f"step {self.state.global_step}: no checkpoint is written")
+            trained = self.trained_tensors() if state_dict is None else state_dict
+            check_weights(trained, f"step {self.state.global_step}: no checkpoint is written")
             card = {**self.card, "step": self.state.global_step}
             folder = Path(output_dir or self.args.output_dir)
             save_policy(self.policy, folder, state_dict, full=self.args.save_full, card=card)
@@ -331,7 +337,4 @@ class PolicyTrainer(Trainer):
         """Take the weights of the best checkpoint, as `--load_best_model_at_end` asks."""
         best = Path(self.state.best_model_checkpoint)
         logger.info("best checkpoint: %s (%s %.4g)", best, self.args.metric_for_best_model, self.state.best_metric)
-        load_weights(self.model, best)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+        self._load_from_checkpoint(str(best))

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from swift.trainers.sharding.parameters import cut, is_sharded, local_part, release
+
 
 class Snapshot:
     """Copy of a model's trainable parameters, by name."""
@@ -44,6 +46,11 @@ class Snapshot:
                 return None
         return cls(values)
 
+    def divide(self, model: nn.Module) -> None:
+        """Keep only the parts that this process needs, once an engine has divided ``model`` or moved it."""
+        parameters = dict(model.named_parameters())
+        self.values = {name: cut(parameters[name], value) for name, value in self.values.items()}
+
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
         """Put the snapshot's values into ``model`` within the block. Its own tensors return afterwards, not copies."""
@@ -51,6 +58,10 @@ class Snapshot:
         missing = self.values.keys() - parameters.keys()
         if missing:
             raise ValueError(f"the snapshot holds {len(missing)} tensors that the model lacks, e.g. {min(missing)}")
+        if is_sharded(model):
+            with self._written_into(model, {name: parameters[name] for name in self.values}):
+                yield
+            return
         own = {name: parameters[name].data for name in self.values}
         try:
             for name, value in self.values.items():
@@ -60,6 +71,25 @@ class Snapshot:
             for name, value in own.items():
                 parameters[name].data = value
 
+    @contextmanager
+    @torch.no_grad()
+    def _written_into(self, model: nn.Module, parameters: dict[str, nn.Parameter]) -> Iterator[None]:
+        """Engines keep views of the parts they hold, so the values are written over them, and the model's own ones back
+        from copies."""
+        parts = {name: local_part(parameter) for name, parameter in parameters.items()}
+        own = {name: part.clone() for name, part in parts.items()}
+        try:
+            _overwrite(model, parts, self.values)
+            yield
+        finally:
+            _overwrite(model, parts, own)
+
     def nbytes(self) -> int:
         """Size of the copy in bytes."""
         return sum(value.numel() * value.element_size() for value in self.values.values())
+
+
+def _overwrite(model: nn.Module, parts: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    release(model)  # gathered copies would hold the old values
+    for name, part in parts.items():
+        part.copy_(values[name])

@@ -52,8 +52,12 @@ class SFTTrainer(PolicyTrainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
         """Train. Rows of several questions are packed if the model supports it."""
         announce_plan(self.memory_plan(), self.args.device)
-        self.packed = choose_paths(self.model, self.template, example_prompts(self.train_dataset.prompts)).packed
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def begin(self) -> None:
+        """Choose the fast path of scoring."""
+        with self.whole_policy():
+            self.packed = choose_paths(self.model, self.template, example_prompts(self.train_dataset.prompts)).packed
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take, without a rollout. The longest solution is the one with the most

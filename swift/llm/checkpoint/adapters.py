@@ -85,8 +85,17 @@ def add_adapter(model: nn.Module, adapter: Adapter, name: str) -> None:
 
 
 def fill_adapter(model: nn.Module, adapter: Adapter, name: str) -> None:
-    """Copy the adapter's tensors, and its head if it has one, into the model's adapter ``name``. Raises UserError if a
-    tensor of either has no counterpart of its shape in the other."""
+    """Copy the adapter's tensors, and its head if it has one, into the model's adapter ``name``. Raises UserError as
+    :func:`match_adapter` does."""
+    matched = match_adapter(model, adapter, name)
+    parameters = dict(model.named_parameters())
+    copy_tensors((stored, parameters[key].data) for key, stored in matched.items())
+
+
+def match_adapter(model: nn.Module, adapter: Adapter, name: str) -> dict[str, Stored]:
+    """The adapter's tensors, and its head if it has one, by their parameters' names in the model's adapter ``name``. A
+    tied head is untied for a head of its own. Raises UserError if a tensor of either has no counterpart of its shape in
+    the other."""
     file = _weights_file(adapter.folder)
     tensors = {remote_lora_name(key, name): stored for key, stored in adapter.tensors.items()}
     if adapter.head is not None:
@@ -100,12 +109,13 @@ def fill_adapter(model: nn.Module, adapter: Adapter, name: str) -> None:
             f"place, e.g. {min(wanted ^ tensors.keys())}; the adapter belongs to another base"
         )
     for key, stored in tensors.items():
-        if (shape := parameters[key].shape) != stored.shape:
+        shape = getattr(parameters[key], "ds_shape", parameters[key].shape)  # DeepSpeed empties divided parameters
+        if shape != stored.shape:
             raise UserError(
                 f"{file}: {key} has shape {stored.shape}, the model's {tuple(shape)}; "
                 "the adapter belongs to another base"
             )
-    copy_tensors((stored, parameters[key].data) for key, stored in tensors.items())
+    return tensors
 
 
 def save_adapter(

@@ -11,17 +11,17 @@ Both get a README.md with the trainer's facts about them. Folders are always wri
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
-from swift.llm.checkpoint.adapters import BASE, FOLDERS, HEAD_WEIGHT, fill_adapter, read_adapter, save_adapter
+from swift.llm.checkpoint.adapters import BASE, FOLDERS, HEAD_WEIGHT, match_adapter, read_adapter, save_adapter
 from swift.llm.checkpoint.card import write_card
 from swift.llm.checkpoint.folders import is_adapter
-from swift.llm.checkpoint.stored_tensors import copy_tensors, find_shards, list_tensors, listed
+from swift.llm.checkpoint.stored_tensors import Stored, copy_tensors, find_shards, list_tensors, listed
 from swift.llm.policy import Policy, trainable_parameters
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
@@ -74,23 +74,37 @@ def _base_weights(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tenso
     return weights
 
 
+def saved_names(names: Iterable[str]) -> list[str]:
+    """Those of the ``names`` in a state dict that an adapter folder may hold: adapters and the head."""
+    return [name for name in names if ".lora_" in name or name == HEAD_WEIGHT]
+
+
 @torch.no_grad()
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Copy a checkpoint of this very policy back into ``model``, to resume its run. Raises UserError if tensors are
     missing or have no place."""
+    matched = stored_weights(model, folder)
+    targets = model.state_dict()
+    copy_tensors((stored, targets[name]) for name, stored in matched.items())
+
+
+def stored_weights(model: nn.Module, folder: Path) -> dict[str, Stored]:
+    """The tensors of a checkpoint of this very policy by their names in the model's state dict. Raises UserError if
+    tensors are missing or have no place."""
     if is_adapter(folder):
-        fill_adapter(model, read_adapter(folder), "vision")
-        return
-    targets = {key.replace(".base_layer.", "."): value for key, value in model.state_dict().items()}
+        return match_adapter(model, read_adapter(folder), "vision")
+    targets = model.state_dict(keep_vars=True)
+    names = {key.replace(".base_layer.", "."): key for key in targets}
     stored = list_tensors(find_shards(folder))
-    held = {targets[key].data_ptr() for key in stored.keys() & targets.keys()}  # tied tensors are stored once
-    missing = {key for key, value in targets.items() if ".lora_" not in key and value.data_ptr() not in held}
-    problems = [listed("missing", missing), listed("without a place", stored.keys() - targets.keys())]
+    held = {id(targets[names[key]]) for key in stored.keys() & names.keys()}  # tied tensors are stored once
+    missing = {key for key, name in names.items() if ".lora_" not in key and id(targets[name]) not in held}
+    problems = [listed("missing", missing), listed("without a place", stored.keys() - names.keys())]
     if any(problems):
         raise UserError(
             f"{folder}: {'; '.join(filter(None, problems))}; the checkpoint is incomplete, or the run began with other "
             "flags"
         )
-    copy_tensors((tensor, targets[key]) for key, tensor in stored.items())
+    matched = {names[key]: tensor for key, tensor in stored.items()}
     for name in getattr(model, "peft_config", {}):
-        fill_adapter(model, read_adapter(folder / FOLDERS[name]), name)
+        matched |= match_adapter(model, read_adapter(folder / FOLDERS[name]), name)
+    return matched

@@ -16,19 +16,30 @@ from swift.trainers.rlhf_trainer.rollout import Rollout
 RollOutOthers = Callable[[int, set[int], int], Rollout]  # (groups, prompts taken already, attempt)
 
 
-def replace_flat_groups(rollout: Rollout, min_std: float, attempts: int, roll_out_others: RollOutOthers) -> Rollout:
+def replace_flat_groups(
+    rollout: Rollout,
+    min_std: float,
+    attempts: int,
+    roll_out_others: RollOutOthers,
+    *,
+    go_on: Callable[[bool], bool] = bool,
+) -> Rollout:
     """Replace flat groups, whose rewards have a standard deviation of ``min_std`` at most, by groups of other prompts
     that have more, in up to ``attempts`` attempts.
 
     ``roll_out_others(count, taken, attempt)`` samples ``count`` groups whose prompts are preferably outside ``taken``;
-    attempts count from 1. Groups that stay flat do not count in the loss.
+    attempts count from 1. Groups that stay flat do not count in the loss. ``go_on`` decides, from whether any group is
+    flat, if there is another attempt; a process without flat groups that goes on to keep in step with others samples
+    one group and drops it.
     """
     taken = {item.index for item in rollout.items}
     flat = (rollout.std <= min_std).nonzero().flatten().tolist()
     for attempt in range(1, attempts + 1):
-        if not flat:
+        if not go_on(bool(flat)):
             break
-        fresh = roll_out_others(len(flat), taken, attempt)
+        fresh = roll_out_others(max(1, len(flat)), taken, attempt)
+        if not flat:
+            continue
         taken |= {item.index for item in fresh.items}
         spread = (fresh.std > min_std).nonzero().flatten().tolist()
         order = list(range(len(rollout)))

@@ -119,13 +119,22 @@ class GRPOTrainer(PolicyTrainer):
         announce_plan(self.memory_plan(), self.args.device)
         if self.ref_model is not None:
             self.ref_model.to(self.args.device)
-        self.paths = self.probe()
-        self.keep_masters()
         self.share_embeddings = embeds_prompts_frozen(self.model)
         logger.info("image features: computed %s", "once per step" if self.share_embeddings else "again in every pass")
         if self.args.should_save:
             self.completions_log.truncate(finished_step(resume_from_checkpoint) if resume_from_checkpoint else 0)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def begin(self) -> None:
+        """Divide the reference as the policy was divided, and choose the fast paths."""
+        if self.reference is not None:
+            self.reference.divide(self.model)
+        with self.whole_policy():
+            self.paths = self.probe()
+
+    def rollout_bytes(self) -> float:
+        """Bytes that a rollout takes beside the weights, from the memory plan."""
+        return sum(self.memory_plan().rollout.values())
 
     def probe(self) -> Paths:
         """The fast paths that the model takes, measured (swift.engine.probe)."""
@@ -158,9 +167,9 @@ class GRPOTrainer(PolicyTrainer):
         if self.state.global_step % self.args.num_iterations == 0 or not self._micro_batches:
             self.model.eval()
             try:
-                with self.computing_weights():
+                with self.whole_policy(), self.computing_weights():
                     rollouts = self._sample(batches)
-                    self._micro_batches = [self._compare(rollout) for rollout in rollouts]
+                self._micro_batches = [self._compare(rollout) for rollout in rollouts]
             except torch.OutOfMemoryError as error:
                 prompts = sum(map(len, batches))
                 raise UserError(
@@ -178,7 +187,10 @@ class GRPOTrainer(PolicyTrainer):
         if self.args.dynamic_sample:
             min_std = self.args.min_group_std
             self.means.add("dropped_groups", float((rollout.std <= min_std).sum()), len(rollout))
-            rollout = replace_flat_groups(rollout, min_std, self.args.max_resample_times, self._roll_out_others)
+            anywhere = self.any_process if self.synced else bool
+            rollout = replace_flat_groups(
+                rollout, min_std, self.args.max_resample_times, self._roll_out_others, go_on=anywhere
+            )
         observe_rollout(self.means, rollout, self.reward_names, self.weights)
         starts = np.cumsum([0] + [len(batch) for batch in batches])
         return [rollout.select(range(start, stop)) for start, stop in itertools.pairwise(starts.tolist())]
@@ -192,7 +204,8 @@ class GRPOTrainer(PolicyTrainer):
                 embeds = prompt_embeddings(self.model, prompts.input_ids, prompts.image_inputs())
                 prompts = prompts.with_embeds(embeds)
             uniforms = self._uniforms(items, attempt)
-            completions = generate(self.model, prompts, size, self.sampling, uniforms, shared=self.paths.shared)
+            shared, synced = self.paths.shared, self.synced
+            completions = generate(self.model, prompts, size, self.sampling, uniforms, shared=shared, synced=synced)
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
@@ -240,7 +253,8 @@ class GRPOTrainer(PolicyTrainer):
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
         """Observe the rewards of one greedy completion per prompt."""
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
-        completions = generate(self.model, prompts, 1, replace(self.sampling, temperature=0), shared=self.paths.shared)
+        greedy, shared, synced = replace(self.sampling, temperature=0), self.paths.shared, self.synced
+        completions = generate(self.model, prompts, 1, greedy, shared=shared, synced=synced)
         texts = ["".join(self.template.decode_tokens(ids)) for ids in completions.token_lists()]
         rewards = torch.as_tensor(reward_matrix(self.rewards, texts, reward_columns(items, 1, completions)))
         observe_rewards(means, rewards, self.reward_names, self.weights)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from swift.trainers.reference import Snapshot
-from swift.utils.errors import UserError
+from swift.trainers.sharding.parameters import is_sharded
 from swift.utils.logger import get_logger
 
 logger = get_logger()
@@ -32,6 +32,13 @@ class ReferencePolicy:
             with self.snapshot.swapped_into(policy):
                 yield policy
 
+    def divide(self, policy: nn.Module) -> None:
+        """Follow a policy that an engine has divided over processes or moved. A second model stays whole in each."""
+        if self.snapshot is not None:
+            self.snapshot.divide(policy)
+        elif is_sharded(policy):
+            logger.warning("the reference is a second model and is whole in every process, unlike the policy")
+
     def nbytes(self) -> int:
         """Size of the snapshot or of the second model in bytes."""
         if self.snapshot is not None:
@@ -43,13 +50,8 @@ def choose_reference(policy: nn.Module, other: nn.Module | None) -> ReferencePol
     """Take ``policy`` as it is now for the reference, or ``other`` if it is given.
 
     A snapshot also stands for an ``other`` that differs from ``policy`` in trainable tensors only. A
-    second model stays on its device.
-
-    Raises:
-        UserError: DeepSpeed ZeRO-3 has split the tensors that a snapshot copies.
+    second model stays on its device. Both models are whole here: engines divide the policy later.
     """
-    if any(hasattr(parameter, "ds_id") for parameter in policy.parameters()):
-        raise UserError("--deepspeed zero3 splits the tensors that the reference copies; use zero2, or --beta 0")
     snapshot = Snapshot.of(policy) if other is None else Snapshot.of_other(policy, other)
     if snapshot is None:
         other.requires_grad_(False).eval()
