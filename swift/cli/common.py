@@ -17,11 +17,14 @@ from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, check_records, load_records
+from swift.llm.images.source import View
 from swift.llm.policy import Policy
+from swift.llm.prompting import adapt_records, max_pixels_of, system_text
 from swift.llm.resume import changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.llm.template.protocol import Template
+from swift.llm.template.truncation import fit_prompts
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
@@ -51,6 +54,8 @@ def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tupl
     )
     if data.split_dataset_ratio:
         train, validation = split_by_patient(train, data.split_dataset_ratio, seed)
+    system, view = system_text(data.system), View(max_pixels_of(data.max_pixels))
+    train, validation = (adapt_records(records, system, view) for records in (train, validation))
     check_records([*train, *validation], decode=data.check_images)
     logger.info("%d training and %d validation records", len(train), len(validation))
     return train, validation
@@ -69,6 +74,14 @@ def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tupl
     for record, patient in zip(records, patients, strict=True):
         (validation if patient in held_out else train).append(record)
     return train, validation
+
+
+def prompts_that_fit(template: Template, data: DataArguments, *parts: Sequence[Record]) -> tuple[list[Record], ...]:
+    """The records of each part with prompts that fit into --max_length, checked. Raises UserError for those that do
+    not, unless --truncation_strategy says what becomes of them."""
+    fitting = tuple(fit_prompts(template, part, data.truncation_strategy, data.max_length) for part in parts)
+    template.check_prompts([record for part in fitting for record in part])
+    return fitting
 
 
 def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Template]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from swift.cli.common import read_data, read_policy, read_reference, run_training
+from swift.cli.common import prompts_that_fit, read_data, read_policy, read_reference, run_training
 from swift.llm.arguments import parse_rlhf_args
 from swift.llm.dataset import Record, raise_problems
 from swift.plugin.loader import load_external_plugins
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train, validation = read_data(data, training.seed, require_solution="solution" in columns)
     check_columns([*train, *validation], columns)
     policy, template = read_policy(model, data, training.max_completion_length)
-    template.check_prompts([*train, *validation])
+    train, validation = prompts_that_fit(template, data, train, validation)
     reference = read_reference(model)
     try:
         # Looked up in its module: a plugin may have replaced the class by a wrapper after this file was imported.

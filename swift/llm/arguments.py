@@ -27,6 +27,7 @@ from swift.llm.ms_swift_arguments import (
     PromptFlags,
     adapt_adapters,
     adapt_batch,
+    hold_out_as_ms_swift,
     installed_trackers,
     warn_of_frozen_parts,
 )
@@ -287,11 +288,7 @@ def _parse(kind: type[RunArguments], prog: str, description: str, argv: Sequence
     model, data, training = parser.parse(words)
     if len(words) > len(argv) and not (data.val_dataset or data.split_dataset_ratio):
         training.eval_strategy = IntervalStrategy.NO
-    _require(
-        training.eval_strategy == "no" or bool(data.val_dataset or data.split_dataset_ratio),
-        f"--eval_strategy {training.eval_strategy.value} has nothing to evaluate on; "
-        "pass --val_dataset or --split_dataset_ratio",
-    )
+    hold_out_as_ms_swift(data, training)
     adapt_adapters(model)
     warn_of_frozen_parts(model)
     training.resume_from_checkpoint = resume_folder(

@@ -55,8 +55,10 @@ DEEPSPEED_CONFIGS |= {
 
 
 def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
-    """The configuration of that name, such as ``zero2``; the path of a file and a dict stay as they are. Raises UserError
-    if deepspeed is not installed or there is no such file."""
+    """The configuration of that name, such as ``zero2``; the path of a file and a dict stay as they are.
+
+    Raises UserError if deepspeed is not installed or there is no such file.
+    """
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
     if isinstance(value, dict) or Path(value).is_file():

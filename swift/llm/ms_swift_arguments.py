@@ -18,16 +18,12 @@ logger = get_logger()
 
 FROZEN_PARTS = ("freeze_vit", "freeze_aligner", "freeze_llm")
 ALL_LINEAR = "all-linear"
+HELD_OUT = 0.01  # ms-swift's share of the records that are held out for validation
 
 
 def flag(help: str, default: Any = None, **more: Any) -> Any:
     """A dataclass field with its line of help and more settings for argparse."""
     return field(default=default, metadata={"help": help, **more})
-
-
-def flag_list(help: str, *default: str) -> Any:
-    """A dataclass field for a flag with any number of values."""
-    return field(default_factory=lambda: list(default), metadata={"help": help})
 
 
 def require(condition: bool, message: str) -> None:
@@ -40,13 +36,16 @@ def require(condition: bool, message: str) -> None:
 class LoraFlags:
     """Where new adapters are put, and which adapter is trained further."""
 
-    adapters: list[str] = flag_list("adapter folder to train further on top of --model")
-    target_modules: list[str] = flag_list("linear layers of the decoder that train_type lora adapts", ALL_LINEAR)
+    adapters: list[str] = field(
+        default_factory=list, metadata={"help": "adapter folder to train further on top of --model"}
+    )
+    target_modules: list[str] = field(
+        default_factory=lambda: [ALL_LINEAR],
+        metadata={"help": "linear layers of the decoder that train_type lora adapts"},
+    )
     target_regex: str | None = flag("regular expression of the layers that train_type lora adapts, by whole names")
     lora_dropout: float = flag("dropout of adapters that train_type lora adds", 0.0)
-    freeze_vit: bool | None = flag(
-        "as in ms-swift; --train_type and --trainable decide, and a warning says if they differ"
-    )
+    freeze_vit: bool | None = flag("as in ms-swift; a warning says if --train_type does otherwise")
     freeze_aligner: bool | None = flag("as freeze_vit")
     freeze_llm: bool | None = flag("as freeze_vit")
 
@@ -100,7 +99,9 @@ class GroupFlags:
         | {"nargs": "?", "const": "group"},
     )
     repetition_penalty: float = flag("divides the score of tokens that occurred; scoring leaves it out", 1.0)
-    stop_words: list[str] = flag_list("texts that end a completion, which contains them")
+    stop_words: list[str] = field(
+        default_factory=list, metadata={"help": "texts that end a completion, which contains them"}
+    )
     mini_batch_size: int | None = flag("completions per forward and backward; default: all of the device's batch")
 
     def check_group(self, batch_size: int) -> None:
@@ -171,6 +172,16 @@ def adapt_adapters(model: Any) -> None:
         if model.train_type == "lora":
             logger.warning("--train_type lora with --adapters: the adapter of %s trains further", model.model)
             model.train_type = "dummy"
+
+
+def hold_out_as_ms_swift(data: Any, training: Any) -> None:
+    """Hold out the share of the records that ms-swift holds out, if validation is asked for without data for it."""
+    if training.eval_strategy != "no" and not (data.val_dataset or data.split_dataset_ratio):
+        data.split_dataset_ratio = HELD_OUT
+        logger.warning(
+            "--eval_strategy %s without validation data: --split_dataset_ratio %g, as in ms-swift",
+            training.eval_strategy.value, HELD_OUT,
+        )  # fmt: skip
 
 
 def warn_of_frozen_parts(model: Any) -> None:

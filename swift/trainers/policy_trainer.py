@@ -223,7 +223,9 @@ class PolicyTrainer(ShardedTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Build the data loader of this process over prompts in the order of `PromptOrder`."""
-        self.order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
+        args, count = self.args, len(self.train_dataset)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.order = PromptOrder(count, seed, self.prompts_per_step, self.repeats, shuffles=args.shuffles)
         self.add_callback(FollowEpoch(self.order))
         loader = DataLoader(
             self.train_dataset,

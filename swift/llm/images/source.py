@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,13 @@ _LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
+class View:
+    """The way an image is shown. Images of more than ``max_pixels`` are scaled down, keeping their aspect."""
+
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
 class ImageSource:
     """One image: a file (``path``), or the bytes that were in the record (``data``). ``name`` and ``place``, the
     field of the record that held the image, are for messages."""
@@ -45,6 +53,7 @@ class ImageSource:
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
     place: str = field(default="image", compare=False)
+    view: View = View()
 
     @classmethod
     def from_path(cls, path: str | Path) -> ImageSource:
@@ -105,11 +114,9 @@ def open_image(source: ImageSource) -> Image.Image:
     rotation is applied. Raises UserError, naming the image, for anything but an undamaged image of a known format.
     """
     with _reading(source) as stream:
-        if is_dicom(stream):
-            return Image.fromarray(_decode_dicom(stream)).convert("RGB")
-        image = _open(stream)
-        white_is_zero = image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
-        return _to_rgb(ImageOps.exif_transpose(image), white_is_zero)
+        image = _decode(stream)
+        size = _seen_size(*image.size, source.view)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:
@@ -117,13 +124,13 @@ def image_size(source: ImageSource) -> tuple[int, int]:
     with _reading(source) as stream:
         if is_dicom(stream):
             header = read_dicom(stream, pixels=False)
-            return _checked_size(header.Columns, header.Rows)
+            return _seen_size(*_checked_size(header.Columns, header.Rows), source.view)
         image = _open(stream)
         # Image.getexif itself, because a PNG's own method decodes the pixels to look for a tag behind them.
         # A TIFF's size has been turned by Pillow already.
         turned = image.format != "TIFF" and Image.Image.getexif(image).get(EXIF_ORIENTATION) in QUARTER_TURNS
     width, height = image.size
-    return (height, width) if turned else (width, height)
+    return _seen_size(*((height, width) if turned else (width, height)), source.view)
 
 
 def check_image(source: ImageSource, decode: bool = True) -> None:
@@ -156,6 +163,22 @@ def _reading(source: ImageSource) -> Iterator[BinaryIO]:
             raise UserError(
                 f"image {source.name} is truncated or damaged ({reason}); copy or convert it again"
             ) from error
+
+
+def _decode(stream: BinaryIO) -> Image.Image:
+    if is_dicom(stream):
+        return Image.fromarray(_decode_dicom(stream)).convert("RGB")
+    image = _open(stream)
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO
+    return _to_rgb(ImageOps.exif_transpose(image), white_is_zero)
+
+
+def _seen_size(width: int, height: int, view: View) -> tuple[int, int]:
+    """(width, height) in pixels of an image of that size in ``view``."""
+    if view.max_pixels is None or width * height <= view.max_pixels:
+        return width, height
+    scale = math.sqrt(view.max_pixels / (width * height))
+    return max(1, int(width * scale)), max(1, int(height * scale))
 
 
 def _open(stream: BinaryIO) -> Image.Image:

@@ -73,9 +73,15 @@ class ProcessorTemplate(TemplateBase):
         try:
             images = tuple(self._cache(source) for source in record.images)
             ids, text, order = self._encode_turns(record, [image.text for image in images])
+            self._check_length(len(ids))
         except UserError as error:
             raise UserError(f"{record.source}: {error}") from error
         return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)
+
+    def prompt_length(self, record: Record) -> int:
+        """See `Template.prompt_length`."""
+        texts = [self.image_processor.text_for(*image_size(source)) for source in record.images]
+        return len(self._encode_turns(record, texts)[0])
 
     def check_prompts(self, records: Iterable[Record]) -> None:
         """Raise one UserError for all records whose prompt is over ``max_length`` or whose image cannot be prepared. It
@@ -83,9 +89,9 @@ class ProcessorTemplate(TemplateBase):
         problems = []
         for record in records:
             try:
-                sizes = [image_size(source) for source in record.images]
-                ids, _, _ = self._encode_turns(record, [self.image_processor.text_for(*size) for size in sizes])
-                self.longest_prompt = max(self.longest_prompt, len(ids))
+                length = self.prompt_length(record)
+                self._check_length(length)
+                self.longest_prompt = max(self.longest_prompt, length)
             except UserError as error:
                 problems.append(f"{record.source}: {error}")
         raise_problems(problems)
@@ -130,12 +136,14 @@ class ProcessorTemplate(TemplateBase):
         )
         has_front = laid_out.startswith(self.tokenizer.bos_token or MARK)
         ids = ([] if has_front else self._front) + self._encode(expanded)
-        if self.max_length is not None and len(ids) > self.max_length:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens, over --max_length {self.max_length}; raise it or drop the record"
-            )
         shown = "".join(part + numbered_image(number) for part, number in zip(parts, order, strict=False)) + parts[-1]
         return ids, shown.replace(MARK, ""), order
+
+    def _check_length(self, length: int) -> None:
+        if self.max_length is not None and length > self.max_length:
+            raise UserError(
+                f"the prompt has {length} tokens, over --max_length {self.max_length}; raise it or drop the record"
+            )
 
     def _turns(self, record: Record) -> list[dict[str, Any]]:
         """The record's messages as chat templates take them: each with a list of texts and images."""

@@ -71,6 +71,7 @@ class Phi4Template(TemplateBase):
         self._vocabulary = tokenizer.get_added_vocab()
         self._controls = control_pattern(self._vocabulary)
         self._pieces: dict[int, str] = {}
+        self._image_tokens: dict[str, int] = {}  # by the key of an image's source
         for name in (USER, ASSISTANT, END):
             self._id(name)
         ends = {self._vocabulary.get(END_OF_TEXT), tokenizer.eos_token_id, self._id(END)}
@@ -94,19 +95,22 @@ class Phi4Template(TemplateBase):
             raise UserError(f"{record.source}: {error}") from error
         return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)
 
+    def prompt_length(self, record: Record) -> int:
+        """See `Template.prompt_length`. An image's tokens are counted once."""
+        for source in record.images:
+            if source.key not in self._image_tokens:
+                self._image_tokens[source.key] = self._count_tokens(source)
+        return len(self._encode_turns(record, [self._image_tokens[source.key] for source in record.images])[0])
+
     def check_prompts(self, records: Iterable[Record]) -> None:
         """Raise one UserError for all records whose prompt is over ``max_length`` or whose image cannot be tiled. It
         states the first problem and a count. Reads image headers only."""
-        counts: dict[str, int] = {}
         problems = []
         for record in records:
             try:
-                for source in record.images:
-                    if source.key not in counts:
-                        counts[source.key] = self._count_tokens(source)
-                ids, _, _ = self._encode_turns(record, [counts[source.key] for source in record.images])
-                self._check_length(len(ids))
-                self.longest_prompt = max(self.longest_prompt, len(ids))
+                length = self.prompt_length(record)
+                self._check_length(length)
+                self.longest_prompt = max(self.longest_prompt, length)
             except UserError as error:
                 problems.append(f"{record.source}: {error}")
         raise_problems(problems)

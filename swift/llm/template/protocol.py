@@ -42,6 +42,10 @@ class Template(Protocol):
     def prefetch(self, records: Iterable[Record]) -> None:
         """Announce the records that will be encoded next, so that their images are decoded meanwhile."""
 
+    def prompt_length(self, record: Record) -> int:
+        """Tokens of the record's prompt, images included, from image headers alone. Raises UserError for an image that
+        cannot be prepared."""
+
     def check_prompts(self, records: Iterable[Record]) -> None:
         """Raise one UserError for all records whose prompt is too long or whose image cannot be prepared."""
 

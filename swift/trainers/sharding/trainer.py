@@ -20,7 +20,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from swift.llm.checkpoint.save import is_small, load_weights, saved_names, stored_weights
 from swift.llm.checkpoint.stored_tensors import read_tensor
-from swift.trainers.sharding.engines import force_fsdp, gathered_units, image_stages, mark_zero3_leaves
+from swift.trainers.sharding.engines import force_fsdp, gathered_units, mark_zero3_leaves
 from swift.trainers.sharding.gathering import fits_whole, gathered, whole_bytes
 from swift.trainers.sharding.optimizer_state import load_scheduler, load_whole_state, optimizer_groups, whole_state
 from swift.trainers.sharding.parameters import is_sharded, local_part, whole_shape, whole_values, write_whole
