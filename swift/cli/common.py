@@ -94,7 +94,7 @@ def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0)
         resolve_checkpoint(model.ref_model)
     policy = _load(model.model, model, data.dynamic_hd)
     choose_trainable(policy.model, model)
-    return policy, template_for(policy, data.max_length, new_tokens)
+    return policy, template_for(policy, data.max_length, new_tokens, response_prefix=data.response_prefix)
 
 
 def read_reference(model: ModelArguments) -> nn.Module | None:

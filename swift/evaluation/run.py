@@ -85,7 +85,12 @@ class Evaluator:
         self.checkpoint = checkpoint
         self.policy = _load(checkpoint, arguments)
         threads = automatic_threads(self.policy.model) if arguments.num_workers is None else arguments.num_workers
-        self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=threads)
+        self.template = template_for(
+            self.policy,
+            new_tokens=arguments.max_new_tokens,
+            decoding_threads=threads,
+            response_prefix=arguments.response_prefix,
+        )
 
     def run(self, job: EvaluationJob) -> None:
         """Answer this process's part of the questions and append the answers to its partial file.

@@ -67,6 +67,7 @@ class PromptFlags:
     truncation_strategy: Literal["delete", "left", "right"] | None = flag(
         "prompts over max_length: delete leaves them out, left and right cut the text at that end; default: an error"
     )
+    response_prefix: str | None = flag("text that every completion begins with, and that is not sampled")
     max_pixels: int | None = flag("most pixels of an image, above which it is scaled down; default: MAX_PIXELS if set")
 
     def check_prompts(self) -> None:

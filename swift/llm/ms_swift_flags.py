@@ -31,12 +31,13 @@ WARNED = (
     ("read from the checkpoint", "model_type template template_backend ref_model_type reward_model_type num_labels"),
     (
         "checkpoints and data are files on disk, and nothing is fetched",
-        "use_hf hub_token model_revision ref_model_revision reward_model_revision check_model local_repo_path "
+        "use_hf model_revision ref_model_revision reward_model_revision check_model local_repo_path "
         "download_mode push_to_hub_model_id push_to_hub_organization push_to_hub_token",
     ),
     ("every process has one device, and the model is whole on it", "device_map max_memory"),
     ("no configuration is read from a checkpoint", "load_args load_data_args load_dataset_config"),
     ("unknown flags are always refused", "ignore_args_error"),
+    ("every record is checked, and --on_error says what becomes of bad ones", "strict"),
     ("models and data sets are not registered; --external_plugins registers rewards", "custom_register_path"),
     ("data sets are files, not registered names", "custom_dataset_info model_name model_author"),
     (

@@ -13,6 +13,7 @@ from swift.llm.images.cache import ImageCache
 from swift.llm.images.source import ImageSource
 from swift.llm.template.protocol import EncodedPrompt
 
+THINK, THINK_END = "<think>", "</think>"
 UNFINISHED = "\ufffd"  # what decoding gives for the first bytes of a character
 
 
@@ -22,7 +23,23 @@ class TemplateBase:
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: tuple[int, ...]
     longest_prompt: int = 0
+    prefilled: str = ""
     _cache: ImageCache
+
+    def after_prefilled(self, text: str) -> str:
+        """The part of a completion that follows ``prefilled``, which a solution may begin with or leave out.
+
+        A text without reasoning first closes the reasoning that the prompt has opened.
+        """
+        opening = self.prefilled.strip()
+        if not opening:
+            return text
+        beginning = text.lstrip()
+        if beginning.startswith(self.prefilled):
+            return beginning.removeprefix(self.prefilled)
+        if beginning.startswith(opening):
+            return beginning.removeprefix(opening).lstrip("\n")
+        return f"{THINK_END}\n\n{text}" if opening.endswith(THINK) and THINK_END not in text else text
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:
         """See `Template.encode_prompt`."""

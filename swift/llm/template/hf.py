@@ -7,6 +7,7 @@ invisible mark inside everything that spells one, and the prompt is encoded in p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,13 +21,14 @@ from swift.llm.images.cache import CACHE_BYTES, ImageCache
 from swift.llm.images.hf_processor import VisionProcessor
 from swift.llm.images.source import image_size
 from swift.llm.phi4_names import numbered_image
-from swift.llm.template.common import UNFINISHED, TemplateBase, control_pattern, plain_parts
+from swift.llm.template.common import THINK, UNFINISHED, TemplateBase, control_pattern, plain_parts
 from swift.llm.template.protocol import EncodedPrompt
 from swift.utils.errors import UserError
 
 MARK = "\ue0f4"  # a private-use character, which no text contains on purpose
 ANSWER = "ANSWER-OF-THE-ASSISTANT"
 TEXT, IMAGE = "text", "image"
+_OPENED = re.compile(rf"{THINK}\s*$")  # at the end of a prompt whose chat template begins the reasoning
 
 
 class ProcessorTemplate(TemplateBase):
@@ -37,6 +39,7 @@ class ProcessorTemplate(TemplateBase):
             as the chat template writes it, is added.
         banned_token_ids: ids never to be generated, besides the image token.
         max_length: most tokens a prompt may have; None for no limit.
+        response_prefix: text that every prompt ends with and that belongs to the completion.
         cache_bytes: most memory that prepared images may take between calls.
 
     Raises UserError for a folder without a chat template, or one that cannot lay out a question.
@@ -50,7 +53,9 @@ class ProcessorTemplate(TemplateBase):
         banned_token_ids: Iterable[int] = (),
         max_length: int | None = None,
         cache_bytes: int = CACHE_BYTES,
+        response_prefix: str = "",
     ):
+        self._prefix = response_prefix
         self.tokenizer, self.image_processor, self.max_length = tokenizer, image_processor, max_length
         self._layout = getattr(image_processor.processor, "chat_template", None) or tokenizer.chat_template
         if not self._layout:
@@ -97,7 +102,8 @@ class ProcessorTemplate(TemplateBase):
         raise_problems(problems)
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of an answer and the end of its turn, to train on."""
+        """The ids of an answer, without ``prefilled``, and the end of its turn, to train on."""
+        text = self.after_prefilled(text)
         lead = self._encode(self._lead)
         ids = self._encode(self._lead + self._opening + self._marked(text))
         # tokenizers that put a space before a text's first word must not do so in the middle of a turn
@@ -125,7 +131,7 @@ class ProcessorTemplate(TemplateBase):
     def _encode_turns(self, record: Record, image_texts: list[str]) -> tuple[list[int], str, list[int]]:
         """Ids, text, and the numbers (from 1) of the images in order of appearance."""
         order = image_placeholders(record.messages) or list(range(1, len(record.images) + 1))
-        laid_out = self._render(self._turns(record), add_generation_prompt=True)
+        laid_out = self._render(self._turns(record), add_generation_prompt=True) + self._marked(self._prefix)
         parts = laid_out.split(self.image_processor.image_token)
         if len(parts) - 1 != len(order):
             raise UserError(
@@ -199,6 +205,8 @@ class ProcessorTemplate(TemplateBase):
         """
         question = [{"role": "user", "content": [_text("Question")]}]
         prompt = self._render(question, add_generation_prompt=True)
+        opened = _OPENED.search(prompt)
+        self.prefilled = (opened[0] if opened else "") + self._prefix
         whole = self._render(
             [*question, {"role": "assistant", "content": [_text(ANSWER)]}], add_generation_prompt=False
         )
@@ -218,7 +226,7 @@ class ProcessorTemplate(TemplateBase):
                 f"{self.image_processor.folder}: neither chat template nor tokenizer names an end of answers; add one"
             )
         last = max((match.start() for match in self._controls.finditer(prompt)), default=0)
-        return prompt[last:], opening, end
+        return prompt[last:] + self._marked(self._prefix), opening, end
 
 
 def _text(text: str) -> dict[str, Any]:

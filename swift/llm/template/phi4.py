@@ -48,6 +48,7 @@ class Phi4Template(TemplateBase):
         new_tokens: most tokens of a completion. It must not cross ``rope_switch``, because transformers then computes
             the prompt again from its ids, without images.
         stop_token_ids: ids that end a completion by the model's generation configuration, besides the template's own.
+        response_prefix: text that every prompt ends with and that belongs to the completion.
 
     Raises UserError for a tokenizer that lacks Phi-4's control tokens or does not decode token by token.
     """
@@ -63,7 +64,9 @@ class Phi4Template(TemplateBase):
         rope_switch: int | None = None,
         new_tokens: int = 0,
         stop_token_ids: Iterable[int] = (),
+        response_prefix: str = "",
     ):
+        self.prefilled = response_prefix
         self.rope_switch, self.new_tokens = rope_switch, new_tokens
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.image_token_id, self.max_length = image_token_id, max_length
@@ -116,8 +119,8 @@ class Phi4Template(TemplateBase):
         raise_problems(problems)
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of an answer and its ``<|end|>``, to train on."""
-        return [*self._encode(text), self._id(END)]
+        """The ids of an answer, without ``prefilled``, and its ``<|end|>``, to train on."""
+        return [*self._encode(self.after_prefilled(text)), self._id(END)]
 
     def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]:
         """One text per token. Joined they are ``decode(ids)``.
@@ -173,6 +176,7 @@ class Phi4Template(TemplateBase):
             words(content[start:])
             control(END)
         control(ASSISTANT)
+        words(self.prefilled)
         return ids, "".join(text), order
 
     def _encode(self, text: str) -> list[int]:

@@ -30,6 +30,7 @@ class Template(Protocol):
     stop_token_ids: tuple[int, ...]  # end a completion
     banned_token_ids: tuple[int, ...]  # never generated
     pad_token_id: int
+    prefilled: str  # text at the end of every prompt that belongs to the completion, such as an opening <think>
     longest_prompt: int  # tokens of the longest prompt that check_prompts has seen; 0 before
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:
@@ -50,7 +51,7 @@ class Template(Protocol):
         """Raise one UserError for all records whose prompt is too long or whose image cannot be prepared."""
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of an answer and the end of its turn, to train on."""
+        """The ids of an answer, without ``prefilled``, and the end of its turn, to train on."""
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of a completion. Stop tokens are left out, and every other token is shown."""

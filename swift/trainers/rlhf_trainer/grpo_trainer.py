@@ -217,7 +217,8 @@ class GRPOTrainer(PolicyTrainer):
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
-            rewards = reward_matrix(self.rewards, texts, reward_columns(items, size, completions))
+            whole = [self.template.prefilled + text for text in texts]
+            rewards = reward_matrix(self.rewards, whole, reward_columns(items, size, completions))
             rewards = torch.as_tensor(rewards, dtype=torch.float32, device=device)
             scaled = self.args.scale_rewards != "none"
             advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size, scaled)
@@ -264,7 +265,7 @@ class GRPOTrainer(PolicyTrainer):
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
         greedy, shared, synced = replace(self.sampling, temperature=0), self.paths.shared, self.synced
         completions = generate(self.model, prompts, 1, greedy, shared=shared, synced=synced)
-        texts = ["".join(self.template.decode_tokens(ids)) for ids in completions.token_lists()]
+        texts = [self.template.prefilled + self.template.decode(ids) for ids in completions.token_lists()]
         rewards = torch.as_tensor(reward_matrix(self.rewards, texts, reward_columns(items, 1, completions)))
         observe_rewards(means, rewards, self.reward_names, self.weights)
         means.add("completion_length", float(completions.lengths.sum()), len(completions))
