@@ -34,7 +34,7 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(kw_only=True)
 class LoraFlags:
-    """Where new adapters are put, and which adapter is trained further."""
+    """The places of new adapters, and the adapter that trains further."""
 
     adapters: list[str] = field(
         default_factory=list, metadata={"help": "adapter folder to train further on top of --model"}

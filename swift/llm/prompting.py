@@ -11,7 +11,7 @@ from swift.llm.dataset import Record
 from swift.llm.images.source import View
 from swift.utils.errors import UserError
 
-MAX_PIXELS = "MAX_PIXELS"  # ms-swift's environment variable for --max_pixels
+PIXELS_VARIABLE = "MAX_PIXELS"  # ms-swift's environment variable for --max_pixels
 
 
 def system_text(value: str | None) -> str | None:
@@ -36,11 +36,11 @@ def system_text(value: str | None) -> str | None:
 def max_pixels_of(value: int | None) -> int | None:
     """``--max_pixels``, or the environment variable MAX_PIXELS if the flag is not given. Raises UserError if that is
     not a number."""
-    text = os.environ.get(MAX_PIXELS, "")
+    text = os.environ.get(PIXELS_VARIABLE, "")
     if value is not None or not text:
         return value
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{MAX_PIXELS}={text} must be a whole number of pixels, 1 or more; correct or unset it")
+        raise UserError(f"{PIXELS_VARIABLE}={text} must be a whole number of pixels, 1 or more; correct or unset it")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Flags of ms-swift 3.3: each is honored, warned of or refused, as the table in docs/paper.md says, and launch lines parse."""
+"""Flags of ms-swift 3.3: each is honored, warned of or refused as docs/paper.md says, and launch lines parse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from swift.llm.ms_swift_arguments import whole_groups
 from swift.llm.ms_swift_flags import FOREIGN_FLAGS, HARMLESS
 from swift.utils.errors import UserError
 from tests.support.builders import ROOT
-from tests.support.launch_lines import LAUNCH_LINES
 
 TABLE = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8").partition("### Flags of ms-swift 3.3")[2]
 THEIRS = [
@@ -23,6 +22,8 @@ THEIRS = [
     for line in (ROOT / "tests" / "support" / "ms_swift_flags.txt").read_text(encoding="utf-8").split("\n")
     if line and not line.startswith("#")
 ]
+PARAGRAPHS = (ROOT / "tests" / "support" / "launch_lines.txt").read_text(encoding="utf-8").strip().split("\n\n")[1:]
+LAUNCH_LINES = dict(paragraph.removeprefix("# ").split("\n", 1) for paragraph in PARAGRAPHS)
 OURS = {field.name for kind in (ModelArguments, DataArguments, RLHFArguments) for field in dataclasses.fields(kind)}
 
 

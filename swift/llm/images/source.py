@@ -73,8 +73,9 @@ class ImageSource:
 
     @cached_property
     def key(self) -> str:
-        """The same text for equal images: the path, or the digest of the bytes."""
-        return str(self.path) if self.data is None else "sha256:" + hashlib.sha256(self.data).hexdigest()
+        """The same text for equal images in the same view: the path, or the digest of the bytes."""
+        content = str(self.path) if self.data is None else "sha256:" + hashlib.sha256(self.data).hexdigest()
+        return content if self.view == View() else f"{content} {self.view}"
 
     def open(self) -> BinaryIO:
         """The encoded bytes; the caller closes the stream. Raises UserError for a missing or unreadable file."""
