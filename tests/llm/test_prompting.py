@@ -145,7 +145,9 @@ def test_an_image_over_the_limit_is_scaled_down_with_its_aspect(tmp_path, size, 
     assert image_size(source) == open_image(source).size == expected
 
 
-def test_fewer_pixels_are_fewer_tokens(template, qwen, image):
+def test_fewer_pixels_are_fewer_tokens(template, qwen, tmp_path):
+    random_image(np.random.default_rng(0), (224, 168)).save(tmp_path / "large.png")
+    image = ImageSource.from_path(tmp_path / "large.png")
     small = adapt_record(record(images=(image,)), None, View(28 * 28))
     for chosen in (template, template_for(load_policy(qwen))):
         counts = [chosen.prompt_length(each) for each in (record(images=(image,)), small)]
