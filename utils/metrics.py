@@ -29,6 +29,7 @@ from utils.answers import (
     answer_span,
     answers_agree,
     has_think_answer_shape,
+    in_form_of,
     normalise_answers,
     parse_answers,
     think_text,
@@ -38,6 +39,7 @@ from utils.get_knowledge_graph import extract_knowledge_graph
 from utils.self_consistency import majority_answers, pass_at_k, pass_sizes
 
 Result = Mapping[str, Any]
+ANSWER_KINDS = (str, int, float)  # true and false are whole numbers in Python
 
 
 def contains_answer(text: str, reference: frozenset[str]) -> bool:
@@ -51,7 +53,7 @@ ACCURACY_RULES: dict[str, Callable[[str, frozenset[str]], bool]] = {
     "answer_span": lambda text, reference: (
         answer_span(text) is not None and answers_agree(parse_answers(text), reference)
     ),
-    "exact_set": lambda text, reference: parse_answers(text) == reference,
+    "exact_set": lambda text, reference: in_form_of(parse_answers(text), reference) == reference,
 }
 RULES = {
     "substring": "published rule: a reference answer occurs anywhere in the lower-cased text",
@@ -65,15 +67,16 @@ TRAINING_RULE = "answer_overlap"
 
 
 def reference_answers(result: Result) -> frozenset[str]:
-    """The right answers of a question: its ``answer`` list (or text, split at commas), else those parsed from its
-    ``explanation``. Raises ValueError if it has neither, or if ``answer`` is anything else."""
+    """The right answers of a question: its ``answer`` (a text, a number, true or false, or a list of these), else those
+    parsed from its ``explanation``. Raises ValueError if it has neither, or if ``answer`` is anything else."""
     answer, explanation = result.get("answer"), result.get("explanation")
-    if isinstance(answer, str):
-        return normalise_answers(answer.split(","))
-    if isinstance(answer, Sequence) and all(isinstance(item, str) for item in answer):
-        return normalise_answers(answer)
+    items = [answer] if isinstance(answer, ANSWER_KINDS) else answer
+    if isinstance(items, Sequence) and all(isinstance(item, ANSWER_KINDS) for item in items):
+        return normalise_answers(items)
     if answer is not None:
-        raise ValueError(f"field 'answer' must be a list of texts, it is {answer!r}; fix it")
+        raise ValueError(
+            f"field 'answer' must be a text, a number, true, false or a list of them, it is {answer!r:.60}"
+        )
     if not isinstance(explanation, str):
         raise ValueError("there is no 'answer' and no 'explanation' to score against; add the answer")
     return parse_answers(explanation)
@@ -110,7 +113,9 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     metrics: dict[str, Sequence[float]] = {
         "accuracy": right[TRAINING_RULE],
         **right,
-        "answer_f1": [set_scores(parse_answers(text), reference).f1 for text, reference in pairs],
+        "answer_f1": [
+            set_scores(in_form_of(parse_answers(text), reference), reference).f1 for text, reference in pairs
+        ],
         "length": [result["num_tokens"] for result in results],
         "format": [has_think_answer_shape(text) for text in texts],
     }
@@ -137,7 +142,9 @@ def _sample_metrics(samples: Sequence[Sequence[str]], references: Sequence[froze
     votes = [majority_answers(texts) for texts in samples]
     metrics = {
         "majority_vote": [float(answers_agree(*pair)) for pair in zip(votes, references, strict=True)],
-        "majority_vote_exact_set": [float(vote == truth) for vote, truth in zip(votes, references, strict=True)],
+        "majority_vote_exact_set": [
+            float(in_form_of(vote, truth) == truth) for vote, truth in zip(votes, references, strict=True)
+        ],
     }
     for name, suffix in ((TRAINING_RULE, ""), ("exact_set", "_exact_set")):
         rule = ACCURACY_RULES[name]
@@ -155,7 +162,8 @@ def answer_scores(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     """
     predicted, support, hits = Counter(), Counter(), Counter()
     for result in results:
-        mine, truth = parse_answers(result["generated_text"]), reference_answers(result)
+        truth = reference_answers(result)
+        mine = in_form_of(parse_answers(result["generated_text"]), truth)
         predicted.update(mine)
         support.update(truth)
         hits.update(mine & truth)
