@@ -87,7 +87,9 @@ def test_reference_is_the_answer_field_or_else_the_explanation(result, expected)
     assert reference_answers(result) == expected
 
 
-@pytest.mark.parametrize("result", [{}, {"answer": {"a": 1}}, {"answer": [["a"]]}, {"answer": [None]}, {"answer": None, "explanation": None}])
+@pytest.mark.parametrize(
+    "result", [{}, {"answer": {"a": 1}}, {"answer": [["a"]]}, {"answer": [None]}, {"answer": None, "explanation": None}]
+)
 def test_a_question_without_a_usable_answer_is_an_error(result):
     with pytest.raises(ValueError, match="answer"):
         reference_answers(result)
