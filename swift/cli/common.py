@@ -17,9 +17,8 @@ from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, check_records, load_records
-from swift.llm.images.source import View
 from swift.llm.policy import Policy
-from swift.llm.prompting import adapt_records, max_pixels_of, system_text
+from swift.llm.prompting import adapt_records, system_text, view_of
 from swift.llm.resume import changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
@@ -54,7 +53,7 @@ def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tupl
     )
     if data.split_dataset_ratio:
         train, validation = split_by_patient(train, data.split_dataset_ratio, seed)
-    system, view = system_text(data.system), View(max_pixels_of(data.max_pixels))
+    system, view = system_text(data.system), view_of(data.max_pixels, data.gray_window)
     train, validation = (adapt_records(records, system, view) for records in (train, validation))
     check_records([*train, *validation], decode=data.check_images)
     logger.info("%d training and %d validation records", len(train), len(validation))

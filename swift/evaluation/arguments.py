@@ -11,8 +11,8 @@ from swift.utils.decisive import DECIDES, Decides, fields_that_decide
 from swift.utils.distributed import get_dist_setting
 from swift.utils.errors import UserError
 
-
-PROMPT_FLAGS = ("max_pixels", "system", "response_prefix")
+# Flags by their defaults that are not written into result files unless they are given.
+PROMPT_FLAGS = {"max_pixels": None, "gray_window": "percentiles", "system": None, "response_prefix": None}
 
 
 def _flag(help: str, default: Any = None, **more: Any) -> Any:
@@ -77,6 +77,10 @@ class EvaluationArguments:
     )
     dynamic_hd: int | None = _flag("most crops an image may take; default: the checkpoint's, else 4")
     max_pixels: int | None = _flag("most pixels of an image, above which it is scaled down; default: MAX_PIXELS if set")
+    gray_window: Literal["percentiles", "range"] = _flag(
+        "deep images without a window of their own: all but the outermost half percent at either end, or the whole range",
+        "percentiles",
+    )
     system: str | None = _flag("system turn of every question: a text, or a file that holds it")
     response_prefix: str | None = _flag("text that every answer begins with, and that is not generated")
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
@@ -132,11 +136,11 @@ class EvaluationArguments:
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what the result file holds, by flag. A restarted or divided evaluation may change
-        all others. Flags for prompts that are not given are left out, as in files that were written before they existed.
+        all others. Flags of PROMPT_FLAGS that are not given are left out.
         """
         names = fields_that_decide(type(self), Decides.ANSWERS, Decides.EXTRAS)
         settings = {name: value for name, value in vars(self).items() if name in names}
-        return {name: value for name, value in settings.items() if name not in PROMPT_FLAGS or value is not None}
+        return {name: value for name, value in settings.items() if value != PROMPT_FLAGS.get(name, ...)}
 
 
 @dataclass

@@ -11,8 +11,8 @@ from swift.evaluation.arguments import EvaluationArguments
 from swift.evaluation.controls import blank_images, shuffle_images
 from swift.evaluation.results import with_explanation
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
-from swift.llm.images.source import ImageSource, View
-from swift.llm.prompting import adapt_records, system_text
+from swift.llm.images.source import ImageSource
+from swift.llm.prompting import adapt_records, system_text, view_of
 from swift.utils.digests import value_digest
 from swift.utils.errors import UserError
 from utils.metrics import reference_answers
@@ -71,7 +71,9 @@ def read_question_files(arguments: EvaluationArguments) -> list[QuestionFile]:
 
 def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
     records = load_records([path], arguments.img_root, max_samples=arguments.max_samples)
-    records = adapt_records(records, system_text(arguments.system), View(arguments.max_pixels))
+    records = adapt_records(
+        records, system_text(arguments.system), view_of(arguments.max_pixels, arguments.gray_window)
+    )
     _check_answers(records)
     _check_names(records)
     _check_given(records, arguments.given)

@@ -68,6 +68,10 @@ class PromptFlags:
         "prompts over max_length: delete leaves them out, left and right cut the text at that end; default: an error"
     )
     response_prefix: str | None = flag("text that every completion begins with, and that is not sampled")
+    gray_window: Literal["percentiles", "range"] = flag(
+        "deep images without a window of their own: all but the outermost half percent at either end, or the whole range",
+        "percentiles",
+    )
     max_pixels: int | None = flag("most pixels of an image, above which it is scaled down; default: MAX_PIXELS if set")
 
     def check_prompts(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from swift.llm.dataset import Record
 from swift.llm.images.source import View
+from swift.llm.images.windowing import OUTLIERS
 from swift.utils.errors import UserError
 
 PIXELS_VARIABLE = "MAX_PIXELS"  # ms-swift's environment variable for --max_pixels
@@ -42,6 +43,11 @@ def max_pixels_of(value: int | None) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"{PIXELS_VARIABLE}={text} must be a whole number of pixels, 1 or more; correct or unset it")
     return int(text)
+
+
+def view_of(max_pixels: int | None, gray_window: str) -> View:
+    """The view of ``--max_pixels`` and ``--gray_window``."""
+    return View(max_pixels_of(max_pixels), OUTLIERS if gray_window == "percentiles" else 0.0)
 
 
 def adapt_record(record: Record, system: str | None, view: View) -> Record:
