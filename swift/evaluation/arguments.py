@@ -78,7 +78,7 @@ class EvaluationArguments:
     dynamic_hd: int | None = _flag("most crops an image may take; default: the checkpoint's, else 4")
     max_pixels: int | None = _flag("most pixels of an image, above which it is scaled down; default: MAX_PIXELS if set")
     gray_window: Literal["percentiles", "range"] = _flag(
-        "deep images without a window of their own: all but the outermost half percent at either end, or the whole range",
+        "deep images without a window: without half a percent at either end, or the whole range",
         "percentiles",
     )
     system: str | None = _flag("system turn of every question: a text, or a file that holds it")

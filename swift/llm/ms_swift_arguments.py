@@ -69,7 +69,7 @@ class PromptFlags:
     )
     response_prefix: str | None = flag("text that every completion begins with, and that is not sampled")
     gray_window: Literal["percentiles", "range"] = flag(
-        "deep images without a window of their own: all but the outermost half percent at either end, or the whole range",
+        "deep images without a window: without half a percent at either end, or the whole range",
         "percentiles",
     )
     max_pixels: int | None = flag("most pixels of an image, above which it is scaled down; default: MAX_PIXELS if set")

@@ -305,7 +305,7 @@ def _writer(stream: io.BytesIO, implicit: bool) -> pydicom.filebase.DicomFileLik
 
 @pytest.mark.parametrize("head", [b"\2\0\0\0", b"II*\0\x08\0\0\0", b"BM6\0\0\0\0\0", b"\x08\0", b"", b"\x08" * 200])
 def test_other_content_is_not_taken_for_dicom(head):
-    with pytest.raises(UserError, match="is not a PNG|truncated or damaged"):
+    with pytest.raises(UserError, match=r"is not a PNG|truncated or damaged"):
         open_image(source_of(head))
 
 

@@ -38,7 +38,7 @@ from tools.kg_audit.texts import (
 from utils.answers import READINGS
 from utils.get_knowledge_graph import extractor_name
 from utils.intervals import Interval
-from utils.mimic import SECTION_NAMES, SECTIONS, read_reports
+from utils.mimic import SECTION_NAMES, SECTIONS, SEVERAL, read_reports
 
 TextSource = tuple[Path, list[AuditRow]]
 
@@ -69,12 +69,14 @@ def report_graphs(argv: Sequence[str] | None = None) -> int:
                         help="folder of .txt reports (MIMIC-CXR's files/), or a .csv, .json or .jsonl")  # fmt: skip
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTION_NAMES, metavar="NAME",
                         help=f"sections: {', '.join(SECTION_NAMES)} (default: {' '.join(SECTIONS)})")  # fmt: skip
+    parser.add_argument("--several", choices=SEVERAL, default=SEVERAL[0],
+                        help=f"different texts of one study: {', '.join(SEVERAL)} (default: {SEVERAL[0]})")  # fmt: skip
     parser.add_sources(required=False)
     arguments = parser.parse(argv)
     sources = _read_sources(arguments)
     wanted = {study for _, rows in sources for row in rows for study in studies_of(row)} if sources else None
     try:
-        reports = read_reports(arguments.reports, wanted, arguments.sections)
+        reports = read_reports(arguments.reports, wanted, arguments.sections, arguments.several)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not reports:
