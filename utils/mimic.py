@@ -55,17 +55,17 @@ _CAPITALS = "|".join(f"(?P<{section}>{words.upper()})" for section, words in _LO
 _HEADINGS = (
     # alone on a line, or before a colon at its beginning
     re.compile(
-        rf"^[ \t]*{_MARK}(?:{_any_of(_NAMES)})[ \t]*{_MARK}(?:[ \t]*:{_MARK}|[ \t]*$)", re.IGNORECASE | re.MULTILINE
+        rf"^[ \t]*+{_MARK}(?:{_any_of(_NAMES)})[ \t]*+{_MARK}(?:[ \t]*+:{_MARK}|[ \t]*+$)", re.IGNORECASE | re.MULTILINE
     ),
     # in capitals or bold at the beginning of a line, without a colon
-    re.compile(rf"^[ \t]*{_MARK}(?:{_CAPITALS})[ \t]*{_MARK}[ \t-]+(?=\S)", re.MULTILINE),
+    re.compile(rf"^[ \t]*+{_MARK}(?:{_CAPITALS})[ \t]*+{_MARK}[ \t-]++(?=\S)", re.MULTILINE),
     re.compile(
-        rf"^[ \t]*(?:\*\*|__|<b>|<strong>)(?:{_any_of(_NAMES)})(?:\*\*|__|</b>|</strong>)", re.IGNORECASE | re.M
+        rf"^[ \t]*+(?:\*\*|__|<b>|<strong>)(?:{_any_of(_NAMES)})(?:\*\*|__|</b>|</strong>)", re.IGNORECASE | re.M
     ),
     # within a line: in capitals before a colon, or with one capital or in bold after the end of a sentence
-    re.compile(rf"(?<![A-Za-z]){_MARK}(?:{_CAPITALS})[ \t]*{_MARK}[ \t]*:{_MARK}"),
+    re.compile(rf"(?<![A-Za-z]){_MARK}(?:{_CAPITALS})[ \t]*+{_MARK}[ \t]*+:{_MARK}"),
     re.compile(
-        rf"(?<=[.!?:;*>])[ \t]+{_MARK}(?=(?-i:[A-Z]))(?:{_any_of(_LOOSE)})[ \t]*{_MARK}[ \t]*:{_MARK}", re.IGNORECASE
+        rf"(?<=[.!?:;*>])[ \t]++{_MARK}(?=(?-i:[A-Z]))(?:{_any_of(_LOOSE)})[ \t]*+{_MARK}[ \t]*+:{_MARK}", re.IGNORECASE
     ),
 )
 _PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
