@@ -58,7 +58,7 @@ _HEADINGS = (
         rf"^[ \t]*+{_MARK}(?:{_any_of(_NAMES)})[ \t]*+{_MARK}(?:[ \t]*+:{_MARK}|[ \t]*+$)", re.IGNORECASE | re.MULTILINE
     ),
     # in capitals or bold at the beginning of a line, without a colon
-    re.compile(rf"^[ \t]*+{_MARK}(?:{_CAPITALS})[ \t]*+{_MARK}[ \t-]++(?=\S)", re.MULTILINE),
+    re.compile(rf"^[ \t]*+{_MARK}(?:{_CAPITALS}){_MARK}[ \t-]++(?=\S)", re.MULTILINE),
     re.compile(
         rf"^[ \t]*+(?:\*\*|__|<b>|<strong>)(?:{_any_of(_NAMES)})(?:\*\*|__|</b>|</strong>)", re.IGNORECASE | re.M
     ),
