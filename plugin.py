@@ -43,8 +43,8 @@ from utils.answers import (
     answers_agree,
     has_think_answer_shape,
     parse_answers,
+    reasoning_of,
     think_span,
-    think_text,
 )
 from utils.countdown import solves_countdown
 from utils.freezing import describe_trainable, freeze_after_construction
@@ -86,6 +86,7 @@ class GraphReward(ORM):
     the log which part of a completion is read.
     """
 
+    reads_reasoning = True
     cached_references = 8192  # graphs of reference texts kept at most; the oldest leave first
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, reading: str = "think"):
@@ -102,6 +103,18 @@ class GraphReward(ORM):
         self._cache({reference: graphs[reference] for reference in references})
         return [(graphs[text], graphs[reference]) for text, reference in zip(texts, references, strict=True)]
 
+    def scores(
+        self, texts: list[str], solutions: list[str], score: Callable[[dict, dict], float]
+    ) -> list[float | None]:
+        """The score of each text's graph against that of its solution's reasoning; None without reasoning."""
+        references = [reasoning_of(truth) for truth in solutions]
+        rows = [row for row, reference in enumerate(references) if reference is not None]
+        pairs = self.graph_pairs([texts[row] for row in rows], [references[row] for row in rows])
+        values: list[float | None] = [None] * len(texts)
+        for row, pair in zip(rows, pairs, strict=True):
+            values[row] = score(*pair)
+        return values
+
     def _cache(self, graphs: dict[str, dict]) -> None:
         self.references.update(graphs)
         while len(self.references) > self.cached_references:
@@ -112,7 +125,8 @@ class KnowledgeGraphORM(GraphReward):
     """Mean of the entity and relation Jaccard indexes between the graphs of completion and solution, in [0, 1].
 
     Graphs are extracted from the ``<think>`` part of a text, or from the whole text if it has none. With
-    ``KG_TEXT=whole`` the completion is always read whole, as in the published code.
+    ``KG_TEXT=whole`` the completion is always read whole, as in the published code. A solution without reasoning has no
+    score.
     """
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
@@ -124,8 +138,7 @@ class KnowledgeGraphORM(GraphReward):
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         texts = [self.read_completion(completion) for completion in completions]
-        references = [think_text(truth) for truth in solution]
-        return [graph_jaccard(graph, reference) for graph, reference in self.graph_pairs(texts, references)]
+        return self.scores(texts, solution, graph_jaccard)
 
 
 class KnowledgeGraphF1ORM(GraphReward):
@@ -137,11 +150,12 @@ class KnowledgeGraphF1ORM(GraphReward):
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         texts = [think_span(completion) or "" for completion in completions]
-        references = [think_text(truth) for truth in solution]
-        return [
-            graph_f1(graph, reference) if reference["entities"] else 0.0
-            for graph, reference in self.graph_pairs(texts, references)
-        ]
+        return self.scores(texts, solution, _f1_of_entities)
+
+
+def _f1_of_entities(graph: dict, reference: dict) -> float:
+    """`graph_f1`, and 0 if the reference has no entities."""
+    return graph_f1(graph, reference) if reference["entities"] else 0.0
 
 
 class FormatORM(ORM):
@@ -176,6 +190,8 @@ class SoftLengthORM(ORM):
 
 class MathAccuracyORM(ORM):
     """1.0 if the answer is mathematically equal to the solution's (``math_verify`` decides), else 0.0."""
+
+    is_quick = True
 
     def __init__(self):
         try:
@@ -217,6 +233,8 @@ class CodeRewardORM(ORM):
     only with CHEX_RUN_CODE=1; without, a record that requires it is an error. ``utils.run_code`` says how the code is
     contained.
     """
+
+    is_quick = True
 
     def __init__(self):
         self.may_run = env_switch("CHEX_RUN_CODE")

@@ -23,6 +23,7 @@ _SHAPE = re.compile(
 _SENTENCE_END = re.compile(r"(?<!\d)\.|\.(?!\d)|[!?。．！？]")
 _SEPARATOR = re.compile(r"[,，、;；\n]|\s&\s|\sand(?=\s)", re.IGNORECASE)
 _LEADING_AND = re.compile(r"^and(?:\s+|$)", re.IGNORECASE)
+_ANSWER = re.compile(r"<answer>[^<]*</answer>")
 _BULLET = re.compile(r"^(?:(?:[-*•·–]|\(?\d{1,2}[.)])\s+)+")
 _AROUND = " \t\r\"'`*_“”‘’«»"
 _WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
@@ -47,6 +48,14 @@ def think_text(text: str) -> str:
     """The inside of the first ``<think>...</think>``, trimmed; the whole text if there is no complete span."""
     span = think_span(text)
     return text.strip() if span is None else span
+
+
+def reasoning_of(text: str | None) -> str | None:
+    """The reasoning of a reference: its ``<think>`` span, or the whole text if it says more than an ``<answer>`` span.
+    None if there is no text, or an answer alone ("<answer>no</answer>")."""
+    if text is None or (answer_span(text) is not None and not _ANSWER.sub("", text, count=1).strip()):
+        return None
+    return think_text(text)
 
 
 # The part of a completion that is read as its reasoning, by its name in settings. The published code read the whole.

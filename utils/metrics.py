@@ -30,8 +30,10 @@ from utils.answers import (
     answers_agree,
     has_think_answer_shape,
     in_form_of,
+    is_letter_choice,
     normalise_answers,
     parse_answers,
+    reasoning_of,
     think_text,
 )
 from utils.calibration import answer_confidence
@@ -82,6 +84,26 @@ def reference_answers(result: Result) -> frozenset[str]:
     return parse_answers(explanation)
 
 
+def notes_of(results: Sequence[Result]) -> list[str]:
+    """Sentences about figures of ``results`` that do not say what they seem to say. Empty if there are none."""
+    letters = sum(is_letter_choice(reference_answers(result)) for result in results)
+    unexplained = sum(reasoning_of(result.get("explanation") or None) is None for result in results)
+    notes = []
+    if letters:
+        notes.append(
+            f"{letters} of {len(results)} questions have a reference answer of one letter, which the published rule "
+            f"({PUBLISHED_RULE}) finds in nearly every text; read another rule for them"
+        )
+    if unexplained == len(results):
+        notes.append("no question has an explanation to compare with, so figures of the reasoning do not apply")
+    elif unexplained:
+        notes.append(
+            f"figures of the reasoning count the {len(results) - unexplained} of {len(results)} questions that have an "
+            "explanation to compare with"
+        )
+    return notes
+
+
 def judge(text: str, reference: frozenset[str]) -> dict[str, bool]:
     """The verdict of each rule on an output: True if the output is right by that rule."""
     return {name: bool(rule(text, reference)) for name, rule in ACCURACY_RULES.items()}
@@ -99,8 +121,8 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     substring ... answer_f1   by each of the rules above
     length              number of generated tokens, the end token included
     format              1 if the text is one <think> span, then one <answer> span, and nothing else
-    entity_*, relation_*, kg_*, hallucination, omission   scores of the two reasonings' graphs (``ReXKG.scores``), if
-                        every question has an ``explanation`` to compare with
+    entity_*, relation_*, kg_*, hallucination, omission   scores of the two reasonings' graphs (``ReXKG.scores``), NaN
+                        for a question whose ``explanation`` has no reasoning; left out if none has any
     pass@k, majority_vote     by the training rule, and by ``exact_set`` with the suffix ``_exact_set``, if every
                         question has ``samples``
     confidence, token_logprob the answer's confidence (``utils.calibration``) and the mean log-probability of the text's
@@ -119,8 +141,9 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
         "length": [result["num_tokens"] for result in results],
         "format": [has_think_answer_shape(text) for text in texts],
     }
-    if all(result.get("explanation") for result in results):
-        metrics |= _graph_metrics(texts, [result["explanation"] for result in results])
+    explained = [reasoning_of(result.get("explanation") or None) for result in results]
+    if any(reasoning is not None for reasoning in explained):
+        metrics |= _graph_metrics(texts, explained)
     if all(result.get("samples") for result in results):
         samples = [[sample["generated_text"] for sample in row["samples"]] for row in results]
         metrics |= _sample_metrics(samples, references)
@@ -130,10 +153,16 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values, dtype=np.float64) for name, values in metrics.items()}
 
 
-def _graph_metrics(texts: Sequence[str], explanations: Sequence[str]) -> dict[str, list[float]]:
-    graphs = zip(reasoning_graphs(texts), reasoning_graphs(explanations), strict=True)
-    rows = [score_question(predicted, reference) for predicted, reference in graphs]
-    return {name: [row[name].value for row in rows] for name in rows[0]}
+def _graph_metrics(texts: Sequence[str], explained: Sequence[str | None]) -> dict[str, np.ndarray]:
+    rows = [row for row, reasoning in enumerate(explained) if reasoning is not None]
+    graphs = zip(
+        reasoning_graphs([texts[row] for row in rows]), reasoning_graphs([explained[row] for row in rows]), strict=True
+    )
+    scores = [score_question(predicted, reference) for predicted, reference in graphs]
+    columns = {name: np.full(len(texts), np.nan) for name in scores[0]}
+    for name, column in columns.items():
+        column[rows] = [score[name].value for score in scores]
+    return columns
 
 
 def _sample_metrics(samples: Sequence[Sequence[str]], references: Sequence[frozenset[str]]) -> dict[str, list[float]]:

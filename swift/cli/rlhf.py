@@ -16,10 +16,13 @@ from swift.cli.common import prompts_that_fit, read_data, read_policy, read_refe
 from swift.llm.arguments import parse_rlhf_args
 from swift.llm.dataset import Record, raise_problems
 from swift.plugin.loader import load_external_plugins
-from swift.plugin.rewards import build_rewards, required_columns
+from swift.plugin.rewards import build_rewards, required_columns, reward_notes
 from swift.trainers.rlhf_trainer import grpo_trainer
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.logger import get_logger
 from utils.get_knowledge_graph import extractor_name
+
+logger = get_logger()
 
 
 @reports_user_errors
@@ -31,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = required_columns(rewards)
     train, validation = read_data(data, training.seed, require_solution="solution" in columns)
     check_columns([*train, *validation], columns)
+    for note in reward_notes(rewards, [record.columns for record in train]):
+        logger.warning("%s", note)
     policy, template = read_policy(model, data, training.max_completion_length)
     train, validation = prompts_that_fit(template, data, train, validation)
     reference = read_reference(model)

@@ -26,6 +26,8 @@ class AccuracyORM(ORM):
     compared as sets of answers (``utils.answers``), no more and no less.
     """
 
+    is_quick = True
+
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         return [float(is_right(completion, truth)) for completion, truth in zip(completions, solution, strict=True)]
 
@@ -87,6 +89,8 @@ class CosineORM(_CountsTokens):
 
     ``accuracy_orm`` decides which completions are right; by default it is ``accuracy``.
     """
+
+    is_quick = True
 
     def __init__(
         self,
