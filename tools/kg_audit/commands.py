@@ -27,9 +27,11 @@ from tools.kg_audit.scores import Audited, audit
 from tools.kg_audit.table import audit_table
 from tools.kg_audit.texts import (
     AuditRow,
+    can_be_audited,
     generated_texts,
     read_annotation_file,
     read_audited,
+    reasoning_of_row,
     reference_texts,
     report_texts,
     studies_of,
@@ -57,7 +59,8 @@ def reference_graphs(argv: Sequence[str] | None = None) -> int:
     parser.add_sources(required=True)
     arguments = parser.parse(argv)
     for path, rows in _read_sources(arguments):
-        _make(path, "gt_kg", reference_texts(rows, path), arguments)
+        if can_be_audited(rows, path):
+            _make(path, "gt_kg", reference_texts(rows, path), arguments)
     return 0
 
 
@@ -109,7 +112,10 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse(argv)
     sources = _read_sources(arguments)
     facts = _check_run(sources, arguments)
-    scores = audit(_collect(sources, arguments))
+    audited = _collect(sources, arguments)
+    if not audited.results:
+        return 0
+    scores = audit(audited)
     path = output_path(arguments.results[0], "kg_metrics", arguments.output_dir)
     if len(sources) > 1:
         path = path.with_name("kg_metrics.json")
@@ -148,12 +154,15 @@ def _check_run(sources: Sequence[TextSource], arguments: argparse.Namespace) -> 
 
 
 def _collect(sources: Sequence[TextSource], arguments: argparse.Namespace) -> Audited:
-    """Make or read the graphs of all result files, in order."""
+    """Make or read the graphs of all result files, in order, and take those of questions that have reasoning to compare
+    with."""
     results: list[AuditRow] = []
     predicted: list[Graph] = []
     references: list[Graph] = []
     reports: list[Graph | None] = []
     for number, (path, rows) in enumerate(sources):
+        if not can_be_audited(rows, path):
+            continue
         truth = reference_texts(rows, path)
         if arguments.ground_truth:
             references += read_graphs_of(arguments.ground_truth[number], truth.names, truth)
@@ -167,7 +176,8 @@ def _collect(sources: Sequence[TextSource], arguments: argparse.Namespace) -> Au
         else:
             reports += [None] * len(rows)
         results += rows
-    return Audited(results, predicted, references, reports)
+    counted = [place for place, row in enumerate(results) if reasoning_of_row(row) is not None]
+    return Audited(*([part[place] for place in counted] for part in (results, predicted, references, reports)))
 
 
 class _Parser(argparse.ArgumentParser):
