@@ -38,6 +38,7 @@ from utils.switches import ROUNDING, SWITCHES, switches_set
 
 logger = get_logger()
 
+RESUME_ADVICE = "CHEX_RESUME_ADVICE"  # variable in which a script says how its runs are resumed
 LOCK = ".lock"  # in the run folder
 
 
@@ -146,7 +147,8 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
         logger.info("finished: %s", args.output_dir)
         return 0
     if trainer.is_world_process_zero():
-        step, hint = trainer.state.global_step, f"--resume_from_checkpoint true --output_dir {args.output_dir}"
+        step, command = trainer.state.global_step, f"--resume_from_checkpoint true --output_dir {args.output_dir}"
+        hint = os.environ.get(RESUME_ADVICE) or command
         logger.warning("stopped at step %d; resume with %s", step, hint)
     return INTERRUPTED
 

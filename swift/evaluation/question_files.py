@@ -114,13 +114,13 @@ def _annotation_files(arguments: EvaluationArguments) -> list[Path]:
     if arguments.annotation_file is not None:
         return [Path(arguments.annotation_file)]
     folder = Path(arguments.dataset_folder) / "annotations" / "eval"
-    missing = [name for name in SWEEP if not (folder / name).is_file()]
-    if missing:
+    found = [folder / name for name in SWEEP if (folder / name).is_file()] or sorted(folder.glob("*.json*"))
+    if not found:
         raise UserError(
-            f"{folder} lacks {', '.join(missing)}; put the files there, name another --dataset_folder, "
-            "or evaluate one file with --annotation_file"
+            f"{folder} holds no file of questions; put {', '.join(SWEEP)} there, or some of them, name another "
+            "--dataset_folder, or evaluate one file with --annotation_file"
         )
-    return [folder / name for name in SWEEP]
+    return found
 
 
 def _check_answers(records: Sequence[Record]) -> None:

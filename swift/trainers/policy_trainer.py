@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ class PolicyTrainer(ShardedTrainer):
         self.add_callback(EvaluateAtTheEnd())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.progress = None if args.disable_tqdm else ProgressBar()
+        self.progress = None if args.disable_tqdm or not sys.stderr.isatty() else ProgressBar()
         self.add_callback(self.progress or LogLines())
 
     @property

@@ -19,7 +19,7 @@ from PIL import Image, TiffImagePlugin
 PNG_MAGIC, TIFF_MAGICS = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*")
 TEXT_CHUNKS, LONGEST_TEXT = (b"tEXt", b"zTXt", b"iTXt"), 65_536  # bytes that a text chunk may have to be kept
 PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by color type: RGB, gray with alpha, RGBA
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES = 256, 257, 258, 259, 262, 274, 277
+WIDTH, HEIGHT, SAMPLE_BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, PIXEL_SAMPLES = 256, 257, 258, 259, 262, 274, 277
 STRIP_PLACES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR = 273, 278, 279, 284, 317
 TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
 ASSOCIATED, UNASSOCIATED = 1, 2
@@ -158,7 +158,7 @@ def _deep_tiff(stream: BinaryIO, head: bytes) -> DeepImage | None:
     tags: Any = TiffImagePlugin.ImageFileDirectory_v2(head)
     stream.seek(tags.next)
     tags.load(stream)
-    bits, samples = tags.get(BITS, (1,)), tags.get(SAMPLES, 1)
+    bits, samples = tags.get(SAMPLE_BITS, (1,)), tags.get(PIXEL_SAMPLES, 1)
     is_deep = samples > 1 and len(set(bits)) == 1 and bits[0] in (16, 32)
     if not is_deep or tags.get(PLANAR, 1) != 1 or tags.get(PHOTOMETRIC) not in (0, 1, 2):
         return None
@@ -187,7 +187,13 @@ def _deep_tiff(stream: BinaryIO, head: bytes) -> DeepImage | None:
 
 def _as_bytes(data: bytes, tags: Any, pixel: int, order: str) -> bytes:
     """The TIFF with a directory that describes rows of ``pixel`` times as many single bytes."""
-    entries = {WIDTH: [tags[WIDTH] * pixel], HEIGHT: [tags[HEIGHT]], BITS: [8], PHOTOMETRIC: [1], SAMPLES: [1]}
+    entries = {
+        WIDTH: [tags[WIDTH] * pixel],
+        HEIGHT: [tags[HEIGHT]],
+        SAMPLE_BITS: [8],
+        PHOTOMETRIC: [1],
+        PIXEL_SAMPLES: [1],
+    }
     entries[COMPRESSION] = [tags.get(COMPRESSION, 1)]
     if TILE_PLACES in tags:
         entries |= {TILE_WIDTH: [tags[TILE_WIDTH] * pixel], TILE_HEIGHT: [tags[TILE_HEIGHT]]}
