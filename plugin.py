@@ -16,25 +16,28 @@ does not apply. For example, a reward for short answers:
 The file uses only names that ms-swift 3.3.0.post1 offers as well, so it also runs there unchanged.
 
 Two of the rewards are the published ones and can be gamed: ``external_r1v_acc`` by naming every possible answer, and
-``external_kg_jac`` by saying nothing (tests/rewards/test_rewards.py shows both). ``external_acc_strict``,
-``external_kg_f1`` and ``external_format`` close these ways. ``external_length`` penalizes answers that come near the
-length limit.
+``external_kg_jac`` by saying nothing (``python -m tools.reward_audit`` shows both). ``external_findings``,
+``external_acc_strict`` and ``external_consistency`` together close these ways. ``external_length`` penalizes answers
+that come near the length limit.
 
 Environment variables:
     FREEZE_NON_VISION_PARAMS=1  train the vision LoRA and lm_head only
     KG_TEXT=whole               let external_kg_jac read the whole completion instead of its <think> part
+    KG_REPORTS=FOLDER           reports of the studies for external_kg_report
+    RADEVAL_METRIC=radgraph:radgraph_partial   the metric of external_radeval
     CHEX_RUN_CODE=1             let external_code_reward run the code that the model writes
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ReXKG.graph import graph_f1, graph_jaccard
+from ReXKG.finding_scores import findings_score, report_score
+from ReXKG.findings import FindingReader
+from ReXKG.graph import empty_unions, graph_f1, graph_jaccard
 from swift.plugin import ORM, orms
 from swift.utils import get_device_count, get_dist_setting, get_logger, is_dist, is_mp, is_mp_ddp
 from utils.answers import (
@@ -46,10 +49,13 @@ from utils.answers import (
     reasoning_of,
     think_span,
 )
+from utils.consistency import asked_questions, consistency, reasoning_signs
 from utils.countdown import solves_countdown
 from utils.freezing import describe_trainable, freeze_after_construction
-from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name
-from utils.run_code import fenced_code, fraction_passed
+from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name, finding_reader
+from utils.mimic import Reports, find_reports
+from utils.radeval_metric import load_radeval_metric
+from utils.run_code import answers_with_code, code_score
 from utils.strict_rewards import answers_f1, reasons_then_answers, soft_length_penalty
 from utils.switches import env_switch
 
@@ -80,7 +86,7 @@ class StrictAccuracyORM(ORM):
 
 
 class GraphReward(ORM):
-    """Base of the rewards on knowledge graphs. It extracts all new texts of a call at once and caches references.
+    """Base of the rewards on graphs and findings. It extracts all new texts of a call at once and caches references.
 
     ``extract`` maps texts to graphs; by default it is the extractor that REXKG_EXTRACTOR chooses. ``reading`` says in
     the log which part of a completion is read.
@@ -94,6 +100,7 @@ class GraphReward(ORM):
             # Asking for the name loads the extractor now, so that no model is loaded within a call.
             logger.info("%s reads %s texts with %s", type(self).__name__, reading, extractor_name())
         self.extract = extract or extract_knowledge_graph
+        self.read = FindingReader(extract) if extract else finding_reader()
         self.references: dict[str, dict] = {}
 
     def graph_pairs(self, texts: list[str], references: list[str]) -> list[tuple[dict, dict]]:
@@ -103,6 +110,7 @@ class GraphReward(ORM):
         self._cache({reference: graphs[reference] for reference in references})
         return [(graphs[text], graphs[reference]) for text, reference in zip(texts, references, strict=True)]
 
+<<<<<<< HEAD
     def scores(
         self, texts: list[str], solutions: list[str], score: Callable[[dict, dict], float]
     ) -> list[float | None]:
@@ -114,6 +122,16 @@ class GraphReward(ORM):
         for row, pair in zip(rows, pairs, strict=True):
             values[row] = score(*pair)
         return values
+=======
+    def reading_pairs(self, completions: list[str], references: list[str]) -> list[tuple]:
+        """The findings of each completion's ``<think>`` span and of its reference text."""
+        readings = self.read([*(think_span(text) or "" for text in completions), *references])
+        return list(zip(readings[: len(completions)], readings[len(completions) :], strict=True))
+
+    def metrics(self, completions: list[str], **columns: list) -> dict[str, tuple[float, float]]:
+        """The signs of gaming that `utils.consistency.reasoning_signs` counts. Training logs them."""
+        return reasoning_signs(completions, asked_questions(len(completions), columns), self.read)
+>>>>>>> main
 
     def _cache(self, graphs: dict[str, dict]) -> None:
         self.references.update(graphs)
@@ -139,6 +157,13 @@ class KnowledgeGraphORM(GraphReward):
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         texts = [self.read_completion(completion) for completion in completions]
         return self.scores(texts, solution, graph_jaccard)
+
+    def metrics(self, completions: list[str], solution: list[str], **columns: list) -> dict[str, tuple[float, float]]:
+        """The signs, and the share of this reward that entities or relations absent on both sides have earned."""
+        texts = [self.read_completion(completion) for completion in completions]
+        pairs = self.graph_pairs(texts, [think_text(truth) for truth in solution])
+        earned = sum(empty_unions(*pair) / 2 for pair in pairs), sum(graph_jaccard(*pair) for pair in pairs)
+        return super().metrics(completions, **columns) | {"signs/empty_unions": earned}
 
 
 class KnowledgeGraphF1ORM(GraphReward):
@@ -228,10 +253,8 @@ class CountdownORM(ORM):
 class CodeRewardORM(ORM):
     """Share of the test cases in ``verification_info`` that the last fenced block of the completion passes.
 
-    ``verification_info`` is ``{"language", "test_cases": [{"input", "output"}]}``, as an object or as JSON text.
-    Records without it, completions without a fenced Python block and languages other than Python score 0.0. Code runs
-    only with CHEX_RUN_CODE=1; without, a record that requires it is an error. ``utils.run_code`` says how the code is
-    contained.
+    ``utils.run_code`` has the form of the column. Code runs only with CHEX_RUN_CODE=1; without, a record that
+    requires it is an error.
     """
 
     is_quick = True
@@ -240,20 +263,9 @@ class CodeRewardORM(ORM):
         self.may_run = env_switch("CHEX_RUN_CODE")
 
     def __call__(self, completions: list[str], verification_info: list | None = None, **columns: list) -> list[float]:
+        rows = zip(completions, verification_info or [None] * len(completions), strict=True)
         with ThreadPoolExecutor(max_workers=8) as pool:
-            return list(pool.map(self._score, completions, verification_info or [None] * len(completions)))
-
-    def _score(self, completion: str, info: dict | str | None) -> float:
-        info = _verification(info)
-        if not info:
-            return 0.0
-        if not self.may_run:
-            raise ValueError(
-                "external_code_reward would run code written by the model; set CHEX_RUN_CODE=1 (in a container only),"
-                " or remove verification_info from the data"
-            )
-        code = fenced_code(completion, "python") if info["language"] == "python" else None
-        return fraction_passed(code, info["test_cases"]) if code else 0.0
+            return list(pool.map(lambda row: code_score(*row, self.may_run), rows))
 
 
 class CodeFormatORM(ORM):
@@ -263,16 +275,53 @@ class CodeFormatORM(ORM):
     """
 
     def __call__(self, completions: list[str], verification_info: list | None = None, **columns: list) -> list[float]:
-        languages = [_verification(info).get("language") for info in verification_info or [None] * len(completions)]
-        return [
-            float(has_think_answer_shape(completion) and fenced_code(answer_span(completion), language) is not None)
-            for completion, language in zip(completions, languages, strict=True)
-        ]
+        rows = zip(completions, verification_info or [None] * len(completions), strict=True)
+        return [float(answers_with_code(*row)) for row in rows]
 
 
-def _verification(info: dict | str | None) -> dict:
-    """``verification_info`` of a record as an object, empty if the record has none."""
-    return (json.loads(info) if isinstance(info, str) and info else info) or {}
+class FindingsORM(GraphReward):
+    """Agreement of the findings of ``<think>`` with the solution's, from -1 to 1: `findings_score`. None found: 0."""
+
+    def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
+        pairs = self.reading_pairs(completions, list(map(think_text, solution)))
+        return [findings_score(own.findings, truth.findings, own.repeated) for own, truth in pairs]
+
+
+class ConsistencyORM(GraphReward):
+    """1.0 if the ``<think>`` span supports the answer, 0.0 if it says nothing of it, -1.0 if it opposes it or itself.
+
+    `utils.consistency` has the rules. The question is the column ``question``, else the last user turn of ``messages``.
+    """
+
+    def __call__(self, completions: list[str], **columns: list) -> list[float]:
+        return consistency(completions, asked_questions(len(completions), columns), self.read)
+
+
+class ReportORM(GraphReward):
+    """Agreement of the findings of the ``<think>`` span with the radiologist's report, above -1 and below 1.
+
+    `ReXKG.finding_scores.report_score` is the formula. The report is the column ``report``, else that of the column
+    ``study_id`` in ``KG_REPORTS``, a source that `utils.mimic` reads. A record without a report gets None.
+    """
+
+    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
+        super().__init__(extract)
+        self.reports = Reports(os.environ["KG_REPORTS"]) if os.environ.get("KG_REPORTS") else None
+
+    def __call__(self, completions: list[str], **columns: list) -> list[float | None]:
+        texts = find_reports(len(completions), columns, self.reports)
+        pairs = zip(self.reading_pairs(completions, [text or "" for text in texts]), texts, strict=True)
+        return [None if text is None else report_score(own.findings, truth.findings) for (own, truth), text in pairs]
+
+
+class RadEvalORM(ORM):
+    """A metric of the package radeval between both ``<think>`` spans; RADEVAL_METRIC names it (default: bleu)."""
+
+    def __init__(self):
+        self.metric = load_radeval_metric(os.environ.get("RADEVAL_METRIC") or "bleu")
+
+    def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float | None]:
+        return self.metric([think_span(text) or "" for text in completions], list(map(think_text, solution)))
 
 
 def report_training(trainer: Any) -> None:
@@ -296,6 +345,10 @@ orms["external_r1v_acc"] = MultiModalAccuracyORM
 orms["external_acc_strict"] = StrictAccuracyORM
 orms["external_kg_jac"] = KnowledgeGraphORM
 orms["external_kg_f1"] = KnowledgeGraphF1ORM
+orms["external_findings"] = FindingsORM
+orms["external_consistency"] = ConsistencyORM
+orms["external_kg_report"] = ReportORM
+orms["external_radeval"] = RadEvalORM
 orms["external_format"] = FormatORM
 orms["external_length"] = SoftLengthORM
 orms["external_math_acc"] = MathAccuracyORM

@@ -88,6 +88,12 @@ def graph_jaccard(predicted: Graph, reference: Graph) -> float:
     return (entities + relations) / 2
 
 
+def empty_unions(predicted: Graph, reference: Graph) -> int:
+    """The number of Jaccard indexes of `graph_jaccard` that are 1.0 because neither graph has a member, 0 to 2."""
+    sides = predicted, reference
+    return (not any(map(entity_pairs, sides))) + (not any(map(relation_triples, sides)))
+
+
 def set_scores(predicted: set, reference: set) -> SetScores:
     """Precision |p & r| / |p|, recall |p & r| / |r| and F1 2 |p & r| / (|p| + |r|).
 

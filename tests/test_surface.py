@@ -27,6 +27,7 @@ COMMANDS = {
     "-m tools.compare_results": ("run", "output"),
     "-m tools.evaluation_report": ("output",),
     "-m tools.training_report": ("output", "title"),
+    "-m tools.reward_audit": ("dataset", "completions", "reward_funcs", "output"),
     "-m tools.make_demo": ("output", "policy"),
     "-m tools.make_kg_annotations": ("output",),
     "-m ReXKG": ("models",),

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ReXKG.findings import FindingReader
 from ReXKG.graph import Graph
 from ReXKG.lexicon.extractor import LexiconExtractor
 from ReXKG.neural.folders import ModelFolders, find_models
@@ -42,6 +43,12 @@ def extract_knowledge_graph(texts: list[str], device: str | None = None) -> list
         ValueError: the environment or a model folder is wrong. The message names the fix.
     """
     return _extractor(device)(texts)
+
+
+@lru_cache(maxsize=1)
+def finding_reader() -> FindingReader:
+    """The reader of findings that all rewards of the process share, on the extractor that the environment chooses."""
+    return FindingReader(extract_knowledge_graph)
 
 
 def extractor_name() -> str:

@@ -158,17 +158,59 @@ def read_reports(
     return reports
 
 
+class Reports:
+    """Reports by study. Tables are read now. Of a folder, which may hold hundreds of thousands of files, only the names
+    are; a report is read when it is asked for.
+
+    Raises ValueError as `read_reports` does.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        path = Path(source)
+        self._texts: dict[str, str] = {} if path.is_dir() else read_reports(path)
+        self._files = {study_key(file.stem): file for file in path.rglob("*.txt")} if path.is_dir() else {}
+
+    def find(self, study: Any) -> str | None:
+        """The `report_text` of a study, None if there is none."""
+        key = study_key(study)
+        if key not in self._texts and key in self._files:
+            self._texts[key] = _read_file(self._files[key], SECTIONS)
+        return self._texts.get(key)
+
+
+def find_reports(count: int, columns: Mapping[str, Sequence[Any]], reports: Reports | None) -> list[str | None]:
+    """The report of each of ``count`` records, None if it has none: `report_text` of the column ``report``, else the
+    report of the column ``study_id`` among ``reports``.
+
+    Raises ValueError if there is neither source.
+    """
+    own, studies = columns.get("report"), columns.get("study_id") if reports else None
+    if own is None and studies is None:
+        raise ValueError("external_kg_report needs the column report, or the column study_id and KG_REPORTS=FOLDER")
+    texts: list[str | None] = []
+    for report, study in zip(own or [None] * count, studies or [None] * count, strict=True):
+        if isinstance(report, str) and report.strip():
+            texts.append(report_text(report))
+        else:
+            texts.append(reports.find(study) if reports and study is not None else None)
+    return texts
+
+
+def _read_file(path: Path, sections: Sequence[str]) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise ValueError(f"report {path} cannot be read ({error}); fix its permissions") from error
+    return report_text(text, sections)
+
+
 def _read_folder(folder: Path, wanted: set[str] | None, sections: Sequence[str], several: str) -> dict[str, str]:
     reports: dict[str, str] = {}
     for path in sorted(folder.rglob("*.txt")):
         study = study_key(path.stem)
         if wanted is not None and study not in wanted:
             continue
-        try:
-            text = path.read_text(encoding="utf-8-sig", errors="replace")
-        except OSError as error:
-            raise ValueError(f"report {path} cannot be read ({error}); fix its permissions") from error
-        _add(reports, study, report_text(text, sections), f"report {path}", several)
+        _add(reports, study, _read_file(path, sections), f"report {path}", several)
     return reports
 
 

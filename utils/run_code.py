@@ -2,10 +2,14 @@
 
 This stops accidents (endless loops, memory, huge output, reading this process's environment or modules). It does not
 stop malicious code, which can still reach the network and world-readable files. Use it inside a container.
+
+The column ``verification_info`` of a record says how its code is checked: ``{"language", "test_cases": [{"input",
+"output"}]}``, as an object or as JSON text.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,6 +18,9 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from utils.answers import answer_span, has_think_answer_shape
 
 _FENCE = re.compile(r"```(\w*)[^\S\n]*\n(.*?)```", re.DOTALL)
 _MEMORY_BYTES = 512 * 2**20
@@ -27,6 +34,35 @@ for limit, value in limits.items():
     resource.setrlimit(getattr(resource, limit), (value, value))
 exec(compile(open("program.py", encoding="utf-8").read(), "program.py", "exec"), {{"__name__": "__main__"}})
 """
+
+
+def code_score(completion: str, info: dict | str | None, may_run: bool) -> float:
+    """Share of the test cases that the last fenced block of the completion passes.
+
+    Records without test cases, completions without a fenced Python block and languages other than Python score 0.0.
+    Raises ValueError if there is code to run and it may not run.
+    """
+    checks = read_verification(info)
+    if not checks:
+        return 0.0
+    if not may_run:
+        raise ValueError(
+            "external_code_reward would run code written by the model; set CHEX_RUN_CODE=1 (in a container only),"
+            " or remove verification_info from the data"
+        )
+    code = fenced_code(completion, "python") if checks["language"] == "python" else None
+    return fraction_passed(code, checks["test_cases"]) if code else 0.0
+
+
+def answers_with_code(completion: str, info: dict | str | None) -> bool:
+    """True for a ``<think>`` span and an ``<answer>`` span with a fenced block in the record's language."""
+    language = read_verification(info).get("language")
+    return has_think_answer_shape(completion) and fenced_code(answer_span(completion), language) is not None
+
+
+def read_verification(info: dict | str | None) -> dict[str, Any]:
+    """``verification_info`` of a record as an object, empty if the record has none."""
+    return (json.loads(info) if isinstance(info, str) and info else info) or {}
 
 
 def fenced_code(text: str, language: str | None = None) -> str | None:

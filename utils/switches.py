@@ -14,6 +14,8 @@ SWITCHES = (
     "REXKG_MARKERS",
     "REXKG_TERMS",
     "KG_TEXT",
+    "KG_REPORTS",
+    "RADEVAL_METRIC",
     "CHEX_RUN_CODE",
 )
 ROUNDING = ("OMP_NUM_THREADS",)  # written into args.json too; may change the last digits of a result

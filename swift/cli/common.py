@@ -28,7 +28,8 @@ from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.digests import file_digest
-from swift.utils.errors import INTERRUPTED
+from swift.utils.distributed import is_lost_process
+from swift.utils.errors import INTERRUPTED, UserError, one_line
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import BEST
@@ -131,15 +132,26 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             "world_size": args.world_size,
             "image_separator": IMAGE_SEPARATOR,
             "environment": switches_set(os.environ, SWITCHES + ROUNDING),
+            "prompts_per_step": trainer.prompts_per_step,
         }
         settings, contents = _settings(arguments), contents_of_files(arguments)
         if args.resume_from_checkpoint is not None:
             stated = {name: plain(value) for name, value in settings.items()}
-            allowed = args.resume_changed
-            facts["changes"] = changes_of_run(Path(args.output_dir), stated, contents, allowed=allowed)
+            compared = {name: plain(facts.get(name)) for name in ("environment", "extractor", "prompts_per_step")}
+            allowed, folder = args.resume_changed, Path(args.output_dir)
+            facts["changes"] = changes_of_run(folder, stated, contents, compared, allowed=allowed)
         write_run_info(args.output_dir, settings, contents=contents, **facts)
     trainer.card = _card(arguments)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        said = one_line(error).partition(". ")[0]
+        raise UserError(
+            f"step {trainer.state.global_step + 1}: another process of the run died, hangs or cannot be reached "
+            f"({said}); see its messages, then go on with --resume_from_checkpoint true"
+        ) from error
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
     trainer.accelerator.wait_for_everyone()  # after a stop, a launcher ends all processes as soon as one is done

@@ -35,7 +35,7 @@ from swift.llm.ms_swift_arguments import flag as _flag
 from swift.llm.ms_swift_arguments import require as _require
 from swift.llm.ms_swift_flags import FOREIGN_FLAGS
 from swift.llm.resume import resume_folder
-from swift.utils.distributed import check_world_size, runs_on_cpu
+from swift.utils.distributed import check_world_size, join_gloo_group, runs_on_cpu
 from swift.utils.errors import UserError
 from swift.utils.flags import FlagParser
 
@@ -161,6 +161,8 @@ class RunArguments(OrderFlags, TrainingArguments):
         if isinstance(self.fsdp, str) and self.fsdp.lower() in ("true", "false"):
             self.fsdp = True if self.fsdp.lower() == "true" else None
         self.use_cpu = self.use_cpu or runs_on_cpu()
+        if self.use_cpu:
+            join_gloo_group(self.ddp_timeout)
         super().__post_init__()
         check_world_size(self.world_size)
         if self.deepspeed is not None:

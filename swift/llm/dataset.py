@@ -188,6 +188,18 @@ def _parse(item: Any, place: str, root: Path | None, require_solution: bool) -> 
     return Record(images, turns, solution, columns | {"solution": solution}, place)
 
 
+def find_question(item: Any) -> str:
+    """The text of the record's question: its ``question``, else its last user turn without image placeholders. Raises
+    UserError if ``item`` is not a record."""
+    turns, _ = _turns(item)
+    return _text(item, "question") or last_question(turns)
+
+
+def last_question(messages: Sequence[dict[str, str]]) -> str:
+    """The last turn of a prompt, which is the user's, without image placeholders; "" for a prompt without turns."""
+    return PLACEHOLDER.sub("", messages[-1]["content"]).strip() if messages else ""
+
+
 def find_solution(item: Any) -> str | None:
     """The record's reference answer: its ``solution``, final assistant turn or ``explanation``; None if it has none.
     Raises UserError if ``item`` is not a record."""

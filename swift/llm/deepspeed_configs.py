@@ -61,6 +61,7 @@ def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
+    _skip_shared_memory_kernel()
     if isinstance(value, dict) or Path(value).is_file():
         return value
     if value not in DEEPSPEED_CONFIGS:
@@ -76,8 +77,15 @@ def check_mismatches(mismatches: Sequence[str]) -> None:
         raise UserError(f'--deepspeed: the file contradicts the flags ({listed}); set the values in the file to "auto"')
 
 
+def _skip_shared_memory_kernel() -> None:
+    """On CPUs DeepSpeed compiles a kernel for collectives, which takes 45 s at first use; gloo does without."""
+    import deepspeed as package
+
+    package.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def check_precision(config: Any) -> None:
-    """Raise UserError if DeepSpeed would keep the weights in half precision, from transformers' view of its settings."""
+    """Raise UserError if DeepSpeed would keep the weights in half precision; ``config`` is transformers' view of it."""
     for kind in ("bf16", "fp16"):
         if config.is_true(f"{kind}.enabled"):
             raise UserError(

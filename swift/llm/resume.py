@@ -13,11 +13,14 @@ from swift.utils.errors import UserError
 from swift.utils.files import try_read_json
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import complete_checkpoints, finished_step
+from utils.switches import ROUNDING
 
 logger = get_logger()
 
-# Flags that may differ when a run is resumed, beside those that only watch: an engine changes roundings only.
+# Flags that may differ when a run is resumed, beside those that only watch: an engine and the division of a step over
+# processes and micro-batches change roundings only. The prompts of a step are compared instead.
 RESUMED = {
+    "per_device_train_batch_size", "gradient_accumulation_steps",
     "resume_changed", "image_root", "rollout_gather", "deepspeed", "fsdp", "fsdp_config", "use_cpu", "ddp_backend",
     "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_find_unused_parameters",
 }  # fmt: skip
@@ -59,13 +62,14 @@ def resume_folder(output_dir: str, resume: str | None, overwrite: bool, only_mod
 
 
 def changes_of_run(
-    folder: Path, settings: Mapping[str, Any], contents: Mapping[str, Any], *, allowed: bool
+    folder: Path, settings: Mapping[str, Any], contents: Mapping[str, Any], facts: Mapping[str, Any], *, allowed: bool
 ) -> list[str]:
     """Compare a run that is resumed with the args.json in ``folder``.
 
     Args:
         settings: the run's flags, as JSON holds them. Flags that decide nothing, and names of files, do not count.
         contents: digests of the files that flags name, by flag.
+        facts: further entries of args.json that decide results. Variables that only round do not count.
         allowed: warn of changes and return them in words, instead of raising UserError for the first one.
     """
     written = try_read_json(folder / "args.json")
@@ -84,6 +88,10 @@ def changes_of_run(
         for name in sorted(contents)
         if name in digests and digests[name] != contents[name]
     ]
+    for name in sorted(facts.keys() & written.keys()):
+        was, now = (_without_rounding(value) for value in (written[name], facts[name]))
+        if was != now:
+            changes.append(f"{name} was {was!r} and is now {now!r}")
     if changes and not allowed:
         more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
         raise UserError(
@@ -93,6 +101,10 @@ def changes_of_run(
     for change in changes:
         logger.warning("resumed although %s", change)
     return [*(written.get("changes") or []), *changes]
+
+
+def _without_rounding(value: Any) -> Any:
+    return {k: v for k, v in value.items() if k not in ROUNDING} if isinstance(value, dict) else value
 
 
 def _newest_intact(folder: Path) -> Path | None:

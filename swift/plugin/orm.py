@@ -12,6 +12,9 @@ class ORM:
     to which the reward does not apply. Every column (``solution``, ``images``, ``idx`` ...) is a list aligned with
     ``completions``. A parameter without a default names a column that every record must have, such as ``solution`` in
     ``__call__(self, completions, solution, **columns)``. This is checked before training starts.
+
+    A reward may have a method ``metrics(completions, **columns)`` that returns further figures of the completions as
+    ``{name: (sum, count)}``. Training logs the mean of each.
     """
 
     reads_reasoning = False  # True if the reward applies only to records whose solution has reasoning

@@ -85,6 +85,7 @@ def reward_matrix(
     return scores
 
 
+<<<<<<< HEAD
 def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences about rewards that will say little about these records, given by their ``columns``."""
     solutions = [row.get("solution") for row in columns]
@@ -116,6 +117,30 @@ def _constant(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> float |
         if len(seen) > 1:
             return None
     return seen.pop() if seen else None
+=======
+def reward_metrics(
+    rewards: Iterable[tuple[str, Callable]], completions: list[str], columns: Mapping[str, list]
+) -> dict[str, tuple[float, float]]:
+    """Further figures of N completions, by name, each as (sum, count) of a mean.
+
+    They come from the rewards that have a method ``metrics(completions, **columns)``. If two rewards give a figure of
+    one name, the first counts.
+
+    Raises:
+        UserError: a reward's method raises or returns anything else.
+    """
+    figures: dict[str, tuple[float, float]] = {}
+    for name, reward in rewards:
+        if not hasattr(reward, "metrics"):
+            continue
+        try:
+            returned = reward.metrics(completions, **columns)
+            pairs = {figure: (float(total), float(count)) for figure, (total, count) in returned.items()}
+        except Exception as error:  # a plugin's code may raise anything
+            raise UserError(f"reward {name!r} failed in metrics: {describe_error(error)}") from error
+        figures = pairs | figures
+    return figures
+>>>>>>> main
 
 
 def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -> Callable:

@@ -16,6 +16,7 @@ PANELS = (
     ("Reward", ("reward", "rewards/")),
     ("Spread of rewards within groups", ("reward_std",)),
     ("Shares", ("zero_spread_groups", "dropped_groups", "truncated", "clip_ratio")),
+    ("Signs of gaming (shares)", ("signs/",)),
     ("KL to the reference (nats per token)", ("kl",)),
     ("Entropy (nats per token)", ("entropy",)),
     ("Completion length (tokens)", ("completion_length", "completion_length_min", "completion_length_max")),

@@ -9,16 +9,15 @@ product still runs in the model's own type: a module casts its parameters when i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from swift.trainers.stand_ins import Place, replaced
+
 PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd)  # their input must have the type of their weight
 WHOLES = (nn.MultiheadAttention,)  # they read the weights of the modules inside them
-
-Place = tuple[nn.Module, str]  # a module and the name under which it holds a parameter
 
 
 def keep_in_float32(model: nn.Module) -> torch.dtype | None:
@@ -66,19 +65,7 @@ def _casting(module: nn.Module, places: list[Place], compute: torch.dtype) -> Ca
         cast = {place: value.to(compute) for place, value in values.items() if value.dtype != compute}
         if not cast:  # as in a rollout, at every token
             return forward(*args, **kwargs)
-        with _replaced(cast):
+        with replaced(cast):
             return forward(*args, **kwargs)
 
     return in_compute_type
-
-
-@contextmanager
-def _replaced(values: dict[Place, Tensor]) -> Iterator[None]:
-    masters = {(module, name): module._parameters[name] for module, name in values}
-    try:
-        for (module, name), value in values.items():
-            module._parameters[name] = value
-        yield
-    finally:
-        for (module, name), value in masters.items():
-            module._parameters[name] = value

@@ -298,8 +298,8 @@ class PolicyTrainer(ShardedTrainer):
         return metrics
 
     def _observe_own(self, dataset: PromptDataset, means: Means) -> None:
-        """Observe the validation prompts of this process, a batch at a time. Where processes must keep in step, one that
-        has no prompt left repeats the first one, which does not count."""
+        """Observe the validation prompts of this process, a batch at a time. Where processes must keep in step, one
+        without prompts left repeats the first one, which does not count."""
         own, size = range(self.args.process_index, len(dataset), self.args.world_size), self.args.eval_batch_size
         largest = math.ceil(len(dataset) / self.args.world_size) if self.synced else len(own)
         for start in range(0, largest, size):

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from swift.trainers.sharding.parameters import cut, is_sharded, local_part, release
+from swift.trainers.sharding.parameters import cut, local_part, release
+from swift.trainers.stand_ins import places_of, replaced
 
 
 class Snapshot:
@@ -53,30 +54,19 @@ class Snapshot:
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """Put the snapshot's values into ``model`` within the block. Its own tensors return afterwards, not copies."""
-        parameters = dict(model.named_parameters())
-        missing = self.values.keys() - parameters.keys()
-        if missing:
-            raise ValueError(f"the snapshot holds {len(missing)} tensors that the model lacks, e.g. {min(missing)}")
-        if is_sharded(model):
-            with self._written_into(model, {name: parameters[name] for name in self.values}):
-                yield
-            return
-        own = {name: parameters[name].data for name in self.values}
-        try:
-            for name, value in self.values.items():
-                parameters[name].data = value
+        """Let the modules of ``model`` hold the snapshot's values within the block. Nothing is copied."""
+        with replaced(places_of(model, self.values)):
             yield
-        finally:
-            for name, value in own.items():
-                parameters[name].data = value
 
     @contextmanager
     @torch.no_grad()
-    def _written_into(self, model: nn.Module, parameters: dict[str, nn.Parameter]) -> Iterator[None]:
-        """Engines keep views of the parts they hold, so the values are written over them, and the model's own ones back
-        from copies."""
-        parts = {name: local_part(parameter) for name, parameter in parameters.items()}
+    def written_into(self, model: nn.Module) -> Iterator[None]:
+        """Within the block, let the parts of a divided ``model`` hold the snapshot's values (see :meth:`divide`).
+
+        Engines keep views of the parts, so the values are written over them, and the model's own ones back from copies.
+        """
+        parameters = dict(model.named_parameters())
+        parts = {name: local_part(parameters[name]) for name in self.values}
         own = {name: part.clone() for name, part in parts.items()}
         try:
             _overwrite(model, parts, self.values)

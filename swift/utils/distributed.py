@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 from swift.utils.errors import UserError
 
@@ -58,6 +59,26 @@ def runs_on_cpu() -> bool:
             "accelerators, or pass --use_cpu true"
         )
     return devices == 0
+
+
+def join_gloo_group(timeout: float) -> None:
+    """Join the launcher's processes over gloo, unless they are a group already. A collective that waits for more than
+    ``timeout`` seconds fails. Transformers would join them with gloo's own 30 minutes, whatever --ddp_timeout says."""
+    import torch
+
+    if is_dist() and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """True if ``error`` is a collective's that another process did not answer: it died, hangs or cannot be reached."""
+    import torch
+
+    signs = ("closed by peer", "connection reset", "broken pipe", "timed out", "timeout", "remote process exited")
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return ("gloo" in text or "nccl" in text) and any(sign in text for sign in signs)
 
 
 def check_world_size(world_size: int) -> None:

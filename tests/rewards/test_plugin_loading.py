@@ -274,12 +274,14 @@ class Model(torch.nn.Module):
 
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 
-names = [name for name in swift.plugin.orms if name != "external_math_acc"]
+names = [name for name in swift.plugin.orms if name not in ("external_math_acc", "external_radeval")]
 args = SimpleNamespace(per_device_train_batch_size=8, gradient_accumulation_steps=2, max_completion_length=4,
                        soft_cache_length=2)
 trainer = GRPOTrainer(Model(), None, None, names, args=args)
 texts = ["<think>Small right pleural effusion.</think><answer>yes</answer>"] * 2
-columns = {"solution": texts, "messages": [[], []], "nums": [[1], [1]], "target": [1, 1]}
+question = {"role": "user", "content": "Is there an effusion?"}
+columns = {"solution": texts, "messages": [[question]] * 2, "nums": [[1], [1]], "target": [1, 1],
+           "report": ["Right effusion."] * 2}
 print(sorted(swift.plugin.orms))
 print({name: values.tolist() for name, values in zip(names, trainer.rewards(texts, **columns))})
 print([name for name, tensor in trainer.model.named_parameters() if tensor.requires_grad])
@@ -310,16 +312,20 @@ def test_plugin_py_registers_rewards_and_freezing_under_ms_swift(tmp_path):
     registered, rewards, trainable, tied = process.stdout.splitlines()
     names = (
         "r1v_acc", "acc_strict", "kg_jac", "kg_f1", "format", "length", "math_acc", "math_format", "countdown",
-        "code_reward", "code_format",
+        "code_reward", "code_format", "findings", "consistency", "kg_report", "radeval",
     )  # fmt: skip
     assert registered == str(sorted(f"external_{name}" for name in names))
-    # The completions repeat their solutions: right, the same graph, well formed, four words; no sum and no code.
+    # The completions repeat their solutions: right, the same graph, well formed, four words; no sum and no code. The
+    # report supports one fact: 1 / (1 + 1).
     assert rewards == str(
         {
             "external_r1v_acc": [1.0, 1.0],
             "external_acc_strict": [1.0, 1.0],
             "external_kg_jac": [1.0, 1.0],
             "external_kg_f1": [1.0, 1.0],
+            "external_findings": [1.0, 1.0],
+            "external_consistency": [1.0, 1.0],
+            "external_kg_report": [0.5, 0.5],
             "external_format": [1.0, 1.0],
             "external_length": [-1.0, -1.0],
             "external_math_format": [1.0, 1.0],

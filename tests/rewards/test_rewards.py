@@ -275,6 +275,20 @@ def test_the_trainer_counts_tokens_for_its_rewards():
     assert columns["idx"] == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("columns", "turns", "expected"),
+    [
+        ({"question": "Why?"}, ("<image>Where?",), "Why?"),
+        ({}, ("Hello.", "<image>\nWhere?"), "Where?"),
+        ({"question": None}, (), ""),
+    ],
+)
+def test_the_trainer_gives_the_question_to_its_rewards(columns, turns, expected):
+    messages = tuple({"role": "user", "content": turn} for turn in turns)
+    items = [PromptItem(0, Record((), messages, "a", columns, "s"), None)]
+    assert reward_columns(items, 2, random_completions(2, longest=5))["question"] == [expected] * 2
+
+
 def test_length_counts_with_a_tokenizer_where_nobody_has_counted():
     class Words:
         def encode(self, text, add_special_tokens):

@@ -124,6 +124,14 @@ def test_log_carries_the_documented_metrics(run):
     assert names <= run.state.log_history[0].keys()
 
 
+def test_signs_of_gaming_are_logged_with_the_rewards(run):
+    logged = [entry for entry in run.state.log_history if "loss" in entry]
+    names = {"signs/contradictory", "signs/against_answer", "signs/restates", "signs/empty_unions"}
+    assert all(0 <= entry[name] <= 1 for entry in logged for name in names - {"signs/empty_unions"})
+    # A mean without observations is left out: this share has none in a step whose graph reward is 0.
+    assert all(("signs/empty_unions" in entry) == (entry["rewards/external_kg_jac"] > 0) for entry in logged)
+
+
 def test_groups_stay_whole_in_gradient_accumulation(world, tmp_path):
     """Two micro-batches of one group give the loss and the weights of one micro-batch of two groups."""
     whole = make_trainer(world, tmp_path / "whole", max_steps=2)

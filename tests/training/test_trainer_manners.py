@@ -114,7 +114,7 @@ def test_a_checkpoint_that_lacks_a_file_is_refused_if_it_is_named(train, tmp_pat
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("num_generations", 2), ("per_device_train_batch_size", 16), ("beta", 0.1), ("seed", 1), ("max_steps", 6),
+        ("num_generations", 2), ("beta", 0.1), ("seed", 1), ("max_steps", 6),
         ("reward_funcs", "first_best"), ("learning_rate", 1e-3), ("temperature", 0.5), ("torch_dtype", "bfloat16"),
     ],
 )  # fmt: skip
@@ -124,6 +124,25 @@ def test_a_run_is_not_resumed_with_another_flag(train, tmp_path, flag, value, ca
     assert train(**{"max_steps": 2, flag: value}, resume_from_checkpoint=True) == 2
     assert f"holds another run: --{flag} was " in capsys.readouterr().err
     assert (tmp_path / "run" / "args.json").read_bytes() == before
+
+
+def test_a_run_is_not_resumed_with_other_prompts_per_step(train, capsys):
+    assert train(max_steps=2) == 0
+    assert train(max_steps=2, per_device_train_batch_size=16, resume_from_checkpoint=True) == 2
+    assert "prompts_per_step was 2 and is now 4" in capsys.readouterr().err
+
+
+def test_a_step_may_be_divided_in_another_way(train):
+    assert train(max_steps=2) == 0
+    division = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    assert train(max_steps=2, **division, resume_from_checkpoint=True) == 0
+
+
+def test_a_run_is_not_resumed_in_another_environment(train, monkeypatch, capsys):
+    assert train(max_steps=2) == 0
+    monkeypatch.setenv("KG_TEXT", "all")
+    assert train(max_steps=2, resume_from_checkpoint=True) == 2
+    assert "environment was {} and is now {'KG_TEXT': 'all'}" in capsys.readouterr().err
 
 
 def test_flags_that_only_watch_may_differ(train):

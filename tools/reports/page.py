@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATE_FOLDER = Path(__file__).parent / "templates"
-SCRIPTS = {"report": ("shared", "report", "questions"), "training": ("shared", "training")}
+SCRIPTS = {
+    "report": ("shared", "report", "questions"),
+    "training": ("shared", "training"),
+    "audit": ("shared", "audit"),
+}
 
 
 def render_page(name: str, title: str, data: Mapping[str, Any], *, image_files: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,12 @@ def observe_rollout(means: Means, rollout: Rollout, names: Sequence[str], weight
     means.extreme("completion_length_max", float(lengths.max()))
     means.add("truncated", float((~rollout.completions.finished).sum()), len(lengths))
     means.add("zero_spread_groups", float((rollout.std <= ZERO_SPREAD).sum()), len(rollout.std))
+
+
+def observe_sums(means: Means, figures: Mapping[str, tuple[float, float]]) -> None:
+    """Observe figures given as (sum, count), such as the signs of gaming that rewards count."""
+    for name, (total, count) in figures.items():
+        means.add(name, total, count)
 
 
 def observe_tokens(means: Means, figures: TokenFigures) -> None:

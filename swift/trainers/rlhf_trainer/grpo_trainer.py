@@ -32,15 +32,19 @@ from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
+<<<<<<< HEAD
 from swift.plugin.rewards import reward_matrix
 from swift.trainers.accumulation import gradients_kept
+=======
+from swift.plugin.rewards import reward_matrix, reward_metrics
+>>>>>>> main
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts, longest_prompt
 from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, CompletionsRecorder, completion_rows
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_flat_groups
-from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_tokens
+from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_sums, observe_tokens
 from swift.trainers.rlhf_trainer.loss import combine_rewards, group_advantages
 from swift.trainers.rlhf_trainer.policy_loss import TokenFigures, policy_loss
 from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference
@@ -200,6 +204,9 @@ class GRPOTrainer(PolicyTrainer):
                 rollout, min_std, self.args.max_resample_times, self._roll_out_others, go_on=anywhere
             )
         observe_rollout(self.means, rollout, self.reward_names, self.weights)
+        with self.clock.timed("reward"):
+            columns = reward_columns(rollout.items, rollout.group_size, rollout.completions)
+            observe_sums(self.means, reward_metrics(self.rewards, rollout.texts, columns))
         starts = np.cumsum([0] + [len(batch) for batch in batches])
         return [rollout.select(range(start, stop)) for start, stop in itertools.pairwise(starts.tolist())]
 

@@ -29,7 +29,8 @@ class ReferencePolicy:
         if self.snapshot is None:
             yield self.model
         else:
-            with self.snapshot.swapped_into(policy):
+            stand_in = self.snapshot.written_into if is_sharded(policy) else self.snapshot.swapped_into
+            with stand_in(policy):
                 yield policy
 
     def divide(self, policy: nn.Module) -> None:

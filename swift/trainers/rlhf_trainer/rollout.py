@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from swift.engine.batch import Completions, PromptBatch, concat_completions, concat_prompts
+from swift.llm.dataset import Record, last_question
 from swift.trainers.data import PromptItem
 
 
@@ -136,10 +137,15 @@ def describe_rollout(rollout: Rollout) -> str:
 def reward_columns(items: Sequence[PromptItem], group_size: int, completions: Completions) -> dict[str, list[Any]]:
     """Columns for the rewards, as lists aligned with the completions.
 
-    They are all dataset columns, `solution`, and `completion_tokens`, the number of tokens with the stop token. A value
-    that a record lacks is None.
+    They are all dataset columns, `question` (the prompt's last turn if the record has no such field), `solution`, and
+    `completion_tokens`, the number of tokens with the stop token. A value that a record lacks is None.
     """
-    names = sorted({name for item in items for name in item.record.columns} | {"solution"})
-    rows = [{**item.record.columns, "solution": item.record.solution} for item in items]
+    names = sorted({name for item in items for name in item.record.columns} | {"question", "solution"})
+    rows = [_reward_row(item.record) for item in items]
     columns = {name: [row.get(name) for row in rows for _ in range(group_size)] for name in names}
     return columns | {"completion_tokens": completions.lengths.tolist()}
+
+
+def _reward_row(record: Record) -> dict[str, Any]:
+    asked = record.columns.get("question") or last_question(record.messages)
+    return {**record.columns, "question": asked, "solution": record.solution}

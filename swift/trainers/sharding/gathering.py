@@ -37,8 +37,8 @@ def fits_whole(model: nn.Module, others: float, device: torch.device) -> bool:
 
 @contextmanager
 def gathered(wrapped: nn.Module, *, whole: bool) -> Iterator[None]:
-    """Within the block, parts of the wrapped model may be called from outside its forward, in any order: the whole model
-    if ``whole``, else layer by layer. Does nothing for a model that is not divided.
+    """Within the block, parts of the wrapped model may be called from outside its forward, in any order. They hold all
+    weights if ``whole``, and gather them layer by layer otherwise. Does nothing for a model that is not divided.
 
     All processes must enter and leave together. Parameters must not be changed within the block.
     """

@@ -124,14 +124,13 @@ def make_zero_moments(optimizer: Any) -> None:
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def load_scheduler(scheduler: Any, stored: dict[str, Any]) -> None:
-    """Take up a scheduler's state. Its lists have an entry per group, and DeepSpeed drops empty groups."""
-    count = len(scheduler.base_lrs)
-    fitted = {
+def scheduler_state(stored: dict[str, Any], count: int) -> dict[str, Any]:
+    """A scheduler's state for ``count`` groups of parameters. Its lists have an entry per group, all alike, and
+    DeepSpeed drops empty groups."""
+    return {
         key: [*value, *[value[-1]] * count][:count] if key in ("base_lrs", "_last_lr", "lr_lambdas") else value
         for key, value in stored.items()
     }
-    scheduler.load_state_dict(fitted)
 
 
 def base_optimizer(optimizer: Any) -> torch.optim.Optimizer:

@@ -22,7 +22,7 @@ from swift.llm.checkpoint.save import is_small, load_weights, saved_names, store
 from swift.llm.checkpoint.stored_tensors import read_tensor
 from swift.trainers.sharding.engines import force_fsdp, gathered_units, mark_zero3_leaves
 from swift.trainers.sharding.gathering import fits_whole, gathered, whole_bytes
-from swift.trainers.sharding.optimizer_state import load_scheduler, load_whole_state, optimizer_groups, whole_state
+from swift.trainers.sharding.optimizer_state import load_whole_state, optimizer_groups, scheduler_state, whole_state
 from swift.trainers.sharding.parameters import is_sharded, local_part, whole_shape, whole_values, write_whole
 from swift.utils.errors import UserError
 from swift.utils.files import replacing
@@ -132,7 +132,8 @@ class ShardedTrainer(Trainer):
             return
         state = whole_state(self.model, self.optimizer, self._groups, keep=self.args.should_save)
         if self.args.should_save:
-            for name, value in ((OPTIMIZER_NAME, state), (SCHEDULER_NAME, self.lr_scheduler.state_dict())):
+            scheduler = scheduler_state(self.lr_scheduler.state_dict(), len(self._groups))
+            for name, value in ((OPTIMIZER_NAME, state), (SCHEDULER_NAME, scheduler)):
                 with replacing(Path(output_dir) / name) as temporary:
                     torch.save(value, temporary)
 
@@ -152,7 +153,7 @@ class ShardedTrainer(Trainer):
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
         )
         load_whole_state(self.model, self.optimizer, self._groups, optimizer)
-        load_scheduler(self.lr_scheduler, scheduler)
+        self.lr_scheduler.load_state_dict(scheduler_state(scheduler, len(self.lr_scheduler.base_lrs)))
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """What this process holds of the trainable parameters, by name."""

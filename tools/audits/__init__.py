@@ -1,0 +1,1 @@
+"""Audit of rewards: attacks, paraphrases, scores and their page."""
