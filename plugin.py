@@ -48,6 +48,7 @@ from utils.answers import (
     parse_answers,
     reasoning_of,
     think_span,
+    think_text,
 )
 from utils.consistency import asked_questions, consistency, reasoning_signs
 from utils.countdown import solves_countdown
@@ -92,12 +93,10 @@ class GraphReward(ORM):
     the log which part of a completion is read.
     """
 
-    reads_reasoning = True
     cached_references = 8192  # graphs of reference texts kept at most; the oldest leave first
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, reading: str = "think"):
-        if extract is None:
-            # Asking for the name loads the extractor now, so that no model is loaded within a call.
+        if extract is None:  # asking for the name loads the extractor now, and not within a call
             logger.info("%s reads %s texts with %s", type(self).__name__, reading, extractor_name())
         self.extract = extract or extract_knowledge_graph
         self.read = FindingReader(extract) if extract else finding_reader()
@@ -110,19 +109,6 @@ class GraphReward(ORM):
         self._cache({reference: graphs[reference] for reference in references})
         return [(graphs[text], graphs[reference]) for text, reference in zip(texts, references, strict=True)]
 
-<<<<<<< HEAD
-    def scores(
-        self, texts: list[str], solutions: list[str], score: Callable[[dict, dict], float]
-    ) -> list[float | None]:
-        """The score of each text's graph against that of its solution's reasoning; None without reasoning."""
-        references = [reasoning_of(truth) for truth in solutions]
-        rows = [row for row, reference in enumerate(references) if reference is not None]
-        pairs = self.graph_pairs([texts[row] for row in rows], [references[row] for row in rows])
-        values: list[float | None] = [None] * len(texts)
-        for row, pair in zip(rows, pairs, strict=True):
-            values[row] = score(*pair)
-        return values
-=======
     def reading_pairs(self, completions: list[str], references: list[str]) -> list[tuple]:
         """The findings of each completion's ``<think>`` span and of its reference text."""
         readings = self.read([*(think_span(text) or "" for text in completions), *references])
@@ -131,7 +117,6 @@ class GraphReward(ORM):
     def metrics(self, completions: list[str], **columns: list) -> dict[str, tuple[float, float]]:
         """The signs of gaming that `utils.consistency.reasoning_signs` counts. Training logs them."""
         return reasoning_signs(completions, asked_questions(len(completions), columns), self.read)
->>>>>>> main
 
     def _cache(self, graphs: dict[str, dict]) -> None:
         self.references.update(graphs)
@@ -139,12 +124,23 @@ class GraphReward(ORM):
             del self.references[next(iter(self.references))]
 
 
-class KnowledgeGraphORM(GraphReward):
+class ReasoningReward(GraphReward):
+    """Base of the graph rewards that compare with the solution's reasoning. Without reasoning they are None."""
+
+    reads_reasoning = True
+
+    def scores(self, texts: list[str], solutions: list[str], score: Callable) -> list[float | None]:
+        """The score of each text's graph against that of its solution's reasoning; None without reasoning."""
+        references = [reasoning_of(truth) for truth in solutions]
+        pairs = self.graph_pairs(texts, [reference or "" for reference in references])
+        return [None if truth is None else score(*pair) for truth, pair in zip(references, pairs, strict=True)]
+
+
+class KnowledgeGraphORM(ReasoningReward):
     """Mean of the entity and relation Jaccard indexes between the graphs of completion and solution, in [0, 1].
 
     Graphs are extracted from the ``<think>`` part of a text, or from the whole text if it has none. With
-    ``KG_TEXT=whole`` the completion is always read whole, as in the published code. A solution without reasoning has no
-    score.
+    ``KG_TEXT=whole`` the completion is always read whole, as in the published code.
     """
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
@@ -166,7 +162,7 @@ class KnowledgeGraphORM(GraphReward):
         return super().metrics(completions, **columns) | {"signs/empty_unions": earned}
 
 
-class KnowledgeGraphF1ORM(GraphReward):
+class KnowledgeGraphF1ORM(ReasoningReward):
     """Mean of the entity and relation F1 between the graphs of completion and solution, in [0, 1].
 
     Only a complete ``<think>`` span of the completion is read. If neither graph has a relation, the entity F1 counts
@@ -175,12 +171,7 @@ class KnowledgeGraphF1ORM(GraphReward):
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         texts = [think_span(completion) or "" for completion in completions]
-        return self.scores(texts, solution, _f1_of_entities)
-
-
-def _f1_of_entities(graph: dict, reference: dict) -> float:
-    """`graph_f1`, and 0 if the reference has no entities."""
-    return graph_f1(graph, reference) if reference["entities"] else 0.0
+        return self.scores(texts, solution, lambda own, truth: graph_f1(own, truth) if truth["entities"] else 0.0)
 
 
 class FormatORM(ORM):
@@ -215,8 +206,6 @@ class SoftLengthORM(ORM):
 
 class MathAccuracyORM(ORM):
     """1.0 if the answer is mathematically equal to the solution's (``math_verify`` decides), else 0.0."""
-
-    is_quick = True
 
     def __init__(self):
         try:
@@ -257,8 +246,6 @@ class CodeRewardORM(ORM):
     requires it is an error.
     """
 
-    is_quick = True
-
     def __init__(self):
         self.may_run = env_switch("CHEX_RUN_CODE")
 
@@ -279,7 +266,7 @@ class CodeFormatORM(ORM):
         return [float(answers_with_code(*row)) for row in rows]
 
 
-class FindingsORM(GraphReward):
+class FindingsORM(ReasoningReward):
     """Agreement of the findings of ``<think>`` with the solution's, from -1 to 1: `findings_score`. None found: 0."""
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:

@@ -14,6 +14,7 @@ from swift.plugin.orm import orms
 from swift.utils.errors import UserError
 from utils.answers import reasoning_of
 
+QUICK = ("external_math_acc", "external_code_reward", "external_countdown")  # may be tried as well
 TRIED = 8  # records that rewards are tried on before training
 LARGEST_REWARD = 1e15  # sums and squares of a group stay finite in float32
 
@@ -85,7 +86,6 @@ def reward_matrix(
     return scores
 
 
-<<<<<<< HEAD
 def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences about rewards that will say little about these records, given by their ``columns``."""
     solutions = [row.get("solution") for row in columns]
@@ -96,7 +96,9 @@ def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapp
             use = "it is never given; leave it out, or add" if bare == len(solutions) else "they go without it; add"
             notes.append(f"reward {name} compares reasoning, and {bare} of {len(solutions)} solutions have none: {use} "
                          "explanations")  # fmt: skip
-        elif getattr(reward, "is_quick", False) and (value := _constant(reward, columns[:TRIED])) is not None:
+        elif (name in QUICK or getattr(reward, "is_quick", False)) and (
+            value := _constant(reward, columns[:TRIED])
+        ) is not None:
             notes.append(f"reward {name} is {value:g} for right, wrong and empty answers alike to the first "
                          f"{min(TRIED, len(columns))} questions, so it may be constant; see what it reads")  # fmt: skip
     return notes
@@ -117,7 +119,8 @@ def _constant(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> float |
         if len(seen) > 1:
             return None
     return seen.pop() if seen else None
-=======
+
+
 def reward_metrics(
     rewards: Iterable[tuple[str, Callable]], completions: list[str], columns: Mapping[str, list]
 ) -> dict[str, tuple[float, float]]:
@@ -140,7 +143,6 @@ def reward_metrics(
             raise UserError(f"reward {name!r} failed in metrics: {describe_error(error)}") from error
         figures = pairs | figures
     return figures
->>>>>>> main
 
 
 def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -> Callable:

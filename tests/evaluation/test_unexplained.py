@@ -115,5 +115,5 @@ def test_a_reward_that_is_the_same_for_everything_tried_is_named():
 
 
 def test_code_rewards_without_test_cases_are_named():
-    (note,) = reward_notes([("code", plugin.CodeRewardORM())], columns(TRUTH, BARE))
-    assert "reward code is 0 for right, wrong and empty answers" in note
+    (note,) = reward_notes([("external_code_reward", plugin.CodeRewardORM())], columns(TRUTH, BARE))
+    assert "reward external_code_reward is 0 for right, wrong and empty answers" in note

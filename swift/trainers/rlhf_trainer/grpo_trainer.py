@@ -32,12 +32,8 @@ from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
-<<<<<<< HEAD
-from swift.plugin.rewards import reward_matrix
-from swift.trainers.accumulation import gradients_kept
-=======
 from swift.plugin.rewards import reward_matrix, reward_metrics
->>>>>>> main
+from swift.trainers.accumulation import gradients_kept
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts, longest_prompt
 from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
@@ -206,7 +202,8 @@ class GRPOTrainer(PolicyTrainer):
         observe_rollout(self.means, rollout, self.reward_names, self.weights)
         with self.clock.timed("reward"):
             columns = reward_columns(rollout.items, rollout.group_size, rollout.completions)
-            observe_sums(self.means, reward_metrics(self.rewards, rollout.texts, columns))
+            whole = [self.template.prefilled + text for text in rollout.texts]
+            observe_sums(self.means, reward_metrics(self.rewards, whole, columns))
         starts = np.cumsum([0] + [len(batch) for batch in batches])
         return [rollout.select(range(start, stop)) for start, stop in itertools.pairwise(starts.tolist())]
 
