@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from swift.engine.batch import collate_completions
+from swift.evaluation import answering
 from swift.evaluation.arguments import EvaluationArguments
 from swift.evaluation.question_files import SWEEP, read_question_files
 from swift.evaluation.results import screen_lines
 from swift.trainers.progress import LogLines
 from swift.utils.errors import UserError
 from swift.utils.files import replacing, write_json
+from tests.support.builders import PAD, STOPS
 from tests.support.report_runs import TRUTH, result, write
 from tools.reports.result_files import load_runs
 from tools.sweeps.jobs import EVALUATED
@@ -131,3 +134,11 @@ def test_all_files_have_the_same_rights(tmp_path):
         save_file({"x": torch.zeros(1)}, temporary)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+def test_the_text_that_prompts_end_with_begins_every_answer():
+    completions = collate_completions([[7, 8, STOPS[0]]], PAD)
+    template = SimpleNamespace(prefilled="<think>\n", decode=lambda ids: f"seen</think> {len(ids)}")
+    (answer,) = answering._answers(template, completions, [None])
+    assert answer.text == "<think>\nseen</think> 3"
+    assert answer.token_ids == (7, 8, STOPS[0])
