@@ -138,7 +138,7 @@ class RepetitionORM(ORM):
             raise ValueError(f"repetition_max_penalty {self.penalty} must be 0 or less: it is a penalty")
 
     def __call__(self, completions: list[str], **columns: list) -> list[float]:
-        return [self.penalty * repeated_share(completion, self.words) for completion in completions]
+        return [self.penalty * repeated_share(completion, self.words) + 0.0 for completion in completions]  # never -0.0
 
 
 def repeated_share(text: str, size: int) -> float:

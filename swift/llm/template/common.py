@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from swift.llm.dataset import Record
+from swift.llm.dataset import Record, raise_problems
 from swift.llm.images.cache import ImageCache
 from swift.llm.images.source import ImageSource
 from swift.llm.template.protocol import EncodedPrompt
+from swift.utils.errors import UserError
 
 THINK, THINK_END = "<think>", "</think>"
 UNFINISHED = "\ufffd"  # what decoding gives for the first bytes of a character
@@ -49,6 +50,26 @@ class TemplateBase:
         """The prompt of each record, with their images decoded in parallel. Raises UserError as ``encode_prompt``."""
         self._cache.prefetch(_images_of(records), first=True)
         return [self.encode_prompt(record) for record in records]
+
+    def check_prompts(self, records: Iterable[Record]) -> None:
+        """See `Template.check_prompts`. Reads image headers only."""
+        problems = []
+        for record in records:
+            try:
+                length = self.prompt_length(record)
+                self._check_length(length)
+                self.longest_prompt = max(self.longest_prompt, length)
+            except UserError as error:
+                problems.append(f"{record.source}: {error}")
+        raise_problems(problems)
+
+    def prompt_length(self, record: Record) -> int:
+        """See `Template.prompt_length`."""
+        raise NotImplementedError
+
+    def _check_length(self, length: int) -> None:
+        """Raise UserError for a prompt of ``length`` tokens that is too long."""
+        raise NotImplementedError
 
     def prefetch(self, records: Iterable[Record]) -> None:
         """Announce the records that will be encoded next, in order. They replace those announced before.

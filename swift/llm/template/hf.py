@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
+from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders
 from swift.llm.images.cache import CACHE_BYTES, ImageCache
 from swift.llm.images.hf_processor import VisionProcessor
 from swift.llm.images.source import image_size
@@ -87,19 +87,6 @@ class ProcessorTemplate(TemplateBase):
         """See `Template.prompt_length`."""
         texts = [self.image_processor.text_for(*image_size(source)) for source in record.images]
         return len(self._encode_turns(record, texts)[0])
-
-    def check_prompts(self, records: Iterable[Record]) -> None:
-        """Raise one UserError for all records whose prompt is over ``max_length`` or whose image cannot be prepared. It
-        states the first problem and a count. Reads image headers only."""
-        problems = []
-        for record in records:
-            try:
-                length = self.prompt_length(record)
-                self._check_length(length)
-                self.longest_prompt = max(self.longest_prompt, length)
-            except UserError as error:
-                problems.append(f"{record.source}: {error}")
-        raise_problems(problems)
 
     def encode_completion(self, text: str) -> list[int]:
         """The ids of an answer, without ``prefilled``, and the end of its turn, to train on."""

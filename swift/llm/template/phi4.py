@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
+from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders
 from swift.llm.images.cache import CACHE_BYTES, DECODING_THREADS, ImageCache
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.llm.images.source import ImageSource, image_size
@@ -104,19 +104,6 @@ class Phi4Template(TemplateBase):
             if source.key not in self._image_tokens:
                 self._image_tokens[source.key] = self._count_tokens(source)
         return len(self._encode_turns(record, [self._image_tokens[source.key] for source in record.images])[0])
-
-    def check_prompts(self, records: Iterable[Record]) -> None:
-        """Raise one UserError for all records whose prompt is over ``max_length`` or whose image cannot be tiled. It
-        states the first problem and a count. Reads image headers only."""
-        problems = []
-        for record in records:
-            try:
-                length = self.prompt_length(record)
-                self._check_length(length)
-                self.longest_prompt = max(self.longest_prompt, length)
-            except UserError as error:
-                problems.append(f"{record.source}: {error}")
-        raise_problems(problems)
 
     def encode_completion(self, text: str) -> list[int]:
         """The ids of an answer, without ``prefilled``, and its ``<|end|>``, to train on."""
