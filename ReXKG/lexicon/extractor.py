@@ -18,8 +18,9 @@ from ReXKG.lexicon.items import GAP, NUMBER, Item, make_item
 from ReXKG.lexicon.measures import end_of_measure
 from ReXKG.lexicon.polarity import resolve_polarity
 from ReXKG.lexicon.vocabulary import Vocabulary
+from ReXKG.lexicon.wording import read_words, split_statements
 from ReXKG.sentence_cache import SentenceCache
-from ReXKG.text import split_sentences, tokenize
+from ReXKG.text import tokenize
 
 _FARTHEST_NOUN = 8
 
@@ -45,18 +46,20 @@ class LexiconExtractor:
 
     def __call__(self, texts: list[str]) -> list[Graph]:
         """One graph per text, in order; ``doc_key`` is the text's position."""
-        return self.cache.read_texts(list(map(split_sentences, texts)), self.read_afresh)
+        return self.cache.read_texts(list(map(split_statements, texts)), self.read_afresh)
 
     def read_afresh(self, sentences: Sequence[str]) -> list[SentenceGraph]:
         """The graphs of sentences. Neither uses nor fills the cache."""
         return list(map(self._read, sentences))
 
     def _read(self, sentence: str) -> SentenceGraph:
-        words = tokenize(sentence)
-        items = self.tag(words)
+        items = self.tag(read_words(sentence))
         labels = resolve_polarity(items)
         entities = {item.text: label for item, label in zip(items, labels, strict=True) if label}
-        return SentenceGraph(" ".join(words), entities, attach(items))
+        relations = attach(items)
+        if any(label is None and item.label is not None for item, label in zip(items, labels, strict=True)):
+            relations = tuple(triple for triple in relations if triple[0] in entities and triple[1] in entities)
+        return SentenceGraph(" ".join(tokenize(sentence)), entities, relations)
 
     def tag(self, words: list[str]) -> list[Item]:
         """One item per word or phrase; `GAP` stands for a word that says nothing.

@@ -17,9 +17,17 @@ from pathlib import Path
 
 from ReXKG.lexicon.cues import BREAKS
 from ReXKG.lexicon.items import GAP, Entry, Item, make_item
-from ReXKG.lexicon.lexicon_files import CUES_FILE, LEXICON_FILE, SAID_OF, fingerprint, read_cues, read_terms
+from ReXKG.lexicon.lexicon_files import (
+    CONTRACTIONS_FILE,
+    CUES_FILE,
+    LEXICON_FILE,
+    SAID_OF,
+    fingerprint,
+    read_cues,
+    read_terms,
+)
 from ReXKG.lexicon.word_forms import WordForms
-from ReXKG.text import tokenize
+from ReXKG.lexicon.wording import read_words
 
 
 class Vocabulary:
@@ -43,7 +51,7 @@ class Vocabulary:
         terms: dict[str, tuple[Item, ...]] = {}
         for path in term_files:
             terms |= read_terms(path)
-        self.fingerprint = fingerprint([*term_files, CUES_FILE])
+        self.fingerprint = fingerprint([*term_files, CUES_FILE, CONTRACTIONS_FILE])
         self.said_of = {tuple(term.split(SAID_OF)): items[0] for term, items in terms.items() if SAID_OF in term}
         listed = {term: items for term, items in terms.items() if SAID_OF not in term}
         self.table = _build_table(listed, read_cues(CUES_FILE))
@@ -55,11 +63,11 @@ def _build_table(terms: Mapping[str, tuple[Item, ...]], cue_phrases: Mapping[str
     single, phrases = _split_by_length(terms)
     # Single words first, so that a phrase can say which of its words are entities too.
     for phrase, cue in cue_phrases.items():
-        words = tokenize(phrase)
+        words = read_words(phrase)
         if len(words) == 1:
             single[words[0]] = single.get(words[0], make_item(words[0], None))._replace(cue=cue)
     for phrase, cue in cue_phrases.items():
-        words = tuple(tokenize(phrase))
+        words = tuple(read_words(phrase))
         if len(words) > 1:
             plain = [single[word]._replace(cue=None) for word in words if word in single and single[word].label]
             entities, steering = phrases.get(words, plain), make_item(phrase, None, cue=cue)
@@ -84,7 +92,7 @@ def _split_by_length(
     single: dict[str, Item] = {}
     phrases: dict[tuple[str, ...], tuple[Item, ...]] = {}
     for items in terms.values():
-        words = tuple(word for item in items for word in tokenize(item.text))
+        words = tuple(word for item in items for word in read_words(item.text))
         if len(words) == 1:
             single[words[0]] = items[0]
         else:

@@ -1,0 +1,176 @@
+"""The state of a sentence that is read from left to right, and what the rules of polarity do to its labels.
+
+The rules themselves are in `polarity.py` (negation) and `suppositions.py` (what is neither asserted nor denied).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ReXKG.graph import CONCEPT, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT, PROCEDURES
+from ReXKG.lexicon import cues, roles
+from ReXKG.lexicon.items import Item
+
+ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
+DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
+DISORDERS_AND_DEVICES = frozenset({*ABSENT, *ABSENT.values()})
+# A negation with only these words after it denies nothing that follows ("no evidence of it", "I do not see any here").
+_FILLERS = frozenset({cues.FILLS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, cues.VERB, cues.SEEN})
+_LONGEST_ANSWER = 9
+
+
+class Topic:
+    """What a question, a heading or a purpose names: the items from ``start`` to ``end - 1``. An answer may follow.
+
+    Attributes:
+        is_open: nothing is asserted until it is answered ("is there an effusion?"). A heading asserts ("edema: mild").
+        is_heading: a colon follows.
+    """
+
+    __slots__ = ("end", "is_heading", "is_open", "start")
+
+    def __init__(self, start: int, end: int, is_open: bool, is_heading: bool = False) -> None:
+        self.start, self.end, self.is_open, self.is_heading = start, end, is_open, is_heading
+
+
+class Reading:
+    """The state of a sentence. In all methods ``i`` is the position of the item being read.
+
+    A *clause* is what a denial may look back on. A *statement* is a longer part, from a mark like ";" to the next. A
+    *scope* is a part that neither asserts nor denies ("whether ...").
+    """
+
+    __slots__ = (
+        "after_list", "clause", "denied", "doubt", "has_verb", "heading_to_deny", "in_place", "items", "labels",
+        "last_mark", "list_marks", "negation", "negation_at", "outside", "scope", "scope_comma", "scope_cue",
+        "scope_has_verb", "statement", "topic",
+    )  # fmt: skip
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.labels = [item.label for item in items]
+        self.statement = 0  # where the statement begins
+        self.clause = 0  # where the clause begins
+        self.has_verb = False  # the clause has its verb, and no negation after it
+        self.negation: str | None = None  # the cue that denies what follows
+        self.negation_at = 0  # where it is
+        self.denied = False  # the negation has met what it denies
+        self.in_place = False  # a preposition came after the negation
+        self.doubt: str | None = None  # the cue that turns a denial right after it ("not", "almost") into its opposite
+        self.list_marks = 0  # commas, "and" and "or" since the negation
+        self.last_mark = 0  # where the last of them is
+        self.after_list = False  # no noun since a comma, "and" or "or"
+        self.outside: tuple[int, str | None, int, bool] | None = None  # state before an open bracket
+        self.scope: int | None = None  # where the scope begins
+        self.scope_cue = ""  # the cue that began it
+        self.scope_has_verb = False
+        self.scope_comma: int | None = None  # the only list mark of the scope, if it is a comma
+        self.topic: Topic | None = None
+        self.heading_to_deny: Topic | None = None  # the heading that a negation right behind it denies
+
+    def read_entity(self, i: int, label: str, role: str) -> None:
+        """Deny an entity that a negation reaches, and leave out a disorder or device of a scope. A negation ends before
+        the course of another member of its list ("no pneumothorax, *stable* effusion"), and does not reach a device in
+        a place ("no kink in the *catheter*")."""
+        if self.scope is not None:
+            if label in ABSENT or role == roles.FINDING:
+                self.labels[i] = None
+        elif self.negation is not None:
+            if label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not self.in_place):
+                self._deny_entity(i, ABSENT[label])
+            elif role == roles.FINDING or (role == roles.STATE and self.negation == cues.NOT):
+                self._deny_entity(i, DISORDER_ABSENT)
+            elif self.after_list and self.denied and role == roles.COURSE:
+                self.negation = None
+        if label in ABSENT:
+            self.doubt = None
+        if label != CONCEPT:
+            self.after_list = False
+
+    def _deny_entity(self, i: int, label: str) -> None:
+        self.labels[i] = label
+        self.denied = True
+        if self.heading_to_deny is not None:
+            heading, self.heading_to_deny = self.heading_to_deny, None
+            self.deny(heading.start, heading.end, DISORDERS_AND_DEVICES)
+
+    def new_negation(self, i: int, cue: str) -> None:
+        """Deny the entities that follow until a rule ends the negation."""
+        self.negation, self.negation_at = cue, i
+        self.denied = self.in_place = False
+        self.list_marks = 0
+
+    def new_clause(self, i: int) -> None:
+        """Begin a clause. No negation crosses its beginning in either direction."""
+        self.clause, self.negation, self.doubt, self.has_verb = i, None, None, False
+        if self.topic is not None and not self.topic.is_open:
+            self.topic = None
+
+    def new_statement(self, i: int) -> None:
+        """Begin a statement. An open scope becomes the topic."""
+        self.close_scope(i)
+        self.new_clause(i)
+        self.statement = self.last_mark = i
+        self.after_list = False
+        self.outside = None
+
+    def open_scope(self, i: int) -> None:
+        """Leave out the disorders and devices that follow until a rule closes the scope."""
+        self.scope, self.scope_cue = i, self.items[i].cue or ""
+        self.scope_has_verb = self.after_list = False
+        self.scope_comma = None
+
+    def close_scope(self, i: int) -> None:
+        """End a scope, if there is one. What it named is the topic of what follows."""
+        if self.scope is not None:
+            self.topic = Topic(self.scope, i, is_open=True)
+            self.scope = self.negation = None
+            self.clause, self.has_verb = i, False
+
+    def deny(self, start: int, end: int, denied_labels: Collection[str]) -> bool:
+        """Make the entities from ``start`` to ``end - 1`` that have these labels absent; False if there were none. The
+        device that another noun belongs to is not denied ("the tip *of the tube* is not seen")."""
+        has_noun = after_owner = any_denied = False
+        for i in range(start, end):
+            item = self.items[i]
+            label = item.label if self.labels[i] is None else self.labels[i]
+            if label is None:
+                after_owner = after_owner or (has_noun and item.cue == cues.OF)
+            elif label in denied_labels and not (after_owner and label in DEVICES):
+                self.labels[i] = ABSENT.get(label, label)
+                any_denied = True
+            elif label == CONCEPT and item.role == roles.FINDING and DISORDER_PRESENT in denied_labels:
+                self.labels[i] = DISORDER_ABSENT
+                any_denied = True
+            has_noun = has_noun or item.kind is not None
+        return any_denied
+
+    def leave_out(self, start: int, end: int) -> None:
+        """Leave out the disorders and devices from ``start`` to ``end - 1`` that are not denied."""
+        for i in range(start, end):
+            if self.labels[i] in ABSENT:
+                self.labels[i] = None
+
+    def restore(self, start: int, end: int) -> None:
+        """Give the items from ``start`` to ``end - 1`` their own labels back."""
+        self.labels[start:end] = [item.label for item in self.items[start:end]]
+
+    def is_bare_negation(self, i: int) -> bool:
+        """True if the words since the negation name nothing that it could deny."""
+        if self.negation is None or self.denied or i - self.negation_at > _LONGEST_ANSWER:
+            return False
+        if self.negation not in (cues.NEGATES, cues.NOT):
+            return False
+        return all(
+            item.cue in _FILLERS if item.label is None else item.label == PROCEDURES or item.cue in _FILLERS
+            for item in self.items[self.negation_at + 1 : i]
+        )
+
+    def answer_no(self, i: int) -> None:
+        """Deny the topic, or else what the clause has said so far ("edema: no")."""
+        if self.topic is not None:
+            self.deny(self.topic.start, self.topic.end, DISORDERS_AND_DEVICES)
+            self.topic = None
+        else:
+            self.deny(self.clause, self.negation_at, DISORDERS_AND_DEVICES)
+        self.negation, self.clause = None, i

@@ -1,0 +1,124 @@
+"""What a sentence neither asserts nor denies, and the answers to it. Rules for `polarity.POLARITY_RULES`.
+
+A *scope* begins at "whether", "if", "evaluate for", "would" and the like and leaves out the disorders and devices up to
+the main clause. A question leaves out all that it names. Either is then the topic: "yes" brings it back, a bare "no",
+"none" or "I do not see one" denies it. A heading ("edema: absent") is a topic that asserts until it is denied.
+"""
+
+from __future__ import annotations
+
+from ReXKG.lexicon import cues
+from ReXKG.lexicon.reading import DISORDERS_AND_DEVICES, Reading, Topic
+
+_NEAR = 8
+
+
+def seek(reading: Reading, i: int) -> None:
+    """Open a scope at a task ("*evaluate for* pneumothorax", "*the question is about* edema")."""
+    reading.negation = reading.doubt = None
+    reading.open_scope(i)
+
+
+def ask_if(reading: Reading, i: int) -> None:
+    """Open a scope at "whether" or "if". After a doubt it is uncertain, and what may be there counts as present ("it is
+    *not clear whether* there is pneumonia")."""
+    if reading.doubt is not None and not reading.denied and reading.scope is None:
+        reading.negation = reading.doubt = None
+    elif reading.scope is None:
+        seek(reading, i)
+
+
+def suppose(reading: Reading, i: int) -> None:
+    """Leave out what the clause says before and after "would" ("a pneumothorax *would* show a line")."""
+    if reading.scope is None:
+        reading.leave_out(reading.clause, i)
+        reading.open_scope(i)
+
+
+def judge(reading: Reading, i: int) -> None:
+    """Take a "would" back that belongs to a verb of judging ("I *would call* this edema", "which *would suggest*
+    ...")."""
+    scope = reading.scope
+    if scope is not None and reading.scope_cue == cues.SUPPOSES and i - scope <= _NEAR:
+        for k in range(reading.clause, i):
+            if reading.labels[k] is None:
+                reading.labels[k] = reading.items[k].label
+        reading.scope = None
+
+
+def rule_out(reading: Reading, i: int) -> None:
+    """Deny what follows if the clause has a subject ("the film *excludes* pneumonia"). Without one it is a task
+    ("*exclude* pneumonia"), and after a doubt nothing is denied ("cannot *exclude* pneumonia")."""
+    if reading.scope is not None:
+        return
+    if reading.doubt is not None:
+        reading.negation = reading.doubt = None
+    elif any(item.kind is not None or item.cue == cues.PRONOUN for item in reading.items[_start(reading, i) : i]):
+        reading.new_negation(i, cues.RULES_OUT)
+    else:
+        seek(reading, i)
+
+
+def _start(reading: Reading, i: int) -> int:
+    return max(reading.clause, i - _NEAR)
+
+
+def ask(reading: Reading, i: int) -> None:
+    """Leave out all that a question names, until it is answered."""
+    labels = reading.labels
+    start = reading.statement
+    labels[start:i] = [None] * (i - start)
+    reading.scope = None
+    reading.new_statement(i)
+    reading.topic = Topic(start, i, is_open=True)
+
+
+def affirm(reading: Reading, i: int) -> None:
+    """Bring an open topic back ("is there an effusion? *Yes*")."""
+    reading.close_scope(i)
+    topic = reading.topic
+    if topic is not None and topic.is_open:
+        reading.restore(topic.start, topic.end)
+        reading.topic = None
+    reading.negation, reading.has_verb = None, True
+
+
+def read_colon(reading: Reading, i: int) -> None:
+    """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it."""
+    if reading.is_bare_negation(i):
+        reading.answer_no(i)
+    elif reading.denied:
+        reading.negation = None
+    if reading.scope is None and not (reading.topic is not None and reading.topic.is_open):
+        is_first = reading.topic is None
+        start = reading.clause if is_first else max(reading.clause, reading.last_mark)
+        reading.topic = Topic(start, i, is_open=False, is_heading=reading.items[i].text == ":")
+
+
+def read_normal(reading: Reading, i: int) -> None:
+    """Leave out a heading that something normal is said of ("pleural effusion: the angles are *sharp*")."""
+    topic = reading.topic
+    if topic is None or not topic.is_heading or reading.doubt is not None or i - topic.end > 2 * _NEAR:
+        return
+    if not any(label in DISORDERS_AND_DEVICES for label in reading.labels[topic.end : i]):
+        reading.leave_out(topic.start, topic.end)
+
+
+def open_bracket(reading: Reading, i: int) -> None:
+    """Make the last member before a bracket the topic of what is inside ("edema *(*no)")."""
+    reading.outside = (i, reading.negation, reading.clause, reading.has_verb)
+    if reading.scope is None and reading.negation is None:
+        reading.topic = Topic(max(reading.clause, reading.last_mark), i, is_open=False)
+    reading.clause = i
+
+
+def close_bracket(reading: Reading, i: int) -> None:
+    """End a negation that began inside the bracket, and go on as before it."""
+    if reading.outside is None:
+        return
+    start, negation, clause, has_verb = reading.outside
+    reading.outside = None
+    if reading.negation_at > start and reading.is_bare_negation(i):
+        reading.answer_no(i)
+    if reading.scope is None:
+        reading.negation, reading.clause, reading.has_verb = negation, clause, has_verb

@@ -1,0 +1,122 @@
+"""A sentence's words as the rules read them.
+
+`read_words` is the tokenizer of the lexicon extractor. It gives the words of `ReXKG.text.tokenize`, and besides:
+- A new line that begins a statement becomes ";" and a bullet or the number of a list becomes "•", whatever it looked
+  like. A line that the next one goes on (reports are broken at some width) is one with it.
+- Contractions are written out ("isn't", "cannot": "is not", "can not"), with any apostrophe (`contractions.tsv`).
+- ";", dashes between blanks and long dashes are words of their own. Asterisks of bold print are dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+
+from ReXKG.lexicon.lexicon_files import CONTRACTIONS_FILE, read_contractions
+from ReXKG.text import split_sentences, tokenize
+
+LINE, BULLET = ";", "•"
+CONTRACTIONS = read_contractions(CONTRACTIONS_FILE)
+_APOSTROPHES = str.maketrans("’‘ʼ´`", "'''''")
+_OTHER_APOSTROPHE = re.compile("[’‘ʼ´`]")
+_APART = re.compile(r"(?<![^\W_])--+(?![^\W_])|(?<=\w)--(?=\w)|[—;•·▪◦●‣|=→✓✔✅✗✘❌]|(?<=\s)–(?=\s)")
+_HAS_APART = re.compile("[;—–•·▪◦●‣|=→✓✔✅✗✘❌]|--")
+_BULLETS = re.compile("[·▪◦●‣]")
+_MARKER = re.compile(r"(?:[-*+•·▪◦●‣–—]|\(?(?:\d{1,2}|[A-Za-z])\)|\d{1,2}[.:])(?=\s)|#+")
+_INNER_NUMBER = re.compile(r"(?<!\S)(?:\d{1,2}|[A-Ha-h])\)(?=\s)")
+_INNER_BRACKET = re.compile(r"(?<!\S)\((?:\d{1,2}|[A-Ha-h])\)(?=\s)")
+_OPTION = re.compile(r"^([ \t]{0,8}\(?[A-H])\.(?=[ \t])", re.MULTILINE)
+_MAYBE = re.compile(r"(?<!\S)\?(?=\w)")
+# A line that ends in one of these, or in a comma, is not finished.
+_UNFINISHED = frozenset(
+    "a an and any as at be by for from in is no not nor of on or than that the their this to was were with without".split()
+)
+# Reports are broken at 60 characters or more. A shorter line ended where its writer wanted.
+_SHORT_LINE = 40
+
+
+def split_statements(text: str) -> list[str]:
+    """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none."""
+    if "\n" in text:
+        text = _OPTION.sub(r"\1)", text)
+    return split_sentences(text)
+
+
+def read_words(sentence: str) -> list[str]:
+    """The words of a sentence, in lower case, as the rules read them."""
+    words = tokenize(_mark(sentence))
+    if not CONTRACTIONS.keys().isdisjoint(words):
+        words = [part for word in words for part in CONTRACTIONS.get(word, (word,))]
+    return words
+
+
+def _mark(sentence: str) -> str:
+    """The sentence with its lines, bullets and dashes as words of their own."""
+    if "\n" in sentence:
+        sentence = _mark_lines(sentence)
+    if ")" in sentence:
+        sentence = (_INNER_BRACKET if "(" in sentence else _INNER_NUMBER).sub(f" {BULLET} ", sentence)
+    if _HAS_APART.search(sentence):
+        sentence = _BULLETS.sub(BULLET, _APART.sub(r" \g<0> ", sentence))
+    if "?" in sentence:
+        sentence = _MAYBE.sub(" ", sentence)
+    if "*" in sentence:
+        sentence = sentence.replace("*", " ")
+    return sentence.translate(_APOSTROPHES) if _OTHER_APOSTROPHE.search(sentence) else sentence
+
+
+def _mark_lines(sentence: str) -> str:
+    """The sentence on one line, with `LINE` or `BULLET` where a new statement begins."""
+    parts: list[str] = []
+    previous, is_apart = "", False
+    for raw in sentence.split("\n"):
+        line = raw.strip()
+        if not line:
+            is_apart = True
+            continue
+        marker = _MARKER.match(line)
+        body = line[marker.end() :] if marker else line
+        if not previous or previous.rstrip("* ").endswith(":"):
+            mark = ""
+        elif _is_heading(previous):
+            mark = ":"
+        elif marker:
+            mark = BULLET
+        elif is_apart or _begins_statement(line, previous):
+            mark = LINE
+        else:
+            mark = ""
+        parts += (mark, body)
+        previous, is_apart = line, False
+    return " ".join(parts)
+
+
+def _is_heading(line: str) -> bool:
+    """True for a line of Markdown that is a heading or all bold."""
+    return line.startswith("#") or (len(line) > 4 and line.startswith("**") and line.find("**", 2) == len(line) - 2)
+
+
+def _begins_statement(line: str, previous: str) -> bool:
+    """True if a line goes not on with the one before."""
+    last = previous[-30:].rsplit(None, 1)[-1].lower()
+    if last in _UNFINISHED or last.endswith(","):
+        return False
+    return not line[0].islower() or len(previous) < _SHORT_LINE
+
+
+def word_origins(sentence: str, words: list[str]) -> list[int]:
+    """For each of `read_words`, the position of the word of ``words`` that it comes from, where ``words`` are the plain
+    words of the sentence (`tokenize`). A mark has the position of the word before it."""
+    ends = list(accumulate(_letters(word) for word in words))
+    origins: list[int] = []
+    position = seen = 0
+    for word in tokenize(_mark(sentence)):
+        seen += _letters(word)
+        while position < len(ends) - 1 and ends[position] < seen:
+            position += 1
+        origins += [position] * len(CONTRACTIONS.get(word, (word,)))
+    return origins
+
+
+def _letters(word: str) -> int:
+    return sum(map(str.isalnum, word))
