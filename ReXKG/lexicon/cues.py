@@ -13,8 +13,10 @@ NEGATES_BEFORE = "negates_before"  # "is resolved", "not seen": denies what the 
 REMOVED = "removed"  # "extubated": denies the devices that the clause named so far
 SPARES = "spares"  # "change", "improvement": a negation denies the change and not the finding
 DOUBTS = "doubts"  # "almost", "difficult": takes back the denial that follows
+UNSURE = "unsure"  # "sure": "not" before it leaves it open
 BREAKS = "breaks"  # "but", "there is": begins a clause
 ENDS = "ends"  # ";", a new line, a bullet: begins a statement
+LINE = "line"  # a new line in lower case: begins a statement if the one before can end there
 LIST = "list"  # a comma, "and", "or": separates the members of a list
 ARTICLE = "article"  # "the", "this": names something known
 PRONOUN = "pronoun"  # "I", "it": the subject of a clause
@@ -29,7 +31,9 @@ TURNS = "turns"  # "only", "just": what there is instead of what was denied
 OPENS = "opens"  # "small", "left": begins another finding after a comma
 THAN = "than"  # after a suggestion, a hypothesis that another is held against follows
 SEEKS = "seeks"  # "evaluate for", "the question is about": what follows is neither asserted nor denied
-OFFERS = "offers"  # "options": the same, over bullets
+SOUGHT = "sought"  # "must be excluded": what the clause said so far is a task
+EXAMINES = "examines"  # "inspect": a task if "for" follows
+OFFERS = "offers"  # "options", "asks": the same, over bullets and lists
 IF = "if"  # "if", "whether": the same, unless a doubt makes it possible
 SUPPOSES = "supposes"  # "would": neither the clause so far nor what follows is asserted
 JUDGES = "judges"  # "call", "say": takes "would" back
@@ -45,7 +49,7 @@ FILLS = "fills"  # "evidence", "any": names nothing that "no" before it could de
 PLAIN = "plain"  # "cannot be excluded": no effect, but the cues inside the phrase have none either
 
 CUES = (
-    NEGATES, NOT, LACKS, NEGATES_BEFORE, REMOVED, SPARES, DOUBTS, BREAKS, ENDS, LIST, ARTICLE, PRONOUN, VERB, SEEN, SHOWS,
-    SUGGESTS, AT, OF, WITH, TURNS, OPENS, THAN, SEEKS, OFFERS, IF, SUPPOSES, JUDGES, RULES_OUT, ASKS, AFFIRMS, COLON,
-    NORMAL, BRACKET, END_BRACKET, BEFORE, FILLS, PLAIN,
+    NEGATES, NOT, LACKS, NEGATES_BEFORE, REMOVED, SPARES, DOUBTS, UNSURE, BREAKS, ENDS, LINE, LIST, ARTICLE, PRONOUN,
+    VERB, SEEN, SHOWS, SUGGESTS, AT, OF, WITH, TURNS, OPENS, THAN, SEEKS, EXAMINES, SOUGHT, OFFERS, IF, SUPPOSES, JUDGES,
+    RULES_OUT, ASKS, AFFIRMS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE, FILLS, PLAIN,
 )  # fmt: skip

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ReXKG.graph import ANATOMY
 from ReXKG.lexicon import cues, suppositions
 from ReXKG.lexicon.items import Item
-from ReXKG.lexicon.reading import DEVICES, DISORDERS_AND_DEVICES, Reading
+from ReXKG.lexicon.reading import ABSENT, DEVICES, DISORDERS_AND_DEVICES, Reading
 
-_NEAR = 12
+_NEAR, _SOON = 12, 6
+_EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 
 
 def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
@@ -65,8 +67,10 @@ def end_negation(reading: Reading, i: int) -> None:
 
 
 def turn(reading: Reading, i: int) -> None:
-    """End a negation that has met what it denies before what there is instead ("no pneumonia, *only* atelectasis")."""
+    """End a negation that has met what it denies before or after what there is instead ("no pneumonia, *only*
+    atelectasis", "no pneumonia, atelectasis *instead*")."""
     if reading.denied:
+        reading.spare_since_comma(i)
         reading.negation = None
 
 
@@ -85,13 +89,18 @@ def open_finding(reading: Reading, i: int) -> None:
     reading.negation = None
 
 
+def _waits(reading: Reading) -> bool:
+    """True if a "not" or a doubt of what follows has denied nothing yet and begins no list."""
+    return reading.negation in (cues.NOT, cues.LACKS) and not (reading.denied or reading.list_marks)
+
+
 def begin_clause(reading: Reading, i: int) -> None:
     """Begin a clause ("but", "there"). No negation crosses its beginning in either direction, except a "not" that has
     denied nothing yet ("I do *not* think that *there is* an effusion")."""
     if reading.items[i].text.startswith("there"):
         if reading.scope is not None and not reading.after_list:
             return
-        if reading.negation == cues.NOT and not (reading.denied or reading.list_marks):
+        if _waits(reading):
             return
     elif reading.is_bare_negation(i):
         reading.answer_no(i)
@@ -108,11 +117,19 @@ def begin_statement(reading: Reading, i: int) -> None:
     reading.new_statement(i)
 
 
+def begin_line(reading: Reading, i: int) -> None:
+    """Begin a statement at a line in lower case, if the line before can end there: not after a modifier, and not before
+    a verb or preposition."""
+    before, after = reading.items[i - 1], reading.items[min(i + 1, len(reading.items) - 1)]
+    if (before.kind or before.cue) and before.kind != ANATOMY and (after.label or after.cue in (cues.NEGATES, cues.NOT)):
+        begin_statement(reading, i)
+
+
 def read_list_mark(reading: Reading, i: int) -> None:
     """Let a negation reach beyond a comma, "and" or "or". After a verb the list mark begins a clause."""
     text = reading.items[i].text
     if reading.scope is not None:
-        if text == "," and reading.scope_has_verb:
+        if text == "," and reading.scope_has_verb and reading.scope_cue != cues.OFFERS:
             reading.close_scope(i)
         else:
             reading.scope_comma = i if text == "," and not reading.after_list else None
@@ -150,14 +167,14 @@ def read_verb(reading: Reading, i: int) -> None:
     if reading.scope is not None:
         comma = reading.scope_comma
         reading.scope_has_verb = True
-        if comma is None:
+        if comma is None or reading.scope_cue == cues.OFFERS:
             return
         reading.close_scope(comma)
         reading.restore(comma, i)
-    elif reading.negation == cues.NOT and not (reading.denied or reading.list_marks):
+    elif _waits(reading):
         return
-    elif reading.negation is not None and reading.list_marks == 1 and reading.items[reading.last_mark].text == ",":
-        reading.restore(reading.last_mark, i)
+    else:
+        reading.spare_since_comma(i)
     reading.negation, reading.has_verb = None, True
 
 
@@ -177,8 +194,12 @@ def read_place(reading: Reading, i: int) -> None:
 
 
 def read_owner(reading: Reading, i: int) -> None:
-    """Let a negation reach no device after "of", if it has met what it denies ("no fracture *of* the lead")."""
+    """Let a negation reach no device after "of", if it has met what it denies ("no fracture *of* the lead"). The "for"
+    of a verb of examining opens a scope ("inspect the apices *for* pneumothorax")."""
     reading.in_place = reading.in_place or reading.denied
+    if reading.examines and reading.items[i].text == "for":
+        reading.examines = False
+        suppositions.seek(reading, i)
 
 
 def spare(reading: Reading, i: int) -> None:
@@ -194,20 +215,53 @@ def doubt(reading: Reading, i: int) -> None:
     reading.doubt = cues.DOUBTS
 
 
+def leave_unsure(reading: Reading, i: int) -> None:
+    """End a "not" that denies the certainty only ("I am not *sure* there is an effusion")."""
+    if reading.doubt == cues.NOT and not reading.denied:
+        reading.negation = None
+
+
 def deny_before(reading: Reading, i: int) -> None:
-    """Deny the entities of the clause so far ("... has *resolved*", "... is *not seen*"), or else the topic. If there
-    are none, deny those that follow."""
+    """Deny the entities of the clause so far ("... has *resolved*", "... is *not seen*"), or else the topic, or else
+    those that follow ("*resolved* edema"), or else those of the clause before ("there was edema, but it has
+    *resolved*"). What was not seen on an earlier image is not denied."""
     if reading.scope is not None:
         if not reading.after_list or reading.items[reading.last_mark].text == "or":
             return
         reading.close_scope(i)
     if reading.doubt is not None and not reading.denied:
         reading.negation = reading.doubt = None
-    elif not reading.deny(reading.clause, i, DISORDERS_AND_DEVICES):
+    elif not _is_of_the_past(reading, i) and not reading.deny(reading.clause, i, DISORDERS_AND_DEVICES):
         topic = reading.topic
-        if topic is None or not reading.deny(topic.start, topic.end, DISORDERS_AND_DEVICES):
+        if topic is not None and reading.deny(topic.start, topic.end, DISORDERS_AND_DEVICES):
+            reading.topic = None
+        elif _continues_subject(reading, i):
+            reading.deny(reading.clause_before, reading.clause, DISORDERS_AND_DEVICES)
+        else:
             reading.new_negation(i, cues.NEGATES_BEFORE)
-    reading.clause = i
+    reading.clause = reading.clause_before = i
+
+
+def _is_of_the_past(reading: Reading, i: int) -> bool:
+    """True if a word for an earlier image follows ("was not seen on the *prior* film")."""
+    for item in reading.items[i + 1 : i + _SOON]:
+        if item.cue in (cues.BREAKS, cues.ENDS, cues.LIST):
+            return False
+        if item.text in _EARLIER:
+            return True
+    return False
+
+
+def _continues_subject(reading: Reading, i: int) -> bool:
+    """True if the clause so far names nothing and what follows neither: its subject is that of the clause before."""
+    if reading.clause == reading.clause_before or any(item.kind for item in reading.items[reading.clause : i]):
+        return False
+    for item in reading.items[i + 1 : i + _SOON]:
+        if item.cue in (cues.BREAKS, cues.ENDS, cues.LIST):
+            break
+        if item.label in ABSENT:
+            return False
+    return True
 
 
 def deny_devices_before(reading: Reading, i: int) -> None:
@@ -230,6 +284,8 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.LACKS: begin_lack,
     cues.NEGATES_BEFORE: deny_before,
     cues.REMOVED: deny_devices_before,
+    cues.UNSURE: leave_unsure,
+    cues.LINE: begin_line,
     cues.SPARES: spare,
     cues.DOUBTS: doubt,
     cues.BREAKS: begin_clause,
@@ -246,6 +302,8 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.OPENS: open_finding,
     cues.THAN: compare,
     cues.SEEKS: suppositions.seek,
+    cues.SOUGHT: suppositions.seek_before,
+    cues.EXAMINES: suppositions.examine,
     cues.OFFERS: suppositions.seek,
     cues.IF: suppositions.ask_if,
     cues.SUPPOSES: suppositions.suppose,

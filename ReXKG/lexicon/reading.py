@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ReXKG.graph import CONCEPT, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT, PROCEDURES
+from ReXKG.graph import ANATOMY, CONCEPT, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT, PROCEDURES
 from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.items import Item
 
@@ -41,9 +41,9 @@ class Reading:
     """
 
     __slots__ = (
-        "after_list", "clause", "denied", "doubt", "has_verb", "heading_to_deny", "in_place", "items", "labels",
-        "last_mark", "list_marks", "negation", "negation_at", "outside", "scope", "scope_comma", "scope_cue",
-        "scope_has_verb", "statement", "topic",
+        "after_list", "clause", "clause_before", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "in_place",
+        "items", "labels", "last_mark", "list_marks", "negation", "negation_at", "outside", "scope", "scope_comma",
+        "scope_cue", "scope_has_verb", "statement", "topic",
     )  # fmt: skip
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -51,6 +51,7 @@ class Reading:
         self.labels = [item.label for item in items]
         self.statement = 0  # where the statement begins
         self.clause = 0  # where the clause begins
+        self.clause_before = 0  # where the clause before it begins
         self.has_verb = False  # the clause has its verb, and no negation after it
         self.negation: str | None = None  # the cue that denies what follows
         self.negation_at = 0  # where it is
@@ -63,6 +64,7 @@ class Reading:
         self.outside: tuple[int, str | None, int, bool] | None = None  # state before an open bracket
         self.scope: int | None = None  # where the scope begins
         self.scope_cue = ""  # the cue that began it
+        self.examines = False  # a verb of examining waits for its "for"
         self.scope_has_verb = False
         self.scope_comma: int | None = None  # the only list mark of the scope, if it is a comma
         self.topic: Topic | None = None
@@ -80,8 +82,15 @@ class Reading:
                 self._deny_entity(i, ABSENT[label])
             elif role == roles.FINDING or (role == roles.STATE and self.negation == cues.NOT):
                 self._deny_entity(i, DISORDER_ABSENT)
-            elif self.after_list and self.denied and role == roles.COURSE:
-                self.negation = None
+            elif label == ANATOMY and self.heading_to_deny is not None and self.negation == cues.NEGATES:
+                self._deny_heading()
+            elif role == roles.COURSE and self.denied:
+                if self.after_list:
+                    self.negation = None
+                elif self.labels[i - 1] == DISORDER_ABSENT:
+                    self.spare_since_comma(i)
+            if role == roles.STATE and self.items[i - 1].label == ANATOMY:
+                self.spare_since_comma(i + 1)
         if label in ABSENT:
             self.doubt = None
         if label != CONCEPT:
@@ -91,8 +100,11 @@ class Reading:
         self.labels[i] = label
         self.denied = True
         if self.heading_to_deny is not None:
-            heading, self.heading_to_deny = self.heading_to_deny, None
-            self.deny(heading.start, heading.end, DISORDERS_AND_DEVICES)
+            self._deny_heading()
+
+    def _deny_heading(self) -> None:
+        heading, self.heading_to_deny = self.heading_to_deny, None
+        self.deny(heading.start, heading.end, DISORDERS_AND_DEVICES)
 
     def new_negation(self, i: int, cue: str) -> None:
         """Deny the entities that follow until a rule ends the negation."""
@@ -102,7 +114,9 @@ class Reading:
 
     def new_clause(self, i: int) -> None:
         """Begin a clause. No negation crosses its beginning in either direction."""
-        self.clause, self.negation, self.doubt, self.has_verb = i, None, None, False
+        self.clause_before, self.clause = self.clause, i
+        self.negation = self.doubt = None
+        self.has_verb = self.examines = False
         if self.topic is not None and not self.topic.is_open:
             self.topic = None
 
@@ -125,7 +139,7 @@ class Reading:
         if self.scope is not None:
             self.topic = Topic(self.scope, i, is_open=True)
             self.scope = self.negation = None
-            self.clause, self.has_verb = i, False
+            self.clause_before, self.clause, self.has_verb = self.clause, i, False
 
     def deny(self, start: int, end: int, denied_labels: Collection[str]) -> bool:
         """Make the entities from ``start`` to ``end - 1`` that have these labels absent; False if there were none. The
@@ -154,6 +168,13 @@ class Reading:
     def restore(self, start: int, end: int) -> None:
         """Give the items from ``start`` to ``end - 1`` their own labels back."""
         self.labels[start:end] = [item.label for item in self.items[start:end]]
+
+    def spare_since_comma(self, i: int) -> None:
+        """End a negation at a word that makes what follows its only comma a clause of its own, not denied ("no
+        pneumothorax, mild edema *is* present")."""
+        if self.negation is not None and self.list_marks == 1 and self.items[self.last_mark].text == ",":
+            self.restore(self.last_mark, i)
+            self.negation = None
 
     def is_bare_negation(self, i: int) -> bool:
         """True if the words since the negation name nothing that it could deny."""

@@ -19,6 +19,16 @@ def seek(reading: Reading, i: int) -> None:
     reading.open_scope(i)
 
 
+def seek_before(reading: Reading, i: int) -> None:
+    """Leave out what the clause named before a task ("pneumonia *must be excluded*")."""
+    reading.leave_out(reading.clause, i)
+
+
+def examine(reading: Reading, i: int) -> None:
+    """Wait for the "for" of a task ("*inspect* the apices for pneumothorax")."""
+    reading.examines = True
+
+
 def ask_if(reading: Reading, i: int) -> None:
     """Open a scope at "whether" or "if". After a doubt it is uncertain, and what may be there counts as present ("it is
     *not clear whether* there is pneumonia")."""
@@ -47,12 +57,14 @@ def judge(reading: Reading, i: int) -> None:
 
 
 def rule_out(reading: Reading, i: int) -> None:
-    """Deny what follows if the clause has a subject ("the film *excludes* pneumonia"). Without one it is a task
-    ("*exclude* pneumonia"), and after a doubt nothing is denied ("cannot *exclude* pneumonia")."""
+    """Deny what follows if the clause has a subject ("the film *excludes* pneumonia"). Without one, or with "to", it is
+    a task ("*exclude* pneumonia"), and after a doubt nothing is denied ("cannot *exclude* pneumonia")."""
     if reading.scope is not None:
         return
     if reading.doubt is not None:
         reading.negation = reading.doubt = None
+    elif reading.items[i].text.startswith("to "):
+        seek(reading, i)
     elif any(item.kind is not None or item.cue == cues.PRONOUN for item in reading.items[_start(reading, i) : i]):
         reading.new_negation(i, cues.RULES_OUT)
     else:
@@ -74,7 +86,10 @@ def ask(reading: Reading, i: int) -> None:
 
 
 def affirm(reading: Reading, i: int) -> None:
-    """Bring an open topic back ("is there an effusion? *Yes*")."""
+    """Bring an open topic back ("is there an effusion? *Yes*"), or deny it behind a negation ("I do not *see one*")."""
+    if reading.is_bare_negation(i):
+        reading.answer_no(i)
+        return
     reading.close_scope(i)
     topic = reading.topic
     if topic is not None and topic.is_open:
@@ -97,6 +112,8 @@ def read_colon(reading: Reading, i: int) -> None:
 
 def read_normal(reading: Reading, i: int) -> None:
     """Leave out a heading that something normal is said of ("pleural effusion: the angles are *sharp*")."""
+    if reading.doubt == cues.NOT:
+        reading.negation = None
     topic = reading.topic
     if topic is None or not topic.is_heading or reading.doubt is not None or i - topic.end > 2 * _NEAR:
         return
@@ -109,7 +126,8 @@ def open_bracket(reading: Reading, i: int) -> None:
     reading.outside = (i, reading.negation, reading.clause, reading.has_verb)
     if reading.scope is None and reading.negation is None:
         reading.topic = Topic(max(reading.clause, reading.last_mark), i, is_open=False)
-    reading.clause = i
+    reading.clause = reading.last_mark = i
+    reading.after_list = True
 
 
 def close_bracket(reading: Reading, i: int) -> None:

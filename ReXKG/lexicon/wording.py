@@ -1,7 +1,7 @@
 """A sentence's words as the rules read them.
 
 `read_words` is the tokenizer of the lexicon extractor. It gives the words of `ReXKG.text.tokenize`, and besides:
-- A new line that begins a statement becomes ";" and a bullet or the number of a list becomes "•", whatever it looked
+- A new line that begins a statement becomes ";", one in lower case that may begin one "⏎", and a bullet or the number of a list becomes "•", whatever it looked
   like. A line that the next one goes on (reports are broken at some width) is one with it.
 - Contractions are written out ("isn't", "cannot": "is not", "can not"), with any apostrophe (`contractions.tsv`).
 - ";", dashes between blanks and long dashes are words of their own. Asterisks of bold print are dropped.
@@ -15,7 +15,7 @@ from itertools import accumulate
 from ReXKG.lexicon.lexicon_files import CONTRACTIONS_FILE, read_contractions
 from ReXKG.text import split_sentences, tokenize
 
-LINE, BULLET = ";", "•"
+LINE, LOWER_LINE, BULLET = ";", "⏎", "•"
 CONTRACTIONS = read_contractions(CONTRACTIONS_FILE)
 _APOSTROPHES = str.maketrans("’‘ʼ´`", "'''''")
 _OTHER_APOSTROPHE = re.compile("[’‘ʼ´`]")
@@ -82,10 +82,8 @@ def _mark_lines(sentence: str) -> str:
             mark = ":"
         elif marker:
             mark = BULLET
-        elif is_apart or _begins_statement(line, previous):
-            mark = LINE
         else:
-            mark = ""
+            mark = LINE if is_apart else _mark_of_line(line, previous)
         parts += (mark, body)
         previous, is_apart = line, False
     return " ".join(parts)
@@ -96,12 +94,14 @@ def _is_heading(line: str) -> bool:
     return line.startswith("#") or (len(line) > 4 and line.startswith("**") and line.find("**", 2) == len(line) - 2)
 
 
-def _begins_statement(line: str, previous: str) -> bool:
-    """True if a line goes not on with the one before."""
+def _mark_of_line(line: str, previous: str) -> str:
+    """The mark between two lines, empty if the second goes on with the first."""
     last = previous[-30:].rsplit(None, 1)[-1].lower()
     if last in _UNFINISHED or last.endswith(","):
-        return False
-    return not line[0].islower() or len(previous) < _SHORT_LINE
+        return ""
+    if not line[0].islower():
+        return LINE
+    return LOWER_LINE if len(previous) < _SHORT_LINE else ""
 
 
 def word_origins(sentence: str, words: list[str]) -> list[int]:
