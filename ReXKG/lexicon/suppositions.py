@@ -57,22 +57,25 @@ def judge(reading: Reading, i: int) -> None:
 
 
 def rule_out(reading: Reading, i: int) -> None:
-    """Deny what follows if the clause has a subject ("the film *excludes* pneumonia"). Without one, or with "to", it is
-    a task ("*exclude* pneumonia"), and after a doubt nothing is denied ("cannot *exclude* pneumonia")."""
+    """Deny what follows if the clause has a subject for the verb ("the sharp angles *exclude* an effusion"). Without
+    one, or with "to", it is a task ("*exclude* pneumonia"). After a doubt nothing is denied ("cannot *exclude*
+    pneumonia")."""
     if reading.scope is not None:
         return
     if reading.doubt is not None:
         reading.negation = reading.doubt = None
-    elif reading.items[i].text.startswith("to "):
-        seek(reading, i)
-    elif any(item.kind is not None or item.cue == cues.PRONOUN for item in reading.items[_start(reading, i) : i]):
+    elif not reading.items[i].text.startswith("to ") and _has_subject(reading, i):
         reading.new_negation(i, cues.RULES_OUT)
     else:
         seek(reading, i)
 
 
-def _start(reading: Reading, i: int) -> int:
-    return max(reading.clause, i - _NEAR)
+def _has_subject(reading: Reading, i: int) -> bool:
+    """True if the clause so far names several things or a speaker, as the verb "exclude" needs them."""
+    return any(
+        item.cue == cues.PRONOUN or (item.kind is not None and item.text.endswith("s"))
+        for item in reading.items[max(reading.clause, i - _NEAR) : i]
+    )
 
 
 def ask(reading: Reading, i: int) -> None:
