@@ -16,11 +16,10 @@ from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.attachment import attach
 from ReXKG.lexicon.items import GAP, NUMBER, Item, make_item
 from ReXKG.lexicon.measures import end_of_measure
-from ReXKG.lexicon.polarity import resolve_polarity
+from ReXKG.lexicon.polarity import read_polarity
 from ReXKG.lexicon.vocabulary import Vocabulary
 from ReXKG.lexicon.wording import read_words, split_statements
 from ReXKG.sentence_cache import SentenceCache
-from ReXKG.text import tokenize
 
 _FARTHEST_NOUN = 8
 
@@ -53,13 +52,14 @@ class LexiconExtractor:
         return list(map(self._read, sentences))
 
     def _read(self, sentence: str) -> SentenceGraph:
-        items = self.tag(read_words(sentence))
-        labels = resolve_polarity(items)
-        entities = {item.text: label for item, label in zip(items, labels, strict=True) if label}
+        plain, words = read_words(sentence)
+        items = self.tag(words)
+        reading = read_polarity(items)
+        entities = {item.text: label for item, label in zip(items, reading.labels, strict=True) if label}
         relations = attach(items)
-        if any(label is None and item.label is not None for item, label in zip(items, labels, strict=True)):
+        if reading.left_out:
             relations = tuple(triple for triple in relations if triple[0] in entities and triple[1] in entities)
-        return SentenceGraph(" ".join(tokenize(sentence)), entities, relations)
+        return SentenceGraph(" ".join(plain), entities, relations)
 
     def tag(self, words: list[str]) -> list[Item]:
         """One item per word or phrase; `GAP` stands for a word that says nothing.

@@ -22,20 +22,20 @@ _NEAR, _SOON = 12, 6
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 
 
-def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
-    """The label of each item, disorders and devices turned into their "notpresent" form if the sentence denies them.
-    None for what is not an entity and for what the sentence neither asserts nor denies. Linear: a clause is looked back
-    on once."""
+def read_polarity(items: Sequence[Item]) -> Reading:
+    """The reading of a sentence's items to their end. Its ``labels`` are those of the items, disorders and devices
+    turned into their "notpresent" form if the sentence denies them, and None for what is not an entity and for what the
+    sentence neither asserts nor denies. Linear: a clause is looked back on once."""
     reading = Reading(items)
-    read_entity, rules = reading.read_entity, POLARITY_RULES
+    read_entity, rule_of = reading.read_entity, POLARITY_RULES.get
     for i, (_, label, _, role, cue) in enumerate(items):
         if label is not None:
             read_entity(i, label, role)
-        if cue is not None and cue in rules:
-            rules[cue](reading, i)
+        if cue is not None and (rule := rule_of(cue)):
+            rule(reading, i)
     if reading.is_bare_negation(len(items)):
         reading.answer_no(len(items))
-    return reading.labels
+    return reading
 
 
 def begin_negation(reading: Reading, i: int) -> None:

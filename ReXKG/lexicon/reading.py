@@ -42,13 +42,14 @@ class Reading:
 
     __slots__ = (
         "after_list", "clause", "clause_before", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "in_place",
-        "items", "labels", "last_mark", "list_marks", "negation", "negation_at", "outside", "scope", "scope_comma",
+        "items", "labels", "last_mark", "left_out", "list_marks", "negation", "negation_at", "outside", "scope", "scope_comma",
         "scope_cue", "scope_has_verb", "statement", "topic",
     )  # fmt: skip
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = items
         self.labels = [item.label for item in items]
+        self.left_out = False  # the sentence names something that it neither asserts nor denies
         self.statement = 0  # where the statement begins
         self.clause = 0  # where the clause begins
         self.clause_before = 0  # where the clause before it begins
@@ -77,6 +78,7 @@ class Reading:
         if self.scope is not None:
             if label in ABSENT or role == roles.FINDING:
                 self.labels[i] = None
+                self.left_out = True
         elif self.negation is not None:
             if label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not self.in_place):
                 self._deny_entity(i, ABSENT[label])
@@ -164,6 +166,7 @@ class Reading:
         for i in range(start, end):
             if self.labels[i] in ABSENT:
                 self.labels[i] = None
+                self.left_out = True
 
     def restore(self, start: int, end: int) -> None:
         """Give the items from ``start`` to ``end - 1`` their own labels back."""

@@ -83,6 +83,7 @@ def ask(reading: Reading, i: int) -> None:
     labels = reading.labels
     start = reading.statement
     labels[start:i] = [None] * (i - start)
+    reading.left_out = True
     reading.scope = None
     reading.new_statement(i)
     reading.topic = Topic(start, i, is_open=True)

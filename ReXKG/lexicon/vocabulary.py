@@ -63,11 +63,11 @@ def _build_table(terms: Mapping[str, tuple[Item, ...]], cue_phrases: Mapping[str
     single, phrases = _split_by_length(terms)
     # Single words first, so that a phrase can say which of its words are entities too.
     for phrase, cue in cue_phrases.items():
-        words = read_words(phrase)
+        words = read_words(phrase)[1]
         if len(words) == 1:
             single[words[0]] = single.get(words[0], make_item(words[0], None))._replace(cue=cue)
     for phrase, cue in cue_phrases.items():
-        words = tuple(read_words(phrase))
+        words = tuple(read_words(phrase)[1])
         if len(words) > 1:
             plain = [single[word]._replace(cue=None) for word in words if word in single and single[word].label]
             entities, steering = phrases.get(words, plain), make_item(phrase, None, cue=cue)
@@ -92,7 +92,7 @@ def _split_by_length(
     single: dict[str, Item] = {}
     phrases: dict[tuple[str, ...], tuple[Item, ...]] = {}
     for items in terms.values():
-        words = tuple(word for item in items for word in read_words(item.text))
+        words = tuple(word for item in items for word in read_words(item.text)[1])
         if len(words) == 1:
             single[words[0]] = items[0]
         else:

@@ -17,10 +17,9 @@ from ReXKG.text import split_sentences, tokenize
 
 LINE, LOWER_LINE, BULLET = ";", "⏎", "•"
 CONTRACTIONS = read_contractions(CONTRACTIONS_FILE)
-_APOSTROPHES = str.maketrans("’‘ʼ´`", "'''''")
-_OTHER_APOSTROPHE = re.compile("[’‘ʼ´`]")
+_APOSTROPHES = str.maketrans("’‘ʼ´", "''''")
 _APART = re.compile(r"(?<![^\W_])--+(?![^\W_])|(?<=\w)--(?=\w)|[—;•·▪◦●‣|=→✓✔✅✗✘❌]|(?<=\s)–(?=\s)")
-_HAS_APART = re.compile("[;—–•·▪◦●‣|=→✓✔✅✗✘❌]|--")
+_CONTRACTED = frozenset(CONTRACTIONS)
 _BULLETS = re.compile("[·▪◦●‣]")
 _MARKER = re.compile(r"(?:[-*+•·▪◦●‣–—]|\(?(?:\d{1,2}|[A-Za-z])\)|\d{1,2}[.:])(?=\s)|#+")
 _INNER_NUMBER = re.compile(r"(?<!\S)(?:\d{1,2}|[A-Ha-h])\)(?=\s)")
@@ -42,27 +41,38 @@ def split_statements(text: str) -> list[str]:
     return split_sentences(text)
 
 
-def read_words(sentence: str) -> list[str]:
-    """The words of a sentence, in lower case, as the rules read them."""
-    words = tokenize(_mark(sentence))
-    if not CONTRACTIONS.keys().isdisjoint(words):
+def read_words(sentence: str) -> tuple[list[str], list[str]]:
+    """The plain words of a sentence (`tokenize`), and its words as the rules read them; both in lower case."""
+    words = plain = tokenize(sentence)
+    if not sentence.isascii() or _has_marks(sentence):
+        marked = _mark(sentence)
+        if marked is not sentence:
+            words = tokenize(marked)
+    if not _CONTRACTED.isdisjoint(words):
         words = [part for word in words for part in CONTRACTIONS.get(word, (word,))]
-    return words
+    return plain, words
+
+
+def _has_marks(s: str) -> bool:
+    """True if an ASCII sentence has any character that `_mark` may change. Written out because it is read so often."""
+    return (
+        ")" in s or "\n" in s or "?" in s or "*" in s or ";" in s or "--" in s or "|" in s or "=" in s or "`" in s
+    )  # fmt: skip
 
 
 def _mark(sentence: str) -> str:
-    """The sentence with its lines, bullets and dashes as words of their own."""
+    """The sentence with its lines, bullets and dashes as words of their own; the same object if it has none."""
     if "\n" in sentence:
         sentence = _mark_lines(sentence)
     if ")" in sentence:
         sentence = (_INNER_BRACKET if "(" in sentence else _INNER_NUMBER).sub(f" {BULLET} ", sentence)
-    if _HAS_APART.search(sentence):
-        sentence = _BULLETS.sub(BULLET, _APART.sub(r" \g<0> ", sentence))
+    if not sentence.isascii():
+        sentence = _BULLETS.sub(BULLET, sentence.translate(_APOSTROPHES))
+    if not sentence.isascii() or ";" in sentence or "--" in sentence or "|" in sentence or "=" in sentence:
+        sentence = _APART.sub(r" \g<0> ", sentence)
     if "?" in sentence:
         sentence = _MAYBE.sub(" ", sentence)
-    if "*" in sentence:
-        sentence = sentence.replace("*", " ")
-    return sentence.translate(_APOSTROPHES) if _OTHER_APOSTROPHE.search(sentence) else sentence
+    return sentence.replace("*", " ").replace("`", "'")
 
 
 def _mark_lines(sentence: str) -> str:
