@@ -40,10 +40,14 @@ def read_polarity(items: Sequence[Item]) -> Reading:
 
 def begin_negation(reading: Reading, i: int) -> None:
     """Deny the entities that follow ("no", "without") until another rule ends the negation. Right behind a heading it
-    denies the heading too ("pneumothorax: *no* pleural line")."""
+    denies the heading too ("pneumothorax: *no* pleural line"). A "not" that waits takes it back ("I can *not* say that
+    there is *no* edema")."""
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
+    if reading.doubt == cues.NOT and cue == cues.NEGATES and _waits(reading):
+        reading.negation = reading.doubt = None
+        return
     reading.new_negation(i, cue)
     reading.has_verb = False
     reading.doubt = cue
@@ -79,14 +83,8 @@ def open_finding(reading: Reading, i: int) -> None:
     goes on to an "or" ("no pneumothorax, large effusion *or* edema")."""
     if not (reading.negation and reading.denied and reading.after_list):
         return
-    if reading.items[reading.last_mark].text == "or":
-        return
-    for item in reading.items[i + 1 : i + _NEAR]:
-        if item.cue in (cues.BREAKS, cues.ENDS, cues.VERB, cues.NEGATES):
-            break
-        if item.cue == cues.LIST and item.text != "," and item.text != "and":
-            return
-    reading.negation = None
+    if reading.items[reading.last_mark].text != "or" and not reading.list_goes_on(i):
+        reading.negation = None
 
 
 def _waits(reading: Reading) -> bool:
@@ -165,6 +163,8 @@ def read_verb(reading: Reading, i: int) -> None:
     their own and are not denied ("no pneumothorax, *mild edema is* present"). A "not" that has denied nothing yet goes
     on ("does *not appear* to be enlarged")."""
     if reading.scope is not None:
+        if reading.items[i].text == "which":
+            return
         comma = reading.scope_comma
         reading.scope_has_verb = True
         if comma is None or reading.scope_cue == cues.OFFERS:
@@ -308,7 +308,7 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.IF: suppositions.ask_if,
     cues.SUPPOSES: suppositions.suppose,
     cues.JUDGES: suppositions.judge,
-    cues.SUGGESTS: suppositions.judge,
+    cues.SUGGESTS: suppositions.suggest,
     cues.RULES_OUT: suppositions.rule_out,
     cues.ASKS: suppositions.ask,
     cues.AFFIRMS: suppositions.affirm,

@@ -16,7 +16,9 @@ DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
 DISORDERS_AND_DEVICES = frozenset({*ABSENT, *ABSENT.values()})
 # A negation with only these words after it denies nothing that follows ("no evidence of it", "I do not see any here").
 _FILLERS = frozenset({cues.FILLS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, cues.VERB, cues.SEEN})
-_LONGEST_ANSWER = 9
+_LONGEST_ANSWER, _NEAR = 9, 12
+_BEFORE_NOUN = frozenset({ANATOMY, CONCEPT})
+_ENDS_OF_LIST = frozenset({cues.BREAKS, cues.ENDS, cues.VERB, cues.NEGATES})
 
 
 class Topic:
@@ -80,7 +82,9 @@ class Reading:
                 self.labels[i] = None
                 self.left_out = True
         elif self.negation is not None:
-            if label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not self.in_place):
+            if label == DEVICES_PRESENT and self._leaves_list(i):
+                self.negation = None
+            elif label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not self.in_place):
                 self._deny_entity(i, ABSENT[label])
             elif role == roles.FINDING or (role == roles.STATE and self.negation == cues.NOT):
                 self._deny_entity(i, DISORDER_ABSENT)
@@ -95,7 +99,7 @@ class Reading:
                 self.spare_since_comma(i + 1)
         if label in ABSENT:
             self.doubt = None
-        if label != CONCEPT:
+        if label not in _BEFORE_NOUN:
             self.after_list = False
 
     def _deny_entity(self, i: int, label: str) -> None:
@@ -107,6 +111,26 @@ class Reading:
     def _deny_heading(self) -> None:
         heading, self.heading_to_deny = self.heading_to_deny, None
         self.deny(heading.start, heading.end, DISORDERS_AND_DEVICES)
+
+    def _leaves_list(self, i: int) -> bool:
+        """True for a device after a comma and a denied disorder ("no pneumothorax, chest *tube* in place")."""
+        mark = self.last_mark
+        return (
+            self.denied
+            and self.after_list
+            and self.items[mark].text == ","
+            and DEVICES_ABSENT not in self.labels[max(self.negation_at, mark - _NEAR) : mark]
+            and not self.list_goes_on(i)
+        )
+
+    def list_goes_on(self, i: int) -> bool:
+        """True if an "or" or the like follows within the list."""
+        for item in self.items[i + 1 : i + _NEAR]:
+            if item.cue in _ENDS_OF_LIST:
+                break
+            if item.cue == cues.LIST and item.text not in (",", "and"):
+                return True
+        return False
 
     def new_negation(self, i: int, cue: str) -> None:
         """Deny the entities that follow until a rule ends the negation."""

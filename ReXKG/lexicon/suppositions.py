@@ -14,7 +14,10 @@ _NEAR = 8
 
 
 def seek(reading: Reading, i: int) -> None:
-    """Open a scope at a task ("*evaluate for* pneumothorax", "*the question is about* edema")."""
+    """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an infinitive
+    is none ("not able *to identify* a nodule")."""
+    if reading.doubt == cues.NOT and not reading.denied and reading.items[i].text.startswith("to "):
+        return
     reading.negation = reading.doubt = None
     reading.open_scope(i)
 
@@ -46,14 +49,26 @@ def suppose(reading: Reading, i: int) -> None:
 
 
 def judge(reading: Reading, i: int) -> None:
-    """Take a "would" back that belongs to a verb of judging ("I *would call* this edema", "which *would suggest*
-    ...")."""
+    """Take a "would" back that belongs to a verb of judging ("I *would call* this edema")."""
     scope = reading.scope
     if scope is not None and reading.scope_cue == cues.SUPPOSES and i - scope <= _NEAR:
         for k in range(reading.clause, i):
             if reading.labels[k] is None:
                 reading.labels[k] = reading.items[k].label
         reading.scope = None
+
+
+def suggest(reading: Reading, i: int) -> None:
+    """Take a "would" back if what suggests is there ("*the* opacity would suggest pneumonia", not "blunting would
+    suggest an effusion")."""
+    if reading.scope is not None and (reading.negation is not None or _names_known(reading)):
+        judge(reading, i)
+
+
+def _names_known(reading: Reading) -> bool:
+    """True if the clause begins with "there is" or has an article or pronoun within its first words."""
+    words = reading.items[reading.clause : reading.clause + _NEAR]
+    return any(item.cue in (cues.ARTICLE, cues.PRONOUN, cues.BREAKS) or item.text == "which" for item in words)
 
 
 def rule_out(reading: Reading, i: int) -> None:
@@ -82,6 +97,8 @@ def ask(reading: Reading, i: int) -> None:
     """Leave out all that a question names, until it is answered."""
     labels = reading.labels
     start = reading.statement
+    if i and i - start <= 1 and reading.topic is not None:
+        return
     labels[start:i] = [None] * (i - start)
     reading.left_out = True
     reading.scope = None
@@ -103,8 +120,11 @@ def affirm(reading: Reading, i: int) -> None:
 
 
 def read_colon(reading: Reading, i: int) -> None:
-    """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it."""
+    """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it, unless it is the
+    heading itself ("*no:* edema")."""
     if reading.is_bare_negation(i):
+        if reading.topic is None and reading.negation_at == reading.clause:
+            return
         reading.answer_no(i)
     elif reading.denied:
         reading.negation = None

@@ -22,14 +22,16 @@ _APART = re.compile(r"(?<![^\W_])--+(?![^\W_])|(?<=\w)--(?=\w)|[—;•·▪◦�
 _CONTRACTED = frozenset(CONTRACTIONS)
 _BULLETS = re.compile("[·▪◦●‣]")
 _MARKER = re.compile(r"(?:[-*+•·▪◦●‣–—]|\(?(?:\d{1,2}|[A-Za-z])\)|\d{1,2}[.:])(?=\s)|#+")
-_INNER_NUMBER = re.compile(r"(?<!\S)(?:\d{1,2}|[A-Ha-h])\)(?=\s)")
-_INNER_BRACKET = re.compile(r"(?<!\S)\((?:\d{1,2}|[A-Ha-h])\)(?=\s)")
+_NUMBER = r"(?:\d{1,2}|[A-Ha-h]|[ivx]{1,4})\)(?=\s)"
+_INNER_NUMBER = re.compile(rf"(?<!\S){_NUMBER}")
+_INNER_BRACKET = re.compile(rf"(?<!\S)\({_NUMBER}")
 _OPTION = re.compile(r"^([ \t]{0,8}\(?[A-H])\.(?=[ \t])", re.MULTILINE)
 _MAYBE = re.compile(r"(?<!\S)\?(?=\w)")
 # A line that ends in one of these, or in a comma, is not finished.
 _UNFINISHED = frozenset(
     "a an and any as at be by for from in is no not nor of on or than that the their this to was were with without".split()
 )
+_ANSWER = re.compile(r"[:?=(|–—-]\W*(?:no|not)$", re.IGNORECASE)
 # Reports are broken at 60 characters or more. A shorter line ended where its writer wanted.
 _SHORT_LINE = 40
 
@@ -107,7 +109,7 @@ def _is_heading(line: str) -> bool:
 def _mark_of_line(line: str, previous: str) -> str:
     """The mark between two lines, empty if the second goes on with the first."""
     last = previous[-30:].rsplit(None, 1)[-1].lower()
-    if last in _UNFINISHED or last.endswith(","):
+    if (last in _UNFINISHED and not _ANSWER.search(previous[-30:])) or last.endswith(","):
         return ""
     if not line[0].islower():
         return LINE
