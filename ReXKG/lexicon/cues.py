@@ -29,7 +29,8 @@ OF = "of"  # "of", "for": the owner follows
 WITH = "with"  # "with", "containing": the company follows
 TURNS = "turns"  # "only", "just": what there is instead of what was denied
 OPENS = "opens"  # "small", "left": begins another finding after a comma
-THAN = "than"  # after a suggestion, a hypothesis that another is held against follows
+FITS = "fits"  # "typical", "plausible": "than" after it holds two hypotheses against each other
+THAN = "than"  # after a suggestion or "fits", a hypothesis that another is held against follows
 SEEKS = "seeks"  # "evaluate for", "the question is about": what follows is neither asserted nor denied
 SOUGHT = "sought"  # "must be excluded": what the clause said so far is a task
 EXAMINES = "examines"  # "inspect": a task if "for" follows
@@ -50,6 +51,6 @@ PLAIN = "plain"  # "cannot be excluded": no effect, but the cues inside the phra
 
 CUES = (
     NEGATES, NOT, LACKS, NEGATES_BEFORE, REMOVED, SPARES, DOUBTS, UNSURE, BREAKS, ENDS, LINE, LIST, ARTICLE, PRONOUN,
-    VERB, SEEN, SHOWS, SUGGESTS, AT, OF, WITH, TURNS, OPENS, THAN, SEEKS, EXAMINES, SOUGHT, OFFERS, IF, SUPPOSES, JUDGES,
-    RULES_OUT, ASKS, AFFIRMS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE, FILLS, PLAIN,
+    VERB, SEEN, SHOWS, SUGGESTS, AT, OF, WITH, TURNS, OPENS, FITS, THAN, SEEKS, EXAMINES, SOUGHT, OFFERS, IF, SUPPOSES,
+    JUDGES, RULES_OUT, ASKS, AFFIRMS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE, FILLS, PLAIN,
 )  # fmt: skip

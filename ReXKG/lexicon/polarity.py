@@ -119,7 +119,8 @@ def begin_line(reading: Reading, i: int) -> None:
     """Begin a statement at a line in lower case, if the line before can end there: not after a modifier, and not before
     a verb or preposition."""
     before, after = reading.items[i - 1], reading.items[min(i + 1, len(reading.items) - 1)]
-    if (before.kind or before.cue) and before.kind != ANATOMY and (after.label or after.cue in (cues.NEGATES, cues.NOT)):
+    may_end = (before.kind is not None or before.cue is not None) and before.kind != ANATOMY
+    if may_end and (after.label is not None or after.cue in (cues.NEGATES, cues.NOT)):
         begin_statement(reading, i)
 
 
@@ -235,11 +236,9 @@ def deny_before(reading: Reading, i: int) -> None:
         topic = reading.topic
         if topic is not None and reading.deny(topic.start, topic.end, DISORDERS_AND_DEVICES):
             reading.topic = None
-        elif _continues_subject(reading, i):
-            reading.deny(reading.clause_before, reading.clause, DISORDERS_AND_DEVICES)
-        else:
+        elif _names_disorder(reading, i) or not reading.deny_subject_before(i):
             reading.new_negation(i, cues.NEGATES_BEFORE)
-    reading.clause = reading.clause_before = i
+    reading.clause = i
 
 
 def _is_of_the_past(reading: Reading, i: int) -> bool:
@@ -252,16 +251,14 @@ def _is_of_the_past(reading: Reading, i: int) -> bool:
     return False
 
 
-def _continues_subject(reading: Reading, i: int) -> bool:
-    """True if the clause so far names nothing and what follows neither: its subject is that of the clause before."""
-    if reading.clause == reading.clause_before or any(item.kind for item in reading.items[reading.clause : i]):
-        return False
+def _names_disorder(reading: Reading, i: int) -> bool:
+    """True if a disorder or device follows soon in the clause."""
     for item in reading.items[i + 1 : i + _SOON]:
         if item.cue in (cues.BREAKS, cues.ENDS, cues.LIST):
             break
         if item.label in ABSENT:
-            return False
-    return True
+            return True
+    return False
 
 
 def deny_devices_before(reading: Reading, i: int) -> None:
@@ -274,7 +271,7 @@ def deny_devices_before(reading: Reading, i: int) -> None:
 
 def compare(reading: Reading, i: int) -> None:
     """Deny the hypothesis that another is held against ("more likely atelectasis *than* pneumonia")."""
-    if any(item.cue == cues.SUGGESTS for item in reading.items[max(reading.clause, i - _NEAR) : i]):
+    if any(item.cue in (cues.SUGGESTS, cues.FITS) for item in reading.items[max(reading.clause, i - _NEAR) : i]):
         reading.new_negation(i, cues.LACKS)
 
 

@@ -43,9 +43,9 @@ class Reading:
     """
 
     __slots__ = (
-        "after_list", "clause", "clause_before", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "in_place",
-        "items", "labels", "last_mark", "left_out", "list_marks", "negation", "negation_at", "outside", "scope", "scope_comma",
-        "scope_cue", "scope_has_verb", "statement", "topic",
+        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "in_place", "items",
+        "labels", "last_mark", "left_out", "list_marks", "named", "named_end", "negation", "negation_at", "outside",
+        "scope", "scope_comma", "scope_cue", "scope_has_verb", "statement", "topic",
     )  # fmt: skip
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -54,7 +54,8 @@ class Reading:
         self.left_out = False  # the sentence names something that it neither asserts nor denies
         self.statement = 0  # where the statement begins
         self.clause = 0  # where the clause begins
-        self.clause_before = 0  # where the clause before it begins
+        self.named = -1  # where the last clause that named a disorder or device begins
+        self.named_end = 0  # where it ends
         self.has_verb = False  # the clause has its verb, and no negation after it
         self.negation: str | None = None  # the cue that denies what follows
         self.negation_at = 0  # where it is
@@ -99,6 +100,7 @@ class Reading:
                 self.spare_since_comma(i + 1)
         if label in ABSENT:
             self.doubt = None
+            self.named, self.named_end = self.clause, i + 1
         if label not in _BEFORE_NOUN:
             self.after_list = False
 
@@ -140,7 +142,9 @@ class Reading:
 
     def new_clause(self, i: int) -> None:
         """Begin a clause. No negation crosses its beginning in either direction."""
-        self.clause_before, self.clause = self.clause, i
+        if self.named == self.clause:
+            self.named_end = i
+        self.clause = i
         self.negation = self.doubt = None
         self.has_verb = self.examines = False
         if self.topic is not None and not self.topic.is_open:
@@ -165,7 +169,7 @@ class Reading:
         if self.scope is not None:
             self.topic = Topic(self.scope, i, is_open=True)
             self.scope = self.negation = None
-            self.clause_before, self.clause, self.has_verb = self.clause, i, False
+            self.clause, self.has_verb = i, False
 
     def deny(self, start: int, end: int, denied_labels: Collection[str]) -> bool:
         """Make the entities from ``start`` to ``end - 1`` that have these labels absent; False if there were none. The
@@ -219,6 +223,16 @@ class Reading:
         if self.topic is not None:
             self.deny(self.topic.start, self.topic.end, DISORDERS_AND_DEVICES)
             self.topic = None
-        else:
-            self.deny(self.clause, self.negation_at, DISORDERS_AND_DEVICES)
+        elif not self.deny(self.clause, self.negation_at, DISORDERS_AND_DEVICES):
+            self.deny_subject_before(i)
         self.negation, self.clause = None, i
+
+    def deny_subject_before(self, i: int) -> bool:
+        """Deny what the last clause named, if no other has come between ("there was edema, but it has *resolved*")."""
+        start, end = self.named, self.named_end
+        if start < 0 or start == self.clause or i - end > _NEAR:
+            return False
+        if any(item.kind is not None and item.kind != PROCEDURES for item in self.items[end:i]):
+            return False
+        self.named = -1
+        return self.deny(start, end, DISORDERS_AND_DEVICES)

@@ -128,6 +128,8 @@ def read_colon(reading: Reading, i: int) -> None:
         reading.answer_no(i)
     elif reading.denied:
         reading.negation = None
+    if reading.scope is not None and reading.scope_cue != cues.OFFERS and reading.named_end > reading.scope:
+        reading.close_scope(i)
     if reading.scope is None and not (reading.topic is not None and reading.topic.is_open):
         is_first = reading.topic is None
         start = reading.clause if is_first else max(reading.clause, reading.last_mark)

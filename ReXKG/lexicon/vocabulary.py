@@ -27,7 +27,8 @@ from ReXKG.lexicon.lexicon_files import (
     read_terms,
 )
 from ReXKG.lexicon.word_forms import WordForms
-from ReXKG.lexicon.wording import read_words
+from ReXKG.lexicon.wording import write_out
+from ReXKG.text import tokenize
 
 
 class Vocabulary:
@@ -63,11 +64,11 @@ def _build_table(terms: Mapping[str, tuple[Item, ...]], cue_phrases: Mapping[str
     single, phrases = _split_by_length(terms)
     # Single words first, so that a phrase can say which of its words are entities too.
     for phrase, cue in cue_phrases.items():
-        words = read_words(phrase)[1]
+        words = write_out(tokenize(phrase))
         if len(words) == 1:
             single[words[0]] = single.get(words[0], make_item(words[0], None))._replace(cue=cue)
     for phrase, cue in cue_phrases.items():
-        words = tuple(read_words(phrase)[1])
+        words = tuple(write_out(tokenize(phrase)))
         if len(words) > 1:
             plain = [single[word]._replace(cue=None) for word in words if word in single and single[word].label]
             entities, steering = phrases.get(words, plain), make_item(phrase, None, cue=cue)
@@ -92,7 +93,7 @@ def _split_by_length(
     single: dict[str, Item] = {}
     phrases: dict[tuple[str, ...], tuple[Item, ...]] = {}
     for items in terms.values():
-        words = tuple(word for item in items for word in read_words(item.text)[1])
+        words = tuple(word for item in items for word in write_out(tokenize(item.text)))
         if len(words) == 1:
             single[words[0]] = items[0]
         else:

@@ -17,6 +17,8 @@ from ReXKG.text import split_sentences, tokenize
 
 LINE, LOWER_LINE, BULLET = ";", "⏎", "•"
 CONTRACTIONS = read_contractions(CONTRACTIONS_FILE)
+_SIGNS = frozenset("✓✔✅✗✘❌")
+_BRACKETS = str.maketrans("[]", "()")
 _APOSTROPHES = str.maketrans("’‘ʼ´", "''''")
 _APART = re.compile(r"(?<![^\W_])--+(?![^\W_])|(?<=\w)--(?=\w)|[—;•·▪◦●‣|=→✓✔✅✗✘❌]|(?<=\s)–(?=\s)")
 _CONTRACTED = frozenset(CONTRACTIONS)
@@ -26,6 +28,8 @@ _NUMBER = r"(?:\d{1,2}|[A-Ha-h]|[ivx]{1,4})\)(?=\s)"
 _INNER_NUMBER = re.compile(rf"(?<!\S){_NUMBER}")
 _INNER_BRACKET = re.compile(rf"(?<!\S)\({_NUMBER}")
 _OPTION = re.compile(r"^([ \t]{0,8}\(?[A-H])\.(?=[ \t])", re.MULTILINE)
+_STAR = re.compile(r"(?<!\S)\*(?=\s)")
+_CHECKED, _CROSSED = re.compile("[✓✔✅]"), re.compile("[✗✘❌]")
 _MAYBE = re.compile(r"(?<!\S)\?(?=\w)")
 # A line that ends in one of these, or in a comma, is not finished.
 _UNFINISHED = frozenset(
@@ -50,15 +54,21 @@ def read_words(sentence: str) -> tuple[list[str], list[str]]:
         marked = _mark(sentence)
         if marked is not sentence:
             words = tokenize(marked)
-    if not _CONTRACTED.isdisjoint(words):
-        words = [part for word in words for part in CONTRACTIONS.get(word, (word,))]
-    return plain, words
+    return plain, write_out(words)
+
+
+def write_out(words: list[str]) -> list[str]:
+    """The words with contractions written out."""
+    if _CONTRACTED.isdisjoint(words):
+        return words
+    return [part for word in words for part in CONTRACTIONS.get(word, (word,))]
 
 
 def _has_marks(s: str) -> bool:
     """True if an ASCII sentence has any character that `_mark` may change. Written out because it is read so often."""
     return (
         ")" in s or "\n" in s or "?" in s or "*" in s or ";" in s or "--" in s or "|" in s or "=" in s or "`" in s
+        or "[" in s
     )  # fmt: skip
 
 
@@ -70,11 +80,15 @@ def _mark(sentence: str) -> str:
         sentence = (_INNER_BRACKET if "(" in sentence else _INNER_NUMBER).sub(f" {BULLET} ", sentence)
     if not sentence.isascii():
         sentence = _BULLETS.sub(BULLET, sentence.translate(_APOSTROPHES))
+        if sentence.lstrip(" \n-*")[:1] in _SIGNS:
+            sentence = _CROSSED.sub(f" {BULLET} no ", _CHECKED.sub(f" {BULLET} ", sentence))
     if not sentence.isascii() or ";" in sentence or "--" in sentence or "|" in sentence or "=" in sentence:
         sentence = _APART.sub(r" \g<0> ", sentence)
     if "?" in sentence:
         sentence = _MAYBE.sub(" ", sentence)
-    return sentence.replace("*", " ").replace("`", "'")
+    if "*" in sentence:
+        sentence = _STAR.sub(BULLET, sentence).replace("*", " ")
+    return sentence.replace("`", "'").translate(_BRACKETS)
 
 
 def _mark_lines(sentence: str) -> str:

@@ -301,8 +301,8 @@ def test_every_cue_has_rows_and_a_rule():
     rows = [line for line in CUES_FILE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     assert len(phrases) == len(rows)
     assert set(phrases.values()) == set(cues.CUES)
-    # "before" and "fills" are read elsewhere (see cues.py), and "plain" means that no rule applies.
-    elsewhere = {cues.BEFORE, cues.FILLS, cues.PLAIN}
+    # "before", "fits" and "fills" are read elsewhere (see cues.py), and "plain" means that no rule applies.
+    elsewhere = {cues.BEFORE, cues.FITS, cues.FILLS, cues.PLAIN}
     assert {*polarity.POLARITY_RULES, *attachment.ATTACHMENT_RULES} | elsewhere == set(cues.CUES)
 
 
