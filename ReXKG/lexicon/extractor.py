@@ -61,8 +61,9 @@ class LexiconExtractor:
             relations = tuple(triple for triple in relations if triple[0] in entities and triple[1] in entities)
         return SentenceGraph(" ".join(plain), entities, relations)
 
-    def tag(self, words: list[str]) -> list[Item]:
-        """One item per word or phrase; `GAP` stands for a word that says nothing.
+    def tag(self, words: list[str], steps: list[tuple[int, int]] | None = None) -> list[Item]:
+        """One item per word or phrase; `GAP` stands for a word that says nothing. If ``steps`` is given, the position
+        of each word or phrase in ``words`` and of its first item are added to it.
 
         Each word is read by these rules, in this order. A number takes its unit. A word of the cue "before" counts only
         before an entity. A state has the type that the vocabulary gives it after the last noun. The longest phrase that
@@ -73,6 +74,8 @@ class LexiconExtractor:
         i, count = 0, len(words)
         while i < count:
             word = words[i]
+            if steps is not None:
+                steps.append((i, len(items)))
             item, phrases = known(word) or guess(word)
             i += 1
             if item is NUMBER:
