@@ -35,6 +35,8 @@ def read_polarity(items: Sequence[Item]) -> Reading:
             rule(reading, i)
     if reading.is_bare_negation(len(items)):
         reading.answer_no(len(items))
+    elif items and items[-1].text in ("there is", "there are"):
+        suppositions.affirm(reading, len(items) - 1)
     return reading
 
 

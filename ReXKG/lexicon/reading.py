@@ -6,6 +6,7 @@ The rules themselves are in `polarity.py` (negation) and `suppositions.py` (what
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from ReXKG.graph import ANATOMY, CONCEPT, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT, PROCEDURES
 from ReXKG.lexicon import cues, roles
@@ -33,6 +34,18 @@ class Topic:
 
     def __init__(self, start: int, end: int, is_open: bool, is_heading: bool = False) -> None:
         self.start, self.end, self.is_open, self.is_heading = start, end, is_open, is_heading
+
+
+class Outside(NamedTuple):
+    """The state before an open bracket at ``start``, which comes back behind it. See `Reading` for the other names."""
+
+    start: int
+    negation: str | None
+    clause: int
+    has_verb: bool
+    last_mark: int
+    after_list: bool
+    topic: Topic | None
 
 
 class Reading:
@@ -65,7 +78,7 @@ class Reading:
         self.list_marks = 0  # commas, "and" and "or" since the negation
         self.last_mark = 0  # where the last of them is
         self.after_list = False  # no noun since a comma, "and" or "or"
-        self.outside: tuple[int, str | None, int, bool] | None = None  # state before an open bracket
+        self.outside: Outside | None = None
         self.scope: int | None = None  # where the scope begins
         self.scope_cue = ""  # the cue that began it
         self.examines = False  # a verb of examining waits for its "for"
@@ -109,6 +122,17 @@ class Reading:
         self.denied = True
         if self.heading_to_deny is not None:
             self._deny_heading()
+        elif self.negation == cues.NOT and self.topic is not None and self.topic.is_heading:
+            self.leave_out_heading(i)
+
+    def leave_out_heading(self, i: int) -> None:
+        """Leave out a heading whose text says something else than that it is there ("cardiomegaly: the heart is *not
+        enlarged*")."""
+        topic = self.topic
+        if topic is None or not topic.is_heading or i - topic.end > _NEAR:
+            return
+        if not any(label in ABSENT for label in self.labels[topic.end : i]):
+            self.leave_out(topic.start, topic.end)
 
     def _deny_heading(self) -> None:
         heading, self.heading_to_deny = self.heading_to_deny, None

@@ -8,9 +8,10 @@ the main clause. A question leaves out all that it names. Either is then the top
 from __future__ import annotations
 
 from ReXKG.lexicon import cues
-from ReXKG.lexicon.reading import DISORDERS_AND_DEVICES, Reading, Topic
+from ReXKG.lexicon.reading import Outside, Reading, Topic
 
 _NEAR = 8
+_YES = frozenset({"yes", "✓", "✔", "✅"})
 
 
 def seek(reading: Reading, i: int) -> None:
@@ -35,7 +36,8 @@ def examine(reading: Reading, i: int) -> None:
 def ask_if(reading: Reading, i: int) -> None:
     """Open a scope at "whether" or "if". After a doubt it is uncertain, and what may be there counts as present ("it is
     *not clear whether* there is pneumonia")."""
-    if reading.doubt is not None and not reading.denied and reading.scope is None:
+    is_unsure = reading.doubt is not None or reading.negation == cues.NEGATES_BEFORE
+    if is_unsure and not reading.denied and reading.scope is None:
         reading.negation = reading.doubt = None
     elif reading.scope is None:
         seek(reading, i)
@@ -107,9 +109,14 @@ def ask(reading: Reading, i: int) -> None:
 
 
 def affirm(reading: Reading, i: int) -> None:
-    """Bring an open topic back ("is there an effusion? *Yes*"), or deny it behind a negation ("I do not *see one*")."""
+    """Bring an open topic back ("is there an effusion? *Yes*"), or deny it behind a negation ("I do not *see one*"). All
+    but "yes" answer only right behind the question or at the end ("... *It does*", not "*it does* show edema")."""
     if reading.is_bare_negation(i):
         reading.answer_no(i)
+        return
+    items, topic = reading.items, reading.topic
+    is_answer = items[i].text in _YES or (topic is not None and i == topic.end + 1) or i + 1 == len(items)
+    if not is_answer and (i + 1 == len(items) or items[i + 1].label is not None or reading.scope is None):
         return
     reading.close_scope(i)
     topic = reading.topic
@@ -140,16 +147,15 @@ def read_normal(reading: Reading, i: int) -> None:
     """Leave out a heading that something normal is said of ("pleural effusion: the angles are *sharp*")."""
     if reading.doubt == cues.NOT:
         reading.negation = None
-    topic = reading.topic
-    if topic is None or not topic.is_heading or reading.doubt is not None or i - topic.end > 2 * _NEAR:
-        return
-    if not any(label in DISORDERS_AND_DEVICES for label in reading.labels[topic.end : i]):
-        reading.leave_out(topic.start, topic.end)
+    if reading.doubt is None:
+        reading.leave_out_heading(i)
 
 
 def open_bracket(reading: Reading, i: int) -> None:
     """Make the last member before a bracket the topic of what is inside ("edema *(*no)")."""
-    reading.outside = (i, reading.negation, reading.clause, reading.has_verb)
+    reading.outside = Outside(
+        i, reading.negation, reading.clause, reading.has_verb, reading.last_mark, reading.after_list, reading.topic
+    )
     if reading.scope is None and reading.negation is None:
         reading.topic = Topic(max(reading.clause, reading.last_mark), i, is_open=False)
     reading.clause = reading.last_mark = i
@@ -158,11 +164,12 @@ def open_bracket(reading: Reading, i: int) -> None:
 
 def close_bracket(reading: Reading, i: int) -> None:
     """End a negation that began inside the bracket, and go on as before it."""
-    if reading.outside is None:
+    outside = reading.outside
+    if outside is None:
         return
-    start, negation, clause, has_verb = reading.outside
-    reading.outside = None
-    if reading.negation_at > start and reading.is_bare_negation(i):
+    if reading.negation_at > outside.start and reading.is_bare_negation(i):
         reading.answer_no(i)
+    reading.outside = None
+    reading.topic, reading.last_mark, reading.after_list = outside.topic, outside.last_mark, outside.after_list
     if reading.scope is None:
-        reading.negation, reading.clause, reading.has_verb = negation, clause, has_verb
+        reading.negation, reading.clause, reading.has_verb = outside.negation, outside.clause, outside.has_verb
