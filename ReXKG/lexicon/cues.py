@@ -37,6 +37,7 @@ EXAMINES = "examines"  # "inspect": a task if "for" follows
 OFFERS = "offers"  # "options", "asks": the same, over bullets and lists
 IF = "if"  # "if", "whether": the same, unless a doubt makes it possible
 SUPPOSES = "supposes"  # "would": neither the clause so far nor what follows is asserted
+GENERALIZES = "generalizes"  # "typically": the same in a general statement
 JUDGES = "judges"  # "call", "say": takes "would" back
 RULES_OUT = "rules_out"  # "exclude": denies what follows if it has a subject, else a task
 ASKS = "asks"  # "?": what the statement named is asked
@@ -52,5 +53,5 @@ PLAIN = "plain"  # "cannot be excluded": no effect, but the cues inside the phra
 CUES = (
     NEGATES, NOT, LACKS, NEGATES_BEFORE, REMOVED, SPARES, DOUBTS, UNSURE, BREAKS, ENDS, LINE, LIST, ARTICLE, PRONOUN,
     VERB, SEEN, SHOWS, SUGGESTS, AT, OF, WITH, TURNS, OPENS, FITS, THAN, SEEKS, EXAMINES, SOUGHT, OFFERS, IF, SUPPOSES,
-    JUDGES, RULES_OUT, ASKS, AFFIRMS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE, FILLS, PLAIN,
+    GENERALIZES, JUDGES, RULES_OUT, ASKS, AFFIRMS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE, FILLS, PLAIN,
 )  # fmt: skip

@@ -306,6 +306,7 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.OFFERS: suppositions.seek,
     cues.IF: suppositions.ask_if,
     cues.SUPPOSES: suppositions.suppose,
+    cues.GENERALIZES: suppositions.generalize,
     cues.JUDGES: suppositions.judge,
     cues.SUGGESTS: suppositions.suggest,
     cues.RULES_OUT: suppositions.rule_out,

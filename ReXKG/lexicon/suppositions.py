@@ -8,7 +8,7 @@ the main clause. A question leaves out all that it names. Either is then the top
 from __future__ import annotations
 
 from ReXKG.lexicon import cues
-from ReXKG.lexicon.reading import Outside, Reading, Topic
+from ReXKG.lexicon.reading import ABSENT, Outside, Reading, Topic
 
 _NEAR = 8
 _YES = frozenset({"yes", "✓", "✔", "✅"})
@@ -60,17 +60,35 @@ def judge(reading: Reading, i: int) -> None:
         reading.scope = None
 
 
+def generalize(reading: Reading, i: int) -> None:
+    """Leave out a general statement ("pneumonia *typically* shows an opacity", "*usually*, ..."). It names a disorder and
+    nothing known ("the opacity *usually* ...")."""
+    items = reading.items
+    opens = i == reading.statement and i + 1 < len(items) and items[i + 1].text == ","
+    if opens or (_names_disorder(reading, i) and not _names_known(reading, i, (cues.ARTICLE, cues.BREAKS))):
+        suppose(reading, i)
+
+
 def suggest(reading: Reading, i: int) -> None:
     """Take a "would" back if what suggests is there ("*the* opacity would suggest pneumonia", not "blunting would
     suggest an effusion")."""
-    if reading.scope is not None and (reading.negation is not None or _names_known(reading)):
+    scope = reading.scope
+    if scope is None:
+        return
+    known = (cues.ARTICLE, cues.BREAKS, cues.PRONOUN)
+    if reading.negation is not None or _names_known(reading, i, known) or not _names_disorder(reading, scope):
         judge(reading, i)
 
 
-def _names_known(reading: Reading) -> bool:
-    """True if the clause begins with "there is" or has an article or pronoun within its first words."""
-    words = reading.items[reading.clause : reading.clause + _NEAR]
-    return any(item.cue in (cues.ARTICLE, cues.PRONOUN, cues.BREAKS) or item.text == "which" for item in words)
+def _names_disorder(reading: Reading, end: int) -> bool:
+    """True if the last items of the clause before ``end`` name a disorder or device."""
+    return any(item.label in ABSENT for item in reading.items[max(reading.clause, end - _NEAR) : end])
+
+
+def _names_known(reading: Reading, end: int, known: tuple[str, ...]) -> bool:
+    """True if the last items of the clause before ``end`` have one of the cues or a relative pronoun."""
+    items = reading.items[max(reading.clause, end - _NEAR) : end]
+    return any(item.cue in known or item.text == "which" for item in items)
 
 
 def rule_out(reading: Reading, i: int) -> None:
