@@ -136,12 +136,12 @@ def read_list_mark(reading: Reading, i: int) -> None:
             reading.scope_comma = i if text == "," and not reading.after_list else None
     elif reading.is_bare_negation(i):
         reading.answer_no(i)
-    reading.after_list, reading.last_mark = True, i
-    reading.list_marks += 1
-    if text != "or":
-        reading.doubt = None
     if reading.has_verb and reading.scope is None:
         reading.new_clause(i)
+    if text != "or":
+        reading.doubt = None
+    reading.after_list, reading.last_mark = True, i
+    reading.list_marks += 1
 
 
 def read_article(reading: Reading, i: int) -> None:
@@ -159,6 +159,7 @@ def read_pronoun(reading: Reading, i: int) -> None:
     if reading.after_list and reading.items[reading.last_mark].text != "or":
         reading.close_scope(i)
         reading.negation = None
+    reading.after_list = False
 
 
 def read_verb(reading: Reading, i: int) -> None:

@@ -161,7 +161,7 @@ class Reading:
     def new_negation(self, i: int, cue: str) -> None:
         """Deny the entities that follow until a rule ends the negation."""
         self.negation, self.negation_at = cue, i
-        self.denied = self.in_place = False
+        self.denied = self.in_place = self.after_list = False
         self.list_marks = 0
 
     def new_clause(self, i: int) -> None:
@@ -170,7 +170,7 @@ class Reading:
             self.named_end = i
         self.clause = i
         self.negation = self.doubt = None
-        self.has_verb = self.examines = False
+        self.has_verb = self.examines = self.after_list = False
         if self.topic is not None and not self.topic.is_open:
             self.topic = None
 
@@ -179,7 +179,6 @@ class Reading:
         self.close_scope(i)
         self.new_clause(i)
         self.statement = self.last_mark = i
-        self.after_list = False
         self.outside = None
 
     def open_scope(self, i: int) -> None:
@@ -247,7 +246,7 @@ class Reading:
         if self.topic is not None:
             self.deny(self.topic.start, self.topic.end, DISORDERS_AND_DEVICES)
             self.topic = None
-        elif not self.deny(self.clause, self.negation_at, DISORDERS_AND_DEVICES):
+        elif not self.deny(self.clause, self.negation_at, DISORDERS_AND_DEVICES) and self.negation == cues.NOT:
             self.deny_subject_before(i)
         self.negation, self.clause = None, i
 

@@ -11,6 +11,7 @@ from ReXKG.lexicon import cues
 from ReXKG.lexicon.reading import ABSENT, Outside, Reading, Topic
 
 _NEAR = 8
+_SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "reflects", "implies"})
 _YES = frozenset({"yes", "✓", "✔", "✅"})
 
 
@@ -71,9 +72,11 @@ def generalize(reading: Reading, i: int) -> None:
 
 def suggest(reading: Reading, i: int) -> None:
     """Take a "would" back if what suggests is there ("*the* opacity would suggest pneumonia", not "blunting would
-    suggest an effusion")."""
+    suggest an effusion"). What a lack suggests is not lacking ("the absence of markings *suggests* a pneumothorax")."""
     scope = reading.scope
     if scope is None:
+        if reading.negation == cues.LACKS and not reading.list_marks and reading.items[i].text in _SUGGESTING:
+            reading.negation = None
         return
     known = (cues.ARTICLE, cues.BREAKS, cues.PRONOUN)
     if reading.negation is not None or _names_known(reading, i, known) or not _names_disorder(reading, scope):
@@ -148,7 +151,7 @@ def read_colon(reading: Reading, i: int) -> None:
     """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it, unless it is the
     heading itself ("*no:* edema")."""
     if reading.is_bare_negation(i):
-        if reading.topic is None and reading.negation_at == reading.clause:
+        if reading.topic is None and reading.negation_at == reading.clause and reading.items[i].text == ":":
             return
         reading.answer_no(i)
     elif reading.denied:
