@@ -251,8 +251,12 @@ class Reading:
         self.negation, self.clause = None, i
 
     def deny_subject_before(self, i: int) -> bool:
-        """Deny what the last clause named, if no other has come between ("there was edema, but it has *resolved*")."""
+        """Deny what the last clause named, if no other has come between ("there was edema, but it has *resolved*"). A
+        new statement needs a pronoun for it, unless it says nothing else."""
         start, end = self.named, self.named_end
+        if self.clause == self.statement and i > self.clause + 1:
+            if not any(item.cue == cues.PRONOUN for item in self.items[self.clause : i]):
+                return False
         if start < 0 or start == self.clause or i - end > _NEAR:
             return False
         if any(item.kind is not None and item.kind != PROCEDURES for item in self.items[end:i]):

@@ -136,6 +136,8 @@ def affirm(reading: Reading, i: int) -> None:
         reading.answer_no(i)
         return
     items, topic = reading.items, reading.topic
+    if i + 1 < len(items) and items[i + 1].cue == cues.NOT:
+        return
     is_answer = items[i].text in _YES or (topic is not None and i == topic.end + 1) or i + 1 == len(items)
     if not is_answer and (i + 1 == len(items) or items[i + 1].label is not None or reading.scope is None):
         return

@@ -30,6 +30,11 @@ _INNER_BRACKET = re.compile(rf"(?<!\S)\({_NUMBER}")
 _OPTION = re.compile(r"^([ \t]{0,8}\(?[A-H])\.(?=[ \t])", re.MULTILINE)
 _STAR = re.compile(r"(?<!\S)\*(?=\s)")
 _CHECKED, _CROSSED = re.compile("[✓✔✅]"), re.compile("[✗✘❌]")
+_REPLIES = ("None", "Yes", "No.", "No,", "Not ")
+_REPLY = re.compile(
+    r"\.(?=\s{1,4}(?:None(?: (?:is|are|was|were))?(?: (?:seen|visible|identified|present))?|Yes|No"
+    r"|Not (?:seen|present|visible))(?:[.,]|$))"
+)
 _MAYBE = re.compile(r"(?<!\S)\?(?=\w)")
 # A line that ends in one of these, or in a comma, is not finished.
 _UNFINISHED = frozenset(
@@ -41,9 +46,12 @@ _SHORT_LINE = 40
 
 
 def split_statements(text: str) -> list[str]:
-    """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none."""
+    """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none. A reply belongs to
+    the sentence before it ("I look for an effusion. *None* is seen")."""
     if "\n" in text:
         text = _OPTION.sub(r"\1)", text)
+    if any(map(text.__contains__, _REPLIES)):
+        text = _REPLY.sub(LINE, text)
     return split_sentences(text)
 
 
