@@ -84,8 +84,8 @@ def attach(items: Sequence[Item]) -> tuple[Triple, ...]:
             gap = APART
         elif gap == ADJACENT:
             gap = LISTED
-        if cue is not None and cue in rules:
-            rules[cue](reading, cue, label is not None)
+        if cue is not None and (rule := rules.get(cue)):
+            rule(reading, cue, label is not None)
     reading.close_chunk()
     return tuple(reading.relations)
 

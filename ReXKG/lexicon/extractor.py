@@ -87,7 +87,7 @@ class LexiconExtractor:
                 item = GAP
             elif item.role == roles.STATE:
                 item = self.vocabulary.said_of.get((_last_noun(items), word), item)
-            for following, meaning in phrases:
+            for following, meaning in phrases.get(words[i], ()) if phrases and i < count else ():
                 if words[i : i + len(following)] == following:
                     items += meaning
                     i += len(following)

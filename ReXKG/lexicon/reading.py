@@ -56,9 +56,9 @@ class Reading:
     """
 
     __slots__ = (
-        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "in_place", "items",
-        "labels", "last_mark", "left_out", "list_marks", "named", "named_end", "negation", "negation_at", "outside",
-        "scope", "scope_comma", "scope_cue", "scope_has_verb", "statement", "topic",
+        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "in_place",
+        "items", "labels", "last_mark", "left_out", "list_marks", "named", "named_end", "negation",
+        "negation_at", "outside", "scope", "scope_comma", "scope_cue", "scope_has_verb", "statement", "topic",
     )  # fmt: skip
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -81,9 +81,9 @@ class Reading:
         self.outside: Outside | None = None
         self.scope: int | None = None  # where the scope begins
         self.scope_cue = ""  # the cue that began it
-        self.examines = False  # a verb of examining waits for its "for"
         self.scope_has_verb = False
         self.scope_comma: int | None = None  # the only list mark of the scope, if it is a comma
+        self.examines = False  # a verb of examining waits for its "for"
         self.topic: Topic | None = None
         self.heading_to_deny: Topic | None = None  # the heading that a negation right behind it denies
 
@@ -254,12 +254,12 @@ class Reading:
         """Deny what the last clause named, if no other has come between ("there was edema, but it has *resolved*"). A
         new statement needs a pronoun for it, unless it says nothing else."""
         start, end = self.named, self.named_end
-        if self.clause == self.statement and i > self.clause + 1:
-            if not any(item.cue == cues.PRONOUN for item in self.items[self.clause : i]):
-                return False
         if start < 0 or start == self.clause or i - end > _NEAR:
             return False
         if any(item.kind is not None and item.kind != PROCEDURES for item in self.items[end:i]):
             return False
+        if self.clause == self.statement and i > self.clause + 1:
+            if not any(item.cue == cues.PRONOUN for item in self.items[self.clause : i]):
+                return False
         self.named = -1
         return self.deny(start, end, DISORDERS_AND_DEVICES)

@@ -74,15 +74,14 @@ def _build_table(terms: Mapping[str, tuple[Item, ...]], cue_phrases: Mapping[str
             entities, steering = phrases.get(words, plain), make_item(phrase, None, cue=cue)
             # A phrase that begins a clause belongs to that clause, with its entities.
             phrases[words] = (steering, *entities) if cue == BREAKS else (*entities, steering)
-    by_first_word: dict[str, list[tuple[list[str], tuple[Item, ...]]]] = {}
-    for (first, *following), items in phrases.items():
-        by_first_word.setdefault(first, []).append((following, items))
+    by_first_words: dict[str, dict[str, list[tuple[list[str], tuple[Item, ...]]]]] = {}
+    for (first, *following), items in sorted(phrases.items(), key=lambda phrase: -len(phrase[0])):
+        by_first_words.setdefault(first, {}).setdefault(following[0], []).append((following, items))
     return {
         word: Entry(
-            item if (item := single.get(word)) and (item.label or item.cue) else GAP,
-            tuple(sorted(by_first_word.get(word, ()), key=lambda phrase: -len(phrase[0]))),
+            item if (item := single.get(word)) and (item.label or item.cue) else GAP, by_first_words.get(word, {})
         )
-        for word in {*single, *by_first_word}
+        for word in {*single, *by_first_words}
     }
 
 

@@ -96,7 +96,9 @@ def _mark(sentence: str) -> str:
         sentence = _MAYBE.sub(" ", sentence)
     if "*" in sentence:
         sentence = _STAR.sub(BULLET, sentence).replace("*", " ")
-    return sentence.replace("`", "'").translate(_BRACKETS)
+    if "[" in sentence:
+        sentence = sentence.translate(_BRACKETS)
+    return sentence.replace("`", "'")
 
 
 def _mark_lines(sentence: str) -> str:
