@@ -68,8 +68,9 @@ def begin_lack(reading: Reading, i: int) -> None:
 
 
 def end_negation(reading: Reading, i: int) -> None:
-    """End a negation before the company of what it denies ("no effusion *with* the tube")."""
-    reading.negation = None
+    """End a negation before the company of what it denies ("no effusion *with* the tube"), but not right behind it."""
+    if i != reading.negation_at + 1:
+        reading.negation = None
 
 
 def turn(reading: Reading, i: int) -> None:
@@ -171,7 +172,7 @@ def read_verb(reading: Reading, i: int) -> None:
             return
         comma = reading.scope_comma
         reading.scope_has_verb = True
-        if comma is None or reading.scope_cue == cues.OFFERS:
+        if comma is None or reading.scope_cue in (cues.OFFERS, cues.GENERALIZES):
             return
         reading.close_scope(comma)
         reading.restore(comma, i)
@@ -210,7 +211,8 @@ def spare(reading: Reading, i: int) -> None:
     """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity"). Right before
     an entity or "or" the word is an adjective and spares nothing ("no *worsening* opacity")."""
     following = reading.items[i + 1] if i + 1 < len(reading.items) else None
-    if not (reading.denied or (following and (following.label or following.text == "or"))):
+    denies_other = reading.denied and reading.labels[i] not in ABSENT.values()
+    if not (denies_other or (following and (following.label or following.text == "or"))):
         reading.negation = None
 
 

@@ -96,7 +96,7 @@ class Reading:
                 self.labels[i] = None
                 self.left_out = True
         elif self.negation is not None:
-            if label == DEVICES_PRESENT and self._leaves_list(i):
+            if self.denied and self.after_list and self._leaves_list(i, label):
                 self.negation = None
             elif label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not self.in_place):
                 self._deny_entity(i, ABSENT[label])
@@ -138,16 +138,15 @@ class Reading:
         heading, self.heading_to_deny = self.heading_to_deny, None
         self.deny(heading.start, heading.end, DISORDERS_AND_DEVICES)
 
-    def _leaves_list(self, i: int) -> bool:
-        """True for a device after a comma and a denied disorder ("no pneumothorax, chest *tube* in place")."""
-        mark = self.last_mark
-        return (
-            self.denied
-            and self.after_list
-            and self.items[mark].text == ","
-            and DEVICES_ABSENT not in self.labels[max(self.negation_at, mark - _NEAR) : mark]
-            and not self.list_goes_on(i)
-        )
+    def _leaves_list(self, i: int, label: str) -> bool:
+        """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube* in
+        place"), and what was denied already ("no effusion on the left, *effusion* on the right")."""
+        if label not in ABSENT or self.items[self.last_mark].text != ",":
+            return False
+        first = max(self.negation_at, self.last_mark - _NEAR)
+        if label == DEVICES_PRESENT:
+            return DEVICES_ABSENT not in self.labels[first : self.last_mark] and not self.list_goes_on(i)
+        return any(item.text == self.items[i].text for item in self.items[first : self.last_mark])
 
     def list_goes_on(self, i: int) -> bool:
         """True if an "or" or the like follows within the list."""

@@ -54,7 +54,9 @@ def suppose(reading: Reading, i: int) -> None:
 def judge(reading: Reading, i: int) -> None:
     """Take a "would" back that belongs to a verb of judging ("I *would call* this edema")."""
     scope = reading.scope
-    if scope is not None and reading.scope_cue == cues.SUPPOSES and i - scope <= _NEAR:
+    if scope is None or reading.scope_cue != cues.SUPPOSES or i - scope > _NEAR:
+        return
+    if not any(item.kind is not None for item in reading.items[scope:i]):
         for k in range(reading.clause, i):
             if reading.labels[k] is None:
                 reading.labels[k] = reading.items[k].label
