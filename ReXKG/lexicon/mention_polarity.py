@@ -10,10 +10,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
-from ReXKG.graph import DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT
+from ReXKG.graph import DENIED_TYPES, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT
 from ReXKG.lexicon.extractor import LexiconExtractor
 from ReXKG.lexicon.items import make_item
 from ReXKG.lexicon.polarity import read_polarity
+from ReXKG.lexicon.reading import ABSENT
 from ReXKG.lexicon.wording import read_words, word_origins
 
 _PRESENT = {
@@ -55,14 +56,34 @@ class MentionPolarity:
         steps: list[tuple[int, int]] = []
         items = self._lexicon.tag(words, steps)
         origins = word_origins(sentence, plain)
-        ends = [origins[word] for word, _ in steps]
         after = [first for _, first in steps[1:]] + [len(items)]
+        # Marks have the origin of the word before them, so only words may stand for a mention.
+        spoken = [
+            (origins[word], end - 1) for (word, _), end in zip(steps, after, strict=True) if _is_spoken(words[word])
+        ]
+        starts = [origin for origin, _ in spoken]
         heads: list[int | None] = []
         for _, last_word, label in mentions:
             head = None
             if label in _PRESENT:
-                head = after[max(bisect_right(ends, last_word) - 1, 0)] - 1
+                found = max(bisect_right(starts, last_word) - 1, 0)
+                head = spoken[found][1] if spoken else 0
                 items[head] = make_item(items[head].text or "mention", _PRESENT[label], cue=items[head].cue)
             heads.append(head)
         labels = read_polarity(items).labels
-        return [label if head is None else labels[head] for (_, _, label), head in zip(mentions, heads, strict=True)]
+        return [
+            label if head is None else _same_kind(label, labels[head])
+            for (_, _, label), head in zip(mentions, heads, strict=True)
+        ]
+
+
+def _is_spoken(word: str) -> bool:
+    return any(map(str.isalnum, word))
+
+
+def _same_kind(label: str, decided: str | None) -> str | None:
+    """The label of the mention's own kind that says what ``decided`` says: overlapping mentions share an item."""
+    if decided is None:
+        return None
+    present = _PRESENT[label]
+    return ABSENT[present] if decided in DENIED_TYPES else present

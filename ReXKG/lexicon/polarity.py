@@ -176,7 +176,7 @@ def read_verb(reading: Reading, i: int) -> None:
             return
         reading.close_scope(comma)
         reading.restore(comma, i)
-    elif _waits(reading):
+    elif _waits(reading) or (reading.topic is not None and reading.is_bare_negation(i)):
         return
     else:
         reading.spare_since_comma(i)
@@ -203,7 +203,6 @@ def read_owner(reading: Reading, i: int) -> None:
     of a verb of examining opens a scope ("inspect the apices *for* pneumothorax")."""
     reading.in_place = reading.in_place or reading.denied
     if reading.examines and reading.items[i].text == "for":
-        reading.examines = False
         suppositions.seek(reading, i)
 
 

@@ -145,8 +145,10 @@ class Reading:
             return False
         first = max(self.negation_at, self.last_mark - _NEAR)
         if label == DEVICES_PRESENT:
-            return DEVICES_ABSENT not in self.labels[first : self.last_mark] and not self.list_goes_on(i)
-        return any(item.text == self.items[i].text for item in self.items[first : self.last_mark])
+            leaves = DEVICES_ABSENT not in self.labels[first : self.last_mark]
+        else:
+            leaves = any(item.text == self.items[i].text for item in self.items[first : self.last_mark])
+        return leaves and not self.list_goes_on(i)
 
     def list_goes_on(self, i: int) -> bool:
         """True if an "or" or the like follows within the list."""

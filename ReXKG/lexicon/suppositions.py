@@ -101,7 +101,10 @@ def rule_out(reading: Reading, i: int) -> None:
     one, or with "to", it is a task ("*exclude* pneumonia"). After a doubt nothing is denied ("cannot *exclude*
     pneumonia")."""
     if reading.scope is not None:
-        return
+        if reading.doubt == cues.NOT:
+            judge(reading, i)
+        if reading.scope is not None:
+            return
     if reading.doubt is not None:
         reading.negation = reading.doubt = None
     elif not reading.items[i].text.startswith("to ") and _has_subject(reading, i):

@@ -111,5 +111,7 @@ def _sentence_graph(
     entities = {texts[mention]: label for mention, label in zip(mentions, labels, strict=True) if label is not None}
     triples = ((texts[relation.source], texts[relation.target], relation.label) for relation in relations)
     return SentenceGraph(
-        " ".join(words), entities, tuple(triple for triple in triples if triple[0] in entities and triple[1] in entities)
+        " ".join(words),
+        entities,
+        tuple(triple for triple in triples if triple[0] in entities and triple[1] in entities),
     )
