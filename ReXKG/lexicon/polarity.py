@@ -2,8 +2,8 @@
 
 The items are read from left to right. Each is first read as an entity, if it is one (`Reading.read_entity`), and then
 by the rule of its cue, if `POLARITY_RULES` has one. A rule may change what a negation reaches from there on, deny what
-the clause has said so far, or leave out what the sentence does not assert (`suppositions.py`). A rule's docstring says
-what it does and gives the example that it is for.
+the clause has said so far, begin a clause (`clauses.py`), or leave out what the sentence does not assert
+(`suppositions.py`). A rule's docstring says what it does and gives the example that it is for.
 
 Some concepts are denied as disorders are, as annotators did: a finding ("no acute *process*") by any negation, a state
 by "not" ("is not *enlarged*"; "no enlarged nodes" denies the nodes).
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ReXKG.graph import ANATOMY
-from ReXKG.lexicon import cues, suppositions
+from ReXKG.lexicon import clauses, cues, suppositions
 from ReXKG.lexicon.items import Item
 from ReXKG.lexicon.reading import ABSENT, DEVICES, DISORDERS_AND_DEVICES, Reading
 
@@ -47,7 +46,7 @@ def begin_negation(reading: Reading, i: int) -> None:
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
-    if reading.doubt == cues.NOT and cue == cues.NEGATES and _waits(reading):
+    if reading.doubt == cues.NOT and cue == cues.NEGATES and clauses.waits(reading):
         reading.negation = reading.doubt = None
         return
     reading.new_negation(i, cue)
@@ -90,99 +89,6 @@ def open_finding(reading: Reading, i: int) -> None:
         reading.negation = None
 
 
-def _waits(reading: Reading) -> bool:
-    """True if a "not" or a doubt of what follows has denied nothing yet and begins no list."""
-    return reading.negation in (cues.NOT, cues.LACKS) and not (reading.denied or reading.list_marks)
-
-
-def begin_clause(reading: Reading, i: int) -> None:
-    """Begin a clause ("but", "there"). No negation crosses its beginning in either direction, except a "not" that has
-    denied nothing yet ("I do *not* think that *there is* an effusion")."""
-    if reading.items[i].text.startswith("there"):
-        if reading.scope is not None and not reading.after_list:
-            return
-        if _waits(reading):
-            return
-    elif reading.is_bare_negation(i):
-        reading.answer_no(i)
-    reading.close_scope(i)
-    reading.new_clause(i)
-
-
-def begin_statement(reading: Reading, i: int) -> None:
-    """Begin a statement (";", a new line, the next bullet). Options go on over bullets."""
-    if reading.scope is not None and reading.scope_cue == cues.OFFERS and reading.items[i].text == "•":
-        return
-    if reading.is_bare_negation(i):
-        reading.answer_no(i)
-    reading.new_statement(i)
-
-
-def begin_line(reading: Reading, i: int) -> None:
-    """Begin a statement at a line in lower case, if the line before can end there: not after a modifier, and not before
-    a verb or preposition."""
-    before, after = reading.items[i - 1], reading.items[min(i + 1, len(reading.items) - 1)]
-    may_end = (before.kind is not None or before.cue is not None) and before.kind != ANATOMY
-    if may_end and (after.label is not None or after.cue in (cues.NEGATES, cues.NOT)):
-        begin_statement(reading, i)
-
-
-def read_list_mark(reading: Reading, i: int) -> None:
-    """Let a negation reach beyond a comma, "and" or "or". After a verb the list mark begins a clause."""
-    text = reading.items[i].text
-    if reading.scope is not None:
-        if text == "," and reading.scope_has_verb and reading.scope_cue != cues.OFFERS:
-            reading.close_scope(i)
-        else:
-            reading.scope_comma = i if text == "," and not reading.after_list else None
-    elif reading.is_bare_negation(i):
-        reading.answer_no(i)
-    if reading.has_verb and reading.scope is None:
-        reading.new_clause(i)
-    if text != "or":
-        reading.doubt = None
-    reading.after_list, reading.last_mark = True, i
-    reading.list_marks += 1
-
-
-def read_article(reading: Reading, i: int) -> None:
-    """End a negation at a known thing that is named after a list mark ("no effusion, and *the* heart ..."). A scope
-    ends there after a comma ("if it is large, *the* ...")."""
-    if reading.after_list:
-        if reading.scope is None:
-            reading.negation = None
-        elif reading.items[reading.last_mark].text == ",":
-            reading.close_scope(i)
-
-
-def read_pronoun(reading: Reading, i: int) -> None:
-    """End a negation or a scope at the subject of the next clause ("to see if it is large, *I* look ...")."""
-    if reading.after_list and reading.items[reading.last_mark].text != "or":
-        reading.close_scope(i)
-        reading.negation = None
-    reading.after_list = False
-
-
-def read_verb(reading: Reading, i: int) -> None:
-    """End a negation at a verb ("no effusion *is* seen"). The words between a single comma and the verb are a clause of
-    their own and are not denied ("no pneumothorax, *mild edema is* present"). A "not" that has denied nothing yet goes
-    on ("does *not appear* to be enlarged")."""
-    if reading.scope is not None:
-        if reading.items[i].text == "which":
-            return
-        comma = reading.scope_comma
-        reading.scope_has_verb = True
-        if comma is None or reading.scope_cue in (cues.OFFERS, cues.GENERALIZES):
-            return
-        reading.close_scope(comma)
-        reading.restore(comma, i)
-    elif _waits(reading) or (reading.topic is not None and reading.is_bare_negation(i)):
-        return
-    else:
-        reading.spare_since_comma(i)
-    reading.negation, reading.has_verb = None, True
-
-
 def read_seen(reading: Reading, i: int) -> None:
     """Deny the clause so far if a "not" waits for its verb ("is *not* clearly *seen*"). Else it is a verb, or an entity
     that describes its noun ("the *visualized* lungs")."""
@@ -190,7 +96,7 @@ def read_seen(reading: Reading, i: int) -> None:
         reading.doubt = None
         deny_before(reading, i)
     elif reading.items[i].label is None:
-        read_verb(reading, i)
+        clauses.read_verb(reading, i)
 
 
 def read_place(reading: Reading, i: int) -> None:
@@ -286,15 +192,15 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.NEGATES_BEFORE: deny_before,
     cues.REMOVED: deny_devices_before,
     cues.UNSURE: leave_unsure,
-    cues.LINE: begin_line,
+    cues.LINE: clauses.begin_line,
     cues.SPARES: spare,
     cues.DOUBTS: doubt,
-    cues.BREAKS: begin_clause,
-    cues.ENDS: begin_statement,
-    cues.LIST: read_list_mark,
-    cues.ARTICLE: read_article,
-    cues.PRONOUN: read_pronoun,
-    cues.VERB: read_verb,
+    cues.BREAKS: clauses.begin_clause,
+    cues.ENDS: clauses.begin_statement,
+    cues.LIST: clauses.read_list_mark,
+    cues.ARTICLE: clauses.read_article,
+    cues.PRONOUN: clauses.read_pronoun,
+    cues.VERB: clauses.read_verb,
     cues.SEEN: read_seen,
     cues.AT: read_place,
     cues.OF: read_owner,
