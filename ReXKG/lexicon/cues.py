@@ -13,7 +13,7 @@ NEGATES_BEFORE = "negates_before"  # "is resolved", "not seen": denies what the 
 REMOVED = "removed"  # "extubated": denies the devices that the clause named so far
 SPARES = "spares"  # "change", "improvement": a negation denies the change and not the finding
 DOUBTS = "doubts"  # "almost", "difficult": takes back the denial that follows
-UNSURE = "unsure"  # "sure": "not" before it leaves it open
+UNCERTAIN = "uncertain"  # "sure": "not" before it leaves it open
 BREAKS = "breaks"  # "but", "there is": begins a clause
 ENDS = "ends"  # ";", a new line, a bullet: begins a statement
 LINE = "line"  # a new line in lower case: begins a statement if the one before can end there
@@ -51,7 +51,7 @@ FILLS = "fills"  # "evidence", "any": names nothing that "no" before it could de
 PLAIN = "plain"  # "cannot be excluded": no effect, but the cues inside the phrase have none either
 
 CUES = (
-    NEGATES, NOT, LACKS, NEGATES_BEFORE, REMOVED, SPARES, DOUBTS, UNSURE, BREAKS, ENDS, LINE, LIST, ARTICLE, PRONOUN,
+    NEGATES, NOT, LACKS, NEGATES_BEFORE, REMOVED, SPARES, DOUBTS, UNCERTAIN, BREAKS, ENDS, LINE, LIST, ARTICLE, PRONOUN,
     VERB, SEEN, SHOWS, SUGGESTS, AT, OF, WITH, TURNS, OPENS, FITS, THAN, SEEKS, EXAMINES, SOUGHT, OFFERS, IF, SUPPOSES,
     GENERALIZES, JUDGES, RULES_OUT, ASKS, AFFIRMS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE, FILLS, PLAIN,
 )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 from ReXKG.graph import DENIED_TYPES, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT
 from ReXKG.lexicon.extractor import LexiconExtractor
 from ReXKG.lexicon.items import make_item
-from ReXKG.lexicon.polarity import read_polarity
+from ReXKG.lexicon.polarity import resolve_polarity
 from ReXKG.lexicon.reading import ABSENT
 from ReXKG.lexicon.wording import read_words, word_origins
 
@@ -70,7 +70,7 @@ class MentionPolarity:
                 head = spoken[found][1] if spoken else 0
                 items[head] = make_item(items[head].text or "mention", _PRESENT[label], cue=items[head].cue)
             heads.append(head)
-        labels = read_polarity(items).labels
+        labels = resolve_polarity(items)
         return [
             label if head is None else _same_kind(label, labels[head])
             for (_, _, label), head in zip(mentions, heads, strict=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from ReXKG.lexicon import clauses, cues, suppositions
 from ReXKG.lexicon.items import Item
-from ReXKG.lexicon.reading import ABSENT, DEVICES, DISORDERS_AND_DEVICES, Reading
+from ReXKG.lexicon.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 
 _NEAR, _SOON = 12, 6
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
@@ -37,6 +37,11 @@ def read_polarity(items: Sequence[Item]) -> Reading:
     elif items and items[-1].text in ("there is", "there are"):
         suppositions.affirm(reading, len(items) - 1)
     return reading
+
+
+def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
+    """The labels of `read_polarity`."""
+    return read_polarity(items).labels
 
 
 def begin_negation(reading: Reading, i: int) -> None:
@@ -81,8 +86,8 @@ def turn(reading: Reading, i: int) -> None:
 
 
 def open_finding(reading: Reading, i: int) -> None:
-    """End a negation before the size or side of another finding ("no pneumothorax, *small* effusion"), unless the list
-    goes on to an "or" ("no pneumothorax, large effusion *or* edema")."""
+    """End a negation before the size or side of another finding ("no pneumothorax, *small* effusion"), unless an
+    "or" follows in the list ("no pneumothorax, large effusion *or* edema")."""
     if not (reading.negation and reading.denied and reading.after_list):
         return
     if reading.items[reading.last_mark].text != "or" and not reading.list_goes_on(i):
@@ -142,9 +147,9 @@ def deny_before(reading: Reading, i: int) -> None:
         reading.close_scope(i)
     if reading.doubt is not None and not reading.denied:
         reading.negation = reading.doubt = None
-    elif not _is_of_the_past(reading, i) and not reading.deny(reading.clause, i, DISORDERS_AND_DEVICES):
+    elif not _is_of_the_past(reading, i) and not reading.deny(reading.clause, i, ANY_FINDING):
         topic = reading.topic
-        if topic is not None and reading.deny(topic.start, topic.end, DISORDERS_AND_DEVICES):
+        if topic is not None and reading.deny(topic.start, topic.end, ANY_FINDING):
             reading.topic = None
         elif _names_disorder(reading, i) or not reading.deny_subject_before(i):
             reading.new_negation(i, cues.NEGATES_BEFORE)
@@ -175,7 +180,7 @@ def deny_devices_before(reading: Reading, i: int) -> None:
     """Deny the devices of the clause so far ("the tube has been *removed*"). The noun "removal" is not a cue:
     annotators of real reports call the tube of "removal of the tube" present about twice as often as absent."""
     if reading.scope is None:
-        reading.deny(reading.clause, i, DEVICES)
+        reading.deny(reading.clause, i, ANY_DEVICE)
         reading.clause = i
 
 
@@ -191,7 +196,7 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.LACKS: begin_lack,
     cues.NEGATES_BEFORE: deny_before,
     cues.REMOVED: deny_devices_before,
-    cues.UNSURE: leave_unsure,
+    cues.UNCERTAIN: leave_unsure,
     cues.LINE: clauses.begin_line,
     cues.SPARES: spare,
     cues.DOUBTS: doubt,
@@ -215,7 +220,7 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.IF: suppositions.ask_if,
     cues.SUPPOSES: suppositions.suppose,
     cues.GENERALIZES: suppositions.generalize,
-    cues.JUDGES: suppositions.judge,
+    cues.JUDGES: suppositions.read_judgment,
     cues.SUGGESTS: suppositions.suggest,
     cues.RULES_OUT: suppositions.rule_out,
     cues.ASKS: suppositions.ask,

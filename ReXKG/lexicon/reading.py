@@ -1,6 +1,7 @@
 """The state of a sentence that is read from left to right, and what the rules of polarity do to its labels.
 
-The rules themselves are in `polarity.py` (negation) and `suppositions.py` (what is neither asserted nor denied).
+The rules themselves are in `polarity.py` (negation), `clauses.py` (where a negation or a scope ends) and
+`suppositions.py` (what is neither asserted nor denied).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.items import Item
 
 ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
-DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
-DISORDERS_AND_DEVICES = frozenset({*ABSENT, *ABSENT.values()})
+ANY_DEVICE = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
+ANY_FINDING = frozenset({*ABSENT, *ABSENT.values()})
 # A negation with only these words after it denies nothing that follows ("no evidence of it", "I do not see any here").
 _FILLERS = frozenset({cues.FILLS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, cues.VERB, cues.SEEN})
 _LONGEST_ANSWER, _NEAR = 9, 12
@@ -23,7 +24,7 @@ _ENDS_OF_LIST = frozenset({cues.BREAKS, cues.ENDS, cues.VERB, cues.NEGATES})
 
 
 class Topic:
-    """What a question, a heading or a purpose names: the items from ``start`` to ``end - 1``. An answer may follow.
+    """The items that a question, a heading or a purpose names, from ``start`` to ``end - 1``. An answer may follow.
 
     Attributes:
         is_open: nothing is asserted until it is answered ("is there an effusion?"). A heading asserts ("edema: mild").
@@ -136,11 +137,11 @@ class Reading:
 
     def _deny_heading(self) -> None:
         heading, self.heading_to_deny = self.heading_to_deny, None
-        self.deny(heading.start, heading.end, DISORDERS_AND_DEVICES)
+        self.deny(heading.start, heading.end, ANY_FINDING)
 
     def _leaves_list(self, i: int, label: str) -> bool:
-        """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube* in
-        place"), and what was denied already ("no effusion on the left, *effusion* on the right")."""
+        """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube*
+        in place"), and what was denied already ("no effusion on the left, *effusion* on the right")."""
         if label not in ABSENT or self.items[self.last_mark].text != ",":
             return False
         first = max(self.negation_at, self.last_mark - _NEAR)
@@ -189,9 +190,11 @@ class Reading:
         self.scope_comma = None
 
     def close_scope(self, i: int) -> None:
-        """End a scope, if there is one. What it named is the topic of what follows."""
+        """End a scope, if there is one. What it named is the topic of what follows. If it named nothing, the topic before
+        it stays ("is there a mass? I would say *yes*")."""
         if self.scope is not None:
-            self.topic = Topic(self.scope, i, is_open=True)
+            if self.named_end > self.scope or self.topic is None:
+                self.topic = Topic(self.scope, i, is_open=True)
             self.scope = self.negation = None
             self.clause, self.has_verb = i, False
 
@@ -204,7 +207,7 @@ class Reading:
             label = item.label if self.labels[i] is None else self.labels[i]
             if label is None:
                 after_owner = after_owner or (has_noun and item.cue == cues.OF)
-            elif label in denied_labels and not (after_owner and label in DEVICES):
+            elif label in denied_labels and not (after_owner and label in ANY_DEVICE):
                 self.labels[i] = ABSENT.get(label, label)
                 any_denied = True
             elif label == CONCEPT and item.role == roles.FINDING and DISORDER_PRESENT in denied_labels:
@@ -245,9 +248,9 @@ class Reading:
     def answer_no(self, i: int) -> None:
         """Deny the topic, or else what the clause has said so far ("edema: no")."""
         if self.topic is not None:
-            self.deny(self.topic.start, self.topic.end, DISORDERS_AND_DEVICES)
+            self.deny(self.topic.start, self.topic.end, ANY_FINDING)
             self.topic = None
-        elif not self.deny(self.clause, self.negation_at, DISORDERS_AND_DEVICES) and self.negation == cues.NOT:
+        elif not self.deny(self.clause, self.negation_at, ANY_FINDING) and self.negation == cues.NOT:
             self.deny_subject_before(i)
         self.negation, self.clause = None, i
 
@@ -259,8 +262,8 @@ class Reading:
             return False
         if any(item.kind is not None and item.kind != PROCEDURES for item in self.items[end:i]):
             return False
-        if self.clause == self.statement and i > self.clause + 1:
-            if not any(item.cue == cues.PRONOUN for item in self.items[self.clause : i]):
-                return False
+        says_more = self.clause == self.statement and i > self.clause + 1
+        if says_more and not any(item.cue == cues.PRONOUN for item in self.items[self.clause : i]):
+            return False
         self.named = -1
-        return self.deny(start, end, DISORDERS_AND_DEVICES)
+        return self.deny(start, end, ANY_FINDING)

@@ -1,4 +1,4 @@
-"""What a sentence neither asserts nor denies, and the answers to it. Rules for `polarity.POLARITY_RULES`.
+"""Rules for what a sentence neither asserts nor denies, and for the answers to it (`polarity.POLARITY_RULES`).
 
 A *scope* begins at "whether", "if", "evaluate for", "would" and the like and leaves out the disorders and devices up to
 the main clause. A question leaves out all that it names. Either is then the topic: "yes" brings it back, a bare "no",
@@ -16,8 +16,8 @@ _YES = frozenset({"yes", "✓", "✔", "✅"})
 
 
 def seek(reading: Reading, i: int) -> None:
-    """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an infinitive
-    is none ("not able *to identify* a nodule")."""
+    """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an
+    infinitive is no task ("not able *to identify* a nodule")."""
     if reading.doubt == cues.NOT and not reading.denied and reading.items[i].text.startswith("to "):
         return
     reading.negation = reading.doubt = None
@@ -51,7 +51,7 @@ def suppose(reading: Reading, i: int) -> None:
         reading.open_scope(i)
 
 
-def judge(reading: Reading, i: int) -> None:
+def read_judgment(reading: Reading, i: int) -> None:
     """Take a "would" back that belongs to a verb of judging ("I *would call* this edema")."""
     scope = reading.scope
     if scope is None or reading.scope_cue != cues.SUPPOSES or i - scope > _NEAR:
@@ -64,8 +64,8 @@ def judge(reading: Reading, i: int) -> None:
 
 
 def generalize(reading: Reading, i: int) -> None:
-    """Leave out a general statement ("pneumonia *typically* shows an opacity", "*usually*, ..."). It names a disorder and
-    nothing known ("the opacity *usually* ...")."""
+    """Leave out a general statement ("pneumonia *typically* shows an opacity", "*usually*, ..."). It names a disorder
+    and nothing known ("the opacity *usually* ...")."""
     items = reading.items
     opens = i == reading.statement and i + 1 < len(items) and items[i + 1].text == ","
     if opens or (_names_disorder(reading, i) and not _names_known(reading, i, (cues.ARTICLE, cues.BREAKS))):
@@ -82,7 +82,7 @@ def suggest(reading: Reading, i: int) -> None:
         return
     known = (cues.ARTICLE, cues.BREAKS, cues.PRONOUN)
     if reading.negation is not None or _names_known(reading, i, known) or not _names_disorder(reading, scope):
-        judge(reading, i)
+        read_judgment(reading, i)
 
 
 def _names_disorder(reading: Reading, end: int) -> bool:
@@ -102,7 +102,7 @@ def rule_out(reading: Reading, i: int) -> None:
     pneumonia")."""
     if reading.scope is not None:
         if reading.doubt == cues.NOT:
-            judge(reading, i)
+            read_judgment(reading, i)
         if reading.scope is not None:
             return
     if reading.doubt is not None:
@@ -135,8 +135,8 @@ def ask(reading: Reading, i: int) -> None:
 
 
 def affirm(reading: Reading, i: int) -> None:
-    """Bring an open topic back ("is there an effusion? *Yes*"), or deny it behind a negation ("I do not *see one*"). All
-    but "yes" answer only right behind the question or at the end ("... *It does*", not "*it does* show edema")."""
+    """Bring an open topic back ("is there an effusion? *Yes*"), or deny it behind a negation ("I do not *see one*").
+    All but "yes" answer only right behind the question or at the end ("... *It does*", not "*it does* show edema")."""
     if reading.is_bare_negation(i):
         reading.answer_no(i)
         return
@@ -155,8 +155,8 @@ def affirm(reading: Reading, i: int) -> None:
 
 
 def read_colon(reading: Reading, i: int) -> None:
-    """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it, unless it is the
-    heading itself ("*no:* edema")."""
+    """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it, unless it is
+    the heading itself ("*no:* edema")."""
     if reading.is_bare_negation(i):
         if reading.topic is None and reading.negation_at == reading.clause and reading.items[i].text == ":":
             return

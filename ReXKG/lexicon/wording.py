@@ -1,8 +1,9 @@
 """A sentence's words as the rules read them.
 
 `read_words` is the tokenizer of the lexicon extractor. It gives the words of `ReXKG.text.tokenize`, and besides:
-- A new line that begins a statement becomes ";", one in lower case that may begin one "⏎", and a bullet or the number of a list becomes "•", whatever it looked
-  like. A line that the next one goes on (reports are broken at some width) is one with it.
+- A new line that begins a statement becomes ";", or "⏎" if it is in lower case and the words must tell. A line that the
+  next one continues is one with it: reports are broken at some width.
+- A bullet or the number of a list becomes "•", whatever it looked like.
 - Contractions are written out ("isn't", "cannot": "is not", "can not"), with any apostrophe (`contractions.tsv`).
 - ";", dashes between blanks and long dashes are words of their own. Asterisks of bold print are dropped.
 """
@@ -15,7 +16,7 @@ from itertools import accumulate
 from ReXKG.lexicon.lexicon_files import CONTRACTIONS_FILE, read_contractions
 from ReXKG.text import split_sentences, tokenize
 
-LINE, LOWER_LINE, BULLET = ";", "⏎", "•"
+LINE_MARK, LOWER_LINE_MARK, BULLET_MARK = ";", "⏎", "•"
 CONTRACTIONS = read_contractions(CONTRACTIONS_FILE)
 _SIGNS = frozenset("✓✔✅✗✘❌")
 _BRACKETS = str.maketrans("[]", "()")
@@ -38,20 +39,23 @@ _REPLY = re.compile(
 _MAYBE = re.compile(r"(?<!\S)\?(?=\w)")
 # A line that ends in one of these, or in a comma, is not finished.
 _UNFINISHED = frozenset(
-    "a an and any as at be by for from in is no not nor of on or than that the their this to was were with without".split()
-)
+    {
+        "a", "an", "and", "any", "as", "at", "be", "by", "for", "from", "in", "is", "no", "nor", "not", "of", "on",
+        "or", "than", "that", "the", "their", "this", "to", "was", "were", "with", "without",
+    }
+)  # fmt: skip
 _ANSWER = re.compile(r"[:?=(|–—-]\W*(?:no|not)$", re.IGNORECASE)
 # Reports are broken at 60 characters or more. A shorter line ended where its writer wanted.
 _SHORT_LINE = 40
 
 
 def split_statements(text: str) -> list[str]:
-    """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none. A reply belongs to
-    the sentence before it ("I look for an effusion. *None* is seen")."""
+    """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none. A reply belongs
+    to the sentence before it ("I look for an effusion. *None* is seen")."""
     if "\n" in text:
         text = _OPTION.sub(r"\1)", text)
     if any(map(text.__contains__, _REPLIES)):
-        text = _REPLY.sub(LINE, text)
+        text = _REPLY.sub(LINE_MARK, text)
     return split_sentences(text)
 
 
@@ -85,24 +89,24 @@ def _mark(sentence: str) -> str:
     if "\n" in sentence:
         sentence = _mark_lines(sentence)
     if ")" in sentence:
-        sentence = (_INNER_BRACKET if "(" in sentence else _INNER_NUMBER).sub(f" {BULLET} ", sentence)
+        sentence = (_INNER_BRACKET if "(" in sentence else _INNER_NUMBER).sub(f" {BULLET_MARK} ", sentence)
     if not sentence.isascii():
-        sentence = _BULLETS.sub(BULLET, sentence.translate(_APOSTROPHES))
+        sentence = _BULLETS.sub(BULLET_MARK, sentence.translate(_APOSTROPHES))
         if sentence.lstrip(" \n-*")[:1] in _SIGNS:
-            sentence = _CROSSED.sub(f" {BULLET} no ", _CHECKED.sub(f" {BULLET} ", sentence))
+            sentence = _CROSSED.sub(f" {BULLET_MARK} no ", _CHECKED.sub(f" {BULLET_MARK} ", sentence))
     if not sentence.isascii() or ";" in sentence or "--" in sentence or "|" in sentence or "=" in sentence:
         sentence = _APART.sub(r" \g<0> ", sentence)
     if "?" in sentence:
         sentence = _MAYBE.sub(" ", sentence)
     if "*" in sentence:
-        sentence = _STAR.sub(BULLET, sentence).replace("*", " ")
+        sentence = _STAR.sub(BULLET_MARK, sentence).replace("*", " ")
     if "[" in sentence:
         sentence = sentence.translate(_BRACKETS)
     return sentence.replace("`", "'")
 
 
 def _mark_lines(sentence: str) -> str:
-    """The sentence on one line, with `LINE` or `BULLET` where a new statement begins."""
+    """The sentence on one line, with `LINE_MARK` or `BULLET_MARK` where a new statement begins."""
     parts: list[str] = []
     previous, is_apart = "", False
     for raw in sentence.split("\n"):
@@ -117,9 +121,9 @@ def _mark_lines(sentence: str) -> str:
         elif _is_heading(previous):
             mark = ":"
         elif marker:
-            mark = BULLET
+            mark = BULLET_MARK
         else:
-            mark = LINE if is_apart else _mark_of_line(line, previous)
+            mark = LINE_MARK if is_apart else _mark_of_line(line, previous)
         parts += (mark, body)
         previous, is_apart = line, False
     return " ".join(parts)
@@ -131,13 +135,13 @@ def _is_heading(line: str) -> bool:
 
 
 def _mark_of_line(line: str, previous: str) -> str:
-    """The mark between two lines, empty if the second goes on with the first."""
+    """The mark between two lines, empty if the second continues the first."""
     last = previous[-30:].rsplit(None, 1)[-1].lower()
     if (last in _UNFINISHED and not _ANSWER.search(previous[-30:])) or last.endswith(","):
         return ""
     if not line[0].islower():
-        return LINE
-    return LOWER_LINE if len(previous) < _SHORT_LINE else ""
+        return LINE_MARK
+    return LOWER_LINE_MARK if len(previous) < _SHORT_LINE else ""
 
 
 def word_origins(sentence: str, words: list[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What the lexicon extractor takes sentences of reasoning models to assert, to deny and to leave open."""
+"""Sentences of reasoning models: the lexicon extractor knows which findings they assert, deny and leave open."""
 
 from pathlib import Path
 
