@@ -190,8 +190,8 @@ class Reading:
         self.scope_comma = None
 
     def close_scope(self, i: int) -> None:
-        """End a scope, if there is one. What it named is the topic of what follows. If it named nothing, the topic before
-        it stays ("is there a mass? I would say *yes*")."""
+        """End a scope, if there is one. What it named is the topic of what follows. If it named nothing, the topic
+        before it stays ("is there a mass? I would say *yes*")."""
         if self.scope is not None:
             if self.named_end > self.scope or self.topic is None:
                 self.topic = Topic(self.scope, i, is_open=True)
