@@ -19,7 +19,7 @@ ANY_FINDING = frozenset({*ABSENT, *ABSENT.values()})
 # A negation with only these words after it denies nothing that follows ("no evidence of it", "I do not see any here").
 _FILLERS = frozenset({cues.FILLS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, cues.VERB, cues.SEEN})
 _LONGEST_ANSWER, _NEAR = 9, 12
-_BEFORE_NOUN = frozenset({ANATOMY, CONCEPT})
+_BEFORE_NOUN = frozenset({ANATOMY, CONCEPT, PROCEDURES})
 _ENDS_OF_LIST = frozenset({cues.BREAKS, cues.ENDS, cues.VERB, cues.NEGATES})
 
 
@@ -173,13 +173,15 @@ class Reading:
         self.clause = i
         self.negation = self.doubt = None
         self.has_verb = self.examines = self.after_list = False
-        if self.topic is not None and not self.topic.is_open:
+        if self.topic is not None and not (self.topic.is_open or self.topic.is_heading):
             self.topic = None
 
     def new_statement(self, i: int) -> None:
         """Begin a statement. An open scope becomes the topic."""
         self.close_scope(i)
         self.new_clause(i)
+        if self.topic is not None and not self.topic.is_open:
+            self.topic = None
         self.statement = self.last_mark = i
         self.outside = None
 
@@ -247,10 +249,10 @@ class Reading:
 
     def answer_no(self, i: int) -> None:
         """Deny the topic, or else what the clause has said so far ("edema: no")."""
-        if self.topic is not None:
-            self.deny(self.topic.start, self.topic.end, ANY_FINDING)
-            self.topic = None
-        elif not self.deny(self.clause, self.negation_at, ANY_FINDING) and self.negation == cues.NOT:
+        topic, self.topic = self.topic, None
+        is_denied = topic is not None and self.deny(topic.start, topic.end, ANY_FINDING)
+        is_denied = is_denied or self.deny(self.clause, self.negation_at, ANY_FINDING)
+        if not is_denied and self.negation == cues.NOT:
             self.deny_subject_before(i)
         self.negation, self.clause = None, i
 

@@ -12,6 +12,7 @@ from ReXKG.lexicon.reading import ABSENT, Outside, Reading, Topic
 
 _NEAR = 8
 _SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "reflects", "implies"})
+_CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to", "attributed to"})
 _YES = frozenset({"yes", "✓", "✔", "✅"})
 
 
@@ -52,7 +53,17 @@ def suppose(reading: Reading, i: int) -> None:
 
 
 def read_judgment(reading: Reading, i: int) -> None:
-    """Take a "would" back that belongs to a verb of judging ("I *would call* this edema")."""
+    """Take a "would" back that belongs to a speaker or to what is there ("I *would call* this edema", "*the* opacity
+    would suggest pneumonia", not "blunting would suggest an effusion")."""
+    if reading.scope is None:
+        return
+    known = (cues.ARTICLE, cues.BREAKS, cues.PRONOUN)
+    if reading.negation is not None or _names_known(reading, i, known) or not _names_disorder(reading, reading.scope):
+        _take_back(reading, i)
+
+
+def _take_back(reading: Reading, i: int) -> None:
+    """Close the scope of a "would" that has named nothing yet, as if it had not been."""
     scope = reading.scope
     if scope is None or reading.scope_cue != cues.SUPPOSES or i - scope > _NEAR:
         return
@@ -73,16 +84,16 @@ def generalize(reading: Reading, i: int) -> None:
 
 
 def suggest(reading: Reading, i: int) -> None:
-    """Take a "would" back if what suggests is there ("*the* opacity would suggest pneumonia", not "blunting would
-    suggest an effusion"). What a lack suggests is not lacking ("the absence of markings *suggests* a pneumothorax")."""
-    scope = reading.scope
-    if scope is None:
-        if reading.negation == cues.LACKS and not reading.list_marks and reading.items[i].text in _SUGGESTING:
-            reading.negation = None
-        return
-    known = (cues.ARTICLE, cues.BREAKS, cues.PRONOUN)
-    if reading.negation is not None or _names_known(reading, i, known) or not _names_disorder(reading, scope):
+    """Take a "would" back (`read_judgment`). What a lack suggests is not lacking ("the absence of markings *suggests* a
+    pneumothorax"), nor is the cause of what was not done ("not seen in full *due to* an effusion")."""
+    if reading.scope is not None:
         read_judgment(reading, i)
+        return
+    text = reading.items[i].text
+    is_cause = reading.negation == cues.NOT and text in _CAUSING and i > reading.negation_at + 2
+    is_lacking = reading.negation == cues.LACKS and text in _SUGGESTING and not reading.list_marks
+    if is_lacking or (is_cause and not reading.denied):
+        reading.negation = None
 
 
 def _names_disorder(reading: Reading, end: int) -> bool:
@@ -102,7 +113,7 @@ def rule_out(reading: Reading, i: int) -> None:
     pneumonia")."""
     if reading.scope is not None:
         if reading.doubt == cues.NOT:
-            read_judgment(reading, i)
+            _take_back(reading, i)
         if reading.scope is not None:
             return
     if reading.doubt is not None:
@@ -175,6 +186,8 @@ def read_normal(reading: Reading, i: int) -> None:
     """Leave out a heading that something normal is said of ("pleural effusion: the angles are *sharp*")."""
     if reading.doubt == cues.NOT:
         reading.negation = None
+    if reading.denied and reading.labels[i - 1] in ABSENT.values():
+        reading.spare_since_comma(i)
     if reading.doubt is None:
         reading.leave_out_heading(i)
 

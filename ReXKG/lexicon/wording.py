@@ -88,6 +88,8 @@ def _mark(sentence: str) -> str:
     """The sentence with its lines, bullets and dashes as words of their own; the same object if it has none."""
     if "\n" in sentence:
         sentence = _mark_lines(sentence)
+    if "[" in sentence:
+        sentence = sentence.translate(_BRACKETS)
     if ")" in sentence:
         sentence = (_INNER_BRACKET if "(" in sentence else _INNER_NUMBER).sub(f" {BULLET_MARK} ", sentence)
     if not sentence.isascii():
@@ -100,8 +102,6 @@ def _mark(sentence: str) -> str:
         sentence = _MAYBE.sub(" ", sentence)
     if "*" in sentence:
         sentence = _STAR.sub(BULLET_MARK, sentence).replace("*", " ")
-    if "[" in sentence:
-        sentence = sentence.translate(_BRACKETS)
     return sentence.replace("`", "'")
 
 
