@@ -95,11 +95,15 @@ def open_finding(reading: Reading, i: int) -> None:
 
 
 def read_seen(reading: Reading, i: int) -> None:
-    """Deny the clause so far if a "not" waits for its verb ("is *not* clearly *seen*"). Else it is a verb, or an entity
-    that describes its noun ("the *visualized* lungs")."""
+    """Deny the clause so far if a "not" waits for its verb ("is *not* clearly *seen*"). Right behind a question it
+    affirms ("an effusion? *Seen* on the left"). Else it is a verb, or an entity that describes its noun ("the
+    *visualized* lungs")."""
+    topic = reading.topic
     if reading.doubt == cues.NOT and not reading.denied:
         reading.doubt = None
         deny_before(reading, i)
+    elif topic is not None and topic.is_open and i == topic.end + 1:
+        suppositions.affirm(reading, i)
     elif reading.items[i].label is None:
         clauses.read_verb(reading, i)
 
