@@ -50,6 +50,8 @@ def suppose(reading: Reading, i: int) -> None:
     if reading.scope is None:
         reading.leave_out(reading.clause, i)
         reading.open_scope(i)
+    else:
+        reading.scope_comma = None
 
 
 def read_judgment(reading: Reading, i: int) -> None:
