@@ -19,7 +19,7 @@ from ReXKG.text import split_sentences, tokenize
 LINE_MARK, LOWER_LINE_MARK, BULLET_MARK = ";", "⏎", "•"
 CONTRACTIONS = read_contractions(CONTRACTIONS_FILE)
 _SIGNS = frozenset("✓✔✅✗✘❌")
-_BRACKETS = str.maketrans("[]", "()")
+_SQUARE = re.compile(r"(?<!\S)\[([^\[\]]{1,80})\]")
 _APOSTROPHES = str.maketrans("’‘ʼ´", "''''")
 _APART = re.compile(r"(?<![^\W_])--+(?![^\W_])|(?<=\w)--(?=\w)|[—;•·▪◦●‣|=→✓✔✅✗✘❌]|(?<=\s)–(?=\s)")
 _CONTRACTED = frozenset(CONTRACTIONS)
@@ -89,7 +89,7 @@ def _mark(sentence: str) -> str:
     if "\n" in sentence:
         sentence = _mark_lines(sentence)
     if "[" in sentence:
-        sentence = sentence.translate(_BRACKETS)
+        sentence = _SQUARE.sub(_round, sentence)
     if ")" in sentence:
         sentence = (_INNER_BRACKET if "(" in sentence else _INNER_NUMBER).sub(f" {BULLET_MARK} ", sentence)
     if not sentence.isascii():
@@ -103,6 +103,11 @@ def _mark(sentence: str) -> str:
     if "*" in sentence:
         sentence = _STAR.sub(BULLET_MARK, sentence).replace("*", " ")
     return sentence.replace("`", "'")
+
+
+def _round(square: re.Match[str]) -> str:
+    """Words in square brackets, in round ones."""
+    return f"({square[1]})"
 
 
 def _mark_lines(sentence: str) -> str:
