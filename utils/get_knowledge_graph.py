@@ -4,6 +4,7 @@ These environment variables are read once per process, with the first text. The 
     REXKG_EXTRACTOR  auto, neural or lexicon; auto takes the neural extractor if its weights are on disk
     REXKG_DIR        the folder of the models run_entity and run_relation (default: utils/test_REXKG)
     REXKG_MARKERS    checkpoint, or published for entity markers as the published inference wrote them
+    REXKG_POLARITY   model, or rules: the lexicon's rules decide what the neural extractor's findings assert
     REXKG_TERMS      a lexicon file of the user's own
 """
 
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING
 from ReXKG.findings import FindingReader
 from ReXKG.graph import Graph
 from ReXKG.lexicon.extractor import LexiconExtractor
+from ReXKG.lexicon.mention_polarity import MentionPolarity
 from ReXKG.neural.folders import ModelFolders, find_models
 
 if TYPE_CHECKING:
     from ReXKG.neural.extractor import NeuralExtractor
 
 CHOICES = ("auto", "neural", "lexicon")
+POLARITIES = ("model", "rules")
 PUBLISHED_PLACE = Path(__file__).parent / "test_REXKG"
 
 # A child of the project's logger "chex" writes wherever that does, and the trainer need not be imported.
@@ -62,15 +65,21 @@ def _extractor(device: str | None) -> LexiconExtractor | NeuralExtractor:
     choice = os.environ.get("REXKG_EXTRACTOR", "auto")
     if choice not in CHOICES:
         raise ValueError(f"REXKG_EXTRACTOR={choice!r} is unknown: use one of {', '.join(CHOICES)}")
+    polarity = os.environ.get("REXKG_POLARITY") or "model"
+    if polarity not in POLARITIES:
+        raise ValueError(f"REXKG_POLARITY={polarity!r} is unknown: use one of {', '.join(POLARITIES)}")
+    terms = os.environ.get("REXKG_TERMS") or None
     folders = None if choice == "lexicon" else _find_models(required=choice == "neural")
     if folders:
         # The import is here because it loads torch, which the lexicon extractor does not need.
         from ReXKG.neural.extractor import NeuralExtractor
 
-        extractor = NeuralExtractor(folders, device, os.environ.get("REXKG_MARKERS") or "checkpoint")
+        markers = os.environ.get("REXKG_MARKERS") or "checkpoint"
+        rules = MentionPolarity(terms) if polarity == "rules" else None
+        extractor = NeuralExtractor(folders, device, markers, polarity=rules)
         logger.info("knowledge graphs are read by %s from %s", extractor.name, folders.entity.parent)
     else:
-        extractor = LexiconExtractor(os.environ.get("REXKG_TERMS") or None)
+        extractor = LexiconExtractor(terms)
         logger.info("knowledge graphs are read by %s", extractor.name)
     return extractor
 

@@ -12,6 +12,7 @@ SWITCHES = (
     "REXKG_EXTRACTOR",
     "REXKG_DIR",
     "REXKG_MARKERS",
+    "REXKG_POLARITY",
     "REXKG_TERMS",
     "KG_TEXT",
     "KG_REPORTS",

@@ -84,8 +84,8 @@ def attach(items: Sequence[Item]) -> tuple[Triple, ...]:
             gap = APART
         elif gap == ADJACENT:
             gap = LISTED
-        if cue is not None and cue in rules:
-            rules[cue](reading, cue, label is not None)
+        if cue is not None and (rule := rules.get(cue)):
+            rule(reading, cue, label is not None)
     reading.close_chunk()
     return tuple(reading.relations)
 
@@ -151,8 +151,13 @@ class _Reading:
 
     def read_verb(self, cue: str, is_entity: bool) -> None:
         """The words after a verb are said of the noun before it."""
-        self._end_subject(cue)
+        self._end_subject(cues.VERB)
         self.finding = None
+
+    def read_seen(self, cue: str, is_entity: bool) -> None:
+        """A word of seeing is a verb, unless it is an entity that describes its noun ("the *visualized* lungs")."""
+        if not is_entity:
+            self.read_verb(cue, is_entity)
 
     def read_suggestion(self, cue: str, is_entity: bool) -> None:
         """The finding before suggests the disorders that follow. If the noun before is a place, the finding is the last
@@ -249,8 +254,12 @@ ATTACHMENT_RULES: dict[str, Callable[[_Reading, str, bool], None]] = {
     cues.OF: _Reading.read_link,
     cues.WITH: _Reading.read_link,
     cues.VERB: _Reading.read_verb,
+    cues.SEEN: _Reading.read_seen,
     cues.SUGGESTS: _Reading.read_suggestion,
     cues.BREAKS: _Reading.forget,
     cues.SHOWS: _Reading.forget,
+    cues.ENDS: _Reading.forget,
+    cues.ASKS: _Reading.forget,
     cues.NEGATES: _Reading.forget,
+    cues.LACKS: _Reading.forget,
 }

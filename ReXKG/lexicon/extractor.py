@@ -16,10 +16,10 @@ from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.attachment import attach
 from ReXKG.lexicon.items import GAP, NUMBER, Item, make_item
 from ReXKG.lexicon.measures import end_of_measure
-from ReXKG.lexicon.polarity import resolve_polarity
+from ReXKG.lexicon.polarity import read_polarity
 from ReXKG.lexicon.vocabulary import Vocabulary
+from ReXKG.lexicon.wording import read_words, split_statements
 from ReXKG.sentence_cache import SentenceCache
-from ReXKG.text import split_sentences, tokenize
 
 _FARTHEST_NOUN = 8
 
@@ -45,21 +45,25 @@ class LexiconExtractor:
 
     def __call__(self, texts: list[str]) -> list[Graph]:
         """One graph per text, in order; ``doc_key`` is the text's position."""
-        return self.cache.read_texts(list(map(split_sentences, texts)), self.read_afresh)
+        return self.cache.read_texts(list(map(split_statements, texts)), self.read_afresh)
 
     def read_afresh(self, sentences: Sequence[str]) -> list[SentenceGraph]:
         """The graphs of sentences. Neither uses nor fills the cache."""
         return list(map(self._read, sentences))
 
     def _read(self, sentence: str) -> SentenceGraph:
-        words = tokenize(sentence)
+        plain, words = read_words(sentence)
         items = self.tag(words)
-        labels = resolve_polarity(items)
-        entities = {item.text: label for item, label in zip(items, labels, strict=True) if label}
-        return SentenceGraph(" ".join(words), entities, attach(items))
+        reading = read_polarity(items)
+        entities = {item.text: label for item, label in zip(items, reading.labels, strict=True) if label}
+        relations = attach(items)
+        if reading.left_out:
+            relations = tuple(triple for triple in relations if triple[0] in entities and triple[1] in entities)
+        return SentenceGraph(" ".join(plain), entities, relations)
 
-    def tag(self, words: list[str]) -> list[Item]:
-        """One item per word or phrase; `GAP` stands for a word that says nothing.
+    def tag(self, words: list[str], steps: list[tuple[int, int]] | None = None) -> list[Item]:
+        """One item per word or phrase; `GAP` stands for a word that says nothing. If ``steps`` is given, the position
+        of each word or phrase in ``words`` and of its first item are added to it.
 
         Each word is read by these rules, in this order. A number takes its unit. A word of the cue "before" counts only
         before an entity. A state has the type that the vocabulary gives it after the last noun. The longest phrase that
@@ -70,6 +74,8 @@ class LexiconExtractor:
         i, count = 0, len(words)
         while i < count:
             word = words[i]
+            if steps is not None:
+                steps.append((i, len(items)))
             item, phrases = known(word) or guess(word)
             i += 1
             if item is NUMBER:
@@ -81,7 +87,7 @@ class LexiconExtractor:
                 item = GAP
             elif item.role == roles.STATE:
                 item = self.vocabulary.said_of.get((_last_noun(items), word), item)
-            for following, meaning in phrases:
+            for following, meaning in phrases.get(words[i], ()) if phrases and i < count else ():
                 if words[i : i + len(following)] == following:
                     items += meaning
                     i += len(following)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ReXKG.graph import CONCEPT
@@ -46,11 +48,12 @@ class Entry(NamedTuple):
 
     Attributes:
         item: the word alone; `GAP` if it says nothing.
-        phrases: the phrases that it begins, the longest first, each as (words that must follow, items of the phrase).
+        phrases: second word to the phrases that begin with both words, the longest first, each as (words that must
+            follow the first, items of the phrase).
     """
 
     item: Item
-    phrases: tuple[tuple[list[str], tuple[Item, ...]], ...] = ()
+    phrases: Mapping[str, Sequence[tuple[list[str], tuple[Item, ...]]]] = MappingProxyType({})
 
 
 # Both are compared by identity.

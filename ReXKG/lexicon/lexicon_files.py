@@ -1,4 +1,4 @@
-"""The files of the vocabulary: `lexicon.tsv`, `cues.tsv` and lexicon files of the user's own.
+"""The files of the vocabulary: `lexicon.tsv`, `cues.tsv`, `contractions.tsv` and lexicon files of the user's own.
 
 Every type, role and cue is checked when a file is read. An error names file and line.
 """
@@ -17,6 +17,7 @@ from ReXKG.lexicon.roles import NO_ROLE, ROLES
 
 LEXICON_FILE = Path(__file__).parent / "lexicon.tsv"
 CUES_FILE = Path(__file__).parent / "cues.tsv"
+CONTRACTIONS_FILE = Path(__file__).parent / "contractions.tsv"
 SAID_OF = " ... "
 # A file names a kind of thing. The sentence says whether it is present.
 TERM_LABELS = {
@@ -54,6 +55,11 @@ def read_cues(path: Path) -> dict[str, str]:
         _check(fields[0], CUES, f"{place}: cue {fields[0]!r} of {phrase!r}")
         phrases[phrase] = fields[0]
     return phrases
+
+
+def read_contractions(path: Path) -> dict[str, tuple[str, ...]]:
+    """Contraction to its words. Raises ValueError as `read_terms` does."""
+    return {row.term: tuple(row.fields[0].split()) for row in _read_rows(path, "contraction<TAB>words")}
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -1,8 +1,9 @@
-"""Negation: present or not for each disorder and device of a sentence.
+"""Polarity: present, denied or left out, for each disorder and device of a sentence.
 
-The items are read from left to right. Each is first read as an entity, if it is one (`_Reading.read_entity`), and then
-by the rule of its cue, if `POLARITY_RULES` has one. A rule may change what a negation reaches from there on, or deny
-what the clause has said so far. A rule's docstring says what it does and gives the example that it is for.
+The items are read from left to right. Each is first read as an entity, if it is one (`Reading.read_entity`), and then
+by the rule of its cue, if `POLARITY_RULES` has one. A rule may change what a negation reaches from there on, deny what
+the clause has said so far, begin a clause (`clauses.py`), or leave out what the sentence does not assert
+(`suppositions.py`). A rule's docstring says what it does and gives the example that it is for.
 
 Some concepts are denied as disorders are, as annotators did: a finding ("no acute *process*") by any negation, a state
 by "not" ("is not *enlarged*"; "no enlarged nodes" denies the nodes).
@@ -10,158 +11,226 @@ by "not" ("is not *enlarged*"; "no enlarged nodes" denies the nodes).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
-from ReXKG.graph import CONCEPT, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT
-from ReXKG.lexicon import cues, roles
+from ReXKG.lexicon import clauses, cues, suppositions
 from ReXKG.lexicon.items import Item
+from ReXKG.lexicon.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 
-_ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
-_DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
-_DISORDERS_AND_DEVICES = frozenset({*_ABSENT, *_ABSENT.values()})
+_NEAR, _SOON = 12, 6
+_EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 
 
-def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
-    """The label of each item, disorders and devices turned into their "notpresent" form if the sentence denies them.
-    Linear: a clause is looked back on once."""
-    reading = _Reading(items)
-    read_entity, rules = reading.read_entity, POLARITY_RULES
+def read_polarity(items: Sequence[Item]) -> Reading:
+    """The reading of a sentence's items to their end. Its ``labels`` are those of the items, disorders and devices
+    turned into their "notpresent" form if the sentence denies them, and None for what is not an entity and for what the
+    sentence neither asserts nor denies. Linear: a clause is looked back on once."""
+    reading = Reading(items)
+    read_entity, rule_of = reading.read_entity, POLARITY_RULES.get
     for i, (_, label, _, role, cue) in enumerate(items):
         if label is not None:
             read_entity(i, label, role)
-        if cue is not None and cue in rules:
-            rules[cue](reading, i)
-    return reading.labels
+        if cue is not None and (rule := rule_of(cue)):
+            rule(reading, i)
+    if reading.is_bare_negation(len(items)):
+        reading.answer_no(len(items))
+    elif items and items[-1].text in ("there is", "there are"):
+        suppositions.affirm(reading, len(items) - 1)
+    return reading
 
 
-class _Reading:
-    """The state of a sentence that is read from left to right. ``i`` is the position of the item being read."""
-
-    __slots__ = ("after_list", "clause", "denied", "has_verb", "in_place", "items", "labels", "list_marks", "negation")
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-        self.labels = [item.label for item in items]
-        self.clause = 0  # where the clause begins
-        self.has_verb = False  # the clause has its verb, and no negation after it
-        self.negation: str | None = None  # the cue that denies what follows
-        self.denied = False  # the negation has met what it denies
-        self.in_place = False  # a preposition came after the negation
-        self.list_marks = 0  # commas, "and" and "or" since the negation
-        self.after_list = False  # the next entity follows a comma, "and" or "or"
-
-    def read_entity(self, i: int, label: str, role: str) -> None:
-        """Deny an entity that a negation reaches. A negation ends before the course of another member of its list ("no
-        pneumothorax, *stable* effusion"), and does not reach a device in a place ("no kink in the *catheter*")."""
-        if self.negation is not None:
-            if label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not self.in_place):
-                self.labels[i] = _ABSENT[label]
-                self.denied = True
-            elif role == roles.FINDING or (role == roles.STATE and self.negation == cues.NOT):
-                self.labels[i] = DISORDER_ABSENT
-                self.denied = True
-            elif self.after_list and self.denied and role == roles.COURSE:
-                self.negation = None
-        self.after_list = False
-
-    def begin_negation(self, i: int) -> None:
-        """Deny the entities that follow ("no", "without", "free of") until another rule ends the negation."""
-        self.negation = self.items[i].cue
-        self.denied = self.in_place = self.has_verb = False
-        self.list_marks = 0
-
-    def end_negation(self, i: int) -> None:
-        """End a negation before the company of what it denies ("no effusion *with* the tube")."""
-        self.negation = None
-
-    def begin_clause(self, i: int) -> None:
-        """Begin a clause ("but", "there", ";"). No negation crosses its beginning in either direction."""
-        self.clause, self.negation, self.has_verb = i, None, False
-
-    def read_list_mark(self, i: int) -> None:
-        """Let a negation reach beyond a comma, "and" or "or". After a verb the list mark begins a clause."""
-        self.after_list = True
-        self.list_marks += 1
-        if self.has_verb:
-            self.begin_clause(i)
-
-    def read_article(self, i: int) -> None:
-        """End a negation at a known thing that is named after a list mark ("no effusion, and *the* heart ...")."""
-        if self.after_list:
-            self.negation = None
-
-    def read_verb(self, i: int) -> None:
-        """End a negation at a verb ("no effusion *is* seen"). The words between a single comma and the verb are a
-        clause of their own and are not denied ("no pneumothorax, *mild edema is* present")."""
-        if self.negation is not None and self.list_marks == 1:
-            self._restore_since_comma(i)
-        self.negation, self.has_verb = None, True
-
-    def read_place(self, i: int) -> None:
-        """Let a negation reach no device after a preposition ("no kink *in* the catheter")."""
-        self.in_place = True
-
-    def read_owner(self, i: int) -> None:
-        """Let a negation reach no device after "of", if it has met what it denies ("no fracture *of* the lead")."""
-        self.in_place = self.in_place or self.denied
-
-    def spare(self, i: int) -> None:
-        """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity"). Right
-        before an entity or "or" the word is an adjective and spares nothing ("no *worsening* opacity")."""
-        following = self.items[i + 1] if i + 1 < len(self.items) else None
-        if not (self.denied or (following and (following.label or following.text == "or"))):
-            self.negation = None
-
-    def deny_before(self, i: int) -> None:
-        """Deny the entities of the clause so far ("... has *resolved*", "... is *not seen*"). If there are none, deny
-        those that follow."""
-        if not self._deny_clause(i, _DISORDERS_AND_DEVICES):
-            self.negation = self.items[i].cue
-            self.denied = self.in_place = False
-            self.list_marks = 0
-        self.clause = i
-
-    def deny_devices_before(self, i: int) -> None:
-        """Deny the devices of the clause so far ("the tube has been *removed*"). The noun "removal" is not a cue:
-        annotators of real reports call the tube of "removal of the tube" present about twice as often as absent."""
-        self._deny_clause(i, _DEVICES)
-        self.clause = i
-
-    def _deny_clause(self, end: int, denied_labels: Collection[str]) -> bool:
-        """Make the clause's entities before ``end`` that have these labels absent; False if there were none. The device
-        that another noun belongs to is not denied ("the tip *of the tube* is not seen")."""
-        has_noun = after_owner = any_denied = False
-        for i in range(self.clause, end):
-            label, item = self.labels[i], self.items[i]
-            if label is None:
-                after_owner = after_owner or (has_noun and item.cue == cues.OF)
-            elif label in denied_labels and not (after_owner and label in _DEVICES):
-                self.labels[i] = _ABSENT.get(label, label)
-                any_denied = True
-            elif label == CONCEPT and item.role == roles.FINDING and DISORDER_PRESENT in denied_labels:
-                self.labels[i] = DISORDER_ABSENT
-                any_denied = True
-            has_noun = has_noun or item.kind is not None
-        return any_denied
-
-    def _restore_since_comma(self, end: int) -> None:
-        """Give the items between the last comma and ``end`` their own labels back, unless it is an "and" or "or"."""
-        mark = next(i for i in range(end - 1, -1, -1) if self.items[i].cue == cues.LIST)
-        if self.items[mark].text == ",":
-            self.labels[mark:end] = [item.label for item in self.items[mark:end]]
+def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
+    """The labels of `read_polarity`."""
+    return read_polarity(items).labels
 
 
-POLARITY_RULES: dict[str, Callable[[_Reading, int], None]] = {
-    cues.NEGATES: _Reading.begin_negation,
-    cues.NOT: _Reading.begin_negation,
-    cues.NEGATES_BEFORE: _Reading.deny_before,
-    cues.REMOVED: _Reading.deny_devices_before,
-    cues.SPARES: _Reading.spare,
-    cues.BREAKS: _Reading.begin_clause,
-    cues.LIST: _Reading.read_list_mark,
-    cues.ARTICLE: _Reading.read_article,
-    cues.VERB: _Reading.read_verb,
-    cues.AT: _Reading.read_place,
-    cues.OF: _Reading.read_owner,
-    cues.WITH: _Reading.end_negation,
+def begin_negation(reading: Reading, i: int) -> None:
+    """Deny the entities that follow ("no", "without") until another rule ends the negation. Right behind a heading it
+    denies the heading too ("pneumothorax: *no* pleural line"). A "not" that waits takes it back ("I can *not* say that
+    there is *no* edema")."""
+    if reading.scope is not None and reading.after_list:
+        reading.close_scope(i)
+    cue = reading.items[i].cue or ""
+    if reading.doubt == cues.NOT and cue == cues.NEGATES and clauses.waits(reading):
+        reading.negation = reading.doubt = None
+        return
+    reading.new_negation(i, cue)
+    reading.has_verb = False
+    reading.doubt = cue
+    topic = reading.topic
+    reading.heading_to_deny = topic if topic is not None and topic.is_heading and topic.end == i - 1 else None
+
+
+def begin_lack(reading: Reading, i: int) -> None:
+    """Deny what follows ("free of", "argues against"). A doubt right before it takes it back ("*not free of*
+    edema")."""
+    if reading.doubt is not None and not reading.denied:
+        reading.negation = reading.doubt = None
+    else:
+        begin_negation(reading, i)
+        reading.doubt = None
+
+
+def end_negation(reading: Reading, i: int) -> None:
+    """End a negation before the company of what it denies ("no effusion *with* the tube"), but not right behind it."""
+    if i != reading.negation_at + 1:
+        reading.negation = None
+
+
+def turn(reading: Reading, i: int) -> None:
+    """End a negation that has met what it denies before or after what there is instead ("no pneumonia, *only*
+    atelectasis", "no pneumonia, atelectasis *instead*")."""
+    if reading.denied:
+        reading.spare_since_comma(i)
+        reading.negation = None
+
+
+def open_finding(reading: Reading, i: int) -> None:
+    """End a negation before the size or side of another finding ("no pneumothorax, *small* effusion"), unless an
+    "or" follows in the list ("no pneumothorax, large effusion *or* edema")."""
+    if not (reading.negation and reading.denied and reading.after_list):
+        return
+    if reading.items[reading.last_mark].text != "or" and not reading.list_goes_on(i):
+        reading.negation = None
+
+
+def read_seen(reading: Reading, i: int) -> None:
+    """Deny the clause so far if a "not" waits for its verb ("is *not* clearly *seen*"). Right behind a question it
+    affirms ("an effusion? *Seen* on the left"). Else it is a verb, or an entity that describes its noun ("the
+    *visualized* lungs")."""
+    topic = reading.topic
+    if reading.doubt == cues.NOT and not reading.denied:
+        reading.doubt = None
+        deny_before(reading, i)
+    elif topic is not None and topic.is_open and i == topic.end + 1:
+        suppositions.affirm(reading, i)
+    elif reading.items[i].label is None:
+        clauses.read_verb(reading, i)
+
+
+def read_place(reading: Reading, i: int) -> None:
+    """Let a negation reach no device after a preposition ("no kink *in* the catheter")."""
+    reading.in_place = True
+
+
+def read_owner(reading: Reading, i: int) -> None:
+    """Let a negation reach no device after "of", if it has met what it denies ("no fracture *of* the lead"). The "for"
+    of a verb of examining opens a scope ("inspect the apices *for* pneumothorax")."""
+    reading.in_place = reading.in_place or reading.denied
+    if reading.examines and reading.items[i].text == "for":
+        suppositions.seek(reading, i)
+
+
+def spare(reading: Reading, i: int) -> None:
+    """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity"). Right before
+    an entity or "or" the word is an adjective and spares nothing ("no *worsening* opacity")."""
+    following = reading.items[i + 1] if i + 1 < len(reading.items) else None
+    denies_other = reading.denied and reading.labels[i] not in ABSENT.values()
+    if not (denies_other or (following and (following.label or following.text == "or"))):
+        reading.negation = None
+
+
+def doubt(reading: Reading, i: int) -> None:
+    """Wait for a denial to turn into its opposite ("*almost* resolved", "*difficult* to exclude")."""
+    reading.doubt = cues.DOUBTS
+
+
+def leave_unsure(reading: Reading, i: int) -> None:
+    """End a "not" that denies the certainty only ("I am not *sure* there is an effusion")."""
+    if reading.doubt == cues.NOT and not reading.denied:
+        reading.negation = None
+
+
+def deny_before(reading: Reading, i: int) -> None:
+    """Deny the entities of the clause so far ("... has *resolved*", "... is *not seen*"), or else the topic, or else
+    those that follow ("*resolved* edema"), or else those of the clause before ("there was edema, but it has
+    *resolved*"). What was not seen on an earlier image is not denied."""
+    if reading.scope is not None:
+        if not reading.after_list or reading.items[reading.last_mark].text == "or":
+            return
+        reading.close_scope(i)
+    if reading.doubt is not None and not reading.denied:
+        reading.negation = reading.doubt = None
+    elif not _is_of_the_past(reading, i) and not reading.deny(reading.clause, i, ANY_FINDING):
+        topic = reading.topic
+        if topic is not None and reading.deny(topic.start, topic.end, ANY_FINDING):
+            reading.topic = None
+        elif _names_disorder(reading, i) or not reading.deny_subject_before(i):
+            reading.new_negation(i, cues.NEGATES_BEFORE)
+    reading.clause = i
+
+
+def _is_of_the_past(reading: Reading, i: int) -> bool:
+    """True if a word for an earlier image follows ("was not seen on the *prior* film")."""
+    for item in reading.items[i + 1 : i + _SOON]:
+        if item.cue in (cues.BREAKS, cues.ENDS, cues.LIST):
+            return False
+        if item.text in _EARLIER:
+            return True
+    return False
+
+
+def _names_disorder(reading: Reading, i: int) -> bool:
+    """True if a disorder or device follows soon in the clause."""
+    for item in reading.items[i + 1 : i + _SOON]:
+        if item.cue in (cues.BREAKS, cues.ENDS, cues.LIST):
+            break
+        if item.label in ABSENT:
+            return True
+    return False
+
+
+def deny_devices_before(reading: Reading, i: int) -> None:
+    """Deny the devices of the clause so far ("the tube has been *removed*"). The noun "removal" is not a cue:
+    annotators of real reports call the tube of "removal of the tube" present about twice as often as absent."""
+    if reading.scope is None:
+        reading.deny(reading.clause, i, ANY_DEVICE)
+        reading.clause = i
+
+
+def compare(reading: Reading, i: int) -> None:
+    """Deny the hypothesis that another is held against ("more likely atelectasis *than* pneumonia")."""
+    if any(item.cue in (cues.SUGGESTS, cues.FITS) for item in reading.items[max(reading.clause, i - _NEAR) : i]):
+        reading.new_negation(i, cues.LACKS)
+
+
+POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
+    cues.NEGATES: begin_negation,
+    cues.NOT: begin_negation,
+    cues.LACKS: begin_lack,
+    cues.NEGATES_BEFORE: deny_before,
+    cues.REMOVED: deny_devices_before,
+    cues.UNCERTAIN: leave_unsure,
+    cues.LINE: clauses.begin_line,
+    cues.SPARES: spare,
+    cues.DOUBTS: doubt,
+    cues.BREAKS: clauses.begin_clause,
+    cues.ENDS: clauses.begin_statement,
+    cues.LIST: clauses.read_list_mark,
+    cues.ARTICLE: clauses.read_article,
+    cues.PRONOUN: clauses.read_pronoun,
+    cues.VERB: clauses.read_verb,
+    cues.SEEN: read_seen,
+    cues.AT: read_place,
+    cues.OF: read_owner,
+    cues.WITH: end_negation,
+    cues.TURNS: turn,
+    cues.OPENS: open_finding,
+    cues.THAN: compare,
+    cues.SEEKS: suppositions.seek,
+    cues.SOUGHT: suppositions.seek_before,
+    cues.EXAMINES: suppositions.examine,
+    cues.OFFERS: suppositions.seek,
+    cues.IF: suppositions.ask_if,
+    cues.SUPPOSES: suppositions.suppose,
+    cues.GENERALIZES: suppositions.generalize,
+    cues.JUDGES: suppositions.read_judgment,
+    cues.SUGGESTS: suppositions.suggest,
+    cues.RULES_OUT: suppositions.rule_out,
+    cues.ASKS: suppositions.ask,
+    cues.AFFIRMS: suppositions.affirm,
+    cues.COLON: suppositions.read_colon,
+    cues.NORMAL: suppositions.read_normal,
+    cues.BRACKET: suppositions.open_bracket,
+    cues.END_BRACKET: suppositions.close_bracket,
 }

@@ -17,8 +17,17 @@ from pathlib import Path
 
 from ReXKG.lexicon.cues import BREAKS
 from ReXKG.lexicon.items import GAP, Entry, Item, make_item
-from ReXKG.lexicon.lexicon_files import CUES_FILE, LEXICON_FILE, SAID_OF, fingerprint, read_cues, read_terms
+from ReXKG.lexicon.lexicon_files import (
+    CONTRACTIONS_FILE,
+    CUES_FILE,
+    LEXICON_FILE,
+    SAID_OF,
+    fingerprint,
+    read_cues,
+    read_terms,
+)
 from ReXKG.lexicon.word_forms import WordForms
+from ReXKG.lexicon.wording import write_out
 from ReXKG.text import tokenize
 
 
@@ -43,7 +52,7 @@ class Vocabulary:
         terms: dict[str, tuple[Item, ...]] = {}
         for path in term_files:
             terms |= read_terms(path)
-        self.fingerprint = fingerprint([*term_files, CUES_FILE])
+        self.fingerprint = fingerprint([*term_files, CUES_FILE, CONTRACTIONS_FILE])
         self.said_of = {tuple(term.split(SAID_OF)): items[0] for term, items in terms.items() if SAID_OF in term}
         listed = {term: items for term, items in terms.items() if SAID_OF not in term}
         self.table = _build_table(listed, read_cues(CUES_FILE))
@@ -55,25 +64,24 @@ def _build_table(terms: Mapping[str, tuple[Item, ...]], cue_phrases: Mapping[str
     single, phrases = _split_by_length(terms)
     # Single words first, so that a phrase can say which of its words are entities too.
     for phrase, cue in cue_phrases.items():
-        words = tokenize(phrase)
+        words = write_out(tokenize(phrase))
         if len(words) == 1:
             single[words[0]] = single.get(words[0], make_item(words[0], None))._replace(cue=cue)
     for phrase, cue in cue_phrases.items():
-        words = tuple(tokenize(phrase))
+        words = tuple(write_out(tokenize(phrase)))
         if len(words) > 1:
             plain = [single[word]._replace(cue=None) for word in words if word in single and single[word].label]
             entities, steering = phrases.get(words, plain), make_item(phrase, None, cue=cue)
             # A phrase that begins a clause belongs to that clause, with its entities.
             phrases[words] = (steering, *entities) if cue == BREAKS else (*entities, steering)
-    by_first_word: dict[str, list[tuple[list[str], tuple[Item, ...]]]] = {}
-    for (first, *following), items in phrases.items():
-        by_first_word.setdefault(first, []).append((following, items))
+    by_first_words: dict[str, dict[str, list[tuple[list[str], tuple[Item, ...]]]]] = {}
+    for (first, *following), items in sorted(phrases.items(), key=lambda phrase: -len(phrase[0])):
+        by_first_words.setdefault(first, {}).setdefault(following[0], []).append((following, items))
     return {
         word: Entry(
-            item if (item := single.get(word)) and (item.label or item.cue) else GAP,
-            tuple(sorted(by_first_word.get(word, ()), key=lambda phrase: -len(phrase[0]))),
+            item if (item := single.get(word)) and (item.label or item.cue) else GAP, by_first_words.get(word, {})
         )
-        for word in {*single, *by_first_word}
+        for word in {*single, *by_first_words}
     }
 
 
@@ -84,7 +92,7 @@ def _split_by_length(
     single: dict[str, Item] = {}
     phrases: dict[tuple[str, ...], tuple[Item, ...]] = {}
     for items in terms.values():
-        words = tuple(word for item in items for word in tokenize(item.text))
+        words = tuple(word for item in items for word in write_out(tokenize(item.text)))
         if len(words) == 1:
             single[words[0]] = items[0]
         else:

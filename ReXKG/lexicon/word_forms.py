@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from ReXKG.graph import ANATOMY, CONCEPT, DEVICES_PRESENT, DISORDER_PRESENT, PROCEDURES, SIZE
-from ReXKG.lexicon import cues, roles
+from ReXKG.lexicon import roles
 from ReXKG.lexicon.items import GAP, NOTHING, NUMBER, Entry, Item, make_item
 from ReXKG.lexicon.measures import is_measure, is_number
 
@@ -78,14 +78,11 @@ class WordForms:
         return NOTHING
 
     def unwrapped(self, word: str) -> Entry | None:
-        """Quotes, bullets and brackets around a word are not part of it. A semicolon after it ends the clause."""
+        """Quotes, bullets and brackets around a word are not part of it."""
         core = word.strip(_WRAPPING)
         if core == word:
             return None
-        item = (self._table.get(core) or self.guess(core)).item if core else GAP
-        if ";" not in word[-3:]:
-            return Entry(item)
-        return Entry(item, (([], (item, make_item(";", None, cue=cues.BREAKS))),))
+        return Entry((self._table.get(core) or self.guess(core)).item if core else GAP)
 
     def inflected(self, word: str) -> Entry | None:
         """A plural or possessive of a known noun is what its singular is. An adverb of a known concept is a degree."""
@@ -120,10 +117,15 @@ class WordForms:
         return Entry(make_item(word, labels.pop() if len(labels) == 1 else CONCEPT))
 
     def prefixed(self, word: str) -> Entry | None:
-        """A prefix leaves a known word what it is ("midesophagus", "reaeration", "nonaerated")."""
+        """A prefix leaves a known word what it is ("midesophagus", "reaeration", "nonaerated"). "Non" before a disorder
+        makes a concept ("nonobstructive")."""
         match = _PREFIXED.fullmatch(word)
         known = self._known(match[1]) if match else None
-        return Entry(known._replace(text=word, cue=None)) if known else None
+        if known is None:
+            return None
+        if word.startswith("non") and known.label == DISORDER_PRESENT:
+            return Entry(make_item(word, CONCEPT))
+        return Entry(known._replace(text=word, cue=None))
 
     def by_ending(self, word: str) -> Entry | None:
         """Greek and Latin build transparent words: -ectomy is a procedure, -itis a disorder, peri-...-al a place."""

@@ -1,0 +1,100 @@
+"""Clauses: where a sentence's clauses, statements and scopes begin and end. Rules for `polarity.POLARITY_RULES`."""
+
+from __future__ import annotations
+
+from ReXKG.graph import ANATOMY
+from ReXKG.lexicon import cues
+from ReXKG.lexicon.reading import Reading
+
+
+def waits(reading: Reading) -> bool:
+    """True if a "not" or a doubt of what follows has denied nothing yet and begins no list."""
+    return reading.negation in (cues.NOT, cues.LACKS) and not (reading.denied or reading.list_marks)
+
+
+def begin_clause(reading: Reading, i: int) -> None:
+    """Begin a clause ("but", "there"). No negation crosses its beginning in either direction, except a "not" that has
+    denied nothing yet ("I do *not* think that *there is* an effusion")."""
+    if reading.items[i].text.startswith("there"):
+        if reading.scope is not None and not reading.after_list:
+            return
+        if waits(reading):
+            return
+    elif reading.is_bare_negation(i):
+        reading.answer_no(i)
+    reading.close_scope(i)
+    reading.new_clause(i)
+
+
+def begin_statement(reading: Reading, i: int) -> None:
+    """Begin a statement (";", a new line, the next bullet). Options go on over bullets."""
+    if reading.scope is not None and reading.scope_cue == cues.OFFERS and reading.items[i].text == "•":
+        return
+    if reading.is_bare_negation(i):
+        reading.answer_no(i)
+    reading.new_statement(i)
+
+
+def begin_line(reading: Reading, i: int) -> None:
+    """Begin a statement at a line in lower case, if the line before can end there: not after a modifier, and not before
+    a verb or preposition."""
+    before, after = reading.items[i - 1], reading.items[min(i + 1, len(reading.items) - 1)]
+    may_end = (before.kind is not None or before.cue is not None) and before.kind != ANATOMY
+    if may_end and (after.label is not None or after.cue in (cues.NEGATES, cues.NOT)):
+        begin_statement(reading, i)
+
+
+def read_list_mark(reading: Reading, i: int) -> None:
+    """Let a negation reach beyond a comma, "and" or "or". After a verb the list mark begins a clause."""
+    text = reading.items[i].text
+    if reading.scope is not None:
+        if text == "," and reading.scope_has_verb and reading.scope_cue != cues.OFFERS:
+            reading.close_scope(i)
+        else:
+            reading.scope_comma = i if text == "," and not reading.after_list else None
+    elif reading.is_bare_negation(i):
+        reading.answer_no(i)
+    if reading.has_verb and reading.scope is None:
+        reading.new_clause(i)
+    if text != "or":
+        reading.doubt = None
+    reading.after_list, reading.last_mark = True, i
+    reading.list_marks += 1
+
+
+def read_article(reading: Reading, i: int) -> None:
+    """End a negation at a known thing that is named after a list mark ("no effusion, and *the* heart ..."). A scope
+    ends there after a comma ("if it is large, *the* ...")."""
+    if reading.after_list:
+        if reading.scope is None:
+            reading.negation = None
+        elif reading.items[reading.last_mark].text == ",":
+            reading.close_scope(i)
+
+
+def read_pronoun(reading: Reading, i: int) -> None:
+    """End a negation or a scope at the subject of the next clause ("to see if it is large, *I* look ...")."""
+    if reading.after_list and reading.items[reading.last_mark].text != "or":
+        reading.close_scope(i)
+        reading.negation = None
+    reading.after_list = False
+
+
+def read_verb(reading: Reading, i: int) -> None:
+    """End a negation at a verb ("no effusion *is* seen"). The words between a single comma and the verb are a clause of
+    their own and are not denied ("no pneumothorax, *mild edema is* present"). A "not" that has denied nothing yet goes
+    on ("does *not appear* to be enlarged")."""
+    if reading.scope is not None:
+        if reading.items[i].text == "which":
+            return
+        comma = reading.scope_comma
+        reading.scope_has_verb = True
+        if comma is None or reading.scope_cue in (cues.OFFERS, cues.GENERALIZES):
+            return
+        reading.close_scope(comma)
+        reading.restore(comma, i)
+    elif waits(reading) or (reading.topic is not None and reading.is_bare_negation(i)):
+        return
+    else:
+        reading.spare_since_comma(i)
+    reading.negation, reading.has_verb = None, True

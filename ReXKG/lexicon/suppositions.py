@@ -1,0 +1,218 @@
+"""Rules for what a sentence neither asserts nor denies, and for the answers to it (`polarity.POLARITY_RULES`).
+
+A *scope* begins at "whether", "if", "evaluate for", "would" and the like and leaves out the disorders and devices up to
+the main clause. A question leaves out all that it names. Either is then the topic: "yes" brings it back, a bare "no",
+"none" or "I do not see one" denies it. A heading ("edema: absent") is a topic that asserts until it is denied.
+"""
+
+from __future__ import annotations
+
+from ReXKG.lexicon import cues
+from ReXKG.lexicon.reading import ABSENT, Outside, Reading, Topic
+
+_NEAR = 8
+_SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "reflects", "implies"})
+_CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to", "attributed to"})
+_YES = frozenset({"yes", "✓", "✔", "✅"})
+
+
+def seek(reading: Reading, i: int) -> None:
+    """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an
+    infinitive is no task ("not able *to identify* a nodule")."""
+    if reading.doubt == cues.NOT and not reading.denied and reading.items[i].text.startswith("to "):
+        return
+    reading.negation = reading.doubt = None
+    reading.open_scope(i)
+
+
+def seek_before(reading: Reading, i: int) -> None:
+    """Leave out what the clause named before a task ("pneumonia *must be excluded*")."""
+    reading.leave_out(reading.clause, i)
+
+
+def examine(reading: Reading, i: int) -> None:
+    """Wait for the "for" of a task ("*inspect* the apices for pneumothorax")."""
+    reading.examines = True
+
+
+def ask_if(reading: Reading, i: int) -> None:
+    """Open a scope at "whether" or "if". After a doubt it is uncertain, and what may be there counts as present ("it is
+    *not clear whether* there is pneumonia")."""
+    is_unsure = reading.doubt is not None or reading.negation == cues.NEGATES_BEFORE
+    if is_unsure and not reading.denied and reading.scope is None:
+        reading.negation = reading.doubt = None
+    elif reading.scope is None:
+        seek(reading, i)
+
+
+def suppose(reading: Reading, i: int) -> None:
+    """Leave out what the clause says before and after "would" ("a pneumothorax *would* show a line")."""
+    if reading.scope is None:
+        reading.leave_out(reading.clause, i)
+        reading.open_scope(i)
+    else:
+        reading.scope_comma = None
+
+
+def read_judgment(reading: Reading, i: int) -> None:
+    """Take a "would" back that belongs to a speaker or to what is there ("I *would call* this edema", "*the* opacity
+    would suggest pneumonia", not "blunting would suggest an effusion")."""
+    if reading.scope is None:
+        return
+    known = (cues.ARTICLE, cues.BREAKS, cues.PRONOUN)
+    if reading.negation is not None or _names_known(reading, i, known) or not _names_disorder(reading, reading.scope):
+        _take_back(reading, i)
+
+
+def _take_back(reading: Reading, i: int) -> None:
+    """Close the scope of a "would" that has named nothing yet, as if it had not been."""
+    scope = reading.scope
+    if scope is None or reading.scope_cue != cues.SUPPOSES or i - scope > _NEAR:
+        return
+    if not any(item.kind is not None for item in reading.items[scope:i]):
+        for k in range(reading.clause, i):
+            if reading.labels[k] is None:
+                reading.labels[k] = reading.items[k].label
+        reading.scope = None
+
+
+def generalize(reading: Reading, i: int) -> None:
+    """Leave out a general statement ("pneumonia *typically* shows an opacity", "*usually*, ..."). It names a disorder
+    and nothing known ("the opacity *usually* ...")."""
+    items = reading.items
+    opens = i == reading.statement and i + 1 < len(items) and items[i + 1].text == ","
+    if opens or (_names_disorder(reading, i) and not _names_known(reading, i, (cues.ARTICLE, cues.BREAKS))):
+        suppose(reading, i)
+
+
+def suggest(reading: Reading, i: int) -> None:
+    """Take a "would" back (`read_judgment`). What a lack suggests is not lacking ("the absence of markings *suggests* a
+    pneumothorax"), nor is the cause of what was not done ("not seen in full *due to* an effusion")."""
+    if reading.scope is not None:
+        read_judgment(reading, i)
+        return
+    text = reading.items[i].text
+    is_cause = reading.negation == cues.NOT and text in _CAUSING and i > reading.negation_at + 2
+    is_lacking = reading.negation == cues.LACKS and text in _SUGGESTING and not reading.list_marks
+    if is_lacking or (is_cause and not reading.denied):
+        reading.negation = None
+
+
+def _names_disorder(reading: Reading, end: int) -> bool:
+    """True if the last items of the clause before ``end`` name a disorder or device."""
+    return any(item.label in ABSENT for item in reading.items[max(reading.clause, end - _NEAR) : end])
+
+
+def _names_known(reading: Reading, end: int, known: tuple[str, ...]) -> bool:
+    """True if the last items of the clause before ``end`` have one of the cues or a relative pronoun."""
+    items = reading.items[max(reading.clause, end - _NEAR) : end]
+    return any(item.cue in known or item.text == "which" for item in items)
+
+
+def rule_out(reading: Reading, i: int) -> None:
+    """Deny what follows if the clause has a subject for the verb ("the sharp angles *exclude* an effusion"). Without
+    one, or with "to", it is a task ("*exclude* pneumonia"). After a doubt nothing is denied ("cannot *exclude*
+    pneumonia")."""
+    if reading.scope is not None:
+        if reading.doubt == cues.NOT:
+            _take_back(reading, i)
+        if reading.scope is not None:
+            return
+    if reading.doubt is not None:
+        reading.negation = reading.doubt = None
+    elif not reading.items[i].text.startswith("to ") and _has_subject(reading, i):
+        reading.new_negation(i, cues.RULES_OUT)
+    else:
+        seek(reading, i)
+
+
+def _has_subject(reading: Reading, i: int) -> bool:
+    """True if the clause so far names several things or a speaker, as the verb "exclude" needs them."""
+    return any(
+        item.cue == cues.PRONOUN or (item.kind is not None and item.text.endswith("s"))
+        for item in reading.items[max(reading.clause, i - _NEAR) : i]
+    )
+
+
+def ask(reading: Reading, i: int) -> None:
+    """Leave out all that a question names, until it is answered."""
+    labels = reading.labels
+    start = reading.statement
+    if i and i - start <= 1 and reading.topic is not None:
+        return
+    labels[start:i] = [None] * (i - start)
+    reading.left_out = True
+    reading.scope = None
+    reading.new_statement(i)
+    reading.topic = Topic(start, i, is_open=True)
+
+
+def affirm(reading: Reading, i: int) -> None:
+    """Bring an open topic back ("is there an effusion? *Yes*"), or deny it behind a negation ("I do not *see one*").
+    All but "yes" answer only right behind the question or at the end ("... *It does*", not "*it does* show edema")."""
+    if reading.is_bare_negation(i):
+        reading.answer_no(i)
+        return
+    items, topic = reading.items, reading.topic
+    if i + 1 < len(items) and items[i + 1].cue == cues.NOT:
+        return
+    is_answer = items[i].text in _YES or (topic is not None and i == topic.end + 1) or i + 1 == len(items)
+    if not is_answer and (i + 1 == len(items) or items[i + 1].label is not None or reading.scope is None):
+        return
+    reading.close_scope(i)
+    topic = reading.topic
+    if topic is not None and topic.is_open:
+        reading.restore(topic.start, topic.end)
+        reading.topic = None
+    reading.negation, reading.has_verb = None, True
+
+
+def read_colon(reading: Reading, i: int) -> None:
+    """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it, unless it is
+    the heading itself ("*no:* edema")."""
+    if reading.is_bare_negation(i):
+        if reading.topic is None and reading.negation_at == reading.clause and reading.items[i].text == ":":
+            return
+        reading.answer_no(i)
+    elif reading.denied:
+        reading.negation = None
+    if reading.scope is not None and reading.scope_cue != cues.OFFERS and reading.named_end > reading.scope:
+        reading.close_scope(i)
+    if reading.scope is None and not (reading.topic is not None and reading.topic.is_open):
+        is_first = reading.topic is None
+        start = reading.clause if is_first else max(reading.clause, reading.last_mark)
+        reading.topic = Topic(start, i, is_open=False, is_heading=reading.items[i].text == ":")
+
+
+def read_normal(reading: Reading, i: int) -> None:
+    """Leave out a heading that something normal is said of ("pleural effusion: the angles are *sharp*")."""
+    if reading.doubt == cues.NOT:
+        reading.negation = None
+    if reading.denied and reading.labels[i - 1] in ABSENT.values():
+        reading.spare_since_comma(i)
+    if reading.doubt is None:
+        reading.leave_out_heading(i)
+
+
+def open_bracket(reading: Reading, i: int) -> None:
+    """Make the last member before a bracket the topic of what is inside ("edema *(*no)")."""
+    reading.outside = Outside(
+        i, reading.negation, reading.clause, reading.has_verb, reading.last_mark, reading.after_list, reading.topic
+    )
+    if reading.scope is None and reading.negation is None:
+        reading.topic = Topic(max(reading.clause, reading.last_mark), i, is_open=False)
+    reading.clause = reading.last_mark = i
+    reading.after_list = True
+
+
+def close_bracket(reading: Reading, i: int) -> None:
+    """End a negation that began inside the bracket, and go on as before it."""
+    outside = reading.outside
+    if outside is None:
+        return
+    if reading.negation_at > outside.start and reading.is_bare_negation(i):
+        reading.answer_no(i)
+    reading.outside = None
+    reading.topic, reading.last_mark, reading.after_list = outside.topic, outside.last_mark, outside.after_list
+    if reading.scope is None:
+        reading.negation, reading.clause, reading.has_verb = outside.negation, outside.clause, outside.has_verb
