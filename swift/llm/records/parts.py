@@ -1,0 +1,104 @@
+"""The parts of a record of any accepted shape: turns, solution and images.
+
+The solution is the first of these that is not empty:
+
+    solution          text with <think> and <answer>, or any other
+    the answer        the final assistant turn, or ``response``, ``output``, ``completion``
+    explanation       as in evaluation files
+    answer            ``<answer>...</answer>`` around the answers, with a comma between two; it holds no reasoning
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from swift.llm.records.image_fields import ImageValue, canonical_name, image_choices, plan_fields
+from swift.llm.records.turns import CONVERSATION_FIELDS, Conversation, Turn, read_conversation
+from swift.llm.records.values import answer_text, text_of
+from swift.utils.errors import UserError
+
+ANSWER_FIELDS = ("answer", "answers")
+
+
+class RecordParts(NamedTuple):
+    """A record in one form. ``solution_field`` names the field of the solution: messages, response, answer ...
+
+    ``choices`` are the images of each image field that has some, the preferred field first.
+    """
+
+    turns: tuple[Turn, ...]
+    solution: str | None
+    solution_field: str | None
+    choices: tuple[list[ImageValue], ...]
+
+    @property
+    def images(self) -> list[ImageValue]:
+        """The images of the preferred field."""
+        return self.choices[0] if self.choices else []
+
+    @property
+    def has_reasoning(self) -> bool:
+        """True if the solution is more than the record's ``answer``, which holds no reasoning."""
+        return self.solution is not None and self.solution_field not in ANSWER_FIELDS
+
+
+def read_parts(item: Any, image_fields: tuple[str, ...] = ()) -> RecordParts:
+    """Read a record of any accepted shape. With ``image_fields``, these alone hold images. Raises UserError."""
+    conversation = read_conversation(item)
+    field, solution = find_solution_field(item, conversation.answer)
+    choices = tuple(image_choices(item, image_fields))
+    return RecordParts(conversation.turns, solution, field, _with_inline(conversation, choices))
+
+
+def find_solution(item: Any) -> str | None:
+    """The record's reference text: its ``solution``, answer of the conversation or ``explanation``. None if it has at
+    most an ``answer``, which holds no reasoning. Raises UserError if ``item`` is not a record."""
+    field, solution = find_solution_field(item, read_conversation(item).answer)
+    return None if field in ANSWER_FIELDS else solution
+
+
+def find_solution_field(item: Mapping[str, Any], answer: str | None) -> tuple[str | None, str | None]:
+    """The field of the solution, and the solution. ``answer`` is that of the conversation."""
+    for field, text in _candidates(item, answer):
+        if text:
+            return field, text
+    return None, None
+
+
+def _candidates(item: Mapping[str, Any], answer: str | None) -> Iterator[tuple[str, str | None]]:
+    yield "solution", text_of(item, "solution")
+    yield "messages", answer
+    yield "explanation", text_of(item, "explanation")
+    for field in ANSWER_FIELDS:
+        yield field, _tagged_answer(item.get(field))
+
+
+def _tagged_answer(value: Any) -> str | None:
+    """The solution that consists of an ``answer`` alone; None if it is absent or has no form of an answer."""
+    answers = value if isinstance(value, list) else [value]
+    texts = [answer_text(entry) for entry in answers]
+    if None in texts or value == "":
+        return None
+    if len(texts) == 1 and "<answer>" in texts[0]:
+        return texts[0]
+    return f"<answer>{', '.join(text.strip() for text in texts)}</answer>"
+
+
+def _with_inline(conversation: Conversation, choices: tuple[list[ImageValue], ...]) -> tuple[list[ImageValue], ...]:
+    """The images within the turns, or those of the fields. Raises UserError if there are both and they differ."""
+    if not conversation.images:
+        return choices
+    inline = list(conversation.images)
+    if choices and [image.written for image in choices[0]] != [image.written for image in inline]:
+        raise UserError(
+            f"{len(inline)} images are named within the turns and {len(choices[0])} in {choices[0][0].place}; "
+            "keep one of the two"
+        )
+    return (inline,)
+
+
+def fields_of_parts(item: Mapping[str, Any]) -> set[str]:
+    """The fields that `read_parts` reads images and turns from."""
+    images = {field for field, *_ in plan_fields(tuple(item)).images}
+    return images | {field for field in item if canonical_name(field) in CONVERSATION_FIELDS}
