@@ -1,4 +1,4 @@
-"""Steps that the training commands share: read the data, load the policy, and carry out the run."""
+"""Steps that the training commands share: load the policy, and carry out the run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
-from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.policy import Policy
+from swift.llm.records.files import find_part
 from swift.llm.resume import changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
@@ -25,50 +24,17 @@ from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
-from swift.utils.digests import file_digest
+from swift.utils.digests import file_digest, value_digest
 from swift.utils.errors import INTERRUPTED
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import BEST
 from swift.utils.run_info import git_state, plain, write_run_info
-from utils.questions import cluster_of
 from utils.switches import ROUNDING, SWITCHES, switches_set
 
 logger = get_logger()
 
 LOCK = ".lock"  # in the run folder
-
-
-def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tuple[list[Record], list[Record]]:
-    """Training and validation records, all of them checked.
-
-    Raises:
-        UserError: a record or an image cannot be used.
-    """
-    train = load_records(data.dataset, data.image_root, require_solution=require_solution)
-    validation = (
-        load_records(data.val_dataset, data.image_root, require_solution=require_solution) if data.val_dataset else []
-    )
-    if data.split_dataset_ratio:
-        train, validation = split_by_patient(train, data.split_dataset_ratio, seed)
-    check_records([*train, *validation], decode=data.check_images)
-    logger.info("%d training and %d validation records", len(train), len(validation))
-    return train, validation
-
-
-def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Training and validation records, where validation holds about ``share`` of the patients.
-
-    All records of a patient are on the same side. A record that names no patient counts as a patient of its own.
-    """
-    patients = [cluster_of(record.columns, alone=record.source) for record in records]
-    order = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
-    held_out = set(order[: max(1, round(share * len(order)))])
-    train: list[Record] = []
-    validation: list[Record] = []
-    for record, patient in zip(records, patients, strict=True):
-        (validation if patient in held_out else train).append(record)
-    return train, validation
 
 
 def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Template]:
@@ -120,6 +86,8 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             "environment": switches_set(os.environ, SWITCHES + ROUNDING),
         }
         settings, contents = _settings(arguments), contents_of_files(arguments)
+        if skipped := facts.get("skipped", {}).get("records"):
+            contents["dataset"].append(value_digest(skipped))  # a run without the same records is another run
         if args.resume_from_checkpoint is not None:
             stated = {name: plain(value) for name, value in settings.items()}
             allowed = args.resume_changed
@@ -145,7 +113,7 @@ def contents_of_files(arguments: Sequence[object]) -> dict[str, list[str]]:
     contents = {}
     for name in ("dataset", "val_dataset", "external_plugins"):
         if settings.get(name):
-            contents[name] = [file_digest(path) for path in settings[name]]
+            contents[name] = [file_digest(find_part(path).file) for path in settings[name]]
     for name in ("model", "ref_model", "base_model"):
         if settings.get(name):
             contents[name] = weight_digests(resolve_checkpoint(settings[name]), settings["base_model"])

@@ -22,25 +22,13 @@ from swift.llm.records.finding import ImageFinder
 from swift.llm.records.image_fields import ImageValue, unread_fields
 from swift.llm.records.parts import RecordParts, fields_of_parts, read_parts
 from swift.llm.records.presence import unseen_images
+from swift.llm.records.record import Record
 from swift.llm.records.values import plain_answer
 from swift.utils.errors import UserError
 
 PLACEHOLDER = re.compile(r"<image>|<\|?image_(\d+)\|?>")
 CHECKING_THREADS = 8
 NOT_COLUMNS = frozenset({"messages", "images", "image"})
-
-
-@dataclass(frozen=True)
-class Record:
-    """One question with its images, in the form that all later stages use."""
-
-    images: tuple[ImageSource, ...]
-    messages: tuple[dict[str, str], ...]  # the prompt: {role, content}, without the final assistant turn
-    solution: str | None
-    columns: dict[str, Any]  # for rewards: the record's fields without messages and images, and ``solution``
-    source: str  # for messages: "valid.json record 12"
-    unread: tuple[str, ...] = ()  # fields that look like images and are not read
-    has_reasoning: bool = True  # the solution is more than the record's ``answer``
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,7 @@ def load_records(
     records: list[Record] = []
     problems: dict[str, str] = {}
     for path in paths:
-        finder = _finder(find_part(path).file, reading)
+        finder = image_finder(find_part(path).file, reading)
         items = read_items(path)
         if not items:
             raise UserError(f"dataset {path} holds no records; pass another file")
@@ -170,7 +158,7 @@ def raise_problems(problems: Iterable[str]) -> None:
         raise UserError(problems[0] + more)
 
 
-def _finder(file: Path, reading: Reading) -> ImageFinder:
+def image_finder(file: Path, reading: Reading) -> ImageFinder:
     """The finder of a file's images. Raises UserError if the image root is not a folder."""
     root = reading.image_root
     if root is not None and not Path(root).is_dir():
@@ -190,7 +178,7 @@ def _parse(item: Any, place: str, finder: ImageFinder, image_fields: tuple[str, 
             "field 'solution' is missing or empty; the rewards compare with it: add it, "
             "or a final assistant turn, 'explanation' or 'answer'"
         )
-    images, values = _find_images(parts, item, finder)
+    images, values = find_images(parts, item, finder)
     embedded = any(source.path is None for source in images)
     left_out = NOT_COLUMNS | fields_of_parts(item) if embedded else NOT_COLUMNS
     columns = {key: value for key, value in item.items() if key not in left_out}
@@ -198,10 +186,10 @@ def _parse(item: Any, place: str, finder: ImageFinder, image_fields: tuple[str, 
         columns["answer"] = plain_answer(columns["answer"])
     columns["solution"] = parts.solution
     unread = tuple(unread_fields(item, values, image_fields))
-    return Record(images, parts.turns, parts.solution, columns, place, unread, parts.has_reasoning)
+    return Record(images, parts.turns, parts.solution, columns, place, unread, parts.solution_field)
 
 
-def _find_images(
+def find_images(
     parts: RecordParts, item: Mapping[str, Any], finder: ImageFinder
 ) -> tuple[tuple[ImageSource, ...], list[ImageValue]]:
     """The images of the first field whose files all exist, else those of the preferred field, and their values."""

@@ -16,7 +16,12 @@ from swift.utils.run_folder import complete_checkpoints, finished_step
 
 logger = get_logger()
 
-RESUMED = {"resume_changed", "image_root"}  # flags that may differ when a run is resumed, beside those that only watch
+RESUMED = {
+    "resume_changed",
+    "image_root",
+    "allow_links",
+    "on_error",
+}  # flags that may differ when a run is resumed, beside those that only watch
 
 
 def resume_folder(output_dir: str, resume: str | None, overwrite: bool) -> str | None:

@@ -10,6 +10,7 @@ The solution is the first of these that is not empty:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from swift.llm.records.values import answer_text, text_of
 from swift.utils.errors import UserError
 
 ANSWER_FIELDS = ("answer", "answers")
+_ANSWER_SPAN = re.compile(r"<answer>.*?</answer>", re.DOTALL)
 
 
 class RecordParts(NamedTuple):
@@ -36,11 +38,6 @@ class RecordParts(NamedTuple):
     def images(self) -> list[ImageValue]:
         """The images of the preferred field."""
         return self.choices[0] if self.choices else []
-
-    @property
-    def has_reasoning(self) -> bool:
-        """True if the solution is more than the record's ``answer``, which holds no reasoning."""
-        return self.solution is not None and self.solution_field not in ANSWER_FIELDS
 
 
 def read_parts(item: Any, image_fields: tuple[str, ...] = ()) -> RecordParts:
@@ -96,6 +93,14 @@ def _with_inline(conversation: Conversation, choices: tuple[list[ImageValue], ..
             "keep one of the two"
         )
     return (inline,)
+
+
+def has_reasoning(solution: str | None, item: Mapping[str, Any]) -> bool:
+    """True if a solution says more than the answer: something beside its ``<answer>`` span, other than the record's
+    ``answer`` once more."""
+    bare = _ANSWER_SPAN.sub("", solution or "").strip()
+    answer = _tagged_answer(item.get("answer")) or ""
+    return bool(bare) and bare.rstrip(".").lower() != answer.removeprefix("<answer>").removesuffix("</answer>").lower()
 
 
 def fields_of_parts(item: Mapping[str, Any]) -> set[str]:

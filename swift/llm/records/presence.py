@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from swift.llm.records.image_fields import telling_fields
-
-if TYPE_CHECKING:
-    from swift.llm.dataset import Record
+from swift.llm.records.record import Record
 
 FIELDS_SHOWN = 12
 ALLOWED = "--unseen count"

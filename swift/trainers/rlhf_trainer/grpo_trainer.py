@@ -196,7 +196,8 @@ class GRPOTrainer(PolicyTrainer):
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
-            rewards = reward_matrix(self.rewards, texts, reward_columns(items, size, completions))
+            columns = reward_columns(items, size, completions, texts, self.state)
+            rewards = reward_matrix(self.rewards, texts, columns)
             rewards = torch.as_tensor(rewards, dtype=torch.float32, device=device)
             advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size)
         in_loss = completions.finished if self.args.overlong_filter else torch.ones_like(completions.finished)
@@ -242,7 +243,8 @@ class GRPOTrainer(PolicyTrainer):
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
         completions = generate(self.model, prompts, 1, replace(self.sampling, temperature=0), shared=self.paths.shared)
         texts = ["".join(self.template.decode_tokens(ids)) for ids in completions.token_lists()]
-        rewards = torch.as_tensor(reward_matrix(self.rewards, texts, reward_columns(items, 1, completions)))
+        columns = reward_columns(items, 1, completions, texts, self.state)
+        rewards = torch.as_tensor(reward_matrix(self.rewards, texts, columns))
         observe_rewards(means, rewards, self.reward_names, self.weights)
         means.add("completion_length", float(completions.lengths.sum()), len(completions))
 

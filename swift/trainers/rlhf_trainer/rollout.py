@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from swift.engine.batch import Completions, PromptBatch, concat_completions, concat_prompts
+from swift.plugin.rewards import TRAINER_STATE
 from swift.trainers.data import PromptItem
+
+# Columns that every reward may ask for, whatever the data set has.
+PROVIDED_COLUMNS = frozenset({"solution", "images", "messages", "prompts", "completion_tokens", TRAINER_STATE})
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,29 @@ def describe_rollout(rollout: Rollout) -> str:
     )
 
 
-def reward_columns(items: Sequence[PromptItem], group_size: int, completions: Completions) -> dict[str, list[Any]]:
-    """Columns for the rewards, as lists aligned with the completions.
+def reward_columns(
+    items: Sequence[PromptItem], group_size: int, completions: Completions, texts: Sequence[str], state: Any = None
+) -> dict[str, Any]:
+    """Columns for the rewards, as lists aligned with the N completions, whose ``texts`` are the messages' last turn.
 
-    They are all dataset columns, `solution`, and `completion_tokens`, the number of tokens with the stop token. A value
-    that a record lacks is None.
+    They are all dataset columns and `PROVIDED_COLUMNS`, which win over a data set's own columns of these names. A value
+    that a record lacks is None. ``state`` is the Trainer's state, the only column that is not a list.
     """
     names = sorted({name for item in items for name in item.record.columns} | {"solution"})
-    rows = [{**item.record.columns, "solution": item.record.solution} for item in items]
-    columns = {name: [row.get(name) for row in rows for _ in range(group_size)] for name in names}
-    return columns | {"completion_tokens": completions.lengths.tolist()}
+    rows = [
+        {
+            **item.record.columns,
+            "solution": item.record.solution,
+            "images": [source.data if source.path is None else str(source.path) for source in item.record.images],
+            "prompts": item.prompt.text,
+        }
+        for item in items
+    ]
+    columns = {
+        name: [row.get(name) for row in rows for _ in range(group_size)]
+        for name in dict.fromkeys([*names, "images", "prompts"])
+    }
+    turns = [item.record.messages for item in items for _ in range(group_size)]
+    answers = [{"role": "assistant", "content": text} for text in texts]
+    columns["messages"] = [[*asked, answer] for asked, answer in zip(turns, answers, strict=True)]
+    return columns | {"completion_tokens": completions.lengths.tolist(), TRAINER_STATE: state}

@@ -1,0 +1,135 @@
+"""Records of a training run: read, checked, and counted by their images. Bad ones stop the run or are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from swift.llm.arguments import DataArguments
+from swift.llm.dataset import Reading, Record, damaged_records, load_records, problems_of, raise_problems
+from swift.llm.records.presence import describe_images, unseen_images
+from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
+from utils.questions import cluster_of
+
+logger = get_logger()
+
+PROBLEMS_SHOWN = 5  # problems that the log shows; args.json has all
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training and validation records, and what was found wrong with others."""
+
+    train: list[Record]
+    validation: list[Record]
+    on_error: str  # stop or skip
+    skipped: dict[str, str]  # problems by the name of the record
+    unseen: tuple[str, ...] = ()  # problems of records that are used although an image may be unseen
+
+    @property
+    def records(self) -> list[Record]:
+        """All records."""
+        return [*self.train, *self.validation]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Entries for args.json."""
+        return {
+            "images": {"training": describe_images(self.train), "validation": describe_images(self.validation)},
+            "skipped": {"count": len(self.skipped), "records": list(self.skipped.values())},
+            "unseen": {"count": len(self.unseen), "records": list(self.unseen)},
+        }
+
+    def checked(self, check: Callable[[Sequence[Record]], None]) -> TrainingData:
+        """The data without the records that ``check`` refuses by a UserError, which is raised unless they are
+        skipped."""
+        if self.on_error == "stop":
+            check(self.records)
+            return self
+        return self.without(problems_of(self.records, check))
+
+    def without(self, problems: dict[int, str]) -> TrainingData:
+        """The data without the records at these positions. Raises UserError for their problems unless they are
+        skipped, or if no training record is left."""
+        if not problems:
+            return self
+        if self.on_error == "stop":
+            raise_problems(problems.values())
+        records, count = self.records, len(self.train)
+        skipped = self.skipped | {records[position].source: problem for position, problem in problems.items()}
+        train = [record for position, record in enumerate(self.train) if position not in problems]
+        validation = [record for place, record in enumerate(self.validation, count) if place not in problems]
+        _refuse_none_left(train, skipped)
+        _list("skipped", problems.values())
+        return replace(self, train=train, validation=validation, skipped=skipped)
+
+
+def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> TrainingData:
+    """Read the training and validation records and check them. The log says how many have how many images.
+
+    Raises:
+        UserError: a record or an image cannot be used, unless such records are skipped.
+    """
+    skipped: dict[str, str] | None = {} if data.on_error == "skip" else None
+    reading = Reading(data.image_root, tuple(data.image_fields), data.allow_links)
+    train, validation = (
+        load_records(files, require_solution=require_solution, reading=reading, skipped=skipped)
+        for files in (data.dataset, data.val_dataset)
+    )
+    if skipped:
+        _refuse_none_left(train, skipped)
+        _list("skipped", skipped.values())
+    read = TrainingData(train, validation, data.on_error, skipped or {})
+    problems = unseen_images(read.records)
+    if data.unseen == "refuse":
+        read = read.without(problems)
+    else:
+        _list("used although an image may be unseen", problems.values())
+        read = replace(read, unseen=tuple(problems.values()))
+    read = read.without(damaged_records(read.records, decode=data.check_images))
+    if data.split_dataset_ratio:
+        train, validation = split_by_patient(read.train, data.split_dataset_ratio, seed)
+        read = replace(read, train=train, validation=validation)
+    for name, records in (("training", read.train), ("validation", read.validation)):
+        logger.info("%d %s records: %s", len(records), name, describe_images(records))
+    return read
+
+
+def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Training and validation records, where validation holds about ``share`` of the patients.
+
+    All records of a patient are on the same side. A record that names no patient counts as one about the patient of its
+    images, and without images as a patient of its own.
+    """
+    patients = [cluster_of(record.columns, alone=_images_or_name(record)) for record in records]
+    order = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
+    held_out = set(order[: max(1, round(share * len(order)))])
+    train: list[Record] = []
+    validation: list[Record] = []
+    for record, patient in zip(records, patients, strict=True):
+        (validation if patient in held_out else train).append(record)
+    return train, validation
+
+
+def _images_or_name(record: Record) -> str:
+    return " ".join(source.key for source in record.images) or record.source
+
+
+def _refuse_none_left(train: Sequence[Record], skipped: dict[str, str]) -> None:
+    if not train:
+        raise UserError(
+            f"no training record is left of {len(skipped)}; the first problem: {next(iter(skipped.values()))}"
+        )
+
+
+def _list(what: str, problems: Collection[str]) -> None:
+    """Log a count of ``problems`` and the first few."""
+    for number, problem in enumerate(problems):
+        if number == 0:
+            logger.warning("%d records are %s; args.json lists them, the first:", len(problems), what)
+        if number < PROBLEMS_SHOWN:
+            logger.warning("  %s", problem)
