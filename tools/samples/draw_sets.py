@@ -17,6 +17,7 @@ from swift.utils.logger import get_logger
 from tools.samples.leaks import read_guard
 from tools.samples.policies import POLICIES, Draw, DrawSettings, SamplingPolicy, borrowing, draw, largest_remainder
 from tools.samples.pools import (
+    PoolImages,
     PoolItem,
     PoolSource,
     Questions,
@@ -172,10 +173,9 @@ def _read_sources(request: SampleRequest, left_out: frozenset[str]) -> list[Ques
     results = read_pass_rates(request.results, request.rule) if request.results else None
     stratified = any(POLICIES[name].stratified for name in request.policies)
     stratify = request.stratify if stratified else ()
-    image_fields, finder = request.reading.image_fields, image_finder(request.root / "annotations", request.reading)
-    questions = [
-        read_pool_questions(source, stratify, results, left_out, image_fields, finder) for source in request.sources
-    ]
+    finder = image_finder(request.root / "annotations", request.reading)
+    images = PoolImages(request.reading.image_fields, finder, request.unseen)
+    questions = [read_pool_questions(source, stratify, results, left_out, images) for source in request.sources]
     if len({part.stratify for part in questions}) > 1:
         raise UserError("the pools do not have the same fields to stratify by; name some with --stratify")
     return questions

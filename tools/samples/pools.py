@@ -13,7 +13,9 @@ from typing import Any
 from swift.llm.dataset import find_images, raise_problems
 from swift.llm.records.files import find_part, read_items
 from swift.llm.records.finding import ImageFinder
+from swift.llm.records.image_fields import unread_fields
 from swift.llm.records.parts import RecordParts, fields_of_parts, read_parts
+from swift.llm.records.presence import unread_problem
 from swift.utils.errors import UserError
 from tools.reports.result_files import read_results
 from tools.samples.policies import Pool
@@ -31,6 +33,16 @@ class PoolSource:
     name: str
     files: tuple[Path, ...]
     share: Fraction
+
+
+@dataclass(frozen=True)
+class PoolImages:
+    """The reading of a pool's images: fields that hold them (default: the customary ones), a finder that decides
+    between several fields, and whether fields that look like an image and are not read are refused."""
+
+    fields: tuple[str, ...] = ()
+    finder: ImageFinder | None = None
+    unseen: str = "refuse"  # or count
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,7 @@ def read_pool_questions(
     stratify: Sequence[str] | None,
     results: dict[tuple[str, str], float] | None,
     left_out: frozenset[str] = frozenset(),
-    image_fields: tuple[str, ...] = (),
-    finder: ImageFinder | None = None,
+    images: PoolImages | None = None,
 ) -> Questions:
     """A source's items without those of the patients ``left_out``, each checked to have a solution.
 
@@ -74,8 +85,7 @@ def read_pool_questions(
         stratify: fields that make a stratum. None: the first of `STRATIFY` that the items have.
         results: pass rates by `question_key`. None: ``is_correct``, if every item has it.
         left_out: patients whose items are left out.
-        image_fields: fields that hold images; without any, the customary ones.
-        finder: finder of images. If an item has several fields of images, those that it finds count.
+        images: the reading of the items' images.
 
     Raises:
         UserError: an item is damaged or lacks a field, or no item is left.
@@ -84,7 +94,7 @@ def read_pool_questions(
     pairs = [(item, place) for item, place in pairs if not isinstance(item, dict) or patient_of(item) not in left_out]
     if not pairs:
         raise UserError(f"pool {source.name}: {source.files[0]} leaves no items to choose from; pass another file")
-    parts = _read_all(pairs, image_fields, finder)
+    parts = _read_all(pairs, images or PoolImages())
     items, places = [item for item, _ in pairs], [place for _, place in pairs]
     keys = [
         question_key(item, part.turns[-1]["content"], image_names(part))
@@ -191,18 +201,18 @@ def _pass_rates(
     return [float(value) for value in said]
 
 
-def _read_all(
-    pairs: Sequence[tuple[Any, str]], image_fields: tuple[str, ...], finder: ImageFinder | None
-) -> list[RecordParts]:
+def _read_all(pairs: Sequence[tuple[Any, str]], images: PoolImages) -> list[RecordParts]:
     """The parts of all items. Raises one UserError for all items that cannot be read or have no solution."""
     parts, problems = [], []
     for item, place in pairs:
         try:
-            parts.append(_with_images_found(read_parts(item, image_fields), item, finder))
+            parts.append(_with_images_found(read_parts(item, images.fields), item, images.finder))
             if parts[-1].solution is None:
                 raise UserError(
-                    "field 'solution' is missing or empty; rewards compare with it: add it, or 'explanation'"
+                    "field 'solution' is missing or empty; rewards compare with it: add it, 'explanation' or 'answer'"
                 )
+            if images.unseen == "refuse" and (unread := unread_fields(item, parts[-1].images, images.fields)):
+                raise UserError(unread_problem(unread))
         except UserError as error:
             problems.append(f"{place}: {error}")
     raise_problems(problems)

@@ -30,11 +30,16 @@ def unseen_images(records: Sequence[Record]) -> dict[int, str]:
     problems = {position: _lacks_image(records, position, len(blind)) for position in blind}
     for position, record in enumerate(records):
         if record.unread and position not in problems:
-            problems[position] = (
-                f"{record.source}: field '{record.unread[0]}' looks like an image and is not read; name all fields of "
-                f"images with --image_fields, or pass {ALLOWED}"
-            )
+            problems[position] = f"{record.source}: {unread_problem(record.unread)}"
     return dict(sorted(problems.items()))
+
+
+def unread_problem(unread: Sequence[str]) -> str:
+    """The message about fields of a record that look like images and are not read."""
+    return (
+        f"field '{unread[0]}' looks like an image and is not read; name all fields of images with --image_fields, or "
+        f"pass {ALLOWED}"
+    )
 
 
 def _lacks_image(records: Sequence[Record], position: int, count: int) -> str:
