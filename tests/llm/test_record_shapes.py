@@ -12,7 +12,7 @@ import evaluate
 from swift.cli import rlhf, sft
 from swift.llm.dataset import Reading, check_records, check_seen, load_records
 from tests.support.builders import ROOT
-from tests.support.record_shapes import ASKED, SHAPES, YES, Shape, record_of, write_images
+from tests.support.datasets.record_shapes import ASKED, SHAPES, YES, Shape, record_of, write_images
 from tools import sample_data
 
 COUNT = 2  # records of a shape in a file
@@ -43,7 +43,7 @@ def counted(shape: Shape) -> str:
 
 
 def ending(capsys, caplog) -> str:
-    """What a command said, on the screen and in its log."""
+    """The messages of a command, on the screen and in its log."""
     return capsys.readouterr().err + caplog.text
 
 

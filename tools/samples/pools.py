@@ -211,7 +211,8 @@ def _read_all(pairs: Sequence[tuple[Any, str]], images: PoolImages) -> list[Reco
                 raise UserError(
                     "field 'solution' is missing or empty; rewards compare with it: add it, 'explanation' or 'answer'"
                 )
-            if images.unseen == "refuse" and (unread := unread_fields(item, parts[-1].images, images.fields)):
+            named = parts[-1].images if images.unseen == "refuse" else []
+            if named and (unread := unread_fields(item, named, images.fields)):
                 raise UserError(unread_problem(unread))
         except UserError as error:
             problems.append(f"{place}: {error}")
