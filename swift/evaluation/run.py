@@ -233,11 +233,11 @@ def _load(checkpoint: Path, arguments: EvaluationArguments) -> Policy:
         attn_impl="flash_attn" if arguments.use_flash_attention else "auto",
         dynamic_hd=arguments.dynamic_hd,
     )
-    policy.model.to(_device())
+    policy.model.to(own_device())
     return policy
 
 
-def _device() -> torch.device:
+def own_device() -> torch.device:
     """The accelerator of this process's rank, or the CPU."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")

@@ -21,10 +21,9 @@ from swift.utils.errors import UserError
 from swift.utils.files import write_json
 from utils.questions import patient_of
 
-SPLITS = ("train", "valid", "test")
 EVALUATION_FILE = "eval/test_basic_vqa.json"
 SEARCH_DEPTH = 4  # folders below the source in which files are searched
-EXAMPLES = 200  # records whose images tell the folder of images; downloads are often incomplete
+RECORDS_TRIED = 200  # records whose images tell the folder of images; downloads are often incomplete
 
 SourceRecord = dict[str, Any]
 
@@ -72,7 +71,7 @@ def read_objects(path: Path) -> list[SourceRecord]:
 
 def find_image_folder(folders: Iterator[Path], records: Sequence[SourceRecord], reading: Reading) -> Path:
     """The first folder in which one of the first records' images is found. Raises UserError if there is none."""
-    examples = [record for record in records if record.get("image")][:EXAMPLES]
+    examples = [record for record in records if record.get("image")][:RECORDS_TRIED]
     for folder in folders:
         images = ImageFolder(folder, reading)
         if any(images.name_images(record) for record in examples):

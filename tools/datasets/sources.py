@@ -64,7 +64,7 @@ def read_vqa_rad(folders: SourceFolders) -> SourceData:
 
 
 def _vqa_rad_record(item: SourceRecord) -> SourceRecord:
-    case = re.search(r"case[=/]([\w-]+)", str(item.get("image_case_url") or ""))
+    case = re.search(r"(?:[?&]id=|case/)([\w-]+)", str(item.get("image_case_url") or ""))
     return {
         "image": item.get("image_name"),
         **_asked(item),
