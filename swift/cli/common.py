@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from swift.cli.data import note_unreadable, skip_unreadable
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
@@ -94,8 +95,10 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             facts["changes"] = changes_of_run(Path(args.output_dir), stated, contents, allowed=allowed)
         write_run_info(args.output_dir, settings, contents=contents, **facts)
     trainer.card = _card(arguments)
+    skip_unreadable(trainer, _settings(arguments)["on_error"])
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
+        note_unreadable(trainer)
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
     trainer.accelerator.wait_for_everyone()  # after a stop, a launcher ends all processes as soon as one is done
     if not trainer.stop.stopped:

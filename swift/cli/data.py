@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from swift.llm.arguments import DataArguments
 from swift.llm.dataset import Reading, Record, damaged_records, load_records, problems_of, raise_problems
 from swift.llm.records.presence import describe_images, unseen_images
+from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.errors import UserError
+from swift.utils.files import try_read_json, write_json
 from swift.utils.logger import get_logger
 from utils.questions import cluster_of
 
@@ -113,6 +116,23 @@ def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tupl
     for record, patient in zip(records, patients, strict=True):
         (validation if patient in held_out else train).append(record)
     return train, validation
+
+
+def skip_unreadable(trainer: PolicyTrainer, on_error: str) -> None:
+    """Let the trainer's data sets replace records that turn out to be unreadable during the run, if they are to be
+    skipped."""
+    for dataset in filter(None, (trainer.train_dataset, trainer.eval_dataset)):
+        dataset.replacements.skips = on_error == "skip"
+
+
+def note_unreadable(trainer: PolicyTrainer) -> None:
+    """Add the records that this process skipped during the run to its args.json."""
+    path = Path(trainer.args.output_dir) / "args.json"
+    datasets = filter(None, (trainer.train_dataset, trainer.eval_dataset))
+    problems = [problem for dataset in datasets for problem in dataset.replacements.problems.values()]
+    if problems and (written := try_read_json(path)):
+        logger.warning("%d records were skipped during the run; args.json lists them", len(problems))
+        write_json(path, written | {"skipped_during_run": {"count": len(problems), "records": problems}})
 
 
 def _images_or_name(record: Record) -> str:
