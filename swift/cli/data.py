@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 from swift.llm.arguments import DataArguments
 from swift.llm.dataset import Reading, Record, damaged_records, load_records, problems_of, raise_problems
 from swift.llm.records.presence import describe_images, unseen_images
+from swift.trainers.data import Replacements
 from swift.trainers.policy_trainer import PolicyTrainer
+from swift.trainers.question_groups import QuestionGroups
 from swift.utils.errors import UserError
 from swift.utils.files import try_read_json, write_json
 from swift.utils.logger import get_logger
@@ -121,18 +123,26 @@ def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tupl
 def skip_unreadable(trainer: PolicyTrainer, on_error: str) -> None:
     """Let the trainer's data sets replace records that turn out to be unreadable during the run, if they are to be
     skipped."""
-    for dataset in filter(None, (trainer.train_dataset, trainer.eval_dataset)):
-        dataset.replacements.skips = on_error == "skip"
+    for replacements in _replacements(trainer):
+        replacements.skips = on_error == "skip"
 
 
 def note_unreadable(trainer: PolicyTrainer) -> None:
     """Add the records that this process skipped during the run to its args.json."""
     path = Path(trainer.args.output_dir) / "args.json"
-    datasets = filter(None, (trainer.train_dataset, trainer.eval_dataset))
-    problems = [problem for dataset in datasets for problem in dataset.replacements.problems.values()]
+    found = [problem for replacements in _replacements(trainer) for problem in replacements.problems.values()]
+    problems = list(dict.fromkeys(found))
     if problems and (written := try_read_json(path)):
         logger.warning("%d records were skipped during the run; args.json lists them", len(problems))
         write_json(path, written | {"skipped_during_run": {"count": len(problems), "records": problems}})
+
+
+def _replacements(trainer: PolicyTrainer) -> Iterator[Replacements]:
+    """The replacements of the trainer's data sets, and of the records below groups of questions."""
+    for dataset in filter(None, (trainer.train_dataset, trainer.eval_dataset)):
+        yield dataset.replacements
+        if isinstance(dataset, QuestionGroups):
+            yield dataset.prompts.replacements
 
 
 def _images_or_name(record: Record) -> str:

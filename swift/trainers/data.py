@@ -126,7 +126,10 @@ def longest_prompt(dataset: PromptDataset) -> int:
 
 def _with_small_images(record: Record) -> Record:
     """The record with a thumbnail in place of each image, so that it takes the fewest tokens that an image can have."""
-    return replace(record, images=tuple(map(_thumbnail, record.images)))
+    try:
+        return replace(record, images=tuple(map(_thumbnail, record.images)))
+    except UserError as error:
+        raise UserError(f"{record.source}: {error}") from error
 
 
 def _thumbnail(source: ImageSource) -> ImageSource:

@@ -30,7 +30,8 @@ class QuestionGroups(Dataset):
     def __init__(self, records: Sequence[Record], template: Template, size: int) -> None:
         self.prompts = PromptDataset(records, template)
         self.groups = group_records(records, size)
-        self.replacements = Replacements(len(self.groups))  # a group is replaced as a whole: its questions share images
+        # A group is replaced as a whole, because its questions share images.
+        self.replacements = Replacements(len(self.groups))
 
     def __len__(self) -> int:
         return len(self.groups)

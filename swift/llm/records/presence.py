@@ -21,7 +21,7 @@ def describe_images(records: Sequence[Record]) -> str:
     counts = Counter(len(record.images) for record in records)
     numbers = sorted(number for number in counts if number)
     shown = [f"{counts[number]} with {number} image{'s' * (number > 1)}" for number in numbers]
-    return ", ".join(shown + ([f"{counts[0]} without an image"] if counts[0] else [])) or "no records"
+    return ", ".join(shown + ([f"{counts[0]} without an image"] if counts[0] else [])) or "no images"
 
 
 def unseen_images(records: Sequence[Record]) -> dict[int, str]:
