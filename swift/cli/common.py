@@ -17,7 +17,7 @@ from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.policy import Policy
-from swift.llm.records.files import find_part
+from swift.llm.records.files import part_digest
 from swift.llm.resume import changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
@@ -114,9 +114,9 @@ def contents_of_files(arguments: Sequence[object]) -> dict[str, list[str]]:
     """Digests of the files and model folders that flags name, by flag. A flag without a value is left out."""
     settings = _settings(arguments)
     contents = {}
-    for name in ("dataset", "val_dataset", "external_plugins"):
+    for name, digest in (("dataset", part_digest), ("val_dataset", part_digest), ("external_plugins", file_digest)):
         if settings.get(name):
-            contents[name] = [file_digest(find_part(path).file) for path in settings[name]]
+            contents[name] = [digest(path) for path in settings[name]]
     for name in ("model", "ref_model", "base_model"):
         if settings.get(name):
             contents[name] = weight_digests(resolve_checkpoint(settings[name]), settings["base_model"])

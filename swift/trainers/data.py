@@ -18,7 +18,7 @@ from swift.utils.logger import get_logger
 
 logger = get_logger()
 
-Item = TypeVar("Item")
+DatasetItem = TypeVar("DatasetItem")
 THUMBNAIL, SMALLEST = 56, 28  # longest and shortest side of a shrunk image, pixels
 
 
@@ -41,7 +41,7 @@ class Replacements:
         self.length, self.skips = length, False
         self.problems: dict[int, str] = {}  # by index
 
-    def read(self, indexes: Sequence[int], encode: Callable[[Sequence[int]], list[Item]]) -> list[Item]:
+    def read(self, indexes: Sequence[int], encode: Callable[[Sequence[int]], list[DatasetItem]]) -> list[DatasetItem]:
         """The items at ``indexes``, as ``encode`` makes them of good indexes. Raises UserError if an item is unreadable
         and not to be skipped, or if no readable one is left."""
         indexes = [self._readable(index) for index in indexes]
@@ -52,7 +52,7 @@ class Replacements:
                 raise
         return [self._read_one(index, encode) for index in indexes]
 
-    def _read_one(self, index: int, encode: Callable[[Sequence[int]], list[Item]]) -> Item:
+    def _read_one(self, index: int, encode: Callable[[Sequence[int]], list[DatasetItem]]) -> DatasetItem:
         while True:
             index = self._readable(index)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import evaluate
 from swift.cli import rlhf, sft
 from swift.llm.dataset import Reading, check_records, check_seen, load_records
+from swift.llm.records.image_fields import IMAGE_FIELDS, canonical_name
 from tests.support.builders import ROOT
 from tests.support.datasets.record_shapes import ASKED, SHAPES, YES, Shape, record_of, write_images
 from tools import sample_data
@@ -131,3 +133,46 @@ def test_the_user_may_name_the_image_fields(root):
     (one, _) = load_records([file], reading=Reading(image_fields=("image",)))
     assert [source.path.name for source in one.images] == ["a.png"]
     check_seen([both, one])
+
+
+def test_the_page_for_users_names_every_image_field():
+    words = re.findall(r"`(\w+)`", (ROOT / "docs" / "training.md").read_text())
+    assert set(IMAGE_FIELDS) <= {canonical_name(word) for word in words}
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [("#2", [0, 1]), ("#1", [0]), ("#9", [0, 1, 2]), ("#2!0", [0, 2]), ("", [0, 1, 2])],
+    ids=["the first two", "the first", "more than there are", "two random ones", "all"],
+)
+def test_a_part_of_a_file_is_read(root, part, expected):
+    file = written(root, SHAPES[0], count=3)
+    records = load_records([f"{file}{part}"])
+    assert [record.columns["idx"] for record in records] == expected
+    assert all(str(file) in record.source for record in records)
+
+
+def test_random_parts_of_other_seeds_differ(root):
+    file = written(root, SHAPES[0], count=40)
+    drawn = [[record.columns["idx"] for record in load_records([f"{file}#10!{seed}"])] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 10
+
+
+def test_a_file_whose_name_ends_like_a_part_is_read_whole(root):
+    file = written(root, SHAPES[0], count=3)
+    whole = file.rename(file.with_name("odd.json#1"))
+    assert len(load_records([whole])) == 3
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda rows: {"results": rows}, lambda rows: {"name": "x", "data": rows}, lambda rows: rows],
+    ids=["results", "data", "a list"],
+)
+def test_records_within_an_object_are_read(root, wrap):
+    file = root / "annotations" / "wrapped.json"
+    records = [record_of(SHAPES[0], root, number) for number in range(3)]
+    for indent in (None, 1):
+        file.write_text(json.dumps(wrap(records), indent=indent))
+        assert len(load_records([file])) == 3

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from swift.llm.records.turns import CONVERSATION_FIELDS, QUESTION_FIELDS
+from swift.utils.digests import file_digest
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -40,6 +41,12 @@ class FilePart(NamedTuple):
             return items[: self.count]
         drawn = np.random.default_rng(self.seed).permutation(len(items))[: self.count]
         return [items[position] for position in sorted(drawn.tolist())]
+
+
+def part_digest(path: str | Path) -> str:
+    """Digest of a file of records, together with the part that is taken from it."""
+    part = find_part(path)
+    return file_digest(part.file) + "".join(f"#{number}" for number in part[1:] if number is not None)
 
 
 def find_part(path: str | Path) -> FilePart:
