@@ -41,6 +41,7 @@ class QuestionFile:
     path: Path
     records: list[Record]
     skipped: dict[int, str] = field(default_factory=dict)  # reason by position: questions that cannot be asked
+    unseen: tuple[str, ...] = ()  # problems of questions that are asked although an image may be unseen
 
     @property
     def name(self) -> str:
@@ -93,13 +94,14 @@ def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
     readable = [index for index in range(len(records)) if index not in skipped]
     if not readable:
         raise UserError(f"dataset {path}: no question has a readable image, the first: {skipped[0]}")
-    _count_images(path, records, arguments.unseen)
+    unseen = tuple(unseen_images(records).values()) if arguments.unseen == "count" else ()
+    _count_images(path, records, unseen)
     controls = {"blank": blank_images, "shuffled": partial(shuffle_images, seed=arguments.seed)}
     if arguments.control in controls:
         shown = controls[arguments.control]([records[index] for index in readable])
         for index, record in zip(readable, shown, strict=True):
             records[index] = record
-    return QuestionFile(path, records, skipped)
+    return QuestionFile(path, records, skipped, unseen)
 
 
 def check_or_skip(
@@ -113,13 +115,15 @@ def check_or_skip(
     return problems_of(records, check)
 
 
-def _count_images(path: Path, records: Sequence[Record], unseen: str) -> None:
-    """Print how many questions have how many images, and how many are asked although an image may be unseen."""
+def _count_images(path: Path, records: Sequence[Record], unseen: Sequence[str]) -> None:
+    """Print how many questions have how many images, and warn of those that are asked although one may be unseen."""
     if is_master():
         print(f"{path}: {describe_images(records)}")
-    if unseen == "count" and (problems := unseen_images(records)):
-        logger.warning("%d questions are asked although an image may be unseen, the first:", len(problems))
-        logger.warning("  %s", next(iter(problems.values())))
+    if unseen:
+        logger.warning(
+            "%d questions are asked although an image may be unseen; the result file lists them, the first: %s",
+            len(unseen), unseen[0],
+        )  # fmt: skip
 
 
 def _check_images(records: Sequence[Record], unseen: str) -> None:

@@ -170,6 +170,8 @@ class Evaluator:
             "image_separator": IMAGE_SEPARATOR,
             "dynamic_hd": self.policy.image_processor.dynamic_hd,
         }
+        if unseen := job.questions.unseen:
+            facts["unseen"] = {"count": len(unseen), "records": list(unseen)}
         return {"settings": job.settings, "facts": facts, "batching": batching}
 
     def _run_facts(self, batching: Batching) -> dict[str, Any]:

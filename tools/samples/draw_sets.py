@@ -151,7 +151,7 @@ def write_samples(samples: Sequence[Sample], request: SampleRequest) -> None:
             images.append(_read_back(temporary, sample.path, request) if request.check_images else "images unchecked")
     for sample, digest, seen in zip(samples, digests, images, strict=True):
         output = {"file": sample.path.name, "records": len(sample.records), "sha256": digest}
-        write_json(sample.path.with_suffix(".manifest.json"), sample.manifest | {"output": output})
+        write_json(sample.path.with_suffix(".manifest.json"), sample.manifest | {"images": seen, "output": output})
         print(f"{sample.path}: {len(sample.records)} records, {seen}, sha256 {digest[:12]}")
 
 

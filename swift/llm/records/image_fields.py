@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from swift.llm.images.source import is_base64, is_encoded_image
-from swift.llm.records.values import describe_kind
+from swift.llm.records.values import answer_text, describe_kind
 from swift.utils.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".webp", ".bmp", ".gif")
@@ -181,8 +181,8 @@ def is_empty(value: Any) -> bool:
 def _read_image(value: Any, place: str, is_id: bool) -> ImageValue:
     if isinstance(value, dict):
         return _read_object(value, place, is_id)
-    if is_id and isinstance(value, int) and not isinstance(value, bool):
-        return ImageValue(place, str(value), is_id=True)
+    if is_id and isinstance(value, int | float) and not isinstance(value, bool):
+        return ImageValue(place, answer_text(value), is_id=True)
     if not isinstance(value, str) or not value:
         raise UserError(f"{place} must be a path or base64 text, it is {describe_kind(value)}")
     if "://" in value[:16]:

@@ -77,6 +77,7 @@ _FIELDS = [
     Shape("image_name, as in VQA-RAD", _asks(image_name="c.jpg", image_organ="CHEST"), ("c.jpg",)),
     Shape("img_name and img_id, as in SLAKE", _asks(img_id=1, img_name="sub/e.png"), ("e.png",)),
     Shape("image_id as a number", _asks(image_id=4), ("4.png",)),
+    Shape("image_id as a number after pandas", _asks(image_id=4.0), ("4.png",)),
     Shape("image_file", _asks(image_file="a.png")),
     Shape("img", _asks(img="a.png")),
     Shape("imagePath", _asks(imagePath="a.png")),
