@@ -20,7 +20,7 @@ from swift.llm.images.source import ImageSource, check_image
 from swift.llm.records.files import find_part, read_items
 from swift.llm.records.finding import ImageFinder
 from swift.llm.records.image_fields import ImageValue, unread_fields
-from swift.llm.records.parts import RecordParts, fields_of_parts, read_parts
+from swift.llm.records.parts import ANSWER_FIELDS, RecordParts, fields_of_parts, plain_names, read_parts
 from swift.llm.records.presence import unseen_images
 from swift.llm.records.record import Record
 from swift.llm.records.values import plain_answer
@@ -172,6 +172,7 @@ def _default_image_root(file: Path) -> Path | None:
 
 
 def _parse(item: Any, place: str, finder: ImageFinder, image_fields: tuple[str, ...], require_solution: bool) -> Record:
+    item = plain_names(item)
     parts = read_parts(item, image_fields)
     if require_solution and parts.solution is None:
         raise UserError(
@@ -182,6 +183,8 @@ def _parse(item: Any, place: str, finder: ImageFinder, image_fields: tuple[str, 
     embedded = any(source.path is None for source in images)
     left_out = NOT_COLUMNS | fields_of_parts(item) if embedded else NOT_COLUMNS
     columns = {key: value for key, value in item.items() if key not in left_out}
+    if columns.get("answer") is None and parts.solution_field in ANSWER_FIELDS:
+        columns["answer"] = columns[parts.solution_field]
     if "answer" in columns:
         columns["answer"] = plain_answer(columns["answer"])
     columns["solution"] = parts.solution

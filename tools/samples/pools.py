@@ -14,7 +14,7 @@ from swift.llm.dataset import find_images, raise_problems
 from swift.llm.records.files import find_part, read_items
 from swift.llm.records.finding import ImageFinder
 from swift.llm.records.image_fields import unread_fields
-from swift.llm.records.parts import RecordParts, fields_of_parts, read_parts
+from swift.llm.records.parts import RecordParts, fields_of_parts, plain_names, read_parts
 from swift.llm.records.presence import unread_problem
 from swift.utils.errors import UserError
 from tools.reports.result_files import read_results
@@ -90,7 +90,8 @@ def read_pool_questions(
     Raises:
         UserError: an item is damaged or lacks a field, or no item is left.
     """
-    pairs = [pair for file in source.files for pair in read_items(existing_pool(file))]
+    found = (pair for file in source.files for pair in read_items(existing_pool(file)))
+    pairs = [(plain_names(item), place) for item, place in found]
     pairs = [(item, place) for item, place in pairs if not isinstance(item, dict) or patient_of(item) not in left_out]
     if not pairs:
         raise UserError(f"pool {source.name}: {source.files[0]} leaves no items to choose from; pass another file")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -25,16 +26,18 @@ ID_FIELDS = ("imageids", "imageid", "imgids", "imgid", "dicomids", "dicomid")  #
 # The customary names, in order of preference. Paths come before identifiers, which may be numbers without a meaning
 # on disk. "imagepaths" comes last: in a result file it says what was shown, which under a control is another image.
 IMAGE_FIELDS = (
-    "images", "image", "imagepath", "imagefiles", "imagefile", "imagefilenames", "imagefilename", "imagenames",
-    "imagename", "imageurls", "imageurl", "imgs", "img", "imgpaths", "imgpath", "imgfiles", "imgfile", "imgnames",
-    "imgname", "imgurls", "imgurl", "pictures", "picture", "photos", "photo", "figures", "figure", "figurepath",
-    "radiographs", "radiograph", "xrays", "xray", "xraypath", "cxrs", "cxr", "cxrpath", "dicompaths", "dicompath",
-    "dicoms", "dicom", "filepaths", "filepath", "filenames", "filename", "files", "file", "paths", "path",
-    *ID_FIELDS, "imagepaths",
+    "images", "image", "imagepath", "imagebase64", "imageb64", "imagebytes", "imagedata", "imagefiles",
+    "imagefile", "imagefilenames", "imagefilename", "imagenames", "imagename", "imageurls", "imageurl", "imgs",
+    "img", "imgpaths", "imgpath", "imgfiles", "imgfile", "imgnames", "imgname", "imgurls", "imgurl", "pictures",
+    "picture", "photos", "photo", "figures", "figure", "figurepath", "radiographs", "radiograph", "xrays", "xray",
+    "xraypath", "cxrs", "cxr", "cxrpath", "dicompaths", "dicompath", "dicoms", "dicom", "filepaths", "filepath",
+    "filenames", "filename", "files", "file", "paths", "path", *ID_FIELDS, "imagepaths",
 )  # fmt: skip
 # Names that hold an image only if their value looks like the name of an image file.
 GENERIC_FIELDS = frozenset(IMAGE_FIELDS[IMAGE_FIELDS.index("filepaths") : IMAGE_FIELDS.index("path") + 1])
 OTHER_MEDIA = frozenset({"video", "videos", "audio", "audios"})
+# One image per field: image1, image_2, img_path_1 ... They are read in the order of their numbers.
+_NUMBERED = re.compile(r"(?:image|img|xray|cxr)(?:path|file|name|id)?(\d+)")
 # Fields of texts and identifiers, which are never searched for images.
 _TEXTS = frozenset(
     {
@@ -74,6 +77,7 @@ class FieldPlan(NamedTuple):
     """The fields of records with the same names of fields."""
 
     images: tuple[tuple[str, bool, bool], ...]  # (field, holds identifiers, is generic), in order of preference
+    numbered: tuple[tuple[str, bool], ...]  # (field, holds identifiers) of image1, image2 ..., in order
     media: tuple[str, ...]
     others: tuple[str, ...]  # fields that are searched for images
 
@@ -91,14 +95,16 @@ def plan_fields(fields: tuple[str, ...], chosen: tuple[str, ...] = ()) -> FieldP
     for field in fields:
         by_name.setdefault(canonical_name(field), []).append(field)
     if chosen:
-        return FieldPlan(tuple((f, canonical_name(f) in ID_FIELDS, False) for f in chosen if f in fields), (), ())
+        return FieldPlan(tuple((f, canonical_name(f) in ID_FIELDS, False) for f in chosen if f in fields), (), (), ())
     images = tuple(
         (field, name in ID_FIELDS, name in GENERIC_FIELDS) for name in IMAGE_FIELDS for field in by_name.get(name, ())
     )
+    numbers = {field: match[1] for field in fields if (match := _NUMBERED.fullmatch(canonical_name(field)))}
+    numbered = tuple((field, "id" in canonical_name(field)) for field in sorted(numbers, key=lambda f: int(numbers[f])))
     media = tuple(field for field in fields if canonical_name(field) in OTHER_MEDIA)
     known = {field for field, *_ in images} | set(media)
     others = tuple(f for f in fields if f not in known and canonical_name(f) not in _TEXTS)
-    return FieldPlan(images, media, others)
+    return FieldPlan(images, numbered, media, others)
 
 
 def image_choices(item: Mapping[str, Any], chosen: tuple[str, ...] = ()) -> Iterator[list[ImageValue]]:
@@ -112,6 +118,8 @@ def image_choices(item: Mapping[str, Any], chosen: tuple[str, ...] = ()) -> Iter
     for field, is_id, generic in plan.images:
         if not is_empty(value := item[field]) and not (generic and not looks_like_image(value)):
             yield list(read_images(value, field, is_id))
+    if numbered := [value for field, is_id in plan.numbered for value in read_images(item[field], field, is_id)]:
+        yield numbered
 
 
 def unread_fields(item: Mapping[str, Any], images: Sequence[ImageValue], chosen: tuple[str, ...] = ()) -> list[str]:

@@ -12,14 +12,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from swift.llm.records.image_fields import ImageValue, canonical_name, image_choices, plan_fields
-from swift.llm.records.turns import CONVERSATION_FIELDS, Conversation, Turn, read_conversation
+from swift.llm.records.turns import (
+    CONVERSATION_FIELDS,
+    QUESTION_FIELDS,
+    RESPONSE_FIELDS,
+    Conversation,
+    Turn,
+    read_conversation,
+)
 from swift.llm.records.values import answer_text, text_of
 from swift.utils.errors import UserError
 
-ANSWER_FIELDS = ("answer", "answers")
+ANSWER_FIELDS = ("answer", "answers", "ground_truth", "gt_answer", "correct_answer")
+# Fields that are known under any case and with any separators: "Question", "Subject ID".
+_KNOWN = (
+    *CONVERSATION_FIELDS, *QUESTION_FIELDS, *RESPONSE_FIELDS, *ANSWER_FIELDS, "system", "history", "input", "solution",
+    "explanation", "subject_id", "study_id", "idx",
+)  # fmt: skip
+_BY_NAME = {canonical_name(field): field for field in _KNOWN}
 _ANSWER_SPAN = re.compile(r"<answer>.*?</answer>", re.DOTALL)
 
 
@@ -40,8 +54,24 @@ class RecordParts(NamedTuple):
         return self.choices[0] if self.choices else []
 
 
+def plain_names(item: Any) -> Any:
+    """The record with its known fields under their own names: ``Question`` becomes ``question``, unless there is one.
+    Anything but a record stays as it is."""
+    if not isinstance(item, dict):
+        return item
+    renamed = _renamed(tuple(item))
+    return {renamed.get(field, field): value for field, value in item.items()} if renamed else item
+
+
+@lru_cache(maxsize=4096)
+def _renamed(fields: tuple[str, ...]) -> dict[str, str]:
+    known = {field: _BY_NAME.get(canonical_name(field), field) for field in fields}
+    return {field: name for field, name in known.items() if name != field and name not in fields}
+
+
 def read_parts(item: Any, image_fields: tuple[str, ...] = ()) -> RecordParts:
     """Read a record of any accepted shape. With ``image_fields``, these alone hold images. Raises UserError."""
+    item = plain_names(item)
     conversation = read_conversation(item)
     field, solution = find_solution_field(item, conversation.answer)
     choices = tuple(image_choices(item, image_fields))
@@ -51,6 +81,7 @@ def read_parts(item: Any, image_fields: tuple[str, ...] = ()) -> RecordParts:
 def find_solution(item: Any) -> str | None:
     """The record's reference text: its ``solution``, answer of the conversation or ``explanation``. None if it has at
     most an ``answer``, which holds no reasoning. Raises UserError if ``item`` is not a record."""
+    item = plain_names(item)
     field, solution = find_solution_field(item, read_conversation(item).answer)
     return None if field in ANSWER_FIELDS else solution
 

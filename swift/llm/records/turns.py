@@ -170,7 +170,7 @@ def _part(part: Any, place: str, role: str, images: list[ImageValue]) -> str:
     raise UserError(f"{place} has the type {kind!r}; only text and images are read")
 
 
-_PART_SOURCES = ("image", "image_url", "url", "path", "bytes", "data")
+_PART_SOURCES = ("image", "image_url", "source", "url", "path", "bytes", "data")
 
 
 def _take_tags(text: str, images: list[ImageValue]) -> str:

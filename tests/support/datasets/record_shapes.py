@@ -82,6 +82,11 @@ _FIELDS = [
     Shape("img", _asks(img="a.png")),
     Shape("imagePath", _asks(imagePath="a.png")),
     Shape("Image Path", _asks(**{"Image Path": "a.png"})),
+    Shape("image1 and image2", _asks(image2="b.png", image1="a.png"), ("a.png", "b.png")),
+    Shape("img_path_1 alone", _asks(img_path_1="a.png")),
+    Shape("image1 beside image", _asks(image="a.png", image1="b.png"), refused=UNREAD),
+    Shape("image_base64", _asks(image_base64=encoded()), ("",)),
+    Shape("names in capitals", {"Question": ASKED, "Answer": "yes", "Figure_path": "a.png"}),
     Shape("file_name", _asks(file_name="a.png")),
     Shape("dicom_id", _asks(dicom_id="a")),
     Shape("every column is filled", _asks(images=[], image="a.png", image_path=None, conversations=[], messages=None)),
@@ -139,6 +144,12 @@ _CONVERSATIONS = [
     ),
     Shape("content lists with image_url", {"messages": _turns([*_PARTS, _URL], WHOLE)}, ("",), WHOLE),
     Shape(
+        "content lists with a source",
+        {"messages": _turns([{"type": "image", "source": {"type": "base64", "data": encoded()}}, *_PARTS], WHOLE)},
+        ("",),
+        WHOLE,
+    ),
+    Shape(
         "content lists beside a field",
         {"messages": _turns([{"type": "image"}, *_PARTS], WHOLE), "images": ["a.png"]},
         solution=WHOLE,
@@ -155,6 +166,8 @@ _CONVERSATIONS = [
 # Answers alone.
 _ANSWERS = [
     Shape("an answer as text", {"question": ASKED, "answer": "Yes", "image": "a.png"}, solution="<answer>Yes</answer>"),
+    Shape("answers", {"question": ASKED, "answers": ["yes"], "image": "a.png"}),
+    Shape("ground_truth", {"question": ASKED, "ground_truth": "yes", "image": "a.png"}),
     Shape("several answers", _asks(answer=["ap", "pa"], image="a.png"), solution="<answer>ap, pa</answer>"),
     Shape("no answer to a question for a list", _asks(answer=[], image="a.png"), solution="<answer></answer>"),
     Shape("a number as answer", _asks(answer=3, image="a.png"), solution="<answer>3</answer>"),
