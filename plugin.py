@@ -86,7 +86,7 @@ class GraphReward(ORM):
     the log which part of a completion is read.
     """
 
-    needs_reasoning = True  # a record whose solution is only an answer has nothing to compare with
+    reads_reasoning = True  # a record whose solution is only an answer has nothing to compare with
     cached_references = 8192  # graphs of reference texts kept at most; the oldest leave first
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, reading: str = "think"):

@@ -76,7 +76,7 @@ def warn_of_missing_reasoning(records: Sequence[Record], rewards: Sequence[tuple
     """Warn of each reward that compares reasoning, if records have only an ``answer`` to compare with."""
     bare = [record for record in records if not record.has_reasoning]
     for name, reward in rewards:
-        if bare and getattr(reward, "needs_reasoning", False):
+        if bare and getattr(reward, "reads_reasoning", False):
             logger.warning(
                 "reward %s compares reasoning, and %d of %d records have none, only an answer (the first: %s); add "
                 "'explanation' or a 'solution' with <think>, or leave the reward out",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 
 import pytest
@@ -149,3 +150,21 @@ def test_without_skipping_an_unreadable_item_is_an_error():
 def test_without_a_readable_item_there_is_no_replacement():
     with pytest.raises(UserError, match="no record can be read any more"):
         replaced(set(range(5)))
+
+
+def test_a_part_of_a_file_is_trained_on_and_another_part_is_another_run(world, tmp_path, capsys, caplog):
+    part = f"{world / 'data' / 'train.json'}#6"
+    caplog.set_level(logging.INFO, "chex")
+    assert run("sft", world, tmp_path / "run", dataset=part, save_steps=2) == 0
+    assert "6 training records: 6 with 1 image" in caplog.text
+    other = part.replace("#6", "#5")
+    assert run("sft", world, tmp_path / "run", dataset=other, save_steps=2, resume_from_checkpoint="true") == 2
+    assert "the contents of --dataset" in capsys.readouterr().err
+
+
+def test_a_reward_on_reasoning_says_how_many_records_have_only_an_answer(spoiled, tmp_path, caplog):
+    spoil(spoiled, {"solution": None})
+    rewards = {"reward_funcs": ["external_r1v_acc", "external_kg_jac"]}
+    assert run("rlhf", spoiled, tmp_path / "run", **rewards) == 0
+    assert "reward external_kg_jac compares reasoning, and 1 of 12 records have none" in caplog.text
+    assert "reward external_r1v_acc" not in caplog.text

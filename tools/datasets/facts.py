@@ -69,7 +69,7 @@ def reward_facts(records: Sequence[Record], rewards: Sequence[tuple[str, Callabl
                 lacks.append(f"{missing} of {len(records)} records lack {column}")
         lacks += [f"no record has {column}, which it reads" for column in _unused_columns(reward, records)]
         bare = sum(not record.has_reasoning for record in records)
-        if bare and getattr(reward, "needs_reasoning", False):
+        if bare and getattr(reward, "reads_reasoning", False):
             lacks.append(f"{bare} of {len(records)} records have no reasoning to compare with, only an answer")
         yield name, "; ".join(lacks) or COMPLETE
 
