@@ -145,7 +145,8 @@ def _asked(item: SourceRecord) -> SourceRecord:
 
 
 def _kept(item: SourceRecord, names: Sequence[str]) -> dict[str, Any]:
-    return {name: item[name] for name in names if item.get(name) is not None}
+    stripped = {name: value.strip() if isinstance(value := item.get(name), str) else value for name in names}
+    return {name: value for name, value in stripped.items() if value is not None}
 
 
 def _whole(
@@ -160,11 +161,19 @@ def _whole(
             records[:] = [record for record in records if "answer" in record]
         if not records:
             raise UserError(f"{folders.source}: {name} has no records for {split}; download its files again")
-        for position, record in enumerate(records):
-            if record["idx"] is None:
-                record["idx"] = f"{split}-{position}"
+        _name_questions(split, records)
     every = [record for records in splits.values() for record in records]
     return SourceData(splits, find_image_folder(folders.image_folders(), every, folders.reading), notes)
+
+
+def _name_questions(split: str, records: Sequence[SourceRecord]) -> None:
+    """Give each question that has no name of its own one made of its split and place, since results are told apart by
+    it."""
+    taken: set[str] = set()
+    for position, record in enumerate(records):
+        if record["idx"] is None or str(record["idx"]) in taken:
+            record["idx"] = f"{split}-{position}"
+        taken.add(str(record["idx"]))
 
 
 SOURCES: dict[str, Callable[[SourceFolders], SourceData]] = {

@@ -58,6 +58,20 @@ def test_vqa_rad_is_split_as_published_and_a_case_is_a_patient(tmp_path):
     assert [record["answer"] for record in train[:2]] == [["yes"], ["3"]]
 
 
+def test_questions_without_a_name_of_their_own_are_named_by_their_place(tmp_path):
+    source = write_vqa_rad(tmp_path / "source")
+    file = source / "VQA_RAD Dataset Public.json"
+    rows = json.loads(file.read_text())
+    rows[1] |= {"qid": rows[0]["qid"]}
+    del rows[2]["qid"]
+    rows[3] |= {"answer_type": "CLOSED "}
+    file.write_text(json.dumps(rows))
+    prepare("vqa-rad", source, tmp_path / "data")
+    records = records_of(tmp_path / "data")
+    assert [record["idx"] for record in records[:4]] == [0, "train-1", "train-2", 3]
+    assert records[3]["answer_type"] == "CLOSED"
+
+
 @pytest.mark.parametrize(("language", "count"), [("en", CASES), ("zh", CASES), ("all", 2 * CASES)])
 def test_slake_is_read_in_one_language(tmp_path, language, count):
     prepare("slake", write_slake(tmp_path / "source"), tmp_path / "data", "--language", language)
