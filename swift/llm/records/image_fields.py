@@ -115,9 +115,14 @@ def image_choices(item: Mapping[str, Any], chosen: tuple[str, ...] = ()) -> Iter
         if images := [value for field, is_id, _ in plan.images for value in read_images(item[field], field, is_id)]:
             yield images
         return
-    for field, is_id, generic in plan.images:
-        if not is_empty(value := item[field]) and not (generic and not looks_like_image(value)):
-            yield list(read_images(value, field, is_id))
+    filled = [
+        (field, is_id)
+        for field, is_id, generic in plan.images
+        if not is_empty(item[field]) and not (generic and not looks_like_image(item[field]))
+    ]
+    local = [(field, is_id) for field, is_id in filled if not _is_on_the_web(item[field])]
+    for field, is_id in local or filled:
+        yield list(read_images(item[field], field, is_id))
     if numbered := [value for field, is_id in plan.numbered for value in read_images(item[field], field, is_id)]:
         yield numbered
 
@@ -132,7 +137,10 @@ def unread_fields(item: Mapping[str, Any], images: Sequence[ImageValue], chosen:
         suspects += [f for f, *_ in plan.images if looks_like_image(item[f])]
     if suspects:
         read, stems = {value.place.split("'")[1] for value in images}, {value.stem for value in images}
-        unread += [f for f in suspects if f not in read and not _names_of(item[f]) <= stems]
+        unread += [
+            f for f in suspects
+            if f not in read and not (images and _is_on_the_web(item[f])) and not _names_of(item[f]) <= stems
+        ]  # fmt: skip
     return unread
 
 
@@ -229,6 +237,13 @@ def _as_list(text: str) -> Any:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
     return value if isinstance(value, list) else text
+
+
+def _is_on_the_web(value: Any) -> bool:
+    """True for a web address, or a list that begins with one."""
+    if isinstance(value, list):
+        return bool(value) and _is_on_the_web(value[0])
+    return isinstance(value, str) and value.startswith(("http://", "https://"))
 
 
 def _names_of(value: Any) -> set[str]:

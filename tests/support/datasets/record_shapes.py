@@ -105,6 +105,8 @@ _VALUES = [
     Shape("objects with numbers for bytes", _asks(image={"bytes": list(base64.b64decode(encoded()))}), ("",)),
     Shape("a list as text", _asks(images="['a.png', 'b.png']"), ("a.png", "b.png")),
     Shape("a file's address", _asks(image="file://{root}/images/a.png")),
+    Shape("a web address beside a file", _asks(image_url="https://example.org/x.png", image_id="a")),
+    Shape("a web address in another field", _asks(image="a.png", origin="https://example.org/x.png")),
     Shape("a web address", _asks(image="https://example.org/a.png"), refused="download the image"),
     Shape("a number", _asks(images=[3]), refused="must be a path or base64 text"),
 ]
