@@ -20,7 +20,14 @@ from swift.llm.images.source import ImageSource, check_image
 from swift.llm.records.files import find_part, read_items
 from swift.llm.records.finding import ImageFinder
 from swift.llm.records.image_fields import ImageValue, unread_fields
-from swift.llm.records.parts import ANSWER_FIELDS, RecordParts, fields_of_parts, plain_names, read_parts
+from swift.llm.records.parts import (
+    ANSWER_FIELDS,
+    RecordParts,
+    fields_of_parts,
+    missing_solution,
+    plain_names,
+    read_parts,
+)
 from swift.llm.records.presence import unseen_images
 from swift.llm.records.record import Record
 from swift.llm.records.values import plain_answer
@@ -175,10 +182,7 @@ def _parse(item: Any, place: str, finder: ImageFinder, image_fields: tuple[str, 
     item = plain_names(item)
     parts = read_parts(item, image_fields)
     if require_solution and parts.solution is None:
-        raise UserError(
-            "field 'solution' is missing or empty; the rewards compare with it: add it, "
-            "or a final assistant turn, 'explanation' or 'answer'"
-        )
+        raise UserError(missing_solution(item))
     images, values = find_images(parts, item, finder)
     embedded = any(source.path is None for source in images)
     left_out = NOT_COLUMNS | fields_of_parts(item) if embedded else NOT_COLUMNS

@@ -14,7 +14,7 @@ from swift.llm.dataset import find_images, raise_problems
 from swift.llm.records.files import find_part, read_items
 from swift.llm.records.finding import ImageFinder
 from swift.llm.records.image_fields import unread_fields
-from swift.llm.records.parts import RecordParts, fields_of_parts, plain_names, read_parts
+from swift.llm.records.parts import RecordParts, fields_of_parts, missing_solution, plain_names, read_parts
 from swift.llm.records.presence import unread_problem
 from swift.utils.errors import UserError
 from tools.reports.result_files import read_results
@@ -209,9 +209,7 @@ def _read_all(pairs: Sequence[tuple[Any, str]], images: PoolImages) -> list[Reco
         try:
             parts.append(_with_images_found(read_parts(item, images.fields), item, images.finder))
             if parts[-1].solution is None:
-                raise UserError(
-                    "field 'solution' is missing or empty; rewards compare with it: add it, 'explanation' or 'answer'"
-                )
+                raise UserError(missing_solution(item))
             named = parts[-1].images if images.unseen == "refuse" else []
             if named and (unread := unread_fields(item, named, images.fields)):
                 raise UserError(unread_problem(unread))

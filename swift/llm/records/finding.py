@@ -73,8 +73,9 @@ class ImageFinder:
         if value.is_id and stem == text:
             yield f"{text}.png"
         yield text
-        if "\\" in text:
-            text, stem = text.replace("\\", "/"), stem.replace("\\", "/")
+        if "\\" in text or text != text.strip():
+            text = text.strip().replace("\\", "/")
+            stem = _without_ending(text)
             yield text
         yield from (stem + ending for ending in _ENDINGS)
 

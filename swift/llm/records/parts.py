@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from swift.llm.records.image_fields import ImageValue, canonical_name, image_choices, plan_fields
+from swift.llm.records.image_fields import ImageValue, canonical_name, image_choices, is_empty, plan_fields
 from swift.llm.records.turns import (
     CONVERSATION_FIELDS,
     QUESTION_FIELDS,
@@ -24,13 +24,13 @@ from swift.llm.records.turns import (
     Turn,
     read_conversation,
 )
-from swift.llm.records.values import answer_text, text_of
+from swift.llm.records.values import answer_text, describe_kind, text_of
 from swift.utils.errors import UserError
 
 ANSWER_FIELDS = ("answer", "answers", "ground_truth", "gt_answer", "correct_answer")
 # Fields that are known under any case and with any separators: "Question", "Subject ID".
 _KNOWN = (
-    *CONVERSATION_FIELDS, *QUESTION_FIELDS, *RESPONSE_FIELDS, *ANSWER_FIELDS, "system", "history", "input", "solution",
+    *CONVERSATION_FIELDS, *QUESTION_FIELDS, *RESPONSE_FIELDS, *ANSWER_FIELDS, "system", "history", "solution",
     "explanation", "subject_id", "study_id", "idx",
 )  # fmt: skip
 _BY_NAME = {canonical_name(field): field for field in _KNOWN}
@@ -100,6 +100,20 @@ def _candidates(item: Mapping[str, Any], answer: str | None) -> Iterator[tuple[s
     yield "explanation", text_of(item, "explanation")
     for field in ANSWER_FIELDS:
         yield field, _tagged_answer(item.get(field))
+
+
+def missing_solution(item: Mapping[str, Any]) -> str:
+    """The message about a record without a solution."""
+    answer = plain_names(item).get("answer")
+    if not is_empty(answer):
+        return (
+            "field 'answer' must be a text, a number, true or false, or a list of these, it is "
+            f"{describe_kind(answer)}; write the answer as a text, or add 'solution'"
+        )
+    return (
+        "field 'solution' is missing or empty; the rewards compare with it: add it, or a final assistant turn, "
+        "'explanation' or 'answer'"
+    )
 
 
 def _tagged_answer(value: Any) -> str | None:

@@ -22,7 +22,7 @@ from swift.utils.errors import UserError
 
 MESSAGE_ROLES = ("system", "user", "assistant")
 CONVERSATION_FIELDS = ("messages", "conversations", "conversation")
-QUESTION_FIELDS = ("question", "query", "problem", "prompt", "instruction")
+QUESTION_FIELDS = ("question", "query", "problem", "prompt", "instruction", "input")
 RESPONSE_FIELDS = ("response", "output", "completion")
 PLACEHOLDER_TEXT = "<image>"
 _ROLES = {

@@ -117,6 +117,7 @@ _FILES = [
     Shape("an extension in capitals", _asks(image_ids=["d"]), ("d.TIFF",)),
     Shape("another extension than the file's", _asks(image="a.jpg")),
     Shape("backslashes", _asks(image="sub\\e.png"), ("e.png",)),
+    Shape("blanks around a name", _asks(image=" a.png ")),
     Shape("MIMIC's tree", _asks(image_id=DICOM_ID, subject_id=10000032, study_id=50414267), (f"{DICOM_ID}.jpg",)),
     Shape(
         "MIMIC's tree after pandas",
@@ -137,6 +138,7 @@ _CONVERSATIONS = [
     Shape("query and response", {"query": ASKED, "response": WHOLE, "images": ["a.png"]}, solution=WHOLE),
     Shape("prompt and completion", {"prompt": ASKED, "completion": WHOLE, "image": "a.png"}, solution=WHOLE),
     Shape("instruction and output", {"instruction": ASKED, "output": WHOLE, "image": "a.png"}, solution=WHOLE),
+    Shape("input and output", {"input": ASKED, "output": WHOLE, "image": "a.png"}, solution=WHOLE),
     Shape("ShareGPT", {"conversations": _SHARE_GPT, "image": "a.png"}, solution=WHOLE),
     Shape("a placeholder without an image", {"conversations": _SHARE_GPT}, refused=BLIND),
     Shape(
@@ -176,6 +178,7 @@ _ANSWERS = [
     Shape("a number after pandas", _asks(answer=3.0, image="a.png"), solution="<answer>3</answer>"),
     Shape("true as answer", _asks(answer=True, image="a.png")),
     Shape("false in a list", _asks(answer=[False], image="a.png"), solution="<answer>no</answer>"),
+    Shape("an object as answer", _asks(answer={"text": "yes"}, image="a.png"), refused="'answer'"),
     Shape("neither answer nor solution", {"question": ASKED, "image": "a.png"}, refused="answer"),
 ]
 SHAPES = [*_OWN, *_FIELDS, *_VALUES, *_FILES, *_CONVERSATIONS, *_ANSWERS]
