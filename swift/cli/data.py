@@ -100,7 +100,8 @@ def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> Trai
         train, validation = split_by_patient(read.train, data.split_dataset_ratio, seed)
         read = replace(read, train=train, validation=validation)
     for name, records in (("training", read.train), ("validation", read.validation)):
-        logger.info("%d %s records: %s", len(records), name, describe_images(records))
+        if records:
+            logger.info("%d %s records: %s", len(records), name, describe_images(records))
     return read
 
 
@@ -133,7 +134,8 @@ def note_unreadable(trainer: PolicyTrainer) -> None:
     found = [problem for replacements in _replacements(trainer) for problem in replacements.problems.values()]
     problems = list(dict.fromkeys(found))
     if problems and (written := try_read_json(path)):
-        logger.warning("%d records were skipped during the run; args.json lists them", len(problems))
+        count = f"{len(problems)} record{'s were' if len(problems) > 1 else ' was'}"
+        logger.warning("%s skipped during the run; args.json lists them", count)
         write_json(path, written | {"skipped_during_run": {"count": len(problems), "records": problems}})
 
 
@@ -160,6 +162,7 @@ def _list(what: str, problems: Collection[str]) -> None:
     """Log a count of ``problems`` and the first few."""
     for number, problem in enumerate(problems):
         if number == 0:
-            logger.warning("%d records are %s; args.json lists them, the first:", len(problems), what)
+            count = f"{len(problems)} record{'s are' if len(problems) > 1 else ' is'}"
+            logger.warning("%s %s; args.json lists them, the first:", count, what)
         if number < PROBLEMS_SHOWN:
             logger.warning("  %s", problem)

@@ -34,7 +34,7 @@ def test_a_question_without_an_image_is_refused(evaluated, capsys):
     status, result = evaluated(SEEN, BLIND)
     assert (status, result) == (2, None)
     error = capsys.readouterr().err
-    assert "record 1: there is no image in it, and 1 others have one" in error
+    assert "record 1: there is no image in it, and 1 other has one" in error
     assert "--unseen count" in error
 
 

@@ -94,7 +94,7 @@ def test_records_without_an_image_are_used_and_listed_by_flag(spoiled, tmp_path,
     unseen = json.loads((tmp_path / "run" / "args.json").read_text())["unseen"]
     assert unseen["count"] == 1
     assert f"record {BAD}" in unseen["records"][0]
-    assert "1 records are used although an image may be unseen" in caplog.text
+    assert "1 record is used although an image may be unseen" in caplog.text
 
 
 @pytest.mark.parametrize("command", ["rlhf", "sft"])

@@ -96,8 +96,8 @@ def write_data(data: SourceData, target: Path, reading: Reading, *, copy: bool, 
     splits = {split: [place.name_images(record) for record in records] for split, records in data.splits.items()}
     if place.missing and not leave_out_missing:
         raise UserError(
-            f"{len(place.missing)} images are missing in {data.images}, such as {place.missing[0]}; download them, or "
-            "pass --leave_out_missing"
+            f"{len(place.missing)} of the questions' images are missing in {data.images}, such as {place.missing[0]}; "
+            "download them, or pass --leave_out_missing"
         )
     _place_images(data.images, target / "images", copy)
     lines = list(data.notes)

@@ -44,7 +44,10 @@ def unread_problem(unread: Sequence[str]) -> str:
 
 def _lacks_image(records: Sequence[Record], position: int, count: int) -> str:
     record = records[position]
-    having = "none of the others has one either" if count == len(records) else f"{len(records) - count} others have one"
+    others = len(records) - count
+    having = (
+        f"{others} other{'s have' if others > 1 else ' has'} one" if others else "none of the others has one either"
+    )
     suspects = list(record.unread) or telling_fields(record.columns)
     if suspects:
         hint = f"field '{suspects[0]}' looks like one: name it with --image_fields"

@@ -105,7 +105,7 @@ def test_missing_images_are_counted_and_left_out_if_the_user_says_so(tmp_path, c
     source = write_slake(tmp_path / "source")
     (source / "imgs" / "xmlab0" / "source.jpg").unlink()
     assert prepare("slake", source, tmp_path / "data") == 2
-    assert "1 images are missing" in capsys.readouterr().err
+    assert "1 of the questions' images are missing" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
     assert prepare("slake", source, tmp_path / "data", "--leave_out_missing") == 0
     assert "1 left out because their image is missing" in capsys.readouterr().out
