@@ -13,6 +13,7 @@ import evaluate
 from swift.cli import rlhf, sft
 from swift.llm.dataset import Reading, check_records, check_seen, load_records
 from swift.llm.records.image_fields import IMAGE_FIELDS, canonical_name
+from swift.utils.errors import UserError
 from tests.support.builders import ROOT
 from tests.support.datasets.record_shapes import ASKED, SHAPES, YES, Shape, record_of, write_images
 from tools import sample_data
@@ -176,3 +177,33 @@ def test_records_within_an_object_are_read(root, wrap):
     for indent in (None, 1):
         file.write_text(json.dumps(wrap(records), indent=indent))
         assert len(load_records([file])) == 3
+
+
+def linked(root: Path, name: str) -> tuple[Path, str]:
+    """A file that asks about an image behind a link, and the words of the refusal without --allow_links."""
+    shape = Shape("linked", {"question": ASKED, "answer": ["yes"], "image": name})
+    return written(root, shape), "it is a link: pass --allow_links true"
+
+
+def test_a_folder_that_is_a_link_is_followed_by_flag_alone(root):
+    (root / "images" / "elsewhere").symlink_to(root / "outside", target_is_directory=True)
+    file, words = linked(root, "elsewhere/o.png")
+    with pytest.raises(UserError, match=words):
+        load_records([file])
+    (record, _) = load_records([file], reading=Reading(allow_links=True))
+    check_records([record])
+
+
+def test_a_link_whose_file_was_never_fetched_says_so(root):
+    (root / "images" / "annexed.png").symlink_to(root / "objects" / "sha.png")
+    file, words = linked(root, "annexed.png")
+    with pytest.raises(UserError, match=words):
+        load_records([file])
+    with pytest.raises(UserError, match=r"annexed.png is a link to a file that is not there; fetch it"):
+        check_records(load_records([file], reading=Reading(allow_links=True)))
+
+
+def test_a_path_that_climbs_out_is_refused_with_links_too(root):
+    file, _ = linked(root, "../outside/o.png")
+    with pytest.raises(UserError, match="leads outside the image root"):
+        load_records([file], reading=Reading(allow_links=True))
