@@ -3,9 +3,8 @@
     python -m swift.cli.rlhf --external_plugins plugin.py --reward_funcs external_r1v_acc external_kg_jac ...
 
 To add a reward, write a class derived from ``ORM`` and register it in ``orms`` under the name to use on the command
-line. The reward is called with the sampled completions and, by name, with every column of their dataset records. All of
-these are lists of one length. It returns a list with one number per completion, or None for a completion to which it
-does not apply. For example, a reward for short answers:
+line. It is called with the sampled completions and, by name, with every column of their dataset records, all lists of
+one length. It returns a list with a number per completion, or None where it does not apply. A reward for short answers:
 
     class ShortORM(ORM):
         def __call__(self, completions, **columns):
@@ -93,6 +92,7 @@ class GraphReward(ORM):
     the log which part of a completion is read.
     """
 
+    reads_reasoning = True  # a record whose solution is only an answer has nothing to compare with
     cached_references = 8192  # graphs of reference texts kept at most; the oldest leave first
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, reading: str = "think"):

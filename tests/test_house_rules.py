@@ -14,6 +14,7 @@ from tests.support.builders import ROOT
 from tests.support.source_tree import TOPS, Module, functions, part_of, read_modules
 
 MODULES_PER_FOLDER = 16
+COMMANDS_OF_TOOLS = 20  # in tools/ itself every module is one command
 LINES_PER_FILE = 350
 LINES_PER_FUNCTION = 60
 LONG_FUNCTIONS = {
@@ -117,7 +118,8 @@ def public_names(tree: ast.Module) -> set[str]:
 
 def test_no_folder_of_code_is_crowded(modules):
     counts = Counter(module.path.parent for module in modules.values() if not module.is_package)
-    assert {str(folder): n for folder, n in counts.items() if n > MODULES_PER_FOLDER and str(folder) != "."} == {}
+    most = {".": len(modules), "tools": COMMANDS_OF_TOOLS}
+    assert {str(f): n for f, n in counts.items() if n > most.get(str(f), MODULES_PER_FOLDER)} == {}
 
 
 def test_no_file_is_long(modules):

@@ -19,6 +19,7 @@ from pathlib import Path
 from swift.cli.common import run_training
 from swift.cli.rlhf import build_trainer
 from swift.llm.arguments import RLHFArguments, parse_rlhf_args
+from swift.plugin.loader import OWN_PLUGIN
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
 from swift.utils.run_info import package_versions, plain
@@ -29,7 +30,6 @@ from tools.rehearsal.sizes import rehearsal_config
 from tools.rehearsal.trainer import RehearsalTrainer
 from utils.get_knowledge_graph import extractor_name
 
-REWARDS = Path(__file__).resolve().parents[1] / "plugin.py"
 RESULT = "rehearsal.json"  # in the folder of the run
 
 
@@ -64,7 +64,7 @@ def training_flags(own: argparse.Namespace, flags: Sequence[str]) -> list[str]:
         "--model", own.model or str(own.folder / "policy"),
         "--dataset", *(own.dataset or [str(own.folder / "data" / "train.json")]),
         "--output_dir", str(own.folder / "run"), "--overwrite_output_dir", "true", "--max_steps", "1",
-        "--external_plugins", str(REWARDS), "--reward_funcs", "external_r1v_acc", "external_kg_jac",
+        "--external_plugins", str(OWN_PLUGIN), "--reward_funcs", "external_r1v_acc", "external_kg_jac",
         *trains, *flags,
     ]  # fmt: skip
 

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from swift.llm.dataset import find_question, find_solution, read_items
-from swift.plugin.loader import load_external_plugins
+from swift.llm.dataset import find_question
+from swift.llm.records.files import read_items
+from swift.llm.records.parts import find_solution
+from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_text
@@ -32,7 +34,6 @@ from tools.reports.tables import Table, align, to_csv, to_markdown
 from tools.reports.training_log import read_arguments, read_completions
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name, finding_reader
 
-PLUGIN = Path(__file__).resolve().parent.parent / "plugin.py"
 PUBLISHED = ("external_r1v_acc", "external_kg_jac")
 STRICT = ("external_findings", "external_acc_strict", "external_consistency")
 
@@ -49,7 +50,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="records at most, drawn at random (default: 2000)")  # fmt: skip
     source.add_argument("--seed", type=int, default=0, help="seed of the draw and of the attacks")
     rewards = parser.add_argument_group("rewards")
-    rewards.add_argument("--external_plugins", type=Path, nargs="+", default=[PLUGIN], help="plugin files")
+    rewards.add_argument("--external_plugins", type=Path, nargs="+", default=[OWN_PLUGIN], help="plugin files")
     rewards.add_argument("--reward_funcs", nargs="+", action="append", metavar="NAME",
                          help="rewards whose sum is audited; repeat the flag for another set (default: the published "
                          "rewards, and the strict ones)")  # fmt: skip

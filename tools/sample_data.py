@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from swift.llm.dataset import ReadingRules
 from swift.utils.errors import UserError, reports_user_errors
 from tools.samples.draw_sets import SampleRequest, draw_sets
 from tools.samples.leaks import SHARED_PATIENTS
@@ -63,6 +64,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     output.add_argument("--root", type=Path, default=Path("data/MIMIC-VQA-CoT"),
                         help="folder of annotations/ and images/ (default: data/MIMIC-VQA-CoT)")  # fmt: skip
     output.add_argument("--image_root", type=Path, help="image folder (default: images in the root)")
+    output.add_argument("--image_fields", nargs="+", default=[], metavar="FIELD",
+                        help="fields of an item that hold images (default: the customary names)")  # fmt: skip
+    output.add_argument("--allow_links", action="store_true",
+                        help="follow links in the image folder that lead out of it")  # fmt: skip
+    output.add_argument("--unseen", choices=("refuse", "count"), default="refuse",
+                        help="items without an image: refuse them, or count them (default: refuse)")  # fmt: skip
     output.add_argument("--no_image_check", action="store_true", help="do not check that the images exist")
     output.add_argument("--overwrite", action="store_true", help="replace samples that differ")
     return _checked(parser.parse_args(argv))
@@ -106,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             rule=arguments.rule,
             evaluation=arguments.eval,
             shared_patients=arguments.shared_patients,
-            image_root=arguments.image_root,
+            reading=ReadingRules(arguments.image_root, tuple(arguments.image_fields), arguments.allow_links),
+            unseen=arguments.unseen,
             check_images=not arguments.no_image_check,
             overwrite=arguments.overwrite,
         )

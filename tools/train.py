@@ -41,7 +41,7 @@ def read_run() -> tuple[RunSettings, str]:
         make_demo_start()
         return run, python
     for needed in (run.dataset, run.model):
-        if not Path(needed).exists():
+        if not Path(needed).exists() and not Path(needed.partition("#")[0]).is_file():
             raise UserError(f"{needed} does not exist; put it there, or name DATASET and MODEL")
     return run, python
 

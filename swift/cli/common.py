@@ -1,4 +1,4 @@
-"""Steps that the training commands share: read the data, load the policy, and carry out the run."""
+"""Steps that the training commands share: load the policy, and carry out the run."""
 
 from __future__ import annotations
 
@@ -9,80 +9,35 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
+from swift.cli.data import note_unreadable, skip_unreadable
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
 from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
-from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.policy import Policy
-from swift.llm.prompting import adapt_records, system_text, view_of
+from swift.llm.records.files import part_digest
 from swift.llm.resume import changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.llm.template.protocol import Template
-from swift.llm.template.truncation import fit_prompts
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
-from swift.utils.digests import file_digest
+from swift.utils.digests import file_digest, value_digest
 from swift.utils.distributed import is_lost_process
 from swift.utils.errors import INTERRUPTED, UserError, one_line
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import BEST
 from swift.utils.run_info import git_state, plain, write_run_info
-from utils.questions import cluster_of
 from utils.switches import ROUNDING, SWITCHES, switches_set
 
 logger = get_logger()
 
 RESUME_ADVICE = "CHEX_RESUME_ADVICE"  # variable in which a script says how its runs are resumed
 LOCK = ".lock"  # in the run folder
-
-
-def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tuple[list[Record], list[Record]]:
-    """Training and validation records, all of them checked.
-
-    Raises:
-        UserError: a record or an image cannot be used.
-    """
-    train = load_records(data.dataset, data.image_root, require_solution=require_solution)
-    validation = (
-        load_records(data.val_dataset, data.image_root, require_solution=require_solution) if data.val_dataset else []
-    )
-    if data.split_dataset_ratio:
-        train, validation = split_by_patient(train, data.split_dataset_ratio, seed)
-    system, view = system_text(data.system), view_of(data.max_pixels, data.gray_window)
-    train, validation = (adapt_records(records, system, view) for records in (train, validation))
-    check_records([*train, *validation], decode=data.check_images)
-    logger.info("%d training and %d validation records", len(train), len(validation))
-    return train, validation
-
-
-def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Training and validation records, where validation holds about ``share`` of the patients.
-
-    All records of a patient are on the same side. A record that names no patient counts as a patient of its own.
-    """
-    patients = [cluster_of(record.columns, alone=record.source) for record in records]
-    order = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
-    held_out = set(order[: max(1, round(share * len(order)))])
-    train: list[Record] = []
-    validation: list[Record] = []
-    for record, patient in zip(records, patients, strict=True):
-        (validation if patient in held_out else train).append(record)
-    return train, validation
-
-
-def prompts_that_fit(template: Template, data: DataArguments, *parts: Sequence[Record]) -> tuple[list[Record], ...]:
-    """The records of each part with prompts that fit into --max_length, checked. Raises UserError for those that do
-    not, unless --truncation_strategy says what becomes of them."""
-    fitting = tuple(fit_prompts(template, part, data.truncation_strategy, data.max_length) for part in parts)
-    template.check_prompts([record for part in fitting for record in part])
-    return fitting
 
 
 def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Template]:
@@ -118,7 +73,7 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
     args: RunArguments = trainer.args
     busy = f"--output_dir {args.output_dir} is in use by a run that has not ended; wait for it, or name another folder"
     with only_one(Path(args.output_dir) / LOCK, busy) if trainer.is_world_process_zero() else nullcontext():
-        return _train(trainer, arguments, facts)
+        return _train(trainer, arguments, trainer.facts | facts)
 
 
 def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str, object]) -> int:
@@ -135,6 +90,8 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             "prompts_per_step": trainer.prompts_per_step,
         }
         settings, contents = _settings(arguments), contents_of_files(arguments)
+        if skipped := facts.get("skipped", {}).get("records"):
+            contents["dataset"].append(value_digest(skipped))  # a run without the same records is another run
         if args.resume_from_checkpoint is not None:
             stated = {name: plain(value) for name, value in settings.items()}
             compared = {name: plain(facts.get(name)) for name in ("environment", "extractor", "prompts_per_step")}
@@ -142,6 +99,7 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             facts["changes"] = changes_of_run(folder, stated, contents, compared, allowed=allowed)
         write_run_info(args.output_dir, settings, contents=contents, **facts)
     trainer.card = _card(arguments)
+    skip_unreadable(trainer, _settings(arguments)["on_error"])
     try:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     except RuntimeError as error:
@@ -153,6 +111,7 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             f"({said}); see its messages, then go on with --resume_from_checkpoint true"
         ) from error
     if trainer.is_world_process_zero():
+        note_unreadable(trainer)
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
     trainer.accelerator.wait_for_everyone()  # after a stop, a launcher ends all processes as soon as one is done
     if not trainer.stop.stopped:
@@ -169,9 +128,9 @@ def contents_of_files(arguments: Sequence[object]) -> dict[str, list[str]]:
     """Digests of the files and model folders that flags name, by flag. A flag without a value is left out."""
     settings = _settings(arguments)
     contents = {}
-    for name in ("dataset", "val_dataset", "external_plugins"):
+    for name, digest in (("dataset", part_digest), ("val_dataset", part_digest), ("external_plugins", file_digest)):
         if settings.get(name):
-            contents[name] = [file_digest(path) for path in settings[name]]
+            contents[name] = [digest(path) for path in settings[name]]
     for name in ("model", "ref_model", "base_model"):
         if settings.get(name):
             contents[name] = weight_digests(resolve_checkpoint(settings[name]), settings["base_model"])

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from swift.cli.common import prompts_that_fit, read_data, read_policy, read_reference, run_training
+from swift.cli.common import read_policy, read_reference, run_training
+from swift.cli.data import read_data
 from swift.llm.arguments import DataArguments, ModelArguments, RLHFArguments, parse_rlhf_args
 from swift.llm.dataset import Record, raise_problems
 from swift.plugin.loader import load_external_plugins
 from swift.plugin.rewards import build_rewards, required_columns, reward_notes
 from swift.trainers.rlhf_trainer import grpo_trainer
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
+from swift.trainers.rlhf_trainer.rollout import PROVIDED_COLUMNS
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.logger import get_logger
 from utils.get_knowledge_graph import extractor_name
@@ -44,22 +47,22 @@ def build_trainer(
     load_external_plugins(training.external_plugins)
     rewards = build_rewards(training.reward_funcs, training)
     columns = required_columns(rewards)
-    train, validation = read_data(data, training.seed, require_solution="solution" in columns)
-    check_columns([*train, *validation], columns)
-    for note in reward_notes(rewards, [record.columns for record in train]):
+    read = read_data(data, training.seed, require_solution="solution" in columns)
+    read = read.checked(partial(check_columns, columns=columns))
+    for note in reward_notes(rewards, [record.columns for record in read.train]):
         logger.warning("%s", note)
     policy, template = read_policy(model, data, training.max_completion_length)
-    train, validation = prompts_that_fit(template, data, train, validation)
+    read = read.fitted(template, data)
     reference = read_reference(model)
     # Looked up in its module: a plugin may have replaced the class by a wrapper after this file was imported.
     kind = kind or grpo_trainer.GRPOTrainer
     try:
-        return kind(
+        trainer = kind(
             model=policy.model,
             ref_model=reference,
             args=training,
-            train_dataset=train,
-            eval_dataset=validation,
+            train_dataset=read.train,
+            eval_dataset=read.validation,
             policy=policy,
             template=template,
             reward_funcs=rewards,
@@ -67,6 +70,8 @@ def build_trainer(
         )
     except ValueError as error:  # a plugin written for ms-swift cannot import UserError
         raise UserError(str(error)) from error
+    trainer.facts = read.facts
+    return trainer
 
 
 def check_columns(records: Sequence[Record], columns: dict[str, str]) -> None:
@@ -79,7 +84,7 @@ def check_columns(records: Sequence[Record], columns: dict[str, str]) -> None:
         f"{record.source}: field {column!r}: missing, and reward {reward} reads it; add it or leave the reward out"
         for record in records
         for column, reward in columns.items()
-        if column != "solution" and record.columns.get(column) is None
+        if column not in PROVIDED_COLUMNS and record.columns.get(column) is None
     )
 
 

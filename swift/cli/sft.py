@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from swift.cli.common import prompts_that_fit, read_data, read_policy, run_training
+from swift.cli.common import read_policy, run_training
+from swift.cli.data import read_data
 from swift.llm.arguments import parse_sft_args
 from swift.trainers.sft_trainer import SFTTrainer
 from swift.utils.errors import reports_user_errors
@@ -19,10 +20,13 @@ from swift.utils.errors import reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Read flags, data and policy, then train."""
     model, data, training = parse_sft_args(argv)
-    train, validation = read_data(data, training.seed, require_solution=True)
+    read = read_data(data, training.seed, require_solution=True)
     policy, template = read_policy(model, data)
-    train, validation = prompts_that_fit(template, data, train, validation)
-    trainer = SFTTrainer(args=training, train_dataset=train, eval_dataset=validation, policy=policy, template=template)
+    read = read.fitted(template, data)
+    trainer = SFTTrainer(
+        args=training, train_dataset=read.train, eval_dataset=read.validation, policy=policy, template=template
+    )
+    trainer.facts = read.facts
     return run_training(trainer, (model, data, training))
 
 

@@ -32,7 +32,7 @@ from swift.engine.model_inputs import decoder_layers, token_types
 from swift.engine.sampling import Sampling, decode
 from swift.llm.policy import is_phi4
 from swift.llm.template.protocol import EncodedPrompt, Template
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, one_line
 from swift.utils.logger import get_logger
 
 logger = get_logger()
@@ -82,7 +82,7 @@ def choose_paths(model: nn.Module, template: Template, examples: Sequence[Encode
     training = model.training
     model.eval()
     prompts, completions = probe_batch(model, template, examples)
-    plain = completion_logprobs(model, prompts, completions, packed=False).logps
+    plain = _plain(model, prompts, completions)
     first = [row * len(LENGTHS) for row in range(len(prompts))]  # the longest completion of each prompt
     alone = torch.cat([_alone(model, prompts.select([place]), ids) for place, ids in _longest(completions)])
     if not (off := _distance(plain[first][completions.mask[first]], alone)) < tolerance:
@@ -99,6 +99,19 @@ def choose_paths(model: nn.Module, template: Template, examples: Sequence[Encode
     if unshared is not None:
         logger.info("rollout: each prompt is prefilled once per completion (%s)", unshared)
     return Paths(reason is None, unshared is None)
+
+
+def _plain(model: nn.Module, prompts: PromptBatch, completions: Completions) -> Tensor:
+    """Log-probabilities of the plain path. Raises UserError if another model than Phi-4 fails on its own inputs."""
+    try:
+        return completion_logprobs(model, prompts, completions, packed=False).logps
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:  # from within transformers
+        if is_phi4(model) or isinstance(error, (UserError, torch.OutOfMemoryError)):
+            raise
+        raise UserError(
+            f"{type(model).__name__} fails on prompts of the run ({one_line(error)}); check that its processor files "
+            "and weights belong together, or take another model"
+        ) from error
 
 
 def probe_batch(

@@ -43,6 +43,19 @@ class EvaluationArguments:
         aliases=["--image_root"],
         decides=Decides.CONTENT,
     )
+    image_fields: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "fields of a question that hold images; default: the customary names",
+            DECIDES: Decides.CONTENT,
+        },
+    )
+    allow_links: bool = _flag("follow links in the image folder that lead out of it", False, decides=Decides.CONTENT)
+    unseen: Literal["refuse", "count"] = _flag(
+        "questions without an image, and fields that look like an image and are not read: refuse, or count",
+        "refuse",
+        decides=Decides.CONTENT,
+    )
     output_dir: str = _flag("folder of the result files", "result", decides=Decides.NOTHING)
     max_samples: int | None = _flag("take only the first questions of each file", decides=Decides.CONTENT)
     on_error: Literal["stop", "skip"] = _flag(

@@ -10,13 +10,27 @@ from pathlib import Path
 from swift.evaluation.arguments import EvaluationArguments
 from swift.evaluation.controls import blank_images, shuffle_images
 from swift.evaluation.results import with_explanation
-from swift.llm.dataset import Record, check_records, load_records, raise_problems
+from swift.llm.dataset import (
+    ReadingRules,
+    Record,
+    check_records,
+    check_seen,
+    load_records,
+    problems_of,
+    raise_problems,
+)
 from swift.llm.images.source import ImageSource
 from swift.llm.prompting import adapt_records, system_text, view_of
+from swift.llm.records.files import find_part
+from swift.llm.records.presence import describe_images, unseen_images
 from swift.utils.digests import value_digest
+from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
 from utils.metrics import reference_answers
 from utils.questions import question_name
+
+logger = get_logger()
 
 SWEEP = tuple(f"test_{group}_vqa.json" for group in ("basic", "compare", "region"))
 
@@ -28,11 +42,13 @@ class QuestionFile:
     path: Path
     records: list[Record]
     skipped: dict[int, str] = field(default_factory=dict)  # reason by position: questions that cannot be asked
+    unseen: tuple[str, ...] = ()  # problems of questions that are asked although an image may be unseen
 
     @property
     def name(self) -> str:
         """The dataset's name in result files."""
-        return self.path.stem
+        part = find_part(self.path)
+        return "_".join(map(str, (part.file.stem, *(number for number in part[1:] if number is not None))))
 
     @cached_property
     def digests(self) -> list[str]:
@@ -70,23 +86,25 @@ def read_question_files(arguments: EvaluationArguments) -> list[QuestionFile]:
 
 
 def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
-    records = load_records([path], arguments.img_root, max_samples=arguments.max_samples)
-    records = adapt_records(
-        records, system_text(arguments.system), view_of(arguments.max_pixels, arguments.gray_window)
-    )
+    reading = ReadingRules(arguments.img_root, tuple(arguments.image_fields), arguments.allow_links)
+    records = load_records([path], max_samples=arguments.max_samples, reading=reading)
+    view = view_of(arguments.max_pixels, arguments.gray_window)
+    records = adapt_records(records, system_text(arguments.system), view)
     _check_answers(records)
     _check_names(records)
     _check_given(records, arguments.given)
-    skipped = check_or_skip(records, partial(check_records, decode=False), arguments.on_error)
+    skipped = check_or_skip(records, partial(_check_images, unseen=arguments.unseen), arguments.on_error)
     readable = [index for index in range(len(records)) if index not in skipped]
     if not readable:
         raise UserError(f"dataset {path}: no question has a readable image, the first: {skipped[0]}")
+    unseen = tuple(unseen_images(records).values()) if arguments.unseen == "count" else ()
+    _count_images(path, records, unseen)
     controls = {"blank": blank_images, "shuffled": partial(shuffle_images, seed=arguments.seed)}
     if arguments.control in controls:
         shown = controls[arguments.control]([records[index] for index in readable])
         for index, record in zip(readable, shown, strict=True):
             records[index] = record
-    return QuestionFile(path, records, skipped)
+    return QuestionFile(path, records, skipped, unseen)
 
 
 def check_or_skip(
@@ -94,20 +112,29 @@ def check_or_skip(
 ) -> dict[int, str]:
     """Run ``check`` over ``records``. Returns the problem of each bad record by position if ``on_error`` is skip, and
     raises the check's UserError if it is stop."""
-    try:
+    if on_error == "stop":
         check(records)
-    except UserError:
-        if on_error == "stop":
-            raise
-    else:
         return {}
-    problems = {}
-    for index, record in enumerate(records):
-        try:
-            check([record])
-        except UserError as error:
-            problems[index] = str(error)
-    return problems
+    return problems_of(records, check)
+
+
+def _count_images(path: Path, records: Sequence[Record], unseen: Sequence[str]) -> None:
+    """Print how many questions have how many images, and warn of those that are asked although one may be unseen."""
+    if is_master():
+        print(f"{path}: {describe_images(records)}")
+    if unseen:
+        logger.warning(
+            "%d questions are asked although an image may be unseen; the result file lists them, the first: %s",
+            len(unseen), unseen[0],
+        )  # fmt: skip
+
+
+def _check_images(records: Sequence[Record], unseen: str) -> None:
+    """Raise UserError for records that lack an image, unless these are only counted, and for images that are missing or
+    broken by their headers."""
+    if unseen == "refuse":
+        check_seen(records)
+    check_records(records, decode=False)
 
 
 def _annotation_files(arguments: EvaluationArguments) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from swift.evaluation.answering import Answer, Answered
 from swift.llm.dataset import Record
+from swift.llm.records.parts import ANSWER_FIELDS
 from utils.get_knowledge_graph import extractor_name
 from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, judge, notes_of, reference_answers
 from utils.questions import question_id
@@ -48,9 +49,10 @@ def _stored_answer(answer: Answer) -> dict[str, Any]:
 
 
 def with_explanation(record: Record) -> dict[str, Any]:
-    """The record's own fields, with the solution under its name in evaluation files."""
+    """The record's own fields, with the solution under its name in evaluation files. A solution that was made from the
+    ``answer`` explains nothing and is left out."""
     columns = {name: value for name, value in record.columns.items() if name != "solution"}
-    return columns | {"explanation": record.solution}
+    return columns | {"explanation": None if record.solution_field in ANSWER_FIELDS else record.solution}
 
 
 def result_row(record: Record, index: int, answers: Sequence[Mapping[str, Any]], given: bool = False) -> dict[str, Any]:

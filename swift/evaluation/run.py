@@ -178,6 +178,8 @@ class Evaluator:
             "image_separator": IMAGE_SEPARATOR,
             "dynamic_hd": self.policy.image_processor.dynamic_hd,
         }
+        if unseen := job.questions.unseen:
+            facts["unseen"] = {"count": len(unseen), "records": list(unseen)}
         return {"settings": job.settings, "facts": facts, "batching": batching}
 
     def _run_facts(self, batching: Batching) -> dict[str, Any]:
@@ -241,11 +243,11 @@ def _load(checkpoint: Path, arguments: EvaluationArguments) -> Policy:
         attn_impl="flash_attn" if arguments.use_flash_attention else "auto",
         dynamic_hd=arguments.dynamic_hd,
     )
-    policy.model.to(_device())
+    policy.model.to(own_device())
     return policy
 
 
-def _device() -> torch.device:
+def own_device() -> torch.device:
     """The accelerator of this process's rank, or the CPU."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")

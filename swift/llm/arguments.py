@@ -91,6 +91,17 @@ class DataArguments(PromptFlags):
     max_length: int | None = _flag("most tokens a prompt may have, images included; longer ones are an error")
     dynamic_hd: int | None = _flag("most crops an image may take; default: as the checkpoint was trained, else 4")
     check_images: bool = _flag("decode every image before training; false: read headers only", True)
+    image_fields: list[str] = field(
+        default_factory=list, metadata={"help": "fields of a record that hold images; default: the customary names"}
+    )
+    allow_links: bool = _flag("follow links in the image folder that lead out of it", False)
+    unseen: Literal["refuse", "count"] = _flag(
+        "records without an image, and fields that look like an image and are not read: refuse, or count and list",
+        "refuse",
+    )
+    on_error: Literal["stop", "skip"] = _flag(
+        "a record that cannot be used: stop, or leave it out of the run and list it in args.json", "stop"
+    )
 
     _argument_group_name = "data"
 

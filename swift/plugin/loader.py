@@ -11,6 +11,8 @@ from pathlib import Path
 
 from swift.utils.errors import UserError
 
+OWN_PLUGIN = Path(__file__).resolve().parents[2] / "plugin.py"  # this project's rewards
+
 
 def load_external_plugins(paths: Iterable[str | Path]) -> None:
     """Import each plugin file once, so that the rewards it registers in ``orms`` become available.

@@ -16,6 +16,7 @@ from utils.answers import reasoning_of
 
 QUICK = ("external_math_acc", "external_code_reward", "external_countdown")  # may be tried as well
 TRIED = 8  # records that rewards are tried on before training
+TRAINER_STATE = "trainer_state"  # the one column that is an object, the same for all completions
 LARGEST_REWARD = 1e15  # sums and squares of a group stay finite in float32
 
 
@@ -60,21 +61,21 @@ def required_columns(rewards: Iterable[tuple[str, Callable]]) -> dict[str, str]:
 
 
 def reward_matrix(
-    rewards: list[tuple[str, Callable]], completions: list[str], columns: Mapping[str, list]
+    rewards: list[tuple[str, Callable]], completions: list[str], columns: Mapping[str, Any]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Score N completions with R rewards: float32 [N, R], NaN for None.
 
     Args:
         rewards: R (name, reward) pairs, as ``build_rewards`` returns them.
         completions: N texts.
-        columns: dataset columns, each a list of N values aligned with ``completions``.
+        columns: dataset columns, each a list of N values aligned with ``completions``, and the trainer's state.
 
     Raises:
         UserError: a reward raises, or returns anything other than N values, each a finite number or None.
         ValueError: a column does not hold N values.
     """
     for column, values in columns.items():
-        if len(values) != len(completions):
+        if column != TRAINER_STATE and len(values) != len(completions):
             raise ValueError(f"column {column!r} has {len(values)} values for {len(completions)} completions")
     scores = np.full((len(completions), len(rewards)), np.nan, dtype=np.float32)
     for index, (name, reward) in enumerate(rewards):

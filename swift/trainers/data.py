@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -12,7 +13,12 @@ from torch.utils.data import Dataset, Sampler
 from swift.llm.dataset import Record
 from swift.llm.images.source import ImageSource, open_image
 from swift.llm.template.protocol import EncodedPrompt, Template
+from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
 
+logger = get_logger()
+
+DatasetItem = TypeVar("DatasetItem")
 THUMBNAIL, SMALLEST = 56, 28  # longest and shortest side of a shrunk image, pixels
 
 
@@ -25,12 +31,53 @@ class PromptItem:
     prompt: EncodedPrompt
 
 
+class Replacements:
+    """Items of a dataset that turned out to be unreadable during a run, each replaced by the next one that is not.
+
+    With ``skips`` False, which is the default, an unreadable item is an error.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length, self.skips = length, False
+        self.problems: dict[int, str] = {}  # by index
+
+    def read(self, indexes: Sequence[int], encode: Callable[[Sequence[int]], list[DatasetItem]]) -> list[DatasetItem]:
+        """The items at ``indexes``, as ``encode`` makes them of good indexes. Raises UserError if an item is unreadable
+        and not to be skipped, or if no readable one is left."""
+        indexes = [self._readable(index) for index in indexes]
+        try:
+            return encode(indexes)
+        except UserError:
+            if not self.skips:
+                raise
+        return [self._read_one(index, encode) for index in indexes]
+
+    def _read_one(self, index: int, encode: Callable[[Sequence[int]], list[DatasetItem]]) -> DatasetItem:
+        while True:
+            index = self._readable(index)
+            try:
+                return encode([index])[0]
+            except UserError as error:
+                self.problems[index] = str(error)
+                logger.warning("skipped from now on: %s", error)
+
+    def _readable(self, index: int) -> int:
+        """``index``, or the next one that is not known to be unreadable."""
+        if index not in self.problems:
+            return index
+        following = ((index + step) % self.length for step in range(1, self.length))
+        if (found := next((other for other in following if other not in self.problems), None)) is None:
+            raise UserError(f"no record can be read any more, the first problem: {next(iter(self.problems.values()))}")
+        return found
+
+
 class PromptDataset(Dataset):
     """Records that are encoded on access. Images are decoded in the template's threads, or in data loader workers."""
 
     def __init__(self, records: Sequence[Record], template: Template) -> None:
         self.records = records
         self.template = template
+        self.replacements = Replacements(len(records))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -40,6 +87,10 @@ class PromptDataset(Dataset):
 
     def items(self, indexes: Sequence[int]) -> list[PromptItem]:
         """The items at ``indexes``, with their images decoded in parallel."""
+        return self.replacements.read(indexes, self.encode)
+
+    def encode(self, indexes: Sequence[int]) -> list[PromptItem]:
+        """The items at exactly these ``indexes``. Raises UserError for an unreadable image."""
         records = [self.records[index] for index in indexes]
         return list(map(PromptItem, indexes, records, self.template.encode_prompts(records)))
 
@@ -54,8 +105,12 @@ def example_prompts(dataset: PromptDataset) -> list[EncodedPrompt]:
     """Two prompts of the dataset, their images shrunk to a few pixels: the first that has an image (or simply the
     first), and the last."""
     records = dataset.records
-    first = next((record for record in records if record.images), records[0])
-    return [dataset.template.encode_prompt(_with_small_images(record)) for record in (first, records[-1])]
+    first = next((index for index, record in enumerate(records) if record.images), 0)
+
+    def encode(indexes: Sequence[int]) -> list[EncodedPrompt]:
+        return [dataset.template.encode_prompt(_with_small_images(records[index])) for index in indexes]
+
+    return dataset.replacements.read([first, len(records) - 1], encode)
 
 
 def prompt_lengths(dataset: PromptDataset) -> tuple[int, int]:
@@ -74,7 +129,10 @@ def prompt_lengths(dataset: PromptDataset) -> tuple[int, int]:
 
 def _with_small_images(record: Record) -> Record:
     """The record with a thumbnail in place of each image, so that it takes the fewest tokens that an image can have."""
-    return replace(record, images=tuple(map(_thumbnail, record.images)))
+    try:
+        return replace(record, images=tuple(map(_thumbnail, record.images)))
+    except UserError as error:
+        raise UserError(f"{record.source}: {error}") from error
 
 
 def _thumbnail(source: ImageSource) -> ImageSource:

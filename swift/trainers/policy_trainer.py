@@ -133,6 +133,7 @@ class PolicyTrainer(ShardedTrainer):
         self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
         self._resumed: str | None = None  # checkpoint whose random state is still to be restored
         self.compute_type: torch.dtype | None = None  # of matrix products, if the trainable weights are kept in float32
+        self.facts: dict[str, Any] = {}  # about the data, for args.json
         self.card: dict[str, Any] = {}  # facts for the README.md of checkpoints
         self.stop = StopAfterStep(repeats)
         self.add_callback(self.stop)

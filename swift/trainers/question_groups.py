@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from swift.engine.batch import Completions, PromptBatch, collate_completions, collate_prompts
 from swift.llm.dataset import Record, image_placeholders
 from swift.llm.template.protocol import EncodedPrompt, Template
-from swift.trainers.data import PromptDataset, PromptItem
+from swift.trainers.data import PromptDataset, PromptItem, Replacements
 
 
 class QuestionGroups(Dataset):
@@ -30,6 +30,8 @@ class QuestionGroups(Dataset):
     def __init__(self, records: Sequence[Record], template: Template, size: int) -> None:
         self.prompts = PromptDataset(records, template)
         self.groups = group_records(records, size)
+        # A group is replaced as a whole, because its questions share images.
+        self.replacements = Replacements(len(self.groups))
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -39,7 +41,10 @@ class QuestionGroups(Dataset):
 
     def items(self, indexes: Sequence[int]) -> list[list[PromptItem]]:
         """The groups at ``indexes``, with all their images decoded in parallel."""
-        items = iter(self.prompts.items(self._rows(indexes)))
+        return self.replacements.read(indexes, self._encode)
+
+    def _encode(self, indexes: Sequence[int]) -> list[list[PromptItem]]:
+        items = iter(self.prompts.encode(self._rows(indexes)))
         return [[next(items) for _ in self.groups[index]] for index in indexes]
 
     __getitems__ = items  # called by a data loader to read a batch

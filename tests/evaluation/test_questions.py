@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swift.cli.common import split_by_patient
+from swift.cli.data import split_by_patient
 from swift.evaluation.controls import shuffle_images
 from swift.llm.dataset import Record
 from swift.llm.images.source import ImageSource

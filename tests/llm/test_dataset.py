@@ -219,11 +219,11 @@ def test_a_missing_file_a_folder_and_other_encodings_are_named(root):
         ({"messages": []}, "field 'messages' has no user turn"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "field 'messages' has no user turn"),
         ({"messages": [{"role": "system", "content": "x"}]}, "field 'messages' has no user turn"),
-        ({"messages": [{"role": "human", "content": "x"}]}, "turn 0: needs a role"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "turn 0: needs a role"),
         ({"messages": [{"role": "user"}]}, "turn 0: 'content' must be text, it is null"),
         (FORM_A | {"images": [3]}, "field 'images'[0] must be a path or base64 text, it is a number"),
         (FORM_A | {"images": [""]}, "field 'images'[0] must be a path or base64 text, it is an empty text"),
-        (FORM_A | {"images": {"path": "a.png"}}, "field 'images' must be a path or base64 text, it is an object"),
+        (FORM_A | {"images": {"height": 9}}, "field 'images' must be a path or base64 text, it is an object"),
         (FORM_A | {"images": ["a\0.png"]}, "field 'images'[0]"),
         (FORM_B | {"image": "data:image/png;base64,@@"}, "field 'image': the image is not valid base64"),
         (FORM_A | {"solution": ["yes"]}, "field 'solution' must be text, it is a list"),
@@ -240,7 +240,7 @@ def test_a_bad_record_is_named_with_its_field(root, record, words):
 
 @pytest.mark.parametrize("value", ["missing", None, ""])
 def test_a_missing_solution_matters_only_when_it_is_needed(root, value):
-    record = {key: item for key, item in FORM_A.items() if key != "solution"}
+    record = {key: item for key, item in FORM_A.items() if key not in ("solution", "answer")}
     record |= {} if value == "missing" else {"solution": value}
     assert one(root, record).solution is None
     assert "field 'solution' is missing or empty" in message_of(one, root, record, require_solution=True)

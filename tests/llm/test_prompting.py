@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swift.cli.common import read_data, read_policy
+from swift.cli.common import read_policy
+from swift.cli.data import read_data
 from swift.llm.arguments import parse_rlhf_args
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record
@@ -78,7 +79,7 @@ def test_a_record_with_a_system_turn_keeps_it():
 
 def test_the_system_turn_reaches_the_prompt_of_a_run(world, tmp_path):
     model, data, training = parse_rlhf_args(rlhf_command(world, tmp_path, system="You read films."))
-    records, _ = read_data(data, training.seed, require_solution=True)
+    records = read_data(data, training.seed, require_solution=True).train
     _, template = read_policy(model, data)
     assert "<|system|>You read films.<|end|><|user|>" in template.encode_prompt(records[0]).text
 

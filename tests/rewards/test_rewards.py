@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import plugin
 from swift.llm.dataset import Record
+from swift.llm.images.source import ImageSource
+from swift.llm.template.protocol import EncodedPrompt
 from swift.plugin import orms
-from swift.plugin.rewards import build_rewards
+from swift.plugin.rewards import build_rewards, reward_matrix
 from swift.trainers.data import PromptItem
 from swift.trainers.rlhf_trainer.rollout import reward_columns
 from swift.utils.errors import UserError
@@ -266,11 +269,19 @@ def test_length_falls_in_a_straight_line_over_the_last_fifth(tokens, expected):
     assert reward(["x"], completion_tokens=[tokens]) == pytest.approx([expected])
 
 
-def test_the_trainer_counts_tokens_for_its_rewards():
-    records = [Record((), (), "a", {"idx": number}, "s") for number in range(2)]
-    items = [PromptItem(number, record, None) for number, record in enumerate(records)]
+def columns_of_two_questions(state=None):
+    """Columns of three completions for each of two questions, and the completions."""
+    images = [(ImageSource.from_path(f"/images/{number}.png"),) for number in range(2)]
+    asked = ({"role": "user", "content": "Effusion?"},)
+    records = [Record(images[number], asked, "a", {"idx": number}, "s") for number in range(2)]
+    prompts = [EncodedPrompt(torch.tensor([1]), (), f"prompt {number}") for number in range(2)]
+    items = [PromptItem(number, records[number], prompts[number]) for number in range(2)]
     completions = random_completions(6, longest=5)
-    columns = reward_columns(items, 3, completions)
+    return reward_columns(items, 3, completions, list("uvwxyz"), state), completions
+
+
+def test_the_trainer_counts_tokens_for_its_rewards():
+    columns, completions = columns_of_two_questions()
     assert columns["completion_tokens"] == [len(ids) for ids in completions.token_lists()]
     assert columns["idx"] == [0, 0, 0, 1, 1, 1]
 
@@ -285,8 +296,25 @@ def test_the_trainer_counts_tokens_for_its_rewards():
 )
 def test_the_trainer_gives_the_question_to_its_rewards(columns, turns, expected):
     messages = tuple({"role": "user", "content": turn} for turn in turns)
-    items = [PromptItem(0, Record((), messages, "a", columns, "s"), None)]
-    assert reward_columns(items, 2, random_completions(2, longest=5))["question"] == [expected] * 2
+    items = [PromptItem(0, Record((), messages, "a", columns, "s"), EncodedPrompt(torch.tensor([1]), (), ""))]
+    assert reward_columns(items, 2, random_completions(2, longest=5), ["a", "b"])["question"] == [expected] * 2
+
+
+def test_rewards_may_ask_for_images_messages_prompts_and_the_state_of_the_trainer():
+    state = object()
+    seen = {}
+
+    def looks(completions, images, messages, prompts, trainer_state, **columns):
+        seen.update(images=images, messages=messages, prompts=prompts, state=trainer_state)
+        return [0.0] * len(completions)
+
+    columns, _ = columns_of_two_questions(state)
+    reward_matrix([("looks", looks)], list("uvwxyz"), columns)
+    assert seen["images"] == [["/images/0.png"]] * 3 + [["/images/1.png"]] * 3
+    assert seen["prompts"] == ["prompt 0"] * 3 + ["prompt 1"] * 3
+    asked = {"role": "user", "content": "Effusion?"}
+    assert seen["messages"] == [[asked, {"role": "assistant", "content": letter}] for letter in "uvwxyz"]
+    assert seen["state"] is state
 
 
 def test_length_counts_with_a_tokenizer_where_nobody_has_counted():

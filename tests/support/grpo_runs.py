@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swift.cli.common import read_data, read_policy
+from swift.cli.common import read_policy
+from swift.cli.data import read_data
 from swift.llm.arguments import parse_rlhf_args
 from swift.plugin.loader import load_external_plugins
 from swift.plugin.rewards import build_rewards
@@ -17,13 +18,13 @@ def make_trainer(world: Path, output: Path, **flags: object) -> GRPOTrainer:
     """Trainer of the run of `builders.rlhf_command`. The vision LoRA and the head train, as under the freezing hook."""
     model, data, training = parse_rlhf_args(rlhf_command(world, output, **flags))
     load_external_plugins(training.external_plugins)
-    records, validation = read_data(data, training.seed, require_solution=True)
+    read = read_data(data, training.seed, require_solution=True)
     policy, template = read_policy(model, data)
     freeze_non_vision(policy.model)
     return GRPOTrainer(
         args=training,
-        train_dataset=records,
-        eval_dataset=validation,
+        train_dataset=read.train,
+        eval_dataset=read.validation,
         policy=policy,
         template=template,
         reward_funcs=build_rewards(training.reward_funcs, training),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swift.cli.common import read_data, read_policy
+from swift.cli.common import read_policy
+from swift.cli.data import read_data
 from swift.llm.arguments import parse_sft_args
 from swift.trainers.sft_trainer import SFTTrainer
 
@@ -34,6 +35,8 @@ def sft_command(world: Path, output: Path, **flags: object) -> list[str]:
 def make_trainer(world: Path, output: Path, **flags: object) -> SFTTrainer:
     """Trainer of the run of `sft_command`."""
     model, data, training = parse_sft_args(sft_command(world, output, **flags))
-    records, validation = read_data(data, training.seed, require_solution=True)
+    read = read_data(data, training.seed, require_solution=True)
     policy, template = read_policy(model, data)
-    return SFTTrainer(args=training, train_dataset=records, eval_dataset=validation, policy=policy, template=template)
+    return SFTTrainer(
+        args=training, train_dataset=read.train, eval_dataset=read.validation, policy=policy, template=template
+    )

@@ -276,7 +276,7 @@ def without(*fields):
         ([*GOOD[:5], GOOD[5] | {"is_correct": "no"}], [], ["record 0", "'is_correct' must be true or false"]),
         ([], [], ["leaves no items to choose from"]),
         (["text"], [], ["record 0", "a record is an object"]),
-        (without("explanation"), [], ["record 0: field 'solution' is missing", "(and 5 more)"]),
+        (without("explanation", "answer"), [], ["record 0: field 'solution' is missing", "(and 5 more)"]),
         (without("subject_id"), [], ["record 0: field 'subject_id' is missing", "allow"]),
         (without("question_type"), [], ["not every item has question_type", "--stratify"]),
         ([GOOD[0] | {"image_ids": ["gone"]}], ["--sizes", 1], ["1.json record 0", "gone.png", "is missing"]),

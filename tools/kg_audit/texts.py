@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swift.llm.dataset import find_solution, raise_problems, read_items
+from swift.llm.dataset import raise_problems
+from swift.llm.records.files import read_items
+from swift.llm.records.parts import find_solution
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 from tools.kg_audit.graph_files import NamedTexts

@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swift.llm.dataset import check_records, load_records
+from swift.llm.dataset import ReadingRules, check_records, check_seen, image_finder, load_records
+from swift.llm.records.presence import describe_images
 from swift.utils.errors import UserError
 from swift.utils.files import replacing, write_json
 from swift.utils.logger import get_logger
 from tools.samples.leaks import read_guard
 from tools.samples.policies import POLICIES, Draw, DrawSettings, SamplingPolicy, borrowing, draw, largest_remainder
 from tools.samples.pools import (
+    PoolImages,
     PoolItem,
     PoolSource,
     Questions,
@@ -44,8 +46,9 @@ class SampleRequest:
     rule: str = TRAINING_RULE  # accuracy rule for ``results``
     evaluation: Sequence[Path] = ()  # evaluation files or folders (default: <root>/annotations/eval)
     shared_patients: str = "refuse"  # items about patients of the evaluation: refuse, exclude, or allow
-    image_root: Path | None = None
+    reading: ReadingRules = field(default_factory=ReadingRules)  # of the pools' images
     check_images: bool = True
+    unseen: str = "refuse"  # records without an image: refuse, or count
     overwrite: bool = False
 
 
@@ -82,7 +85,7 @@ def draw_sets(request: SampleRequest) -> list[Path]:
             for size in request.sizes:
                 path = request.root / "annotations" / folder / f"{size}.json"
                 samples.append(make_sample(questions, POLICIES[name], size, settings, path, facts))
-    write_samples(samples, request.image_root, request.check_images, request.overwrite)
+    write_samples(samples, request)
     return [sample.path for sample in samples]
 
 
@@ -114,7 +117,7 @@ def make_sample(
         more = {"pool": part.source.name} if len(questions) > 1 else {}
         for position in drawn.positions:
             rate = {} if part.pool.pass_rates is None else {"pass_rate": part.pool.pass_rates[position]}
-            records.append(training_record(part.items[position], **rate, **more))
+            records.append(training_record(part.items[position], part.parts[position], **rate, **more))
         pools[part.source.name] = {
             "files": [str(file) for file in part.source.files],
             "share": str(part.source.share),
@@ -133,31 +136,36 @@ def make_sample(
     return Sample(path, records, manifest)
 
 
-def write_samples(samples: Sequence[Sample], image_root: Path | None, check_images: bool, overwrite: bool) -> None:
+def write_samples(samples: Sequence[Sample], request: SampleRequest) -> None:
     """Write samples and their manifests, after reading each back as training will. Raises UserError for a record that
     training would refuse, and for another file in the way. Then nothing is written."""
-    digests = []
+    digests, images = [], []
     with ExitStack() as files:  # each is renamed into place when all are good
         for sample in samples:
             temporary = files.enter_context(replacing(sample.path))
             lines = ",\n".join(json.dumps(record, ensure_ascii=False, allow_nan=False) for record in sample.records)
             temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
             digests.append(sha256(temporary))
-            if sample.path.exists() and sha256(sample.path) != digests[-1] and not overwrite:
+            if sample.path.exists() and sha256(sample.path) != digests[-1] and not request.overwrite:
                 raise UserError(f"{sample.path} holds another sample; pass --overwrite, or write to another --root")
-            if check_images:
-                _read_back(temporary, sample.path, image_root)
-    for sample, digest in zip(samples, digests, strict=True):
+            images.append(_read_back(temporary, sample.path, request) if request.check_images else "images unchecked")
+    for sample, digest, seen in zip(samples, digests, images, strict=True):
         output = {"file": sample.path.name, "records": len(sample.records), "sha256": digest}
-        write_json(sample.path.with_suffix(".manifest.json"), sample.manifest | {"output": output})
-        print(f"{sample.path}: {len(sample.records)} records, sha256 {digest[:12]}")
+        write_json(sample.path.with_suffix(".manifest.json"), sample.manifest | {"images": seen, "output": output})
+        print(f"{sample.path}: {len(sample.records)} records, {seen}, sha256 {digest[:12]}")
 
 
-def _read_back(written: Path, name: Path, image_root: Path | None) -> None:
+def _read_back(written: Path, name: Path, request: SampleRequest) -> str:
+    """Read a sample as training will. Returns how many records have how many images."""
     try:
-        check_records(load_records([written], image_root), decode=False)
+        # The images are in the customary field now.
+        records = load_records([written], reading=replace(request.reading, image_fields=()))
+        if request.unseen == "refuse":
+            check_seen(records)
+        check_records(records, decode=False)
     except UserError as error:
         raise UserError(str(error).replace(str(written), str(name))) from error
+    return describe_images(records)
 
 
 def _read_sources(request: SampleRequest, left_out: frozenset[str]) -> list[Questions]:
@@ -165,7 +173,9 @@ def _read_sources(request: SampleRequest, left_out: frozenset[str]) -> list[Ques
     results = read_pass_rates(request.results, request.rule) if request.results else None
     stratified = any(POLICIES[name].stratified for name in request.policies)
     stratify = request.stratify if stratified else ()
-    questions = [read_pool_questions(source, stratify, results, left_out) for source in request.sources]
+    finder = image_finder(request.root / "annotations", request.reading)
+    images = PoolImages(request.reading.image_fields, finder, request.unseen)
+    questions = [read_pool_questions(source, stratify, results, left_out, images) for source in request.sources]
     if len({part.stratify for part in questions}) > 1:
         raise UserError("the pools do not have the same fields to stratify by; name some with --stratify")
     return questions

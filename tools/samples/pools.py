@@ -10,7 +10,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from swift.llm.dataset import IMAGE_FIELDS, find_solution, raise_problems, read_items
+from swift.llm.dataset import find_images, raise_problems
+from swift.llm.records.files import find_part, read_items
+from swift.llm.records.finding import ImageFinder
+from swift.llm.records.image_fields import unread_fields
+from swift.llm.records.parts import RecordParts, fields_of_parts, missing_solution, plain_names, read_parts
+from swift.llm.records.presence import unread_problem
 from swift.utils.errors import UserError
 from tools.reports.result_files import read_results
 from tools.samples.policies import Pool
@@ -31,11 +36,22 @@ class PoolSource:
 
 
 @dataclass(frozen=True)
+class PoolImages:
+    """The reading of a pool's images: fields that hold them (default: the customary ones), a finder that decides
+    between several fields, and whether fields that look like an image and are not read are refused."""
+
+    fields: tuple[str, ...] = ()
+    finder: ImageFinder | None = None
+    unseen: str = "refuse"  # or count
+
+
+@dataclass(frozen=True)
 class Questions:
-    """The items of a source, their places for messages, both [N], and the pool that sampling draws from."""
+    """The items of a source, their parts, their places for messages, all [N], and the pool that sampling draws from."""
 
     source: PoolSource
     items: list[PoolItem]
+    parts: list[RecordParts]
     places: list[str]
     pool: Pool
     stratify: tuple[str, ...]
@@ -61,6 +77,7 @@ def read_pool_questions(
     stratify: Sequence[str] | None,
     results: dict[tuple[str, str], float] | None,
     left_out: frozenset[str] = frozenset(),
+    images: PoolImages | None = None,
 ) -> Questions:
     """A source's items without those of the patients ``left_out``, each checked to have a solution.
 
@@ -68,43 +85,40 @@ def read_pool_questions(
         stratify: fields that make a stratum. None: the first of `STRATIFY` that the items have.
         results: pass rates by `question_key`. None: ``is_correct``, if every item has it.
         left_out: patients whose items are left out.
+        images: the reading of the items' images.
 
     Raises:
         UserError: an item is damaged or lacks a field, or no item is left.
     """
-    pairs = [pair for file in source.files for pair in read_items(_existing(file))]
+    found = (pair for file in source.files for pair in read_items(existing_pool(file)))
+    pairs = [(plain_names(item), place) for item, place in found]
     pairs = [(item, place) for item, place in pairs if not isinstance(item, dict) or patient_of(item) not in left_out]
     if not pairs:
         raise UserError(f"pool {source.name}: {source.files[0]} leaves no items to choose from; pass another file")
-    raise_problems(filter(None, (_problem(item, place) for item, place in pairs)))
+    parts = _read_all(pairs, images or PoolImages())
     items, places = [item for item, _ in pairs], [place for _, place in pairs]
-    keys = [question_key(item, prompt_turns(item)[-1]["content"], image_names(item)) for item in items]
+    keys = [
+        question_key(item, part.turns[-1]["content"], image_names(part))
+        for item, part in zip(items, parts, strict=True)
+    ]
     _refuse_twins(keys, places)
     fields = _stratify(items, source.name) if stratify is None else tuple(stratify)
     strata = [_stratum(item, fields, place) for item, place in pairs]
     rates = _pass_rates(items, places, keys, results)
-    return Questions(source, items, places, Pool(source.name, keys, strata, rates), fields)
+    return Questions(source, items, parts, places, Pool(source.name, keys, strata, rates), fields)
 
 
-def prompt_turns(item: PoolItem) -> list[dict[str, str]]:
-    """The turns before the solution of an item that `find_solution` has read."""
-    turns = item.get("messages") or [{"role": "user", "content": item["question"]}]
-    return list(turns[:-1] if turns[-1]["role"] == "assistant" else turns)
+def image_names(parts: RecordParts) -> list[str]:
+    """The images as training reads them: paths in the image folder, or base64 text."""
+    return [image.written for image in parts.images]
 
 
-def image_names(item: PoolItem) -> list[str]:
-    """The item's images as training reads them: paths in the image folder, or base64 text."""
-    field = next((name for name in IMAGE_FIELDS if item.get(name) is not None), None)
-    values = [] if field is None else item[field] if isinstance(item[field], list) else [item[field]]
-    return [f"{value}.png" for value in values] if field == "image_ids" else list(values)
-
-
-def training_record(item: PoolItem, **more: Any) -> PoolItem:
+def training_record(item: PoolItem, parts: RecordParts, **more: Any) -> PoolItem:
     """Form A: images, messages, solution, idx, subject_id, study_id and answer, then every other field of the item,
     because rewards may read it."""
-    record = {"images": image_names(item), "messages": prompt_turns(item), "solution": find_solution(item)}
+    record = {"images": image_names(parts), "messages": list(parts.turns), "solution": parts.solution}
     named = {name: item[name] for name in ("idx", "subject_id", "study_id", "answer") if name in item}
-    dropped = {*record, *named, *IMAGE_FIELDS, "explanation"}
+    dropped = {*record, *named, *fields_of_parts(item), "explanation"}
     return record | named | {name: value for name, value in item.items() if name not in dropped} | more
 
 
@@ -155,8 +169,8 @@ def pass_rate(result: PoolItem, rule: str, place: str) -> float:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file, as hexadecimal text."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The digest of a file, or of the file that a part is of, as hexadecimal text."""
+    return hashlib.sha256(find_part(path).file.read_bytes()).hexdigest()
 
 
 def _verdict(answer: Any, rule: str) -> bool | None:
@@ -188,15 +202,31 @@ def _pass_rates(
     return [float(value) for value in said]
 
 
-def _problem(item: Any, place: str) -> str | None:
+def _read_all(pairs: Sequence[tuple[Any, str]], images: PoolImages) -> list[RecordParts]:
+    """The parts of all items. Raises one UserError for all items that cannot be read or have no solution."""
+    parts, problems = [], []
+    for item, place in pairs:
+        try:
+            parts.append(_with_images_found(read_parts(item, images.fields), item, images.finder))
+            if parts[-1].solution is None:
+                raise UserError(missing_solution(item))
+            named = parts[-1].images if images.unseen == "refuse" else []
+            if named and (unread := unread_fields(item, named, images.fields)):
+                raise UserError(unread_problem(unread))
+        except UserError as error:
+            problems.append(f"{place}: {error}")
+    raise_problems(problems)
+    return parts
+
+
+def _with_images_found(parts: RecordParts, item: PoolItem, finder: ImageFinder | None) -> RecordParts:
+    """``parts`` with the images of the field whose files exist. If there are none, the preferred field stays."""
+    if finder is None or finder.root is None or len(parts.choices) < 2:
+        return parts
     try:
-        if find_solution(item) is None:
-            return f"{place}: field 'solution' is missing or empty; rewards compare with it: add it, or 'explanation'"
-        if not all(isinstance(name, str) for name in image_names(item)):
-            return f"{place}: its images must be a list of texts; fix it"
-    except UserError as error:
-        return f"{place}: {error}"
-    return None
+        return parts._replace(choices=(find_images(parts, item, finder)[1],))
+    except UserError:
+        return parts
 
 
 def _stratify(items: Sequence[PoolItem], pool: str) -> tuple[str, ...]:
@@ -225,7 +255,10 @@ def _refuse_twins(keys: Sequence[tuple[str, str]], places: Sequence[str]) -> Non
     )
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"pool file {path} does not exist; correct the path")
+def existing_pool(path: Path) -> Path:
+    """``path``, if it names a file or a part of one. Raises UserError."""
+    try:
+        find_part(path)
+    except UserError as error:
+        raise UserError(f"pool file {path} does not exist; correct the path") from error
     return path

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tools.sweeps.settings import EvaluationSettings, RunSettings, whole_number
 
 PUBLISHED_BATCH = 8
+IMAGE_FLAGS = ("image_root", "image_fields", "allow_links", "unseen")  # the same in training and evaluation
 PUBLISHED_NAMES = {"hard_sample": "hard_uniform", "uniform_sample": "uniform"}  # of sampling policies in older data
 
 
@@ -58,8 +59,12 @@ def training_command(run: RunSettings, python: str) -> list[str]:
     ]  # fmt: skip
 
 
-def evaluation_command(run: RunSettings, evaluation: EvaluationSettings, python: str) -> list[str]:
-    """The command that answers the evaluation questions with a run's newest checkpoint."""
+def evaluation_command(
+    run: RunSettings, evaluation: EvaluationSettings, python: str, flags: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """The command that answers the evaluation questions with a run's newest checkpoint. Of the ``flags`` of training,
+    by name, those about images are passed on."""
+    given = [(name, flags[name]) for name in IMAGE_FLAGS if flags and name in flags]
     questions = evaluation.eval_folder or os.path.dirname(run.annotations.rstrip("/")) or "."
     return [
         python, "evaluate.py", "--model_path", run.output_dir, "--output_dir", f"{run.output_dir}/eval",
@@ -68,6 +73,7 @@ def evaluation_command(run: RunSettings, evaluation: EvaluationSettings, python:
         "--dynamic_hd", evaluation.dynamic_hd, "--use_flash_attention", evaluation.use_flash_attention,
         "--no_tqdm", "true",
         *(["--max_samples", evaluation.eval_samples] if evaluation.eval_samples else []),
+        *(word for name, values in given for word in (f"--{name}", *values)),
     ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from swift.utils.errors import UserError
 from tools.sweeps.commands import evaluation_command, find_data, training_command
-from tools.sweeps.runs import PlannedRun
+from tools.sweeps.runs import PlannedRun, flags_of
 from tools.sweeps.settings import EvaluationSettings, RunSettings, SweepSettings
 
 
@@ -63,7 +63,7 @@ def _plan_run(
         "beta": run.beta,
         "rewards": run.rewards,
     }
-    evaluate = evaluation_command(run, evaluation, python) if sweep.evaluate == "true" else ()
+    evaluate = evaluation_command(run, evaluation, python, flags_of(flags)) if sweep.evaluate == "true" else ()
     return PlannedRun(settings, (*training_command(run, python), *flags), tuple(evaluate))
 
 

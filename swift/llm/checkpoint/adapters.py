@@ -72,7 +72,20 @@ def read_adapter(folder: Path) -> Adapter:
             raise UserError(f"{stored.file}: {key} and {tensors[name].key} name one tensor; save the adapter again")
         tensors[name] = stored
     head = tensors.pop(HEAD_WEIGHT, None)
+    _refuse_whole_weights(tensors, folder)
     return Adapter(config, tensors, folder, head)
+
+
+def _refuse_whole_weights(tensors: dict[str, Stored], folder: Path) -> None:
+    """Raise UserError for an adapter that also replaces weights of its base, or adapts its embedding, apart from the
+    output head."""
+    whole = sorted(name for name in tensors if ".lora_A." not in name and ".lora_B." not in name)
+    if whole:
+        more = f" and {len(whole) - 1} more" if len(whole) > 1 else ""
+        raise UserError(
+            f"{folder}: beside its LoRA matrices the adapter has {whole[0]}{more}; adapters of embeddings and whole "
+            "layers are not supported: merge it into a full checkpoint, or save it with save_embedding_layers=False"
+        )
 
 
 def add_adapter(model: nn.Module, adapter: Adapter, name: str) -> None:

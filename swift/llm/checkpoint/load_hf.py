@@ -21,6 +21,9 @@ from swift.llm.phi4_names import MODEL_TYPES
 from swift.llm.policy import Policy
 from swift.utils.errors import UserError, one_line
 
+# Settings of text models with layers that attend to the images.
+CROSS_ATTENTION = ("cross_attention_layers", "cross_layer_interval", "add_cross_attention")
+
 
 def is_other_model(model_type: object) -> bool:
     """True if ``model_type``, as config.json states it, is a vision-language model other than Phi-4."""
@@ -41,6 +44,7 @@ def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynam
         )
     stored = list_tensors(find_shards(path))
     config = _load_config(path)
+    _refuse_cross_attention(path, config)
     weight_type(path, _stated_type(config, stored) if dtype == "auto" else dtype)
     model = _load_weights(path, config, dtype, attention).eval()
     tokenizer = load_tokenizer(path, model.get_input_embeddings().weight.shape[0], as_written=False)
@@ -53,6 +57,17 @@ def _load_config(path: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(path, local_files_only=True)
     except Exception as error:  # values of the wrong type fail anywhere in transformers
         raise UserError(f"{path / 'config.json'} describes no model: {one_line(error)}; copy it again") from error
+
+
+def _refuse_cross_attention(path: Path, config: PreTrainedConfig) -> None:
+    """Raise UserError for models such as Mllama, whose text layers look at the images through cross attention: their
+    masks belong to whole prompts, and a prompt here is made of images that are prepared one by one."""
+    for part in (config, config.get_text_config()):
+        if any(getattr(part, name, None) for name in CROSS_ATTENTION):
+            raise UserError(
+                f"{path}: {config.model_type} looks at images by cross attention; only models with image tokens in "
+                "the text can be trained and evaluated here"
+            )
 
 
 def _stated_type(config: PreTrainedConfig, stored: Mapping[str, Stored]) -> object:

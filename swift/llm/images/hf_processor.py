@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.processing_utils import ProcessorMixin
 
@@ -30,6 +30,7 @@ FILES = (
     "chat_template.jinja",
 )
 TEXT_OUTPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
+WITH_CLASS_TOKEN = ("clip_vision_model",)  # vision towers that put one more token before those of the patches
 # Packages that a processor requires when it is built, but uses for videos only.
 FOR_VIDEOS = ("num2words",)
 
@@ -89,6 +90,11 @@ class VisionProcessor:
             )
         except ValueError as error:
             raise UserError(f"{type(self.processor).__name__} refuses the image ({error}); scale or crop it") from error
+        except Exception as error:  # settings that are missing or of the wrong type fail anywhere in transformers
+            raise UserError(
+                f"{self.folder}: {type(self.processor).__name__} cannot prepare an image ({one_line(error)}); copy its "
+                "processor_config.json and preprocessor_config.json again"
+            ) from error
         text = self.processor.tokenizer.decode(output["input_ids"][0], clean_up_tokenization_spaces=False)
         return ProcessorImage({name: value for name, value in output.items() if name not in TEXT_OUTPUTS}, text)
 
@@ -126,6 +132,7 @@ def load_processor(folder: Path, tokenizer: PreTrainedTokenizerBase) -> VisionPr
             ),
         }
         processor = _build(kind, parts, named)
+        _fill_in(processor, named, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except Exception as error:  # files of the wrong shape fail anywhere in transformers
         raise UserError(
             f"{folder}: its processor cannot be built ({one_line(error)}); copy all files of the model"
@@ -149,6 +156,20 @@ def _processor_class(folder: Path, named: dict[str, Any]) -> type[ProcessorMixin
     if not issubclass(kind, ProcessorMixin):
         raise ValueError(f"{kind.__name__} takes no images")
     return kind
+
+
+def _fill_in(processor: ProcessorMixin, named: dict[str, Any], config: PreTrainedConfig) -> None:
+    """Take settings that a processor of LLaVA's kind needs and its files do not state from the model's configuration.
+    Older folders have none of them."""
+    vision = getattr(config, "vision_config", None)
+    from_model = {
+        "patch_size": getattr(vision, "patch_size", None),
+        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
+        "num_additional_image_tokens": int(getattr(vision, "model_type", None) in WITH_CLASS_TOKEN),
+    }
+    for name, value in from_model.items():
+        if hasattr(processor, name) and named.get(name) is None and value is not None:
+            setattr(processor, name, value)
 
 
 def _build(kind: type[ProcessorMixin], parts: dict[str, Any], named: dict[str, Any]) -> ProcessorMixin:

@@ -85,6 +85,8 @@ class ImageSource:
         if self.data is not None:
             return io.BytesIO(self.data)
         if not self.path.is_file():
+            if self.path.is_symlink():
+                raise UserError(f"image {self.name} is a link to a file that is not there; fetch it (datalad get)")
             raise UserError(f"image {self.name} is missing; put the file there or pass --image_root")
         try:
             return self.path.open("rb")
@@ -94,9 +96,12 @@ class ImageSource:
 
 def is_base64(text: str) -> bool:
     """True if an image field holds the image itself rather than a path."""
-    if _DATA_URI.match(text) or _BARE_BASE64.fullmatch(text) or len(text) > _LONGEST_PATH:
-        return True
-    return _is_base64_dicom(text)
+    return len(text) > _LONGEST_PATH or is_encoded_image(text)
+
+
+def is_encoded_image(text: str) -> bool:
+    """True if any text, also one that is not in an image field, begins like an image in base64."""
+    return bool(_DATA_URI.match(text) or _BARE_BASE64.fullmatch(text)) or _is_base64_dicom(text)
 
 
 def _is_base64_dicom(text: str) -> bool:

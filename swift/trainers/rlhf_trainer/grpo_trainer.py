@@ -227,7 +227,8 @@ class GRPOTrainer(PolicyTrainer):
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
             whole = [self.template.prefilled + text for text in texts]
-            rewards = reward_matrix(self.rewards, whole, reward_columns(items, size, completions))
+            columns = reward_columns(items, size, completions, whole, self.state)
+            rewards = reward_matrix(self.rewards, whole, columns)
             rewards = torch.as_tensor(rewards, dtype=torch.float32, device=device)
             scaled = self.args.scale_rewards != "none"
             advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size, scaled)
@@ -275,7 +276,8 @@ class GRPOTrainer(PolicyTrainer):
         greedy, shared, synced = replace(self.sampling, temperature=0), self.paths.shared, self.synced
         completions = generate(self.model, prompts, 1, greedy, shared=shared, synced=synced)
         texts = [self.template.prefilled + self.template.decode(ids) for ids in completions.token_lists()]
-        rewards = torch.as_tensor(reward_matrix(self.rewards, texts, reward_columns(items, 1, completions)))
+        columns = reward_columns(items, 1, completions, texts, self.state)
+        rewards = torch.as_tensor(reward_matrix(self.rewards, texts, columns))
         observe_rewards(means, rewards, self.reward_names, self.weights)
         means.add("completion_length", float(completions.lengths.sum()), len(completions))
 

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from swift.engine.batch import Completions, PromptBatch, concat_completions, concat_prompts
-from swift.llm.dataset import Record, last_question
+from swift.llm.dataset import last_question
+from swift.plugin.rewards import TRAINER_STATE
 from swift.trainers.data import PromptItem
+
+# Columns that every reward may ask for, whatever the data set has.
+PROVIDED_COLUMNS = frozenset({"solution", "images", "messages", "prompts", "completion_tokens", TRAINER_STATE})
 
 
 @dataclass(frozen=True)
@@ -134,18 +138,30 @@ def describe_rollout(rollout: Rollout) -> str:
     )
 
 
-def reward_columns(items: Sequence[PromptItem], group_size: int, completions: Completions) -> dict[str, list[Any]]:
-    """Columns for the rewards, as lists aligned with the completions.
+def reward_columns(
+    items: Sequence[PromptItem], group_size: int, completions: Completions, texts: Sequence[str], state: Any = None
+) -> dict[str, Any]:
+    """Columns for the rewards, as lists aligned with the N completions, whose ``texts`` are the messages' last turn.
 
-    They are all dataset columns, `question` (the prompt's last turn if the record has no such field), `solution`, and
-    `completion_tokens`, the number of tokens with the stop token. A value that a record lacks is None.
+    They are all dataset columns, `question` (the prompt's last turn if the record has no such field) and
+    `PROVIDED_COLUMNS`, which win over a data set's own columns of these names. A value that a record lacks is None.
+    ``state`` is the Trainer's state, the only column that is not a list.
     """
-    names = sorted({name for item in items for name in item.record.columns} | {"question", "solution"})
-    rows = [_reward_row(item.record) for item in items]
+    rows = [_reward_row(item) for item in items]
+    names = sorted({name for row in rows for name in row})
     columns = {name: [row.get(name) for row in rows for _ in range(group_size)] for name in names}
-    return columns | {"completion_tokens": completions.lengths.tolist()}
+    turns = [item.record.messages for item in items for _ in range(group_size)]
+    answers = [{"role": "assistant", "content": text} for text in texts]
+    columns["messages"] = [[*asked, answer] for asked, answer in zip(turns, answers, strict=True)]
+    return columns | {"completion_tokens": completions.lengths.tolist(), TRAINER_STATE: state}
 
 
-def _reward_row(record: Record) -> dict[str, Any]:
-    asked = record.columns.get("question") or last_question(record.messages)
-    return {**record.columns, "question": asked, "solution": record.solution}
+def _reward_row(item: PromptItem) -> dict[str, Any]:
+    record = item.record
+    return {
+        **record.columns,
+        "question": record.columns.get("question") or last_question(record.messages),
+        "solution": record.solution,
+        "images": [source.data if source.path is None else str(source.path) for source in record.images],
+        "prompts": item.prompt.text,
+    }

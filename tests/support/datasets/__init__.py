@@ -1,0 +1,1 @@
+"""Small data sets in the shapes and layouts of public ones."""
