@@ -206,8 +206,8 @@ class GRPOTrainer(PolicyTrainer):
             )
         observe_rollout(self.means, rollout, self.reward_names, self.weights)
         with self.clock.timed("reward"):
-            columns = reward_columns(rollout.items, rollout.group_size, rollout.completions)
             whole = [self.template.prefilled + text for text in rollout.texts]
+            columns = reward_columns(rollout.items, rollout.group_size, rollout.completions, whole, self.state)
             observe_sums(self.means, reward_metrics(self.rewards, whole, columns))
         starts = np.cumsum([0] + [len(batch) for batch in batches])
         return [rollout.select(range(start, stop)) for start, stop in itertools.pairwise(starts.tolist())]
