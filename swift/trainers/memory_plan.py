@@ -199,8 +199,8 @@ def _passing_bytes(config: PreTrainedConfig, narrow: int) -> float:
 
 
 def _saved_bytes(config: PreTrainedConfig, narrow: int, checkpointing: bool) -> float:
-    """Bytes of a token that the decoder saves for the backward pass: with ``checkpointing`` each layer's input, and
-    about two layers that are computed again."""
+    """Bytes of a token that the decoder saves for the backward pass: with ``checkpointing`` the input of each layer
+    and about two layers that are computed again."""
     layers = 2 if checkpointing else config.num_hidden_layers
     inputs = config.num_hidden_layers if checkpointing else 0
     return float(narrow * config.hidden_size * (SAVED_PER_LAYER * layers + inputs))

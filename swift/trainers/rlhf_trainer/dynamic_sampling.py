@@ -22,20 +22,20 @@ def replace_flat_groups(
     attempts: int,
     roll_out_others: RollOutOthers,
     *,
-    go_on: Callable[[bool], bool] = bool,
+    try_again: Callable[[bool], bool] = bool,
 ) -> Rollout:
     """Replace flat groups, whose rewards have a standard deviation of ``min_std`` at most, by groups of other prompts
     that have more, in up to ``attempts`` attempts.
 
     ``roll_out_others(count, taken, attempt)`` samples ``count`` groups whose prompts are preferably outside ``taken``;
-    attempts count from 1. Groups that stay flat do not count in the loss. ``go_on`` decides, from whether any group is
-    flat, if there is another attempt; a process without flat groups that goes on to keep in step with others samples
-    one group and drops it.
+    attempts count from 1. Groups that stay flat do not count in the loss. ``try_again`` decides, from whether any
+    group is flat, if there is another attempt. A process that has none and tries again, to keep in step with others,
+    samples one group and drops it.
     """
     taken = {item.index for item in rollout.items}
     flat = (rollout.std <= min_std).nonzero().flatten().tolist()
     for attempt in range(1, attempts + 1):
-        if not go_on(bool(flat)):
+        if not try_again(bool(flat)):
             break
         fresh = roll_out_others(max(1, len(flat)), taken, attempt)
         if not flat:

@@ -194,7 +194,7 @@ class GRPOTrainer(PolicyTrainer):
             self.means.add("dropped_groups", float((rollout.std <= min_std).sum()), len(rollout))
             anywhere = self.any_process if self.synced else bool
             rollout = replace_flat_groups(
-                rollout, min_std, self.args.max_resample_times, self._roll_out_others, go_on=anywhere
+                rollout, min_std, self.args.max_resample_times, self._roll_out_others, try_again=anywhere
             )
         observe_rollout(self.means, rollout, self.reward_names, self.weights)
         with self.clock.timed("reward"):

@@ -1,4 +1,4 @@
-"""What DeepSpeed and FSDP2 need to know of this project's models, beyond what transformers and accelerate tell them."""
+"""Facts about this project's models that DeepSpeed and FSDP2 need, and FSDP2 on CPUs."""
 
 from __future__ import annotations
 

@@ -156,5 +156,5 @@ class ShardedTrainer(Trainer):
         self.lr_scheduler.load_state_dict(scheduler_state(scheduler, len(self.lr_scheduler.base_lrs)))
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """What this process holds of the trainable parameters, by name."""
+        """The parts of the trainable parameters that this process holds, by name."""
         return {name: local_part(value) for name, value in self.model.named_parameters() if value.requires_grad}
