@@ -57,7 +57,8 @@ class SFTTrainer(PolicyTrainer):
     def begin(self) -> None:
         """Choose the fast path of scoring."""
         with self.whole_policy():
-            self.packed = choose_paths(self.model, self.template, example_prompts(self.train_dataset.prompts)).packed
+            examples = example_prompts(self.train_dataset.prompts)
+            self.packed = choose_paths(self.model, self.template, examples, self.compute_type).packed
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""

@@ -138,7 +138,7 @@ class GRPOTrainer(PolicyTrainer):
 
     def probe(self) -> Paths:
         """The fast paths that the model takes, measured (swift.engine.probe)."""
-        return choose_paths(self.model, self.template, example_prompts(self.train_dataset))
+        return choose_paths(self.model, self.template, example_prompts(self.train_dataset), self.compute_type)
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
