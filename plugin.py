@@ -46,6 +46,7 @@ from utils.answers import (
     answers_agree,
     has_think_answer_shape,
     parse_answers,
+    reasoning_of,
     think_span,
     think_text,
 )
@@ -95,8 +96,7 @@ class GraphReward(ORM):
     cached_references = 8192  # graphs of reference texts kept at most; the oldest leave first
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, reading: str = "think"):
-        if extract is None:
-            # Asking for the name loads the extractor now, so that no model is loaded within a call.
+        if extract is None:  # asking for the name loads the extractor now, and not within a call
             logger.info("%s reads %s texts with %s", type(self).__name__, reading, extractor_name())
         self.extract = extract or extract_knowledge_graph
         self.read = FindingReader(extract) if extract else finding_reader()
@@ -124,7 +124,19 @@ class GraphReward(ORM):
             del self.references[next(iter(self.references))]
 
 
-class KnowledgeGraphORM(GraphReward):
+class ReasoningReward(GraphReward):
+    """Base of the graph rewards that compare with the solution's reasoning. Without reasoning they are None."""
+
+    reads_reasoning = True
+
+    def scores(self, texts: list[str], solutions: list[str], score: Callable) -> list[float | None]:
+        """The score of each text's graph against that of its solution's reasoning; None without reasoning."""
+        references = [reasoning_of(truth) for truth in solutions]
+        pairs = self.graph_pairs(texts, [reference or "" for reference in references])
+        return [None if truth is None else score(*pair) for truth, pair in zip(references, pairs, strict=True)]
+
+
+class KnowledgeGraphORM(ReasoningReward):
     """Mean of the entity and relation Jaccard indexes between the graphs of completion and solution, in [0, 1].
 
     Graphs are extracted from the ``<think>`` part of a text, or from the whole text if it has none. With
@@ -140,8 +152,7 @@ class KnowledgeGraphORM(GraphReward):
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         texts = [self.read_completion(completion) for completion in completions]
-        references = [think_text(truth) for truth in solution]
-        return [graph_jaccard(graph, reference) for graph, reference in self.graph_pairs(texts, references)]
+        return self.scores(texts, solution, graph_jaccard)
 
     def metrics(self, completions: list[str], solution: list[str], **columns: list) -> dict[str, tuple[float, float]]:
         """The signs, and the share of this reward that entities or relations absent on both sides have earned."""
@@ -151,7 +162,7 @@ class KnowledgeGraphORM(GraphReward):
         return super().metrics(completions, **columns) | {"signs/empty_unions": earned}
 
 
-class KnowledgeGraphF1ORM(GraphReward):
+class KnowledgeGraphF1ORM(ReasoningReward):
     """Mean of the entity and relation F1 between the graphs of completion and solution, in [0, 1].
 
     Only a complete ``<think>`` span of the completion is read. If neither graph has a relation, the entity F1 counts
@@ -160,11 +171,7 @@ class KnowledgeGraphF1ORM(GraphReward):
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         texts = [think_span(completion) or "" for completion in completions]
-        references = [think_text(truth) for truth in solution]
-        return [
-            graph_f1(graph, reference) if reference["entities"] else 0.0
-            for graph, reference in self.graph_pairs(texts, references)
-        ]
+        return self.scores(texts, solution, lambda own, truth: graph_f1(own, truth) if truth["entities"] else 0.0)
 
 
 class FormatORM(ORM):
@@ -259,7 +266,7 @@ class CodeFormatORM(ORM):
         return [float(answers_with_code(*row)) for row in rows]
 
 
-class FindingsORM(GraphReward):
+class FindingsORM(ReasoningReward):
     """Agreement of the findings of ``<think>`` with the solution's, from -1 to 1: `findings_score`. None found: 0."""
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:

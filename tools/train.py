@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _, training_flags = parser.parse_known_args(argv)
     run, python = read_run()
     command = [*training_command(run, python), *training_flags]
+    os.environ.setdefault("CHEX_RESUME_ADVICE", f"RESUME=true OUTPUT_DIR={run.output_dir} and the same settings")
     os.execvp(command[0], command)
 
 

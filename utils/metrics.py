@@ -29,8 +29,11 @@ from utils.answers import (
     answer_span,
     answers_agree,
     has_think_answer_shape,
+    in_form_of,
+    is_letter_choice,
     normalise_answers,
     parse_answers,
+    reasoning_of,
     think_text,
 )
 from utils.calibration import answer_confidence
@@ -38,6 +41,7 @@ from utils.get_knowledge_graph import extract_knowledge_graph
 from utils.self_consistency import majority_answers, pass_at_k, pass_sizes
 
 Result = Mapping[str, Any]
+ANSWER_KINDS = (str, int, float)  # true and false are whole numbers in Python
 
 
 def contains_answer(text: str, reference: frozenset[str]) -> bool:
@@ -51,7 +55,7 @@ ACCURACY_RULES: dict[str, Callable[[str, frozenset[str]], bool]] = {
     "answer_span": lambda text, reference: (
         answer_span(text) is not None and answers_agree(parse_answers(text), reference)
     ),
-    "exact_set": lambda text, reference: parse_answers(text) == reference,
+    "exact_set": lambda text, reference: in_form_of(parse_answers(text), reference) == reference,
 }
 RULES = {
     "substring": "published rule: a reference answer occurs anywhere in the lower-cased text",
@@ -65,18 +69,39 @@ TRAINING_RULE = "answer_overlap"
 
 
 def reference_answers(result: Result) -> frozenset[str]:
-    """The right answers of a question: its ``answer`` list (or text, split at commas), else those parsed from its
-    ``explanation``. Raises ValueError if it has neither, or if ``answer`` is anything else."""
+    """The right answers of a question: its ``answer`` (a text, a number, true or false, or a list of these), else those
+    parsed from its ``explanation``. Raises ValueError if it has neither, or if ``answer`` is anything else."""
     answer, explanation = result.get("answer"), result.get("explanation")
-    if isinstance(answer, str):
-        return normalise_answers(answer.split(","))
-    if isinstance(answer, Sequence) and all(isinstance(item, str) for item in answer):
-        return normalise_answers(answer)
+    items = [answer] if isinstance(answer, ANSWER_KINDS) else answer
+    if isinstance(items, Sequence) and all(isinstance(item, ANSWER_KINDS) for item in items):
+        return normalise_answers(items)
     if answer is not None:
-        raise ValueError(f"field 'answer' must be a list of texts, it is {answer!r}; fix it")
+        raise ValueError(
+            f"field 'answer' must be a text, a number, true, false or a list of them, it is {answer!r:.60}"
+        )
     if not isinstance(explanation, str):
         raise ValueError("there is no 'answer' and no 'explanation' to score against; add the answer")
     return parse_answers(explanation)
+
+
+def notes_of(results: Sequence[Result]) -> list[str]:
+    """Sentences about figures of ``results`` that do not say what they seem to say. Empty if there are none."""
+    letters = sum(is_letter_choice(reference_answers(result)) for result in results)
+    unexplained = sum(reasoning_of(result.get("explanation") or None) is None for result in results)
+    notes = []
+    if letters:
+        notes.append(
+            f"{letters} of {len(results)} questions have a reference answer of one letter, which the published rule "
+            f"({PUBLISHED_RULE}) finds in nearly every text; read another rule for them"
+        )
+    if unexplained == len(results):
+        notes.append("no question has an explanation to compare with, so figures of the reasoning do not apply")
+    elif unexplained:
+        notes.append(
+            f"figures of the reasoning count the {len(results) - unexplained} of {len(results)} questions that have an "
+            "explanation to compare with"
+        )
+    return notes
 
 
 def judge(text: str, reference: frozenset[str]) -> dict[str, bool]:
@@ -96,8 +121,8 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     substring ... answer_f1   by each of the rules above
     length              number of generated tokens, the end token included
     format              1 if the text is one <think> span, then one <answer> span, and nothing else
-    entity_*, relation_*, kg_*, hallucination, omission   scores of the two reasonings' graphs (``ReXKG.scores``), if
-                        every question has an ``explanation`` to compare with
+    entity_*, relation_*, kg_*, hallucination, omission   scores of the two reasonings' graphs (``ReXKG.scores``), NaN
+                        for a question whose ``explanation`` has no reasoning; left out if none has any
     pass@k, majority_vote     by the training rule, and by ``exact_set`` with the suffix ``_exact_set``, if every
                         question has ``samples``
     confidence, token_logprob the answer's confidence (``utils.calibration``) and the mean log-probability of the text's
@@ -110,12 +135,15 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     metrics: dict[str, Sequence[float]] = {
         "accuracy": right[TRAINING_RULE],
         **right,
-        "answer_f1": [set_scores(parse_answers(text), reference).f1 for text, reference in pairs],
+        "answer_f1": [
+            set_scores(in_form_of(parse_answers(text), reference), reference).f1 for text, reference in pairs
+        ],
         "length": [result["num_tokens"] for result in results],
         "format": [has_think_answer_shape(text) for text in texts],
     }
-    if all(result.get("explanation") for result in results):
-        metrics |= _graph_metrics(texts, [result["explanation"] for result in results])
+    explained = [reasoning_of(result.get("explanation") or None) for result in results]
+    if any(reasoning is not None for reasoning in explained):
+        metrics |= _graph_metrics(texts, explained)
     if all(result.get("samples") for result in results):
         samples = [[sample["generated_text"] for sample in row["samples"]] for row in results]
         metrics |= _sample_metrics(samples, references)
@@ -125,10 +153,16 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values, dtype=np.float64) for name, values in metrics.items()}
 
 
-def _graph_metrics(texts: Sequence[str], explanations: Sequence[str]) -> dict[str, list[float]]:
-    graphs = zip(reasoning_graphs(texts), reasoning_graphs(explanations), strict=True)
-    rows = [score_question(predicted, reference) for predicted, reference in graphs]
-    return {name: [row[name].value for row in rows] for name in rows[0]}
+def _graph_metrics(texts: Sequence[str], explained: Sequence[str | None]) -> dict[str, np.ndarray]:
+    rows = [row for row, reasoning in enumerate(explained) if reasoning is not None]
+    graphs = zip(
+        reasoning_graphs([texts[row] for row in rows]), reasoning_graphs([explained[row] for row in rows]), strict=True
+    )
+    scores = [score_question(predicted, reference) for predicted, reference in graphs]
+    columns = {name: np.full(len(texts), np.nan) for name in scores[0]}
+    for name, column in columns.items():
+        column[rows] = [score[name].value for score in scores]
+    return columns
 
 
 def _sample_metrics(samples: Sequence[Sequence[str]], references: Sequence[frozenset[str]]) -> dict[str, list[float]]:
@@ -137,7 +171,9 @@ def _sample_metrics(samples: Sequence[Sequence[str]], references: Sequence[froze
     votes = [majority_answers(texts) for texts in samples]
     metrics = {
         "majority_vote": [float(answers_agree(*pair)) for pair in zip(votes, references, strict=True)],
-        "majority_vote_exact_set": [float(vote == truth) for vote, truth in zip(votes, references, strict=True)],
+        "majority_vote_exact_set": [
+            float(in_form_of(vote, truth) == truth) for vote, truth in zip(votes, references, strict=True)
+        ],
     }
     for name, suffix in ((TRAINING_RULE, ""), ("exact_set", "_exact_set")):
         rule = ACCURACY_RULES[name]
@@ -155,7 +191,8 @@ def answer_scores(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     """
     predicted, support, hits = Counter(), Counter(), Counter()
     for result in results:
-        mine, truth = parse_answers(result["generated_text"]), reference_answers(result)
+        truth = reference_answers(result)
+        mine = in_form_of(parse_answers(result["generated_text"]), truth)
         predicted.update(mine)
         support.update(truth)
         hits.update(mine & truth)

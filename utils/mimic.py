@@ -22,22 +22,51 @@ from utils.questions import identifier_text
 SECTIONS = ("findings", "impression")
 STUDY_FIELDS = ("study_id", "study")
 REPORT_FIELDS = ("report", "text")
+SEVERAL = ("refuse", "join", "first", "last")  # what becomes of different texts of one study
 
-# Headings at the beginning of a line, by the section that they open. Any other heading ("LUNGS:") opens no section.
+# Headings by the section that they open. Any other heading ("LUNGS:") opens no section.
 _NAMES = {
     "findings": "findings?|findings?(?: and |/)impressions?|report",
     "impression": "impressions?|conclusions?|impressions?(?: and |/)recommendations?",
-    "history": "(?:(?:clinical|patient) )?(?:history|information|indications?)"
-    "|reasons?(?: for (?:the )?(?:exam(?:ination)?|study))?",
+    "history": "(?:(?:clinical|patient|provided|relevant) ){0,2}(?:history|information|indications?|data|question)"
+    "|signs(?: and |/)symptoms|symptoms?|reasons?(?: for (?:the )?(?:exam(?:ination)?|study))?",
     "examination": "exam(?:ination)?|study|type of exam(?:ination)?|procedures?|techniques?|views?",
     "comparison": "comparisons?(?: stud(?:y|ies))?",
     "recommendation": "recommendations?",
     "notification": "notifications?|wet read|addendum|final addendum|preliminary report",
 }
 SECTION_NAMES = tuple(_NAMES)
-_HEADING = re.compile(
-    "^[ \t]*(?:" + "|".join(f"(?P<{section}>{names})" for section, names in _NAMES.items()) + ")[ \t]*:",
-    re.IGNORECASE | re.MULTILINE,
+# Words that stand in capitals at the beginning of a line, or before a colon within one, without being a heading
+_COMMON = {
+    "findings": "findings?|findings?(?: and |/)impressions?",
+    "history": "(?:(?:clinical|patient|provided|relevant) ){0,2}(?:history|information|indications?)"
+    "|(?:clinical|patient) (?:data|question)|signs(?: and |/)symptoms|reasons? for (?:the )?(?:exam(?:ination)?|study)",
+    "examination": "exam(?:ination)?|techniques?",
+}
+_MARK = r"(?:\*\*|__|</?(?:b|strong)>|#{1,6}[ \t]){0,2}"  # bold type and headings in Markdown and HTML
+
+
+def _any_of(names: Mapping[str, str]) -> str:
+    return "|".join(f"(?P<{section}>{words})" for section, words in names.items())
+
+
+_LOOSE = _NAMES | _COMMON
+_CAPITALS = "|".join(f"(?P<{section}>{words.upper()})" for section, words in _LOOSE.items())
+_HEADINGS = (
+    # alone on a line, or before a colon at its beginning
+    re.compile(
+        rf"^[ \t]*+{_MARK}(?:{_any_of(_NAMES)})[ \t]*+{_MARK}(?:[ \t]*+:{_MARK}|[ \t]*+$)", re.IGNORECASE | re.MULTILINE
+    ),
+    # in capitals or bold at the beginning of a line, without a colon
+    re.compile(rf"^[ \t]*+{_MARK}(?:{_CAPITALS}){_MARK}[ \t-]++(?=\S)", re.MULTILINE),
+    re.compile(
+        rf"^[ \t]*+(?:\*\*|__|<b>|<strong>)(?:{_any_of(_NAMES)})(?:\*\*|__|</b>|</strong>)", re.IGNORECASE | re.M
+    ),
+    # within a line: in capitals before a colon, or with one capital or in bold after the end of a sentence
+    re.compile(rf"(?<![A-Za-z]){_MARK}(?:{_CAPITALS})[ \t]*+{_MARK}[ \t]*+:{_MARK}"),
+    re.compile(
+        rf"(?<=[.!?:;*>])[ \t]++{_MARK}(?=(?-i:[A-Z]))(?:{_any_of(_LOOSE)})[ \t]*+{_MARK}[ \t]*+:{_MARK}", re.IGNORECASE
+    ),
 )
 _PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
@@ -45,8 +74,12 @@ _PARAGRAPH_END = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 def split_sections(report: str) -> dict[str, str]:
     """The report's text by section: findings, impression, history, examination, comparison, recommendation,
     notification. The parts of a section that occurs twice are joined. A report without headings gives an empty
-    dictionary."""
-    headings = list(_HEADING.finditer(report))
+    dictionary.
+
+    A heading may stand on a line of its own, at the beginning of a line or within one, with or without a colon, in
+    capitals or in bold.
+    """
+    headings = _headings(report)
     ends = [*(heading.start() for heading in headings), len(report)][1:]
     sections: dict[str, str] = {}
     for heading, end in zip(headings, ends, strict=True):
@@ -56,6 +89,19 @@ def split_sections(report: str) -> dict[str, str]:
     return {name: text for name, text in sections.items() if text}
 
 
+def _headings(report: str) -> list[re.Match[str]]:
+    """All headings in their order. Of those that overlap, the one that begins first."""
+    found = sorted(
+        (match for pattern in _HEADINGS for match in pattern.finditer(report)),
+        key=lambda match: (match.start(match.lastgroup), -match.end()),
+    )
+    headings: list[re.Match[str]] = []
+    for match in found:
+        if not headings or match.start(match.lastgroup) >= headings[-1].end():
+            headings.append(match)
+    return headings
+
+
 def report_text(report: str, sections: Sequence[str] = SECTIONS) -> str:
     """The part of a report that describes the findings: the named sections, or the last paragraph that is not another
     section if the report has none of them. Empty if it has no such paragraph either."""
@@ -63,8 +109,13 @@ def report_text(report: str, sections: Sequence[str] = SECTIONS) -> str:
     chosen = join_texts(by_name.get(name, "") for name in sections)
     if chosen:
         return chosen
-    paragraphs = (paragraph.strip() for paragraph in reversed(_PARAGRAPH_END.split(report)))
-    return next((p for p in paragraphs if p and not _HEADING.match(p)), "")
+    return next((text for text in map(_unheaded, reversed(_PARAGRAPH_END.split(report))) if text), "")
+
+
+def _unheaded(paragraph: str) -> str:
+    """The text of a paragraph before its first heading."""
+    headings = _headings(paragraph)
+    return paragraph[: headings[0].start()].strip() if headings else paragraph.strip()
 
 
 def join_texts(texts: Iterable[str]) -> str:
@@ -79,16 +130,20 @@ def study_key(study: Any) -> str:
 
 
 def read_reports(
-    source: str | Path, studies: Iterable[Any] | None = None, sections: Sequence[str] = SECTIONS
+    source: str | Path,
+    studies: Iterable[Any] | None = None,
+    sections: Sequence[str] = SECTIONS,
+    several: str = "refuse",
 ) -> dict[str, str]:
     """`report_text` of each study by its `study_key`, in the source's order. If ``studies`` are given, only theirs.
 
-    Raises ValueError naming file and row if a source cannot be read or two reports of one study differ.
+    ``several`` says what becomes of different texts of one study: refuse, join, first or last. Raises ValueError naming
+    file and row if a source cannot be read, or if two reports of one study differ and are refused.
     """
     path = Path(source)
     wanted = None if studies is None else {study_key(study) for study in studies}
     if path.is_dir():
-        return _read_folder(path, wanted, sections)
+        return _read_folder(path, wanted, sections, several)
     readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError(f"reports {path}: give a folder of .txt reports, or a .csv, .json or .jsonl file of them")
@@ -97,7 +152,7 @@ def read_reports(
         for where, row in readers[path.suffix.lower()](path):
             study, text = _parse_row(row, sections, f"reports {path}, {where}")
             if wanted is None or study in wanted:
-                _add(reports, study, text, f"reports {path}, {where}")
+                _add(reports, study, text, f"reports {path}, {where}", several)
     except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         raise ValueError(f"reports {path} cannot be read ({error}); fix the file") from error
     return reports
@@ -149,20 +204,28 @@ def _read_file(path: Path, sections: Sequence[str]) -> str:
     return report_text(text, sections)
 
 
-def _read_folder(folder: Path, wanted: set[str] | None, sections: Sequence[str]) -> dict[str, str]:
+def _read_folder(folder: Path, wanted: set[str] | None, sections: Sequence[str], several: str) -> dict[str, str]:
     reports: dict[str, str] = {}
     for path in sorted(folder.rglob("*.txt")):
         study = study_key(path.stem)
         if wanted is not None and study not in wanted:
             continue
-        _add(reports, study, _read_file(path, sections), f"report {path}")
+        _add(reports, study, _read_file(path, sections), f"report {path}", several)
     return reports
 
 
-def _add(reports: dict[str, str], study: str, text: str, where: str) -> None:
-    """Add a report. Tables with one row per image repeat it, but two different reports of one study are an error."""
-    if reports.setdefault(study, text) != text:
-        raise ValueError(f"{where}: study {study} comes twice with different texts; keep one")
+def _add(reports: dict[str, str], study: str, text: str, where: str, several: str) -> None:
+    """Add a report. Tables with one row per image repeat it. Different reports of one study are treated as ``several``
+    says."""
+    before = reports.setdefault(study, text)
+    if before == text or several == "first" or (several == "join" and text in before):
+        return
+    if several == "refuse":
+        raise ValueError(
+            f"{where}: study {study} comes twice with different texts; keep one, or choose with --several "
+            f"{', '.join(SEVERAL[1:])}"
+        )
+    reports[study] = text if several == "last" else join_texts([before, text])
 
 
 def _csv_rows(path: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:

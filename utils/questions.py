@@ -14,6 +14,8 @@ from typing import Any
 _NOBODY = {"", "nan", "none", "null"}  # the texts that a missing value leaves when it is turned into one
 
 Question = Mapping[str, Any]
+# Fields that name the images of a question, in order of preference: under a control, image_paths are those shown
+IMAGE_NAMES = ("image_ids", "image_id", "images", "image", "image_name", "image_path", "image_paths")
 
 
 def patient_of(question: Question) -> str | None:
@@ -49,8 +51,40 @@ def cluster_of(question: Question, alone: str) -> str:
 
 
 def patients(questions: Sequence[Question]) -> list[str]:
-    """The cluster of each question, for intervals: its patient. A question without one is a cluster of its own."""
-    return [cluster_of(question, f"position {position}") for position, question in enumerate(questions)]
+    """The cluster of each question, for intervals: its patient, else its images. A question without either is a cluster
+    of its own."""
+    return [
+        cluster_of(question, _images_cluster(question) or f"position {position}")
+        for position, question in enumerate(questions)
+    ]
+
+
+def _images_cluster(question: Question) -> str | None:
+    names = next((question[field] for field in IMAGE_NAMES if question.get(field)), None)
+    listed = names if isinstance(names, list | tuple) else [names]
+    texts = [name.get("path") if isinstance(name, Mapping) else name for name in listed]
+    known = all(isinstance(text, str | int) for text in texts)
+    return f"images {' '.join(map(str, texts))}" if known else None
+
+
+def clusters_in_words(questions: Sequence[Question]) -> str:
+    """The number and kind of the clusters that intervals draw: "149 patients", or "80 images (no subject_id)"."""
+    clusters = set(patients(questions))
+    kinds = {cluster.split(" ", 1)[0] for cluster in clusters}
+    if kinds == {"patient"}:
+        return counted(len(clusters), "patient")
+    if kinds == {"images"}:
+        return f"{counted(len(clusters), 'image or pair')} (no subject_id)"
+    if kinds == {"position"}:
+        return f"{counted(len(clusters), 'question')} (no subject_id)"
+    return f"{counted(len(clusters), 'patient')}, or images where there is no subject_id"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 patient", "2 patients", "2 images or pairs"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {' '.join(word if word == 'or' else f'{word}s' for word in noun.split())}"
 
 
 def question_id(question: Question, position: int) -> Any:

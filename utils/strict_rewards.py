@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from ReXKG.graph import set_scores
-from utils.answers import has_think_answer_shape, think_span
+from utils.answers import has_think_answer_shape, in_form_of, think_span
 
 # An answer that names both of a pair is a hedge, unless the reference names both.
 CONTRADICTIONS = (frozenset({"yes", "no"}), frozenset({"m", "f"}), frozenset({"ap", "pa"}))
@@ -17,6 +17,7 @@ def answers_f1(predicted: Set[str], reference: Set[str]) -> float:
     It is 0.0 if the prediction holds both answers of a contradictory pair and the reference does not. By F1 alone
     "yes, no" would be worth 2/3, which is more than a guess that is right half the time.
     """
+    predicted = in_form_of(predicted, reference)
     if any(pair <= predicted and not pair <= reference for pair in CONTRADICTIONS):
         return 0.0
     return set_scores(set(predicted), set(reference)).f1

@@ -38,10 +38,11 @@ def summarize_results(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The mean of each array [N] with its interval, by name."""
+    """The mean of each array [N] with its interval, by name. NaN does not count."""
     table = np.stack(list(values.values()), axis=1)
-    ratios = ratio_intervals(table, np.ones_like(table), clusters)
-    return {name: interval.as_dict() for name, interval in zip(values, ratios, strict=True)}
+    there = np.isfinite(table)
+    ratios = ratio_intervals(np.where(there, table, 0.0), there, clusters)
+    return {name: interval.as_dict() for name, interval in zip(values, ratios, strict=True) if interval is not None}
 
 
 def by_type(results: Sequence[Result], values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

@@ -18,10 +18,12 @@ from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, check_records, load_records
 from swift.llm.policy import Policy
+from swift.llm.prompting import adapt_records, system_text, view_of
 from swift.llm.resume import changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.llm.template.protocol import Template
+from swift.llm.template.truncation import fit_prompts
 from swift.llm.trainable import choose_trainable
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
@@ -37,6 +39,7 @@ from utils.switches import ROUNDING, SWITCHES, switches_set
 
 logger = get_logger()
 
+RESUME_ADVICE = "CHEX_RESUME_ADVICE"  # variable in which a script says how its runs are resumed
 LOCK = ".lock"  # in the run folder
 
 
@@ -52,6 +55,8 @@ def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> tupl
     )
     if data.split_dataset_ratio:
         train, validation = split_by_patient(train, data.split_dataset_ratio, seed)
+    system, view = system_text(data.system), view_of(data.max_pixels, data.gray_window)
+    train, validation = (adapt_records(records, system, view) for records in (train, validation))
     check_records([*train, *validation], decode=data.check_images)
     logger.info("%d training and %d validation records", len(train), len(validation))
     return train, validation
@@ -72,6 +77,14 @@ def split_by_patient(records: Sequence[Record], share: float, seed: int) -> tupl
     return train, validation
 
 
+def prompts_that_fit(template: Template, data: DataArguments, *parts: Sequence[Record]) -> tuple[list[Record], ...]:
+    """The records of each part with prompts that fit into --max_length, checked. Raises UserError for those that do
+    not, unless --truncation_strategy says what becomes of them."""
+    fitting = tuple(fit_prompts(template, part, data.truncation_strategy, data.max_length) for part in parts)
+    template.check_prompts([record for part in fitting for record in part])
+    return fitting
+
+
 def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Template]:
     """Load the policy, choose its trainable parameters, and build its template.
 
@@ -82,7 +95,7 @@ def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0)
         resolve_checkpoint(model.ref_model)
     policy = _load(model.model, model, data.dynamic_hd)
     choose_trainable(policy.model, model)
-    return policy, template_for(policy, data.max_length, new_tokens)
+    return policy, template_for(policy, data.max_length, new_tokens, response_prefix=data.response_prefix)
 
 
 def read_reference(model: ModelArguments) -> nn.Module | None:
@@ -146,7 +159,8 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
         logger.info("finished: %s", args.output_dir)
         return 0
     if trainer.is_world_process_zero():
-        step, hint = trainer.state.global_step, f"--resume_from_checkpoint true --output_dir {args.output_dir}"
+        step, command = trainer.state.global_step, f"--resume_from_checkpoint true --output_dir {args.output_dir}"
+        hint = os.environ.get(RESUME_ADVICE) or command
         logger.warning("stopped at step %d; resume with %s", step, hint)
     return INTERRUPTED
 

@@ -12,15 +12,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from swift.cli.common import read_data, read_policy, read_reference, run_training
+from swift.cli.common import prompts_that_fit, read_data, read_policy, read_reference, run_training
 from swift.llm.arguments import DataArguments, ModelArguments, RLHFArguments, parse_rlhf_args
 from swift.llm.dataset import Record, raise_problems
 from swift.plugin.loader import load_external_plugins
-from swift.plugin.rewards import build_rewards, required_columns
+from swift.plugin.rewards import build_rewards, required_columns, reward_notes
 from swift.trainers.rlhf_trainer import grpo_trainer
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.logger import get_logger
 from utils.get_knowledge_graph import extractor_name
+
+logger = get_logger()
 
 
 @reports_user_errors
@@ -43,8 +46,10 @@ def build_trainer(
     columns = required_columns(rewards)
     train, validation = read_data(data, training.seed, require_solution="solution" in columns)
     check_columns([*train, *validation], columns)
+    for note in reward_notes(rewards, [record.columns for record in train]):
+        logger.warning("%s", note)
     policy, template = read_policy(model, data, training.max_completion_length)
-    template.check_prompts([*train, *validation])
+    train, validation = prompts_that_fit(template, data, train, validation)
     reference = read_reference(model)
     # Looked up in its module: a plugin may have replaced the class by a wrapper after this file was imported.
     kind = kind or grpo_trainer.GRPOTrainer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from swift.cli.common import read_data, read_policy, run_training
+from swift.cli.common import prompts_that_fit, read_data, read_policy, run_training
 from swift.llm.arguments import parse_sft_args
 from swift.trainers.sft_trainer import SFTTrainer
 from swift.utils.errors import reports_user_errors
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, data, training = parse_sft_args(argv)
     train, validation = read_data(data, training.seed, require_solution=True)
     policy, template = read_policy(model, data)
-    template.check_prompts([*train, *validation])
+    train, validation = prompts_that_fit(template, data, train, validation)
     trainer = SFTTrainer(args=training, train_dataset=train, eval_dataset=validation, policy=policy, template=template)
     return run_training(trainer, (model, data, training))
 

@@ -20,6 +20,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -28,6 +29,7 @@ from transformers import (
 
 from swift.engine.batch import Completions, PromptBatch
 from swift.engine.model_inputs import next_positions, prompt_positions, remember_positions, token_types
+from swift.engine.stop_words import RepetitionPenalty, StopWords
 from swift.llm.policy import is_phi4
 from swift.utils.errors import UserError
 
@@ -43,6 +45,8 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     banned_token_ids: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    stop_words: StopWords | None = None
 
 
 def prompt_uniforms(seed: tuple[int, ...], count: int, length: int) -> np.ndarray:
@@ -128,7 +132,7 @@ def generate(
     draw = sampling_processors(sampling, uniforms, prompts, watch)
     tokens = decode(model, prompts, group_size, sampling, draw, shared=shared, synced=synced)
     watch.check()
-    return trim(tokens, sampling.stop_token_ids)
+    return trim(tokens, sampling.stop_token_ids, sampling.stop_words)
 
 
 def decode(
@@ -148,6 +152,9 @@ def decode(
     else:
         rows = prompts.repeat(group_size)
         inputs = rows.image_inputs() | token_types(model, rows.input_ids)
+    if sampling.stop_words is not None:
+        criterion = sampling.stop_words.criterion(rows.input_ids.shape[1])
+        inputs["stopping_criteria"] = StoppingCriteriaList([criterion])
     with own_settings_aside(model):
         output = model.generate(
             rows.input_ids,
@@ -216,6 +223,8 @@ def sampling_processors(
     device, processors = prompts.input_ids.device, LogitsProcessorList([watch])
     if sampling.banned_token_ids:
         processors.append(SuppressTokensLogitsProcessor(list(sampling.banned_token_ids), device=device))
+    if sampling.repetition_penalty != 1:
+        processors.append(RepetitionPenalty(sampling.repetition_penalty, sampling.pad_token_id))
     if sampling.temperature == 0:
         return processors
     if uniforms is None:
@@ -230,9 +239,12 @@ def sampling_processors(
     return processors
 
 
-def trim(ids: Tensor, stop_token_ids: tuple[int, ...]) -> Completions:
-    """Cut each row after its first stop token."""
+def trim(ids: Tensor, stop_token_ids: tuple[int, ...], stop_words: StopWords | None = None) -> Completions:
+    """Cut each row after its first stop token, or with the end of its first stop word if that comes earlier."""
     stops = torch.isin(ids, torch.tensor(stop_token_ids, device=ids.device))
     finished = stops.any(dim=1)
     lengths = torch.where(finished, stops.int().argmax(dim=1) + 1, ids.shape[1])
+    for row, length in enumerate(lengths.tolist() if stop_words is not None else ()):
+        if (end := stop_words.end(ids[row, :length].tolist())) is not None:
+            lengths[row], finished[row] = end, True
     return Completions(ids[:, : int(lengths.max())], lengths, finished)

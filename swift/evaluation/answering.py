@@ -269,4 +269,6 @@ def _uniforms(read: Sequence[tuple[int, EncodedPrompt]], task: AnswerTask) -> to
 
 def _answers(template: Template, completions: Completions, scores: Sequence[TokenScores | None]) -> list[Answer]:
     rows = zip(completions.token_lists(), completions.finished.tolist(), scores, strict=True)
-    return [Answer(template.decode(ids), tuple(ids), finished, score) for ids, finished, score in rows]
+    return [
+        Answer(template.prefilled + template.decode(ids), tuple(ids), finished, score) for ids, finished, score in rows
+    ]

@@ -6,9 +6,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from swift.llm.prompting import max_pixels_of
 from swift.utils.decisive import DECIDES, Decides, fields_that_decide
 from swift.utils.distributed import get_dist_setting
 from swift.utils.errors import UserError
+
+# Flags by their defaults that are not written into result files unless they are given.
+PROMPT_FLAGS = {"max_pixels": None, "gray_window": "percentiles", "system": None, "response_prefix": None}
 
 
 def _flag(help: str, default: Any = None, **more: Any) -> Any:
@@ -72,6 +76,13 @@ class EvaluationArguments:
         "append the paths of the finished result files to this file", decides=Decides.NOTHING
     )
     dynamic_hd: int | None = _flag("most crops an image may take; default: the checkpoint's, else 4")
+    max_pixels: int | None = _flag("most pixels of an image, above which it is scaled down; default: MAX_PIXELS if set")
+    gray_window: Literal["percentiles", "range"] = _flag(
+        "deep images without a window: without half a percent at either end, or the whole range",
+        "percentiles",
+    )
+    system: str | None = _flag("system turn of every question: a text, or a file that holds it")
+    response_prefix: str | None = _flag("text that every answer begins with, and that is not generated")
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
         "type of the weights; auto: as saved", "auto"
     )
@@ -88,7 +99,7 @@ class EvaluationArguments:
     def __post_init__(self):
         if not self.model_path:
             raise UserError("--model_path names no folder; give the folder of a checkpoint or a run")
-        for name in ("max_samples", "num_samples", "max_new_tokens", "dynamic_hd"):
+        for name in ("max_samples", "num_samples", "max_new_tokens", "dynamic_hd", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value} must be 1 or more")
@@ -98,6 +109,7 @@ class EvaluationArguments:
                 raise UserError(f"--{name} {value} must be 0 or more")
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(f"--num_samples {self.num_samples} at temperature 0 are all alike; pass --temperature 0.7")
+        self.max_pixels = max_pixels_of(self.max_pixels)
         _ = self.most_questions, self.part
 
     @property
@@ -124,9 +136,11 @@ class EvaluationArguments:
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what the result file holds, by flag. A restarted or divided evaluation may change
-        all others."""
+        all others. Flags of PROMPT_FLAGS that are not given are left out.
+        """
         names = fields_that_decide(type(self), Decides.ANSWERS, Decides.EXTRAS)
-        return {name: value for name, value in vars(self).items() if name in names}
+        settings = {name: value for name, value in vars(self).items() if name in names}
+        return {name: value for name, value in settings.items() if value != PROMPT_FLAGS.get(name, ...)}
 
 
 @dataclass

@@ -12,6 +12,7 @@ from swift.evaluation.controls import blank_images, shuffle_images
 from swift.evaluation.results import with_explanation
 from swift.llm.dataset import Record, check_records, load_records, raise_problems
 from swift.llm.images.source import ImageSource
+from swift.llm.prompting import adapt_records, system_text, view_of
 from swift.utils.digests import value_digest
 from swift.utils.errors import UserError
 from utils.metrics import reference_answers
@@ -70,6 +71,9 @@ def read_question_files(arguments: EvaluationArguments) -> list[QuestionFile]:
 
 def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
     records = load_records([path], arguments.img_root, max_samples=arguments.max_samples)
+    records = adapt_records(
+        records, system_text(arguments.system), view_of(arguments.max_pixels, arguments.gray_window)
+    )
     _check_answers(records)
     _check_names(records)
     _check_given(records, arguments.given)
@@ -110,13 +114,13 @@ def _annotation_files(arguments: EvaluationArguments) -> list[Path]:
     if arguments.annotation_file is not None:
         return [Path(arguments.annotation_file)]
     folder = Path(arguments.dataset_folder) / "annotations" / "eval"
-    missing = [name for name in SWEEP if not (folder / name).is_file()]
-    if missing:
+    found = [folder / name for name in SWEEP if (folder / name).is_file()] or sorted(folder.glob("*.json*"))
+    if not found:
         raise UserError(
-            f"{folder} lacks {', '.join(missing)}; put the files there, name another --dataset_folder, "
-            "or evaluate one file with --annotation_file"
+            f"{folder} holds no file of questions; put {', '.join(SWEEP)} there, or some of them, name another "
+            "--dataset_folder, or evaluate one file with --annotation_file"
         )
-    return [folder / name for name in SWEEP]
+    return found
 
 
 def _check_answers(records: Sequence[Record]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from swift.evaluation.answering import Answer, Answered
 from swift.llm.dataset import Record
 from utils.get_knowledge_graph import extractor_name
-from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, judge, reference_answers
+from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, judge, notes_of, reference_answers
 from utils.questions import question_id
 from utils.self_consistency import majority_answers
 from utils.summaries import summarize_given, summarize_results
@@ -142,6 +142,7 @@ def build_document(
             "accuracies": accuracies,
             "rules": RULES,
             **summarize_results(results),
+            **({"notes": notes} if (notes := notes_of(results)) else {}),
             "extractor": extractor_name(),
         }
     return document | {"results": results, "skipped": listed}
@@ -163,4 +164,4 @@ def screen_lines(document: Mapping[str, Any]) -> list[str]:
     for name in ("ece", "auroc"):
         if value := document.get("calibration", {}).get(name):
             lines.append(f"  {name:{width}}  {value['mean']:.3f} [{value['lo']:.3f}, {value['hi']:.3f}]")
-    return lines
+    return lines + [f"  note: {note}" for note in document.get("notes", ())]

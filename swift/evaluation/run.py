@@ -42,7 +42,7 @@ from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state, package_versions
 from utils.get_knowledge_graph import extractor_name
-from utils.questions import patients
+from utils.questions import clusters_in_words, counted
 
 logger = get_logger()
 
@@ -85,7 +85,12 @@ class Evaluator:
         self.checkpoint = checkpoint
         self.policy = _load(checkpoint, arguments)
         threads = automatic_threads(self.policy.model) if arguments.num_workers is None else arguments.num_workers
-        self.template = template_for(self.policy, new_tokens=arguments.max_new_tokens, decoding_threads=threads)
+        self.template = template_for(
+            self.policy,
+            new_tokens=arguments.max_new_tokens,
+            decoding_threads=threads,
+            response_prefix=arguments.response_prefix,
+        )
 
     def run(self, job: EvaluationJob) -> None:
         """Answer this process's part of the questions and append the answers to its partial file.
@@ -106,7 +111,7 @@ class Evaluator:
         if not own_batches and not problems:
             return
         answers = answer_batches(self.policy, self.template, records, own_batches, task)
-        hidden = arguments.no_tqdm or not is_master()
+        hidden = arguments.no_tqdm or not is_master() or not sys.stderr.isatty()
         with (
             closing(
                 PartialWriter(partial_answers_path(job.result, arguments.part), header, self._run_facts(batching))
@@ -120,7 +125,7 @@ class Evaluator:
     def _write(
         self, job: EvaluationJob, writer: PartialWriter, answers: Iterable[list[Answered]], progress: tqdm
     ) -> None:
-        clock = time.perf_counter()
+        clock, done = time.perf_counter(), 0
         try:
             for batch in answers:
                 problem = next((answered.problem for answered in batch if answered.problem is not None), None)
@@ -130,6 +135,9 @@ class Evaluator:
                 writer.append(rows, time.perf_counter() - clock)
                 clock = time.perf_counter()
                 progress.update(len(batch))
+                done += len(batch)
+                if not self.arguments.no_tqdm and is_master() and not sys.stderr.isatty():
+                    logger.info("%s: %d/%d questions", job.questions.name, done, progress.total)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the memory of {self.policy.model.device} does not hold a batch of --batch_size "
@@ -219,9 +227,9 @@ def _list(job: EvaluationJob, arguments: EvaluationArguments) -> None:
 
 
 def _report(job: EvaluationJob, document: dict[str, Any]) -> None:
-    people = len(set(patients(document["results"])))
+    about = f"{counted(document['num_samples'], 'question')} about {clusters_in_words(document['results'])}"
     skipped = f", {document['num_skipped']} skipped" if document["num_skipped"] else ""
-    print(f"{job.result}: {document['num_samples']} questions about {people} patients{skipped}; mean [95% interval]")
+    print(f"{job.result}: {about}{skipped}; mean [95% interval]")
     print("\n".join(screen_lines(document)))
 
 

@@ -19,45 +19,30 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config
+from swift.llm.ms_swift_arguments import (
+    BuiltInRewardFlags,
+    GroupFlags,
+    LoraFlags,
+    OrderFlags,
+    PromptFlags,
+    adapt_adapters,
+    adapt_batch,
+    hold_out_as_ms_swift,
+    installed_trackers,
+    warn_of_frozen_parts,
+)
+from swift.llm.ms_swift_arguments import flag as _flag
+from swift.llm.ms_swift_arguments import require as _require
+from swift.llm.ms_swift_flags import FOREIGN_FLAGS
 from swift.llm.optimizers import check_optimizer
 from swift.llm.resume import resume_folder
 from swift.utils.distributed import check_world_size, join_gloo_group, runs_on_cpu
 from swift.utils.errors import UserError
 from swift.utils.flags import FlagParser
 
-WITHOUT_EFFECT = {
-    "model_type": "read from the checkpoint",
-    "template": "read from the checkpoint",
-    "use_hf": "checkpoints are folders on disk",
-    "check_model": "checkpoints are folders on disk",
-    "strict": "every record is checked",
-    "lazy_tokenize": "prompts are always encoded when used",
-    "dataset_num_proc": "checking uses threads",
-    "add_version": "output_dir is used as given",
-    "logging_dir": "logs go to output_dir",
-    "freeze_vit": "see train_type and trainable",
-    "freeze_aligner": "see train_type and trainable",
-    "freeze_llm": "see train_type and trainable",
-    "vllm_device": "no vLLM",
-    "vllm_gpu_memory_utilization": "no vLLM",
-    "vllm_max_model_len": "no vLLM",
-    "num_infer_workers": "no vLLM",
-    "sleep_level": "no vLLM",
-}
-
-
-def _flag(help: str, default: Any = None, **more: Any) -> Any:
-    """A dataclass field with its line of help and more settings for argparse."""
-    return field(default=default, metadata={"help": help, **more})
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
-
 
 @dataclass
-class ModelArguments:
+class ModelArguments(LoraFlags):
     """The policy, its reference, and the parameters that train."""
 
     model: str = field(metadata={"help": "folder of the checkpoint to train"})
@@ -88,6 +73,7 @@ class ModelArguments:
         _require(not extra, f'--model_kwargs {json.dumps(extra)} is not supported; only {{"device_map": null}} is')
         _require(self.lora_rank >= 1, f"--lora_rank {self.lora_rank} must be 1 or more")
         _require(self.lora_alpha >= 1, f"--lora_alpha {self.lora_alpha} must be 1 or more")
+        self.check_lora()
         try:
             re.compile(self.trainable or "")
         except re.error as error:
@@ -95,7 +81,7 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(PromptFlags):
     """The records, and the preparation of their images."""
 
     dataset: list[str] = field(metadata={"help": "training files: JSON lists or JSON lines"})
@@ -109,6 +95,7 @@ class DataArguments:
     _argument_group_name = "data"
 
     def __post_init__(self):
+        self.check_prompts()
         _require(bool(self.dataset), "--dataset names no file; give at least one")
         _require(0 <= self.split_dataset_ratio < 1, f"--split_dataset_ratio {self.split_dataset_ratio} must be in 0..1")
         _require(
@@ -120,7 +107,7 @@ class DataArguments:
 
 
 @dataclass
-class RunArguments(TrainingArguments):
+class RunArguments(OrderFlags, TrainingArguments):
     """The settings of both commands that differ from ``TrainingArguments`` or are added to them."""
 
     learning_rate: float = _flag("peak learning rate", 6e-5)
@@ -181,7 +168,7 @@ class RunArguments(TrainingArguments):
         if self.deepspeed is not None:
             check_mismatches(self.hf_deepspeed_config.mismatches)
             check_precision(self.hf_deepspeed_config)
-        _check_trackers(self.report_to)
+        self.report_to = installed_trackers(self.report_to)
 
     def _check_finite(self) -> None:
         for setting in dataclasses.fields(self):
@@ -194,13 +181,12 @@ class RunArguments(TrainingArguments):
 
 
 @dataclass
-class RLHFArguments(RunArguments):
+class RLHFArguments(GroupFlags, BuiltInRewardFlags, RunArguments):
     """The settings of GRPO."""
 
     output_dir: str = _flag("folder of the run", "output/grpo")
     save_steps: float = _flag("steps between checkpoints", 1000)
     rlhf_type: Literal["grpo"] = _flag("the algorithm", "grpo")
-    use_vllm: bool = _flag("must be false: rollouts come from the model that trains", False)
     external_plugins: list[str] = field(default_factory=list, metadata={"help": "Python files that register rewards"})
     reward_funcs: list[str] = field(
         default_factory=list, metadata={"help": "names of rewards, as registered in swift.plugin.orms"}
@@ -225,7 +211,6 @@ class RLHFArguments(RunArguments):
     def __post_init__(self):
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "eval_reward", True
-        _require(not self.use_vllm, "--use_vllm true is not supported; leave it out or pass --use_vllm false")
         self._check_rewards()
         self._check_batch()
         self._check_sampling()
@@ -241,15 +226,12 @@ class RLHFArguments(RunArguments):
         self.reward_weights = weights or [1.0] * count
 
     def _check_batch(self) -> None:
-        size, group = self.per_device_train_batch_size, self.num_generations
+        group = self.num_generations
         _require(
             group >= 2, f"--num_generations {group} must be 2 or more: a group of one has no advantage to learn from"
         )
-        _require(
-            size % group == 0,
-            f"--per_device_train_batch_size {size} counts completions and must be a multiple of "
-            f"--num_generations {group}, e.g. {max(1, round(size / group)) * group}",
-        )
+        adapt_batch(self)
+        self.check_group(self.per_device_train_batch_size)
         _require(self.num_iterations >= 1, f"--num_iterations {self.num_iterations} must be 1 or more")
         _require(
             self.save_steps < 1 or self.save_steps % self.num_iterations == 0,
@@ -301,21 +283,25 @@ def _parse(kind: type[RunArguments], prog: str, description: str, argv: Sequence
         prog=prog,
         description=description,
         hidden=hidden,
-        without_effect=WITHOUT_EFFECT,
+        foreign=FOREIGN_FLAGS,
     )
     argv = list(sys.argv[1:] if argv is None else argv)
     words = _with_validation(argv)
     model, data, training = parser.parse(words)
     if len(words) > len(argv) and not (data.val_dataset or data.split_dataset_ratio):
         training.eval_strategy = IntervalStrategy.NO
-    _require(
-        training.eval_strategy == "no" or bool(data.val_dataset or data.split_dataset_ratio),
-        f"--eval_strategy {training.eval_strategy.value} has nothing to evaluate on; "
-        "pass --val_dataset or --split_dataset_ratio",
-    )
+    hold_out_as_ms_swift(data, training)
+    adapt_adapters(model)
+    warn_of_frozen_parts(model)
     training.resume_from_checkpoint = resume_folder(
-        training.output_dir, training.resume_from_checkpoint, training.overwrite_output_dir
+        training.output_dir,
+        training.resume_from_checkpoint,
+        training.overwrite_output_dir,
+        only_model=training.resume_only_model,
     )
+    if training.resume_only_model and training.resume_from_checkpoint is not None:
+        model.ref_model = model.ref_model or model.model
+        model.model, training.resume_from_checkpoint = training.resume_from_checkpoint, None
     return model, data, training
 
 
@@ -336,14 +322,3 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
         raise UserError(f"--{name} is not JSON: {error}; quote it as '{{\"key\": value}}'") from error
     _require(isinstance(value, dict), f"--{name} must be a JSON object, as in '{{\"key\": value}}'")
     return value
-
-
-def _check_trackers(names: list[str]) -> None:
-    if names:
-        from transformers.integrations import get_available_reporting_integrations
-
-        for name in names:
-            _require(
-                name in get_available_reporting_integrations(),
-                f"--report_to {name}: no such tracker, or its package is not installed; install it or pass none",
-            )

@@ -1,4 +1,4 @@
-"""DeepSpeed: the configurations named ``zero2`` and ``zero3``, checks, and loading models without its help.
+"""DeepSpeed: the configurations named ``zero2``, ``zero3`` and so on, checks, and loading models without its help.
 
 Transformers replaces "auto" by values of the other flags.
 """
@@ -40,9 +40,25 @@ DEEPSPEED_CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def _offloaded(name: str, *parts: str) -> dict[str, Any]:
+    """The configuration of that name with these parts in the host's memory."""
+    places = {f"offload_{part}": {"device": "cpu", "pin_memory": True} for part in parts}
+    return _ZERO_COMMON | {"zero_optimization": DEEPSPEED_CONFIGS[name]["zero_optimization"] | places}
+
+
+DEEPSPEED_CONFIGS |= {
+    "zero0": _ZERO_COMMON | {"zero_optimization": {"stage": 0}},
+    "zero1": _ZERO_COMMON | {"zero_optimization": {"stage": 1}},
+    "zero2_offload": _offloaded("zero2", "optimizer"),
+    "zero3_offload": _offloaded("zero3", "optimizer", "param"),
+}
+
+
 def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
-    """The configuration for ``zero2`` or ``zero3``; the path of a file and a dict stay as they are. Raises UserError if
-    deepspeed is not installed or there is no such file."""
+    """The configuration of that name, such as ``zero2``; the path of a file and a dict stay as they are.
+
+    Raises UserError if deepspeed is not installed or there is no such file.
+    """
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
     _skip_shared_memory_kernel()

@@ -26,15 +26,17 @@ RESUMED = {
 }  # fmt: skip
 
 
-def resume_folder(output_dir: str, resume: str | None, overwrite: bool) -> str | None:
+def resume_folder(output_dir: str, resume: str | None, overwrite: bool, only_model: bool = False) -> str | None:
     """The checkpoint folder to resume from; None to start from the beginning.
 
-    ``resume`` is the value of ``--resume_from_checkpoint``: true, false or a folder. Raises UserError if ``output_dir``
-    holds another run that is neither resumed nor overwritten, and for a checkpoint that cannot be resumed.
+    ``resume`` is the value of ``--resume_from_checkpoint``: true, false or a folder. With ``only_model`` a run of its
+    own begins with the checkpoint's weights. Raises UserError if ``output_dir`` holds another run that is neither
+    resumed nor overwritten, and for a checkpoint that cannot be resumed.
     """
     folder = Path(output_dir)
+    if only_model or resume in (None, "false", "False"):
+        _refuse_occupied(folder, overwrite and not only_model)
     if resume in (None, "false", "False"):
-        _refuse_occupied(folder, overwrite)
         return None
     if resume in ("true", "True"):
         newest = _newest_intact(folder)
@@ -51,7 +53,7 @@ def resume_folder(output_dir: str, resume: str | None, overwrite: bool) -> str |
         )
     if not (checkpoint / CHECKSUMS).exists():
         logger.warning("%s has no %s: its files are taken as they are", checkpoint, CHECKSUMS)
-    if not any(checkpoint.glob("rng_state*.pth")):
+    if not only_model and not any(checkpoint.glob("rng_state*.pth")):
         raise UserError(
             f"--resume_from_checkpoint: {checkpoint} was saved by --save_only_model true, without optimizer and random "
             "state; start a new run with it as --model"

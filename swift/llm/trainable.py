@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from torch import nn
 
 from swift.llm.arguments import ModelArguments
 from swift.llm.checkpoint.adapters import HEAD_WEIGHT, add_vision_adapter
+from swift.llm.ms_swift_arguments import ALL_LINEAR
 from swift.llm.policy import input_embeddings
 from swift.utils.errors import UserError
 from utils.freezing import untie_head
@@ -25,7 +27,8 @@ def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
     if arguments.train_type == "lora":
         if getattr(model, "peft_config", None):
             raise UserError("--train_type lora: the checkpoint carries adapters already; use --train_type dummy")
-        add_vision_adapter(model, arguments.lora_rank, arguments.lora_alpha, decoder_linears(model))
+        targets = arguments.target_regex or decoder_linears(model, arguments.target_modules)
+        add_vision_adapter(model, arguments.lora_rank, arguments.lora_alpha, targets, arguments.lora_dropout)
     chosen = NAMED_SETS.get(arguments.trainable, arguments.trainable)
     pattern = re.compile(chosen or _patterns(model)[arguments.train_type])
     embedding = next(name for name, value in model.named_parameters() if value is input_embeddings(model).weight)
@@ -39,9 +42,10 @@ def choose_trainable(model: nn.Module, arguments: ModelArguments) -> None:
         parameter.requires_grad_(pattern.search(name) is not None)
 
 
-def decoder_linears(model: nn.Module) -> str:
+def decoder_linears(model: nn.Module, names: Collection[str] = (ALL_LINEAR,)) -> str:
     """A regular expression for the linear layers in the decoder's blocks, which a new LoRA adapts. The vision tower,
-    the projector and the head are not among them."""
+    the projector and the head are not among them. ``names`` chooses layers by the end of their names, such as q_proj.
+    Raises UserError for a name that no layer has."""
     decoder = model.get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     places = {
@@ -51,7 +55,19 @@ def decoder_linears(model: nn.Module) -> str:
     }
     if not places:
         raise UserError("--train_type lora: the decoder has no linear layers in blocks; use --trainable REGEX")
+    if ALL_LINEAR not in names:
+        ends = {place.rpartition(".")[2] for place in places}
+        for name in names:
+            if not any(_ends_in(place, name) for place in places):
+                raise UserError(
+                    f"--target_modules {name}: no such layer in the decoder; it has {', '.join(sorted(ends))}"
+                )
+        places = {place for place in places if any(_ends_in(place, name) for name in names)}
     return rf".*{re.escape(prefix)}\.layers\.\d+\.({'|'.join(map(re.escape, sorted(places)))})"
+
+
+def _ends_in(place: str, name: str) -> bool:
+    return place == name or place.endswith(f".{name}")
 
 
 def _patterns(model: nn.Module) -> dict[str, str]:

@@ -17,6 +17,9 @@ class ORM:
     ``{name: (sum, count)}``. Training logs the mean of each.
     """
 
+    reads_reasoning = False  # True if the reward applies only to records whose solution has reasoning
+    is_quick = False  # True if it may be tried on a few texts before training
+
     def __call__(self, completions: list[str], **columns: list) -> list[float | None]:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, completions, **columns)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,10 @@ import numpy as np
 from swift.plugin.loader import describe_error
 from swift.plugin.orm import orms
 from swift.utils.errors import UserError
+from utils.answers import reasoning_of
 
+QUICK = ("external_math_acc", "external_code_reward", "external_countdown")  # may be tried as well
+TRIED = 8  # records that rewards are tried on before training
 LARGEST_REWARD = 1e15  # sums and squares of a group stay finite in float32
 
 
@@ -81,6 +84,41 @@ def reward_matrix(
             raise UserError(f"reward {name!r} failed: {describe_error(error)}") from error
         scores[:, index] = _checked(name, returned, len(completions))
     return scores
+
+
+def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences about rewards that will say little about these records, given by their ``columns``."""
+    solutions = [row.get("solution") for row in columns]
+    bare = sum(reasoning_of(solution) is None for solution in solutions)
+    notes = []
+    for name, reward in rewards:
+        if getattr(reward, "reads_reasoning", False) and bare:
+            use = "it is never given; leave it out, or add" if bare == len(solutions) else "they go without it; add"
+            notes.append(f"reward {name} compares reasoning, and {bare} of {len(solutions)} solutions have none: {use} "
+                         "explanations")  # fmt: skip
+        elif (name in QUICK or getattr(reward, "is_quick", False)) and (
+            value := _constant(reward, columns[:TRIED])
+        ) is not None:
+            notes.append(f"reward {name} is {value:g} for right, wrong and empty answers alike to the first "
+                         f"{min(TRIED, len(columns))} questions, so it may be constant; see what it reads")  # fmt: skip
+    return notes
+
+
+def _constant(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> float | None:
+    """The value of the reward for everything tried on these records; None if there are several, or none."""
+    seen: set[float] = set()
+    answers = [row.get("solution") or "" for row in columns]
+    for turn in range(len(columns)):
+        tried = [*answers[turn:], *answers[:turn]] if turn < len(columns) - 1 else [""] * len(columns)
+        names = set().union(*columns)
+        given = {name: [row.get(name) for row in columns] for name in names} | {"completion_tokens": [1] * len(columns)}
+        try:
+            seen |= {float(value) for value in reward(tried, **given) if value is not None}
+        except Exception:
+            return None
+        if len(seen) > 1:
+            return None
+    return seen.pop() if seen else None
 
 
 def reward_metrics(

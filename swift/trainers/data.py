@@ -88,13 +88,15 @@ def _thumbnail(source: ImageSource) -> ImageSource:
 class PromptOrder(Sampler[int]):
     """A new permutation of ``length`` prompts per epoch, in which every block of ``block`` prompts is repeated.
 
-    ``block`` is the number of prompts of one optimizer step over all processes. With ``repeats`` = num_iterations, a
-    batch of rollouts is used that many times in succession. With ``repeats`` above 1, a last block that is too short is
-    filled from the permutation's beginning, since its repeats would otherwise share a step.
+    Without ``shuffles`` every epoch has the data set's own order. ``block`` is the number of prompts of one optimizer
+    step over all processes. With ``repeats`` = num_iterations, a batch of rollouts is used that many times in
+    succession. With ``repeats`` above 1, a last block that is too short is filled from the permutation's beginning,
+    since its repeats would otherwise share a step.
     """
 
-    def __init__(self, length: int, seed: int, block: int = 1, repeats: int = 1) -> None:
+    def __init__(self, length: int, seed: int, block: int = 1, repeats: int = 1, shuffles: bool = True) -> None:
         self.length, self.seed, self.block, self.repeats = length, seed, block, repeats
+        self.shuffles = shuffles
         self.epoch = 0
         self.drawn = 0  # places of this epoch that have been yielded
 
@@ -126,7 +128,9 @@ class PromptOrder(Sampler[int]):
         return indexes
 
     def _places(self, epoch: int) -> np.ndarray:
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        order = np.arange(self.length)
+        if self.shuffles:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
         order = np.resize(order, self._distinct())
         return order if self.repeats == 1 else order.reshape(-1, self.block).repeat(self.repeats, axis=0).ravel()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ class PolicyTrainer(ShardedTrainer):
         self.add_callback(EvaluateAtTheEnd())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.progress = None if args.disable_tqdm else ProgressBar()
+        self.progress = None if args.disable_tqdm or not sys.stderr.isatty() else ProgressBar()
         self.add_callback(self.progress or LogLines())
 
     @property
@@ -228,7 +229,9 @@ class PolicyTrainer(ShardedTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Build the data loader of this process over prompts in the order of `PromptOrder`."""
-        self.order = PromptOrder(len(self.train_dataset), self.args.seed, self.prompts_per_step, self.repeats)
+        args, count = self.args, len(self.train_dataset)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.order = PromptOrder(count, seed, self.prompts_per_step, self.repeats, shuffles=args.shuffles)
         self.add_callback(FollowEpoch(self.order))
         loader = DataLoader(
             self.train_dataset,

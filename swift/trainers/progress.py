@@ -49,7 +49,7 @@ class ProgressBar(TrainerCallback):
 
 
 class LogLines(TrainerCallback):
-    """The content of the bar as lines of the log, for ``--disable_tqdm true``."""
+    """The content of the bar as lines of the log, for ``--disable_tqdm true`` and if there is no terminal."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:

@@ -11,6 +11,15 @@ from typing import Any
 
 from swift.utils.errors import UserError
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)  # it can only be read by setting it
+
+
+def open_to_all(path: Path) -> None:
+    """Give a new file the rights that the process gives by default. Some writers leave it to its owner alone."""
+    if path.is_file():
+        path.chmod(0o666 & ~_UMASK)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -23,6 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
+        open_to_all(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import difflib
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
@@ -24,6 +24,19 @@ from swift.utils.logger import get_logger
 
 _NO_EFFECT = "no_effect_"
 _METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", string_to_bool: "true|false"}
+
+
+@dataclass(frozen=True)
+class ForeignFlag:
+    """A flag of another program that is known here without being carried out.
+
+    ``reason`` says what it means here. ``harmless`` holds values, in lower case, that ask for what happens anyway; they
+    pass without a word. Other values are warned of, or refused if ``refused``.
+    """
+
+    reason: str
+    harmless: frozenset[str] = frozenset()
+    refused: bool = False
 
 
 class _Help(argparse.HelpFormatter):
@@ -41,8 +54,8 @@ class FlagParser(HfArgumentParser):
     Args:
         dataclass_types: one per group of flags; ``_argument_group_name`` heads the group in ``--help``.
         hidden: names of fields that ``--help`` leaves out.
-        without_effect: flags that are accepted with any values and do nothing, each with the reason. One warning names
-            those on the command line.
+        foreign: flags by name that are accepted with any values and do nothing, or are refused. One warning names those
+            on the command line. A field of the same name comes first.
     """
 
     def __init__(
@@ -52,7 +65,7 @@ class FlagParser(HfArgumentParser):
         prog: str,
         description: str,
         hidden: Collection[str] = (),
-        without_effect: Mapping[str, str] | None = None,
+        foreign: Mapping[str, ForeignFlag] | None = None,
     ):
         super().__init__(
             dataclass_types,
@@ -62,7 +75,6 @@ class FlagParser(HfArgumentParser):
             formatter_class=_Help,
             allow_abbrev=False,
         )
-        self.without_effect = without_effect or {}
         for action in self._actions:
             action.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
             if action.dest in hidden or action.help is None or action.option_strings[0].startswith("--no_"):
@@ -74,7 +86,9 @@ class FlagParser(HfArgumentParser):
             many = action.choices and len(action.choices) > 6
             if many or not action.choices:
                 action.metavar = "NAME" if many else _METAVARS.get(action.type)
-        for name in self.without_effect:
+        own = {name for action in self._actions for name in action.option_strings}
+        self.foreign = {name: flag for name, flag in (foreign or {}).items() if f"--{name}" not in own}
+        for name in self.foreign:
             self.add_argument(
                 f"--{name}", dest=_NO_EFFECT + name, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS
             )
@@ -96,10 +110,24 @@ class FlagParser(HfArgumentParser):
                 f"unexpected value {stray[0]!r} on the command line; give it a flag, or quote it with its flag's value"
             )
         values = vars(namespace)
-        if given := [name.removeprefix(_NO_EFFECT) for name in values if name.startswith(_NO_EFFECT)]:
-            reasons = ", ".join(f"--{name} ({self.without_effect[name]})" for name in given)
-            get_logger().warning("accepted without effect: %s", reasons)
+        self._judge({name.removeprefix(_NO_EFFECT): values[name] for name in values if name.startswith(_NO_EFFECT)})
         return tuple(_build(kind, values) for kind in self.dataclass_types)
+
+    def _judge(self, given: Mapping[str, Sequence[str]]) -> None:
+        """Warn of foreign flags, given with their words, that ask for what does not happen, or refuse them."""
+        warned: dict[str, list[str]] = {}
+        for name, words in given.items():
+            flag, value = self.foreign[name], " ".join(words)
+            is_switch = bool({"true", "false"} & flag.harmless)
+            if (value.lower() or ("true" if is_switch else "")) in flag.harmless:
+                continue
+            if flag.refused and (words or is_switch):
+                raise UserError(f"--{name} {value}".rstrip() + f" is not supported: {flag.reason}")
+            if not flag.refused:
+                warned.setdefault(flag.reason, []).append(f"--{name}")
+        if warned:
+            reasons = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in warned.items())
+            get_logger().warning("accepted without effect: %s", reasons)
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's complaint as a UserError: one line that names the flag once."""

@@ -315,7 +315,7 @@ def test_wrong_flags_are_one_line_and_status_2(world, capsys, flags, words):
     ("change", "words"),
     [
         ({"answer": None, "explanation": None}, ["record 1", "'answer'"]),
-        ({"answer": 7}, ["record 1", "'answer'", "7"]),
+        ({"answer": {"a": 7}}, ["record 1", "'answer'", "7"]),
         ({"image_ids": ["gone"]}, ["record 1", "gone.png is missing"]),
         ({"image_ids": ["cut"]}, ["record 1", "cut.png is truncated"]),
         ({"question": None}, ["record 1", "'question'"]),

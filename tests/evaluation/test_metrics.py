@@ -74,6 +74,12 @@ def test_rules_judge_as_published_as_in_training_and_strictly(text, reference, s
         ({"answer": ["Yes "], "explanation": "<answer>no</answer>"}, {"yes"}),
         ({"answer": []}, set()),
         ({"answer": "nodule, Effusion"}, {"nodule", "effusion"}),
+        ({"answer": 3}, {"3"}),
+        ({"answer": 3.0}, {"3"}),
+        ({"answer": 2.5}, {"2.5"}),
+        ({"answer": True}, {"yes"}),
+        ({"answer": [False, 4]}, {"no", "4"}),
+        ({"answer": ["heart; spine"]}, {"heart", "spine"}),
         ({"explanation": "<think>x</think><answer>no</answer>"}, {"no"}),
     ],
 )
@@ -81,7 +87,9 @@ def test_reference_is_the_answer_field_or_else_the_explanation(result, expected)
     assert reference_answers(result) == expected
 
 
-@pytest.mark.parametrize("result", [{}, {"answer": 3}, {"answer": [1]}, {"answer": None, "explanation": None}])
+@pytest.mark.parametrize(
+    "result", [{}, {"answer": {"a": 1}}, {"answer": [["a"]]}, {"answer": [None]}, {"answer": None, "explanation": None}]
+)
 def test_a_question_without_a_usable_answer_is_an_error(result):
     with pytest.raises(ValueError, match="answer"):
         reference_answers(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import sys
 
 import numpy as np
@@ -248,13 +249,11 @@ def without(made: FileDataset, *names: str) -> FileDataset:
         (encode(without(dataset(u16(1)), "PixelData", "Rows", "Columns")), r"without an image \(DX\)"),
         (encode(dataset(u16(1), "HSV")), "of kind HSV, not one of MONOCHROME1"),
         (encode(dataset(np.zeros((2, 2), np.uint32))), "32 bits allocated"),
-        (encode(dataset(u16(1, 2), WindowCenter=1, WindowWidth=0)), "a window 0 wide shows nothing; fix or convert"),
-        (encode(dataset(u16(1, 2), WindowCenter=1, WindowWidth=5, VOILUTFunction="ODD")), "function ODD is unknown"),
         (encode(dataset(u16(*range(90))))[:-100], "truncated or damaged"),
         (b"\0" * 128 + b"DICM" + b"\1\2\3" * 9, "truncated or damaged|without an image"),
         (encode(dataset(u16(1), Rows=30_000, Columns=30_000)), "30000 x 30000 pixels, over"),
     ],
-    ids=["frames", "report", "kind", "deep", "no width", "function", "short", "noise", "bomb"],
+    ids=["frames", "report", "kind", "deep", "short", "noise", "bomb"],
 )
 def test_a_file_that_cannot_be_shown_is_refused_in_one_line(data, words):
     for reader in (open_image, check_image):
@@ -262,6 +261,60 @@ def test_a_file_that_cannot_be_shown_is_refused_in_one_line(data, words):
             reader(source_of(data))
         assert str(caught.value).startswith("image studies/7.dcm ")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"WindowCenter": 1, "WindowWidth": 0}, "a window 0 wide shows nothing"),
+        ({"WindowCenter": 1, "WindowWidth": 5, "VOILUTFunction": "ODD"}, "function ODD is unknown"),
+        ({"WindowCenter": [5, 6], "WindowWidth": [-3, 9]}, "a window -3 wide shows nothing"),
+    ],
+)
+def test_a_window_that_cannot_be_used_gives_way_to_the_range_with_one_warning(caplog, fields, reason):
+    logging.getLogger("chex").addHandler(caplog.handler)
+    source = ImageSource(f"films/{reason}.dcm", data=encode(dataset(u16(10, 20, 30), **fields)))
+    for _ in range(2):
+        assert np.asarray(open_image(source))[0, :, 0].tolist() == [0, 128, 255]
+    logging.getLogger("chex").removeHandler(caplog.handler)
+    (line,) = caplog.messages
+    assert source.name in line
+    assert reason in line
+
+
+@pytest.mark.parametrize("preamble", [True, False])
+@pytest.mark.parametrize("implicit", [True, False])
+def test_files_without_transfer_syntax_or_preamble_are_read_as_pydicom_infers(implicit, preamble):
+    made = dataset(u16(10, 20, 30))
+    stream = io.BytesIO(b"\0" * 128 + b"DICM" if preamble else b"")
+    stream.seek(0, io.SEEK_END)
+    body = io.BytesIO()
+    pydicom.filewriter.write_dataset(_writer(body, implicit), made)
+    stream.write(body.getvalue())
+    source = source_of(stream.getvalue())
+    assert np.asarray(open_image(source))[0, :, 0].tolist() == [0, 128, 255]
+    assert image_size(source) == (3, 1)
+    check_image(source)
+
+
+def _writer(stream: io.BytesIO, implicit: bool) -> pydicom.filebase.DicomFileLike:
+    writer = pydicom.filebase.DicomFileLike(stream)
+    writer.is_implicit_VR, writer.is_little_endian = implicit, True
+    return writer
+
+
+@pytest.mark.parametrize("head", [b"\2\0\0\0", b"II*\0\x08\0\0\0", b"BM6\0\0\0\0\0", b"\x08\0", b"", b"\x08" * 200])
+def test_other_content_is_not_taken_for_dicom(head):
+    with pytest.raises(UserError, match=r"is not a PNG|truncated or damaged"):
+        open_image(source_of(head))
+
+
+def test_a_marker_does_not_set_the_range_of_a_file_without_window():
+    values = np.full((40, 50), 1000, np.uint16)
+    values[:, 25:] = 2000
+    values[0, :5] = 65_000  # 5 of 2000 pixels
+    shown = np.asarray(open_image(source_of(encode(dataset(values)))))[..., 0]
+    assert (shown[5, 0], shown[5, 40], shown[0, 0]) == (0, 255, 255)
 
 
 def test_a_compression_that_nothing_installed_decodes_is_refused_before_decoding():

@@ -24,7 +24,7 @@ from transformers import Phi4MultimodalConfig
 from transformers.models.phi4_multimodal.modeling_phi4_multimodal import Phi4MultimodalImageEmbedding
 
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor, ProcessedImage, collate
-from swift.llm.images.source import ImageSource, image_size, open_image
+from swift.llm.images.source import ImageSource, View, image_size, open_image
 from tests.support.builders import tiny_config
 
 CASES = [
@@ -272,7 +272,7 @@ def test_a_deep_turned_file_is_tiled_as_it_is_shown(tmp_path):
     exif[0x0112] = 8  # turned by 90 degrees counter-clockwise to be shown
     values = (np.arange(200, dtype=np.uint16) * 20 + 300)[None].repeat(90, axis=0)
     Image.fromarray(values).save(tmp_path / "deep.png", exif=exif)
-    source = ImageSource.from_path(tmp_path / "deep.png")
+    source = ImageSource("deep.png", tmp_path / "deep.png", view=View(outliers=0.0))
     shown = np.rint((values - 300.0) / (199 * 20) * 255).astype(np.uint8).T[::-1]
     processor = DynamicHDImageProcessor(112)
     expected = processor(Image.fromarray(shown).convert("RGB"))

@@ -68,7 +68,7 @@ def test_an_instance_is_used_as_it_is(registered):
     [
         ([], "--reward_funcs is empty"),
         (["external_rlv_acc"], "unknown reward 'external_rlv_acc'; did you mean 'external_r1v_acc'"),
-        (["zzzz"], "unknown reward 'zzzz'; known: external_acc_strict, "),
+        (["zzzz"], "unknown reward 'zzzz'; known: accuracy, cosine, external_acc_strict, "),
         (["external_kg_jac", "external_kg_jac"], "names 'external_kg_jac' twice"),
     ],
 )

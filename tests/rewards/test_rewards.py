@@ -23,7 +23,7 @@ ACCURACY = [
     ("<answer>left lung, heart</answer>", "<answer>heart,spine</answer>", 1.0, "one item shared is enough"),
     ("<answer>left lung</answer>", "<answer>lung</answer>", 0.0, "items are compared whole, never as substrings"),
     ("<answer>abnormal</answer>", "<answer>no</answer>", 0.0, "'no' inside another word is not an answer"),
-    ("<answer>yes.</answer>", "<answer>yes</answer>", 0.0, "punctuation inside a span is kept"),
+    ("<answer>yes.</answer>", "<answer>yes</answer>", 1.0, "a full stop at the end of an answer does not count"),
     ("<answer>a\nb</answer>", "<answer>a\nb</answer>", 1.0, "a span may hold a line break"),
     ("<answer>no</answer><answer>yes</answer>", "<answer>yes</answer>", 0.0, "only the first span counts"),
     ("<answer>yes, no</answer>", "<answer>yes</answer>", 1.0, "known hole: both answers always win"),

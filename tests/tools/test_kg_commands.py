@@ -1,6 +1,7 @@
 """The audit tools as they are run: tools/00_GT_kg.py, 01_MIMIC_kg.py, 02_hall_kg.py and get_kg_metric.sh."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -189,7 +190,7 @@ def test_without_questions_all_reports_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("command", "rows", "flags", "words"),
     [
-        (hallucination_audit, [result(0, SMALL, explanation="")], [], ["result 0", "'explanation'"]),
+        (hallucination_audit, [result(0, SMALL, explanation=3)], [], ["result 0", "'explanation'"]),
         (
             hallucination_audit,
             [result(0, SMALL, generated_text=None)] * 3,
@@ -202,7 +203,7 @@ def test_without_questions_all_reports_are_read(tmp_path):
         (hallucination_audit, RESULTS, ["--report_graphs", "absent.json"], ["absent.json cannot be read"]),
         (report_graphs, RESULTS, ["--reports", "absent"], ["absent"]),
         (hallucination_audit, RESULTS, ["--overwriet"], ["--overwriet", "--help"]),
-        (reference_graphs, [{"generated_text": "x"}], [], ["result 0", "'explanation'"]),
+        (reference_graphs, [{"generated_text": "x", "explanation": []}], [], ["result 0", "'explanation'"]),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(tmp_path, capsys, command, rows, flags, words):
@@ -220,13 +221,39 @@ def test_reports_of_none_of_the_studies_are_an_error(tmp_path, capsys):
     assert "has no report of these studies" in capsys.readouterr().err
 
 
-def test_an_annotation_without_explanation_is_named(tmp_path, capsys):
+def test_an_annotation_that_is_not_a_record_is_named(tmp_path, capsys):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([RESULTS[0], {"question": "?"}, 3]))
     assert reference_graphs(["--annotation_file", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert "record 1: there is no explanation" in error
-    assert "and 1 more" in error
+    assert "record 2: a record is an object" in capsys.readouterr().err
+
+
+BARE = [result(number, SMALL, explanation=text) for number, text in ((7, "<answer>No</answer>"), (8, ""), (9, None))]
+
+
+def test_questions_without_reasoning_do_not_count_in_an_audit(tmp_path, caplog):
+    logging.getLogger("chex").addHandler(caplog.handler)
+    alone, mixed = write(tmp_path / "alone_results.json"), write(tmp_path / "mixed_results.json", [*RESULTS, *BARE])
+    for path in (alone, mixed):
+        assert reference_graphs(["--results", str(path)]) == 0
+        assert hallucination_audit(["--results", str(path)]) == 0
+    logging.getLogger("chex").removeHandler(caplog.handler)
+    scores = [json.loads(output_path(path, "kg_metrics", None).read_text()) for path in (alone, mixed)]
+    assert scores[0]["questions"] == scores[1]["questions"] == len(RESULTS)
+    assert scores[0]["scores"] == scores[1]["scores"]
+    assert len(read_graphs(output_path(mixed, "gt_kg", None))) == len(RESULTS) + 3  # the position names the question
+    assert f"3 of {len(RESULTS) + 3} questions have no explanation with reasoning" in caplog.text
+
+
+def test_a_file_without_reasoning_is_passed_over_with_a_word(tmp_path, caplog):
+    logging.getLogger("chex").addHandler(caplog.handler)
+    path = write(tmp_path / "run_results.json", BARE)
+    assert reference_graphs(["--results", str(path)]) == 0
+    assert hallucination_audit(["--results", str(path)]) == 0
+    logging.getLogger("chex").removeHandler(caplog.handler)
+    assert not output_path(path, "gt_kg", None).exists()
+    assert not output_path(path, "kg_metrics", None).exists()
+    assert "there is nothing to audit" in caplog.text
 
 
 def test_a_wrong_extractor_is_one_line_and_status_2(tmp_path, capsys, monkeypatch):

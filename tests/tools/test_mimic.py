@@ -69,6 +69,73 @@ def test_what_was_seen_in_reports_of_many_shapes(report, text):
     assert report_text(report) == text
 
 
+ONE_LINE = (
+    "FINAL REPORT EXAMINATION: CHEST INDICATION: Cough, edema? COMPARISON: None. "
+    "FINDINGS: Heart large. IMPRESSION: No effusion."
+)
+SHAPES = [
+    ("", "", "nothing"),
+    ("INDICATION Cough, edema?", "", "an indication alone"),
+    ("**Indication** Edema?", "", "an indication in bold"),
+    ("Indication\nEdema?", "", "an indication on a line of its own"),
+    ("Clinical information: edema?", "", "clinical information"),
+    ("CLINICAL DATA: edema?", "", "clinical data"),
+    ("PROVIDED CLINICAL HISTORY: edema?", "", "provided history"),
+    ("REASON FOR THE EXAM: edema?\n\nHeart large.", "Heart large.", "text after an indication"),
+    ("Chest, two views. INDICATION: edema?", "Chest, two views.", "text before an indication"),
+    ("Heart large. Indication: edema?", "Heart large.", "an indication behind a sentence"),
+    (ONE_LINE, "Heart large.\nNo effusion.", "all headings on one line"),
+    (ONE_LINE.replace(":", " :"), "Heart large.\nNo effusion.", "blanks before colons"),
+    ("Indication: edema? Findings: Heart large. Impression: Stable.", "Heart large.\nStable.", "one line, one capital"),
+    ("FINDINGS Heart large.\nIMPRESSION No effusion.", "Heart large.\nNo effusion.", "capitals without a colon"),
+    ("FINDINGS - Heart large.", "Heart large.", "a dash in place of a colon"),
+    ("Findings\nHeart large.\n\nImpression\nStable.", "Heart large.\nStable.", "alone on lines"),
+    ("**FINDINGS:** Heart large.\n**IMPRESSION:** Stable.", "Heart large.\nStable.", "bold with the colon inside"),
+    ("**Findings**: Heart large.\n\n**Impression**: Stable.", "Heart large.\nStable.", "bold with the colon outside"),
+    ("**Findings** Heart large.", "Heart large.", "bold without a colon"),
+    ("__Findings:__ Heart large.", "Heart large.", "bold by underscores"),
+    ("<b>Findings:</b> Heart large. <b>Impression:</b> Stable.", "Heart large.\nStable.", "bold in HTML on one line"),
+    ("## Findings\nHeart large.\n## Impression\nStable.", "Heart large.\nStable.", "headings in Markdown"),
+    ("**Indication:** edema? **Findings:** Heart large.", "Heart large.", "bold on one line"),
+    ("No new findings. Heart large.", "No new findings. Heart large.", "the word in a sentence"),
+    ("Other findings: none.", "Other findings: none.", "small letters before a colon"),
+    ("The impression of edema is old.", "The impression of edema is old.", "the word at the beginning of a sentence"),
+    ("FINDINGS: LUNGS: Clear. HEART: Large.", "LUNGS: Clear. HEART: Large.", "headings of organs open no section"),
+]
+
+
+@pytest.mark.parametrize(("report", "text", "reason"), SHAPES)
+def test_headings_are_found_however_they_are_set(report, text, reason):
+    assert report_text(report) == text, reason
+
+
+@pytest.mark.parametrize("report", [report for report, _, _ in SHAPES])
+def test_an_indication_never_counts_as_seen(report):
+    seen = report_text(report)
+    assert "edema?" not in seen
+    assert "Cough" not in seen
+
+
+@pytest.mark.parametrize(
+    ("several", "expected"),
+    [("join", "Heart large.\nStable."), ("first", "Heart large."), ("last", "Stable.")],
+)
+@pytest.mark.parametrize("kind", ["csv", "folder"])
+def test_several_texts_of_one_study_by_option(tmp_path, several, expected, kind):
+    texts = ["Heart large.", "Stable.", "Stable."]
+    if kind == "csv":
+        source = tmp_path / "reports.csv"
+        source.write_text("study_id,findings\n" + "".join(f"s50,{text}\n" for text in texts))
+    else:
+        source = tmp_path
+        for number, text in enumerate(texts):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / "s50.txt").write_text(f"FINDINGS: {text}")
+    assert read_reports(source, several=several) == {"50": expected}
+    with pytest.raises(ValueError, match=r"study 50 comes twice.*--several join, first, last"):
+        read_reports(source)
+
+
 @pytest.mark.parametrize(("study", "key"), [("s504", "504"), (504, "504"), (504.0, "504"), (" s1x ", "s1x")])
 def test_a_study_has_one_name(study, key):
     assert study_key(study) == key

@@ -192,7 +192,6 @@ def test_a_bad_file_is_named_with_line_and_remedy(refused, content, words):
             {"reward_funcs": "external_countdown"},
             ["record 0", "field 'target': missing", "external_countdown", "add it"],
         ),
-        ({"num_generations": "3"}, ["_batch_size 8", "multiple of --num_generations 3", "e.g. 9"]),
         ({"learning_rat": "1"}, ["unknown flag --learning_rat", "nearest known one is --learning_rate"]),
         ({"output_dir": "{root}/occupied"}, ["occupied holds another run", "--resume_from_checkpoint true", "another"]),
         ({"dataset": "{root}/gone.json"}, ["gone.json does not exist", "correct the path"]),

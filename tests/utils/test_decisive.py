@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from swift.evaluation.arguments import EvaluationArguments, TokenArguments
-from swift.llm.arguments import WITHOUT_EFFECT, DataArguments, ModelArguments, RLHFArguments
+from swift.llm.arguments import DataArguments, ModelArguments, RLHFArguments
+from swift.llm.ms_swift_flags import FOREIGN_FLAGS
 from swift.utils.decisive import NAMES_OF_CONTENT, WATCHING, Decides, fields_that_decide
 from swift.utils.flags import FlagParser
 from tools.reports.result_files import EXPECTED_TO_DIFFER
@@ -37,7 +38,7 @@ def test_every_evaluation_flag_has_one_influence():
 
 def test_flags_that_watch_a_training_run_exist():
     groups = (ModelArguments, DataArguments, RLHFArguments)
-    known = {field.name for group in groups for field in dataclasses.fields(group)} | set(WITHOUT_EFFECT)
+    known = {field.name for group in groups for field in dataclasses.fields(group)} | set(FOREIGN_FLAGS)
     assert known >= WATCHING
     assert known >= NAMES_OF_CONTENT
     assert {"learning_rate", "beta", "seed", "model", "reward_funcs", "logging_steps"}.isdisjoint(WATCHING)

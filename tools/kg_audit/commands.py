@@ -27,9 +27,11 @@ from tools.kg_audit.scores import Audited, audit
 from tools.kg_audit.table import audit_table
 from tools.kg_audit.texts import (
     AuditRow,
+    can_be_audited,
     generated_texts,
     read_annotation_file,
     read_audited,
+    reasoning_of_row,
     reference_texts,
     report_texts,
     studies_of,
@@ -38,7 +40,7 @@ from tools.kg_audit.texts import (
 from utils.answers import READINGS
 from utils.get_knowledge_graph import extractor_name
 from utils.intervals import Interval
-from utils.mimic import SECTION_NAMES, SECTIONS, read_reports
+from utils.mimic import SECTION_NAMES, SECTIONS, SEVERAL, read_reports
 
 TextSource = tuple[Path, list[AuditRow]]
 
@@ -57,7 +59,8 @@ def reference_graphs(argv: Sequence[str] | None = None) -> int:
     parser.add_sources(required=True)
     arguments = parser.parse(argv)
     for path, rows in _read_sources(arguments):
-        _make(path, "gt_kg", reference_texts(rows, path), arguments)
+        if can_be_audited(rows, path):
+            _make(path, "gt_kg", reference_texts(rows, path), arguments)
     return 0
 
 
@@ -69,12 +72,14 @@ def report_graphs(argv: Sequence[str] | None = None) -> int:
                         help="folder of .txt reports (MIMIC-CXR's files/), or a .csv, .json or .jsonl")  # fmt: skip
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTION_NAMES, metavar="NAME",
                         help=f"sections: {', '.join(SECTION_NAMES)} (default: {' '.join(SECTIONS)})")  # fmt: skip
+    parser.add_argument("--several", choices=SEVERAL, default=SEVERAL[0],
+                        help=f"different texts of one study: {', '.join(SEVERAL)} (default: {SEVERAL[0]})")  # fmt: skip
     parser.add_sources(required=False)
     arguments = parser.parse(argv)
     sources = _read_sources(arguments)
     wanted = {study for _, rows in sources for row in rows for study in studies_of(row)} if sources else None
     try:
-        reports = read_reports(arguments.reports, wanted, arguments.sections)
+        reports = read_reports(arguments.reports, wanted, arguments.sections, arguments.several)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not reports:
@@ -107,7 +112,10 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse(argv)
     sources = _read_sources(arguments)
     facts = _check_run(sources, arguments)
-    scores = audit(_collect(sources, arguments))
+    audited = _collect(sources, arguments)
+    if not audited.results:
+        return 0
+    scores = audit(audited)
     path = output_path(arguments.results[0], "kg_metrics", arguments.output_dir)
     if len(sources) > 1:
         path = path.with_name("kg_metrics.json")
@@ -146,12 +154,15 @@ def _check_run(sources: Sequence[TextSource], arguments: argparse.Namespace) -> 
 
 
 def _collect(sources: Sequence[TextSource], arguments: argparse.Namespace) -> Audited:
-    """Make or read the graphs of all result files, in order."""
+    """Make or read the graphs of all result files, in order, and take those of questions that have reasoning to compare
+    with."""
     results: list[AuditRow] = []
     predicted: list[Graph] = []
     references: list[Graph] = []
     reports: list[Graph | None] = []
     for number, (path, rows) in enumerate(sources):
+        if not can_be_audited(rows, path):
+            continue
         truth = reference_texts(rows, path)
         if arguments.ground_truth:
             references += read_graphs_of(arguments.ground_truth[number], truth.names, truth)
@@ -165,7 +176,8 @@ def _collect(sources: Sequence[TextSource], arguments: argparse.Namespace) -> Au
         else:
             reports += [None] * len(rows)
         results += rows
-    return Audited(results, predicted, references, reports)
+    counted = [place for place, row in enumerate(results) if reasoning_of_row(row) is not None]
+    return Audited(*([part[place] for place in counted] for part in (results, predicted, references, reports)))
 
 
 class _Parser(argparse.ArgumentParser):

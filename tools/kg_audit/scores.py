@@ -19,7 +19,7 @@ from ReXKG.graph import DENIED_TYPES, Graph, asserted, hallucinated
 from ReXKG.scores import CountedScore, score_question
 from tools.reports.result_files import GROUPINGS
 from utils.intervals import LEVEL, RESAMPLES, Interval, ratio_intervals
-from utils.questions import group_rows, patients
+from utils.questions import clusters_in_words, group_rows, patients
 
 MOST_FREQUENT = 20
 EXAMPLES = 10
@@ -103,6 +103,7 @@ def audit(audited: Audited) -> dict[str, Any]:
     return {
         "questions": len(scores),
         "patients": len(set(clusters)),
+        "clusters": clusters_in_words(audited.results),
         "with_report": sum(report is not None for report in audited.reports),
         "level": LEVEL,
         "resamples": RESAMPLES,

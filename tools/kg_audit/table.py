@@ -7,6 +7,7 @@ from typing import Any
 
 from tools.kg_audit.scores import AUDIT_GROUPINGS
 from tools.reports.tables import align
+from utils.questions import counted
 
 EXAMPLES_SHOWN = 3
 VALUES_SHOWN = 8  # kinds of question in a group; the JSON has all
@@ -32,7 +33,7 @@ def audit_table(audit: Mapping[str, Any]) -> str:
     """The scores, those of each kind of question, and the facts that were invented and omitted most often.
     `tools.kg_audit.scores.audit` explains each number."""
     level = f"{audit['level']:.0%} interval"
-    head = f"{audit['questions']} questions about {audit['patients']} patients, mean [{level}]"
+    head = f"{counted(audit['questions'], 'question')} about {audit['clusters']}, mean [{level}]"
     if audit["with_report"]:
         head += f"; {audit['with_report']} with a report"
     scores = audit["scores"]

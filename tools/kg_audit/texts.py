@@ -8,18 +8,20 @@ from typing import Any
 
 from swift.llm.dataset import find_solution, raise_problems, read_items
 from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
 from tools.kg_audit.graph_files import NamedTexts
 from tools.reports.result_files import read_results
-from utils.answers import think_text
+from utils.answers import reasoning_of, think_text
 from utils.mimic import join_texts, study_key
 from utils.questions import question_name
 
 AuditRow = Mapping[str, Any]
+logger = get_logger()
 
 
 def read_audited(path: Path) -> list[AuditRow]:
     """The results of a result file, each with its ``dataset``, ``checkpoint``, ``control`` and ``idx``. Raises
-    UserError if a result has no generated text or no explanation."""
+    UserError if a result has no generated text, or an explanation that is not a text."""
     document = read_results(path, ("generated_text",))
     defaults = {"dataset": path.stem, "checkpoint": None, "control": "none"}
     facts = {name: document.get(name, default) for name, default in defaults.items()}
@@ -27,22 +29,19 @@ def read_audited(path: Path) -> list[AuditRow]:
     raise_problems(
         f"result file {path} result {number}: field '{field}' must be a text to compare, it is {row.get(field)!r:.40}"
         for number, row in enumerate(rows)
-        for field, empty in (("generated_text", None), ("explanation", ""))
-        if not isinstance(row.get(field), str) or row[field] == empty
+        for field, missing in (("generated_text", ()), ("explanation", (None,)))
+        if not isinstance(row.get(field), str) and row.get(field, None) not in missing
     )
     return rows
 
 
 def read_annotation_file(path: Path) -> list[AuditRow]:
-    """The records of an annotation or training file, each with ``explanation`` and ``idx``. Raises UserError if a
-    record has no explanation, solution or assistant turn."""
+    """The records of an annotation or training file, each with ``idx`` and with its explanation, solution or assistant
+    turn as ``explanation``, None if it has none. Raises UserError for what is not a record."""
     rows, problems = [], []
     for number, (item, where) in enumerate(read_items(path)):
         try:
-            explanation = find_solution(item)
-            if explanation is None:
-                raise UserError("there is no explanation, solution or final assistant turn; add the explanation")
-            rows.append(item | {"explanation": explanation, "idx": question_name(item, number)})
+            rows.append(item | {"explanation": find_solution(item), "idx": question_name(item, number)})
         except UserError as error:
             problems.append(f"{where}: {error}")
     raise_problems(problems)
@@ -50,8 +49,25 @@ def read_annotation_file(path: Path) -> list[AuditRow]:
 
 
 def reference_texts(rows: Sequence[AuditRow], path: Path) -> NamedTexts:
-    """The reasoning of each explanation."""
-    return NamedTexts([row["idx"] for row in rows], [think_text(row["explanation"]) for row in rows], str(path))
+    """The reasoning of each explanation; empty if there is none."""
+    return NamedTexts([row["idx"] for row in rows], [reasoning_of_row(row) or "" for row in rows], str(path))
+
+
+def reasoning_of_row(row: AuditRow) -> str | None:
+    """The reasoning of the row's explanation. None if it has no explanation, or one that is an answer alone."""
+    return reasoning_of(row.get("explanation") or None)
+
+
+def can_be_audited(rows: Sequence[AuditRow], path: Path) -> bool:
+    """True if any row has reasoning to compare with. The log says how many have none."""
+    bare = sum(reasoning_of_row(row) is None for row in rows)
+    if bare == len(rows):
+        logger.warning("%s: no question has an explanation with reasoning, so there is nothing to audit", path)
+    elif bare:
+        logger.warning(
+            "%s: %d of %d questions have no explanation with reasoning and do not count", path, bare, len(rows)
+        )
+    return bare < len(rows)
 
 
 def generated_texts(rows: Sequence[AuditRow], path: Path, reading: Callable[[str], str] = think_text) -> NamedTexts:

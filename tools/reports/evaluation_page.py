@@ -75,7 +75,7 @@ def _tables(runs: Mapping[str, EvaluatedRun], numbers: Numbers, labels: Mapping[
     document = metrics_document(runs, numbers)
     names = list(runs)
     return {
-        **{name: document[name] for name in ("questions", "patients", "extractor", "comparisons")},
+        **{name: document[name] for name in ("questions", "clusters", "notes", "extractor", "comparisons")},
         "baseline": names.index(numbers.baseline),
         "runs": [
             {

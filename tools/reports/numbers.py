@@ -13,8 +13,8 @@ from tools.reports.result_files import GROUPINGS, EvaluatedRun
 from tools.reports.tables import Table
 from utils.get_knowledge_graph import extractor_name
 from utils.intervals import LEVEL, RESAMPLES, Interval, McNemar, mcnemar_exact, ratio_intervals
-from utils.metrics import ACCURACY_RULES, TRAINING_RULE
-from utils.questions import group_rows, patients
+from utils.metrics import ACCURACY_RULES, TRAINING_RULE, notes_of
+from utils.questions import clusters_in_words, group_rows, patients
 
 RULE_METRICS = {rule: "accuracy" if rule == TRAINING_RULE else rule for rule in ACCURACY_RULES}
 METRIC_LABELS = {
@@ -125,6 +125,8 @@ def metrics_document(runs: Mapping[str, EvaluatedRun], numbers: Numbers) -> dict
     return {
         "questions": len(results),
         "patients": len(set(patients(results))),
+        "clusters": clusters_in_words(results),
+        "notes": notes_of(results),
         "level": LEVEL,
         "resamples": RESAMPLES,
         "extractor": extractor_name(),

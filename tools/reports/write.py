@@ -14,7 +14,7 @@ from tools.reports.evaluation_page import render_report
 from tools.reports.numbers import Numbers, metric_number_table, metric_table, metrics_document
 from tools.reports.result_files import EvaluatedRun, writable
 from tools.reports.tables import to_csv, to_latex, to_markdown
-from utils.questions import patients
+from utils.questions import clusters_in_words, counted
 
 logger = get_logger()
 
@@ -63,4 +63,4 @@ def write_report(
 
 def count_line(run: EvaluatedRun) -> str:
     """The numbers of questions and patients, for the line above a table."""
-    return f"{len(run.results)} questions about {len(set(patients(run.results)))} patients; mean [95% interval]"
+    return f"{counted(len(run.results), 'question')} about {clusters_in_words(run.results)}; mean [95% interval]"

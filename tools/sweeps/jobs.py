@@ -6,6 +6,7 @@ import ctypes
 import datetime
 import fcntl
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from swift.utils.errors import UserError
 from tools.sweeps.runs import PlannedRun, Stage, replaces_evaluation, step_of
 
 ROOT = Path(__file__).resolve().parents[2]
+EVALUATED = re.compile(r"(\S+): (\d+/\d+) questions$", re.MULTILINE)  # lines of the evaluation's log
 POLL_SECONDS = 0.1
 LOCK_SECONDS = 60
 REASON_SHOWN = 300  # characters of an error; its beginning says what is wrong
@@ -50,7 +52,8 @@ class RunProcess:
     def progress(self) -> str:
         """Progress for the status line."""
         if self.stage is Stage.EVALUATE:
-            return "evaluating"
+            lines = EVALUATED.findall(self.log.read_text("utf-8", "replace"))
+            return f"evaluating {lines[-1][0]}, {lines[-1][1]} questions" if lines else "evaluating"
         total = "" if self.run.steps is None else f"/{self.run.steps}"
         return f"step {step_of(self.run)}{total}"
 

@@ -35,11 +35,12 @@ def varying(rows: Sequence[SweepRow]) -> list[int]:
 
 def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
     """Draw accuracy and graph F1 against the number of training records. Returns None if nothing was evaluated."""
+    shown = varying(rows)
+    series = list(dict.fromkeys(label_of(row.setting, shown) for row in rows))
     rows = [row for row in rows if row.means]
     panels = [(name, title) for name, title in SIZE_PANELS if any(name in row.means for row in rows)]
     if not panels:
         return None
-    shown = varying(rows)
     sizes = sorted({float(row.setting[FIGURE_SIZE]) for row in rows})
     labels = list(dict.fromkeys(label_of(row.setting, shown) for row in rows))
     figure, grid = _figure(1, len(panels), width=5.2, height=3.8)
@@ -52,7 +53,7 @@ def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
             means = np.array([row.means[metric].mean for row in line])
             low, high = (np.array([getattr(row.means[metric], end) for row in line]) for end in ("lo", "hi"))
             axes.errorbar(places, means, [means - low, high - means], marker="o", markersize=4, capsize=3,
-                          linewidth=1.6, color=_color(number), label=label)  # fmt: skip
+                          linewidth=1.6, color=_color(series.index(label)), label=label)  # fmt: skip
         axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
         axes.set_xlim(-0.4, len(sizes) - 0.6)
         _finish(axes, f"{title} (mean over seeds, 95% over patients)", "training records")
@@ -63,6 +64,7 @@ def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
 def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
     """Draw completion length and the parts of the reward against the step, as means over seeds. Returns None without
     training logs."""
+    series, shown_settings = list(dict.fromkeys(label_of(row.setting, varying(rows)) for row in rows)), varying(rows)
     rows = [row for row in rows if any(run.history for run in row.runs)]
     names = {name for row in rows for run in row.runs for entry in run.history for name in entry}
     panels = [
@@ -71,16 +73,15 @@ def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
     if not panels:
         return None
     several = len({row.setting[FIGURE_SIZE] for row in rows}) > 1
-    shown = varying(rows) + ([FIGURE_SIZE] if several else [])
+    shown = shown_settings + ([FIGURE_SIZE] if several else [])
     sizes = sorted({row.setting[FIGURE_SIZE] for row in rows}, key=float)
-    series = list(dict.fromkeys(label_of(row.setting, varying(rows)) for row in rows))
     columns = min(2, len(panels))
     figure, grid = _figure(-(-len(panels) // columns), columns, width=5.2, height=3.2)
     for axes, name in zip(grid.flat, panels, strict=False):
         for row in rows:
             steps, values = mean_over_seeds(row.runs, name)
             if steps:
-                color = _color(series.index(label_of(row.setting, varying(rows))))
+                color = _color(series.index(label_of(row.setting, shown_settings)))
                 style = STYLES[sizes.index(row.setting[FIGURE_SIZE]) % len(STYLES)]
                 axes.plot(steps, smoothed(values), style, color=color, linewidth=1.6,
                           label=label_of(row.setting, shown))  # fmt: skip

@@ -116,9 +116,10 @@ def summarize_sweep(runs: Iterable[FinishedRun], clusters: Sequence[str], baseli
 
 
 def best(rows: Sequence[SweepRow], metric: str) -> set[int]:
-    """Positions of the rows whose mean of a metric is highest."""
+    """Positions of the rows whose mean of a metric is highest. Empty if all are equal."""
     means = {position: row.means[metric].mean for position, row in enumerate(rows) if metric in row.means}
-    return {position for position, mean in means.items() if mean == max(means.values())}
+    highest = {position for position, mean in means.items() if mean == max(means.values())}
+    return highest if len(highest) < len(means) else set()
 
 
 def as_document(rows: Sequence[SweepRow]) -> list[dict[str, Any]]:

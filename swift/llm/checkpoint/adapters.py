@@ -39,12 +39,16 @@ class Adapter:
     head: Stored | None = None  # a trained output head, which replaces the model's
 
 
-def add_vision_adapter(model: nn.Module, rank: int, alpha: int, targets: str = DECODER_LINEARS) -> None:
+def add_vision_adapter(
+    model: nn.Module, rank: int, alpha: int, targets: str = DECODER_LINEARS, dropout: float = 0.0
+) -> None:
     """Put a new vision LoRA on the decoder's linear layers whose whole names match the regular expression ``targets``.
 
     Its B matrices are small random numbers, because on disk a B of zeros is the sign of a lost adapter.
     """
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), adapter_name="vision")
+    model.add_adapter(
+        LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=dropout), adapter_name="vision"
+    )
     for name, parameter in model.named_parameters():
         if ".lora_B.vision." in name:
             nn.init.normal_(parameter, std=0.01)

@@ -24,7 +24,7 @@ from swift.llm.checkpoint.folders import is_adapter
 from swift.llm.checkpoint.stored_tensors import Stored, copy_tensors, find_shards, list_tensors, listed
 from swift.llm.policy import Policy, trainable_parameters
 from swift.utils.errors import UserError
-from swift.utils.files import write_json
+from swift.utils.files import open_to_all, write_json
 
 
 def is_small(model: nn.Module) -> bool:
@@ -63,6 +63,8 @@ def save_policy(
     model.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     policy.image_processor.save(folder)
+    for file in folder.glob("*.safetensors"):
+        open_to_all(file)
     if card is not None:
         write_card(folder, card, model, adapter=small)
 

@@ -8,6 +8,7 @@ caller puts the image's name before them.
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from swift.llm.images.windowing import eight_bits, spread_range, window
 from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -26,10 +28,23 @@ BITS = (1, 8, 16)
 
 
 def is_dicom(stream: BinaryIO) -> bool:
-    """True if the content is a DICOM file. Leaves ``stream`` at its beginning."""
+    """True if the content is a DICOM file, with or without a preamble. Leaves ``stream`` at its beginning."""
     head = stream.read(MAGIC_AT + len(MAGIC))
     stream.seek(0)
-    return head[MAGIC_AT:] == MAGIC
+    return head[MAGIC_AT:] == MAGIC or _begins_with_element(head)
+
+
+def _begins_with_element(head: bytes) -> bool:
+    """True if the first bytes are a data element of the first groups, 0002 or 0008, as a file without preamble begins:
+    with a value representation of two capital letters, or with a length that fits into a header."""
+    if len(head) < 8:
+        return False
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(head[place : place + 2], order) for place in (0, 2))
+        length = int.from_bytes(head[4:8], order)
+        if group in (2, 8) and element < 0x1200 and ((head[4:6].isalpha() and head[4:6].isupper()) or length < 256):
+            return True
+    return False
 
 
 def read_dicom(stream: BinaryIO, pixels: bool = True) -> Dataset:
@@ -39,7 +54,9 @@ def read_dicom(stream: BinaryIO, pixels: bool = True) -> Dataset:
     pydicom is missing, and pydicom's own errors for broken files.
     """
     pydicom = _pydicom()
-    dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels)
+    dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = _inferred_syntax(pydicom, dataset)
     if not dataset.get("Rows") or not dataset.get("Columns") or (pixels and "PixelData" not in dataset):
         raise UserError(f"is a DICOM file without an image ({dataset.get('Modality', 'no modality')}); leave it out")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
@@ -57,12 +74,24 @@ def read_dicom(stream: BinaryIO, pixels: bool = True) -> Dataset:
     return dataset
 
 
-def decode_dicom(dataset: Dataset) -> np.ndarray:
-    """The image as uint8, [rows, columns] if gray and [rows, columns, 3] if in color. Raises UserError for a window
-    that cannot be used, and pydicom's own errors for broken pixels."""
+def _inferred_syntax(pydicom: ModuleType, dataset: Dataset) -> str:
+    """The transfer syntax of a file that names none, by the encoding in which pydicom could read it."""
+    is_implicit, is_little = dataset.original_encoding
+    if is_implicit:
+        return pydicom.uid.ImplicitVRLittleEndian
+    return pydicom.uid.ExplicitVRLittleEndian if is_little else pydicom.uid.ExplicitVRBigEndian
+
+
+def decode_dicom(dataset: Dataset, outliers: float = 0.0, name: str = "an image") -> np.ndarray:
+    """The image as uint8, [rows, columns] if gray and [rows, columns, 3] if in color. Raises pydicom's own errors for
+    broken pixels.
+
+    If the file has no window, or one that cannot be used, the range of its values is shown without the share
+    ``outliers`` at either end. ``name`` is for the warning.
+    """
     stored = _pydicom().pixels.pixel_array(dataset)
     if dataset.PhotometricInterpretation in GRAY:
-        return _show_gray(dataset, stored)
+        return _show_gray(dataset, stored, outliers, name)
     if dataset.PhotometricInterpretation == PALETTE:
         stored = _pydicom().pixels.apply_color_lut(stored, dataset)
         full = np.iinfo(stored.dtype).max
@@ -71,7 +100,7 @@ def decode_dicom(dataset: Dataset) -> np.ndarray:
     return stored if full == 255 else eight_bits(stored / full)
 
 
-def _show_gray(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
+def _show_gray(dataset: Dataset, stored: np.ndarray, outliers: float, name: str) -> np.ndarray:
     """Gray levels of the pixels. They depend on the stored value alone, so each value in the range is computed once."""
     low = int(stored.min())
     places = stored.astype(np.int32) - low
@@ -80,9 +109,10 @@ def _show_gray(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
     padding = _is_padding(dataset, levels)
     values = _modality(dataset, levels)
     inverted = dataset.PhotometricInterpretation == INVERTED
-    shares = _voi(dataset, values)
+    shares = _voi(dataset, values, name)
     if shares is None:
-        shown = spread_range(np.where((counts > 0) & ~padding, values, np.nan), inverted)
+        seen = np.where((counts > 0) & ~padding, values, np.nan)
+        shown = spread_range(seen, inverted, outliers, counts)
     else:
         shown = eight_bits(shares, inverted)
     return np.where(padding, np.uint8(0), shown)[places]
@@ -104,8 +134,8 @@ def _modality(dataset: Dataset, levels: np.ndarray) -> np.ndarray:
     return levels * float(1 if slope is None else slope) + float(intercept or 0)
 
 
-def _voi(dataset: Dataset, values: np.ndarray) -> np.ndarray | None:
-    """Shares of full brightness, 0..1; None if the file has neither a VOI LUT nor a window."""
+def _voi(dataset: Dataset, values: np.ndarray, name: str) -> np.ndarray | None:
+    """Shares of full brightness, 0..1; None if the file has neither a VOI LUT nor a window that can be used."""
     if sequence := dataset.get("VOILUTSequence"):
         bits = sequence[0].LUTDescriptor[2]
         return np.clip(_look_up(dataset, sequence[0], values) / (2**bits - 1), 0, 1)
@@ -115,7 +145,16 @@ def _voi(dataset: Dataset, values: np.ndarray) -> np.ndarray | None:
     try:
         return window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
     except ValueError as error:
-        raise UserError(f"is a DICOM image whose VOI window cannot be used: {error}; fix or convert it") from error
+        _warn_of_window(name, str(error))
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _warn_of_window(name: str, reason: str) -> None:
+    """Warn once of a file whose window cannot be used."""
+    get_logger().warning(
+        "image %s: its DICOM window cannot be used (%s); the range of its values is shown", name, reason
+    )
 
 
 def _first(value: object) -> float | None:

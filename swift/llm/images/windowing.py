@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import numpy as np
 
+OUTLIERS = 0.005  # share of the pixels at either end that may be markers or burnt-in text
 
-def spread_range(values: np.ndarray, inverted: bool = False) -> np.ndarray:
+
+def spread_range(
+    values: np.ndarray, inverted: bool = False, outliers: float = 0.0, counts: np.ndarray | None = None
+) -> np.ndarray:
     """The range of the finite ``values`` spread over 0..255 (uint8), with low values dark, or bright if ``inverted``.
 
-    Values that are not finite are black, and so is an image of one value.
+    The share ``outliers`` of the values at either end, rounded down, lies outside the range and is cut off, unless
+    nothing else differs. ``counts`` says how often each value stands in the image; by default, once. Values that are
+    not finite are black, and so is an image of one value.
     """
     if values.dtype.kind == "u" and values.itemsize <= 2:  # every level once instead of every pixel
         low = int(values.min())
-        levels = np.arange(low, int(values.max()) + 1, dtype=np.float64)
-        return spread_range(levels, inverted)[values - values.dtype.type(low)]
+        places = values - values.dtype.type(low)
+        counts = np.bincount(places.ravel())
+        levels = np.arange(low, low + len(counts), dtype=np.float64)
+        return spread_range(np.where(counts > 0, levels, np.nan), inverted, outliers, counts)[places]
     values = values.astype(np.float64)
     finite = np.isfinite(values)
     if not finite.any() or np.ptp(values[finite]) == 0:
         return np.zeros(values.shape, np.uint8)
-    low, high = values[finite].min(), values[finite].max()
-    return eight_bits((values - low) / (high - low), inverted)
+    low, high = _range(values[finite], outliers, None if counts is None else counts[finite])
+    shares = np.clip((values - low) / (high - low), 0, 1)
+    return eight_bits(np.where(finite, shares, np.nan), inverted)
+
+
+def _range(values: np.ndarray, outliers: float, counts: np.ndarray | None) -> tuple[float, float]:
+    """The lowest and highest value without the share ``outliers`` at either end; with it, if they would be equal."""
+    order = np.argsort(values, kind="stable")
+    seen = np.cumsum(np.ones(len(values), np.int64) if counts is None else counts[order])
+    cut = int(seen[-1] * outliers)
+    ends = (np.searchsorted(seen, cut, side="right"), np.searchsorted(seen, seen[-1] - cut, side="left"))
+    low, high = (float(values[order[place]]) for place in ends)
+    return (low, high) if high > low else (float(values.min()), float(values.max()))
 
 
 def eight_bits(shares: np.ndarray, inverted: bool = False) -> np.ndarray:

@@ -14,7 +14,11 @@ PLACEHOLDER_SETTINGS = ("image_token_id", "video_token_id", "audio_token_id")
 
 
 def template_for(
-    policy: Policy, max_length: int | None = None, new_tokens: int = 0, decoding_threads: int = DECODING_THREADS
+    policy: Policy,
+    max_length: int | None = None,
+    new_tokens: int = 0,
+    decoding_threads: int = DECODING_THREADS,
+    response_prefix: str | None = None,
 ) -> Template:
     """The template for the policy's model.
 
@@ -22,6 +26,7 @@ def template_for(
         max_length: most tokens a prompt may have; None for no limit.
         new_tokens: most tokens that will be generated after a prompt.
         decoding_threads: threads that decode announced images; Phi-4 only.
+        response_prefix: text that every completion begins with, and that is not sampled.
     """
     model = policy.model
     if is_phi4(model):
@@ -35,6 +40,7 @@ def template_for(
             rope_switch=rope_switch(model),
             new_tokens=new_tokens,
             stop_token_ids=_stops(model),
+            response_prefix=response_prefix or "",
         )
     banned = [getattr(model.config, name, None) for name in PLACEHOLDER_SETTINGS]
     return ProcessorTemplate(
@@ -43,6 +49,7 @@ def template_for(
         _stops(model),
         [token for token in banned if token is not None],
         max_length,
+        response_prefix=response_prefix or "",
     )
 
 

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from swift.llm.dataset import Record
+from swift.llm.dataset import Record, raise_problems
 from swift.llm.images.cache import ImageCache
 from swift.llm.images.source import ImageSource
 from swift.llm.template.protocol import EncodedPrompt
+from swift.utils.errors import UserError
 
+THINK, THINK_END = "<think>", "</think>"
 UNFINISHED = "\ufffd"  # what decoding gives for the first bytes of a character
 
 
@@ -22,13 +24,29 @@ class TemplateBase:
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: tuple[int, ...]
     prompt_lengths: tuple[int, int] | None = None
+    prefilled: str = ""
     _cache: ImageCache
+
+    def after_prefilled(self, text: str) -> str:
+        """The part of a completion that follows ``prefilled``, which a solution may begin with or leave out.
+
+        A text without reasoning first closes the reasoning that the prompt has opened.
+        """
+        opening = self.prefilled.strip()
+        if not opening:
+            return text
+        beginning = text.lstrip()
+        if beginning.startswith(self.prefilled):
+            return beginning.removeprefix(self.prefilled)
+        if beginning.startswith(opening):
+            return beginning.removeprefix(opening).lstrip("\n")
+        return f"{THINK_END}\n\n{text}" if opening.endswith(THINK) and THINK_END not in text else text
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:
         """See `Template.encode_prompt`."""
         raise NotImplementedError
 
-    def note_length(self, length: int) -> None:
+    def _note_length(self, length: int) -> None:
         """Take a prompt of ``length`` tokens into ``prompt_lengths``."""
         shortest, longest = self.prompt_lengths or (length, length)
         self.prompt_lengths = min(shortest, length), max(longest, length)
@@ -37,6 +55,26 @@ class TemplateBase:
         """The prompt of each record, with their images decoded in parallel. Raises UserError as ``encode_prompt``."""
         self._cache.prefetch(_images_of(records), first=True)
         return [self.encode_prompt(record) for record in records]
+
+    def check_prompts(self, records: Iterable[Record]) -> None:
+        """See `Template.check_prompts`. Reads image headers only."""
+        problems = []
+        for record in records:
+            try:
+                length = self.prompt_length(record)
+                self._check_length(length)
+                self._note_length(length)
+            except UserError as error:
+                problems.append(f"{record.source}: {error}")
+        raise_problems(problems)
+
+    def prompt_length(self, record: Record) -> int:
+        """See `Template.prompt_length`."""
+        raise NotImplementedError
+
+    def _check_length(self, length: int) -> None:
+        """Raise UserError for a prompt of ``length`` tokens that is too long."""
+        raise NotImplementedError
 
     def prefetch(self, records: Iterable[Record]) -> None:
         """Announce the records that will be encoded next, in order. They replace those announced before.

@@ -7,6 +7,7 @@ invisible mark inside everything that spells one, and the prompt is encoded in p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,18 +16,19 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
+from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders
 from swift.llm.images.cache import CACHE_BYTES, ImageCache
 from swift.llm.images.hf_processor import VisionProcessor
 from swift.llm.images.source import image_size
 from swift.llm.phi4_names import numbered_image
-from swift.llm.template.common import UNFINISHED, TemplateBase, control_pattern, plain_parts
+from swift.llm.template.common import THINK, UNFINISHED, TemplateBase, control_pattern, plain_parts
 from swift.llm.template.protocol import EncodedPrompt
 from swift.utils.errors import UserError
 
 MARK = "\ue0f4"  # a private-use character, which no text contains on purpose
 ANSWER = "ANSWER-OF-THE-ASSISTANT"
 TEXT, IMAGE = "text", "image"
+_OPENED = re.compile(rf"{THINK}\s*$")  # at the end of a prompt whose chat template begins the reasoning
 
 
 class ProcessorTemplate(TemplateBase):
@@ -37,6 +39,7 @@ class ProcessorTemplate(TemplateBase):
             as the chat template writes it, is added.
         banned_token_ids: ids never to be generated, besides the image token.
         max_length: most tokens a prompt may have; None for no limit.
+        response_prefix: text that every prompt ends with and that belongs to the completion.
         cache_bytes: most memory that prepared images may take between calls.
 
     Raises UserError for a folder without a chat template, or one that cannot lay out a question.
@@ -50,7 +53,9 @@ class ProcessorTemplate(TemplateBase):
         banned_token_ids: Iterable[int] = (),
         max_length: int | None = None,
         cache_bytes: int = CACHE_BYTES,
+        response_prefix: str = "",
     ):
+        self._prefix = response_prefix
         self.tokenizer, self.image_processor, self.max_length = tokenizer, image_processor, max_length
         self._layout = getattr(image_processor.processor, "chat_template", None) or tokenizer.chat_template
         if not self._layout:
@@ -73,25 +78,19 @@ class ProcessorTemplate(TemplateBase):
         try:
             images = tuple(self._cache(source) for source in record.images)
             ids, text, order = self._encode_turns(record, [image.text for image in images])
+            self._check_length(len(ids))
         except UserError as error:
             raise UserError(f"{record.source}: {error}") from error
         return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)
 
-    def check_prompts(self, records: Iterable[Record]) -> None:
-        """Raise one UserError for all records whose prompt is over ``max_length`` or whose image cannot be prepared. It
-        states the first problem and a count. Reads image headers only."""
-        problems = []
-        for record in records:
-            try:
-                sizes = [image_size(source) for source in record.images]
-                ids, _, _ = self._encode_turns(record, [self.image_processor.text_for(*size) for size in sizes])
-                self.note_length(len(ids))
-            except UserError as error:
-                problems.append(f"{record.source}: {error}")
-        raise_problems(problems)
+    def prompt_length(self, record: Record) -> int:
+        """See `Template.prompt_length`."""
+        texts = [self.image_processor.text_for(*image_size(source)) for source in record.images]
+        return len(self._encode_turns(record, texts)[0])
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of an answer and the end of its turn, to train on."""
+        """The ids of an answer, without ``prefilled``, and the end of its turn, to train on."""
+        text = self.after_prefilled(text)
         lead = self._encode(self._lead)
         ids = self._encode(self._lead + self._opening + self._marked(text))
         # tokenizers that put a space before a text's first word must not do so in the middle of a turn
@@ -119,7 +118,7 @@ class ProcessorTemplate(TemplateBase):
     def _encode_turns(self, record: Record, image_texts: list[str]) -> tuple[list[int], str, list[int]]:
         """Ids, text, and the numbers (from 1) of the images in order of appearance."""
         order = image_placeholders(record.messages) or list(range(1, len(record.images) + 1))
-        laid_out = self._render(self._turns(record), add_generation_prompt=True)
+        laid_out = self._render(self._turns(record), add_generation_prompt=True) + self._marked(self._prefix)
         parts = laid_out.split(self.image_processor.image_token)
         if len(parts) - 1 != len(order):
             raise UserError(
@@ -130,12 +129,14 @@ class ProcessorTemplate(TemplateBase):
         )
         has_front = laid_out.startswith(self.tokenizer.bos_token or MARK)
         ids = ([] if has_front else self._front) + self._encode(expanded)
-        if self.max_length is not None and len(ids) > self.max_length:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens, over --max_length {self.max_length}; raise it or drop the record"
-            )
         shown = "".join(part + numbered_image(number) for part, number in zip(parts, order, strict=False)) + parts[-1]
         return ids, shown.replace(MARK, ""), order
+
+    def _check_length(self, length: int) -> None:
+        if self.max_length is not None and length > self.max_length:
+            raise UserError(
+                f"the prompt has {length} tokens, over --max_length {self.max_length}; raise it or drop the record"
+            )
 
     def _turns(self, record: Record) -> list[dict[str, Any]]:
         """The record's messages as chat templates take them: each with a list of texts and images."""
@@ -191,6 +192,8 @@ class ProcessorTemplate(TemplateBase):
         """
         question = [{"role": "user", "content": [_text("Question")]}]
         prompt = self._render(question, add_generation_prompt=True)
+        opened = _OPENED.search(prompt)
+        self.prefilled = (opened[0] if opened else "") + self._prefix
         whole = self._render(
             [*question, {"role": "assistant", "content": [_text(ANSWER)]}], add_generation_prompt=False
         )
@@ -210,7 +213,7 @@ class ProcessorTemplate(TemplateBase):
                 f"{self.image_processor.folder}: neither chat template nor tokenizer names an end of answers; add one"
             )
         last = max((match.start() for match in self._controls.finditer(prompt)), default=0)
-        return prompt[last:], opening, end
+        return prompt[last:] + self._marked(self._prefix), opening, end
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders, raise_problems
+from swift.llm.dataset import PLACEHOLDER, Record, image_placeholders
 from swift.llm.images.cache import CACHE_BYTES, DECODING_THREADS, ImageCache
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.llm.images.source import ImageSource, image_size
@@ -48,6 +48,7 @@ class Phi4Template(TemplateBase):
         new_tokens: most tokens of a completion. It must not cross ``rope_switch``, because transformers then computes
             the prompt again from its ids, without images.
         stop_token_ids: ids that end a completion by the model's generation configuration, besides the template's own.
+        response_prefix: text that every prompt ends with and that belongs to the completion.
 
     Raises UserError for a tokenizer that lacks Phi-4's control tokens or does not decode token by token.
     """
@@ -63,7 +64,9 @@ class Phi4Template(TemplateBase):
         rope_switch: int | None = None,
         new_tokens: int = 0,
         stop_token_ids: Iterable[int] = (),
+        response_prefix: str = "",
     ):
+        self.prefilled = response_prefix
         self.rope_switch, self.new_tokens = rope_switch, new_tokens
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.image_token_id, self.max_length = image_token_id, max_length
@@ -71,6 +74,7 @@ class Phi4Template(TemplateBase):
         self._vocabulary = tokenizer.get_added_vocab()
         self._controls = control_pattern(self._vocabulary)
         self._pieces: dict[int, str] = {}
+        self._image_tokens: dict[str, int] = {}  # by the key of an image's source
         for name in (USER, ASSISTANT, END):
             self._id(name)
         ends = {self._vocabulary.get(END_OF_TEXT), tokenizer.eos_token_id, self._id(END)}
@@ -94,26 +98,16 @@ class Phi4Template(TemplateBase):
             raise UserError(f"{record.source}: {error}") from error
         return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)
 
-    def check_prompts(self, records: Iterable[Record]) -> None:
-        """Raise one UserError for all records whose prompt is over ``max_length`` or whose image cannot be tiled. It
-        states the first problem and a count. Reads image headers only."""
-        counts: dict[str, int] = {}
-        problems = []
-        for record in records:
-            try:
-                for source in record.images:
-                    if source.key not in counts:
-                        counts[source.key] = self._count_tokens(source)
-                ids, _, _ = self._encode_turns(record, [counts[source.key] for source in record.images])
-                self._check_length(len(ids))
-                self.note_length(len(ids))
-            except UserError as error:
-                problems.append(f"{record.source}: {error}")
-        raise_problems(problems)
+    def prompt_length(self, record: Record) -> int:
+        """See `Template.prompt_length`. An image's tokens are counted once."""
+        for source in record.images:
+            if source.key not in self._image_tokens:
+                self._image_tokens[source.key] = self._count_tokens(source)
+        return len(self._encode_turns(record, [self._image_tokens[source.key] for source in record.images])[0])
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of an answer and its ``<|end|>``, to train on."""
-        return [*self._encode(text), self._id(END)]
+        """The ids of an answer, without ``prefilled``, and its ``<|end|>``, to train on."""
+        return [*self._encode(self.after_prefilled(text)), self._id(END)]
 
     def decode_tokens(self, ids: Sequence[int] | Tensor) -> list[str]:
         """One text per token. Joined they are ``decode(ids)``.
@@ -169,6 +163,7 @@ class Phi4Template(TemplateBase):
             words(content[start:])
             control(END)
         control(ASSISTANT)
+        words(self.prefilled)
         return ids, "".join(text), order
 
     def _encode(self, text: str) -> list[int]:

@@ -31,6 +31,7 @@ class Template(Protocol):
     banned_token_ids: tuple[int, ...]  # never generated
     pad_token_id: int
     prompt_lengths: tuple[int, int] | None  # tokens of the shortest and longest prompt that check_prompts has seen
+    prefilled: str  # text at the end of every prompt that belongs to the completion, such as an opening <think>
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:
         """The record's turns and images, up to the point where the assistant begins. Raises UserError, naming the
@@ -42,11 +43,15 @@ class Template(Protocol):
     def prefetch(self, records: Iterable[Record]) -> None:
         """Announce the records that will be encoded next, so that their images are decoded meanwhile."""
 
+    def prompt_length(self, record: Record) -> int:
+        """Tokens of the record's prompt, images included, from image headers alone. Raises UserError for an image that
+        cannot be prepared."""
+
     def check_prompts(self, records: Iterable[Record]) -> None:
         """Raise one UserError for all records whose prompt is too long or whose image cannot be prepared."""
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of an answer and the end of its turn, to train on."""
+        """The ids of an answer, without ``prefilled``, and the end of its turn, to train on."""
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of a completion. Stop tokens are left out, and every other token is shown."""

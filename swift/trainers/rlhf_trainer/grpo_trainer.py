@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ from swift.engine.batch import collate_prompts
 from swift.engine.logprobs import LogProbs, completion_logprobs
 from swift.engine.probe import Paths, choose_paths
 from swift.engine.sampling import Sampling, generate, prompt_uniforms
+from swift.engine.stop_words import StopWords
 from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
 from swift.plugin.rewards import reward_matrix, reward_metrics
+from swift.trainers.accumulation import gradients_kept
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts, prompt_lengths
 from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
@@ -96,9 +99,14 @@ class GRPOTrainer(PolicyTrainer):
             top_k=args.top_k,
             top_p=args.top_p,
             banned_token_ids=tuple(template.banned_token_ids),
+            repetition_penalty=args.repetition_penalty,
+            stop_words=StopWords(tuple(args.stop_words), template.decode) if args.stop_words else None,
         )
-        if args.top_k or args.top_p < 1:
-            logger.warning("top_k/top_p cut the sampling distribution; log-probabilities are of the whole distribution")
+        if args.top_k or args.top_p < 1 or args.repetition_penalty != 1:
+            logger.warning(
+                "top_k, top_p and repetition_penalty change the sampling distribution; log-probabilities are of the "
+                "whole distribution without them"
+            )
         self.means = Means()
         self.clock = StepClock(self.means, "rollout", "reward")
         self.add_callback(self.clock)
@@ -199,7 +207,8 @@ class GRPOTrainer(PolicyTrainer):
         observe_rollout(self.means, rollout, self.reward_names, self.weights)
         with self.clock.timed("reward"):
             columns = reward_columns(rollout.items, rollout.group_size, rollout.completions)
-            observe_sums(self.means, reward_metrics(self.rewards, rollout.texts, columns))
+            whole = [self.template.prefilled + text for text in rollout.texts]
+            observe_sums(self.means, reward_metrics(self.rewards, whole, columns))
         starts = np.cumsum([0] + [len(batch) for batch in batches])
         return [rollout.select(range(start, stop)) for start, stop in itertools.pairwise(starts.tolist())]
 
@@ -217,9 +226,11 @@ class GRPOTrainer(PolicyTrainer):
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
-            rewards = reward_matrix(self.rewards, texts, reward_columns(items, size, completions))
+            whole = [self.template.prefilled + text for text in texts]
+            rewards = reward_matrix(self.rewards, whole, reward_columns(items, size, completions))
             rewards = torch.as_tensor(rewards, dtype=torch.float32, device=device)
-            advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size)
+            scaled = self.args.scale_rewards != "none"
+            advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size, scaled)
         in_loss = completions.finished if self.args.overlong_filter else torch.ones_like(completions.finished)
         return Rollout(items, prompts, completions, texts, tokens, rewards, advantages, std, in_loss)
 
@@ -263,7 +274,7 @@ class GRPOTrainer(PolicyTrainer):
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
         greedy, shared, synced = replace(self.sampling, temperature=0), self.paths.shared, self.synced
         completions = generate(self.model, prompts, 1, greedy, shared=shared, synced=synced)
-        texts = ["".join(self.template.decode_tokens(ids)) for ids in completions.token_lists()]
+        texts = [self.template.prefilled + self.template.decode(ids) for ids in completions.token_lists()]
         rewards = torch.as_tensor(reward_matrix(self.rewards, texts, reward_columns(items, 1, completions)))
         observe_rewards(means, rewards, self.reward_names, self.weights)
         means.add("completion_length", float(completions.lengths.sum()), len(completions))
@@ -277,7 +288,10 @@ class GRPOTrainer(PolicyTrainer):
         """
         batch: MicroBatch = inputs["batch"]
         scores = self._score(model, batch.rollout, with_entropy=True)
-        total, figures = policy_loss(scores, batch, epsilon=self.args.epsilon, beta=self.args.beta)
+        args = self.args
+        total, figures = policy_loss(
+            scores, batch, epsilon=args.epsilon, epsilon_high=args.epsilon_high, beta=args.beta
+        )
         self._last = batch.rollout, figures
         loss = total / num_items_in_batch.clamp(min=1) * self.args.world_size
         return (loss, figures) if return_outputs else loss
@@ -285,13 +299,17 @@ class GRPOTrainer(PolicyTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        """Forward and backward of a micro-batch; its figures and completions are recorded afterwards."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        rollout, figures = self._last
-        observe_tokens(self.means, figures)
-        if self.recorder is not None:
-            self.recorder.add(self.state.global_step + 1, rollout, figures.logps)
-        return loss
+        """Forward and backward of a micro-batch, in mini-batches if asked for. Figures and completions are recorded."""
+        parts = inputs["batch"].parts(self.args.mini_batch_size)
+        losses = []
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else gradients_kept(self.accelerator, model):
+                losses.append(super().training_step(model, {"batch": part}, num_items_in_batch))
+            rollout, figures = self._last
+            observe_tokens(self.means, figures)
+            if self.recorder is not None:
+                self.recorder.add(self.state.global_step + 1, rollout, figures.logps)
+        return sum(losses)
 
     def describe_batch(self, inputs: dict[str, Any]) -> str:
         """The rows and tokens of a micro-batch and the flags that make it smaller."""

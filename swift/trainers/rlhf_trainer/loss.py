@@ -22,15 +22,17 @@ def combine_rewards(rewards: Tensor, weights: Tensor) -> Tensor:
     return (rewards * weights).nansum(dim=1)
 
 
-def group_advantages(rewards: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+def group_advantages(rewards: Tensor, group_size: int, scaled: bool = True) -> tuple[Tensor, Tensor]:
     """Advantage of each completion within its group, (r - mean) / (std + 1e-4), std with Bessel's correction.
 
-    ``rewards`` are [B * G], with the completions of a group adjacent. Returns advantages [B * G] and std [B]. A group
-    of one has std 0 and advantage 0.
+    Without ``scaled`` it is r - mean, as in Dr. GRPO (arXiv 2503.20783). ``rewards`` are [B * G], with the completions
+    of a group adjacent. Returns advantages [B * G] and std [B]. A group of one has std 0 and advantage 0.
     """
     groups = rewards.view(-1, group_size)
     std = groups.std(dim=1) if group_size > 1 else torch.zeros_like(groups[:, 0])
-    advantages = (groups - groups.mean(dim=1, keepdim=True)) / (std[:, None] + ADVANTAGE_EPSILON)
+    advantages = groups - groups.mean(dim=1, keepdim=True)
+    if scaled:
+        advantages = advantages / (std[:, None] + ADVANTAGE_EPSILON)
     return advantages.flatten(), std
 
 
@@ -50,14 +52,18 @@ def k3_kl(logps: Tensor, reference_logps: Tensor) -> Tensor:
     return bounded_exp(difference) - difference - 1
 
 
-def clipped_surrogate(logps: Tensor, old_logps: Tensor, advantages: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def clipped_surrogate(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Per-token PPO loss -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), and a mask of the tokens that were clipped.
 
-    ``logps`` and ``old_logps`` are [N, C], ``advantages`` [N]. Returns loss [N, C] and clipped bool [N, C].
+    ``epsilon_high`` replaces the upper eps, as in DAPO's "clip higher" (arXiv 2503.14476). ``logps`` and ``old_logps``
+    are [N, C], ``advantages`` [N]. Returns loss [N, C] and clipped bool [N, C].
     """
+    upper = 1 + (epsilon if epsilon_high is None else epsilon_high)
     ratio = bounded_exp(logps - old_logps)
     advantages = advantages[:, None]
-    free, held = ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages
+    free, held = ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages
     return -torch.minimum(free, held), held < free
 
 

@@ -21,13 +21,15 @@ class TokenFigures:
     observed: dict[str, Tensor]  # [N, C] by name: clip_ratio, entropy, and kl if there is a reference
 
 
-def policy_loss(scores: LogProbs, batch: MicroBatch, *, epsilon: float, beta: float) -> tuple[Tensor, TokenFigures]:
+def policy_loss(
+    scores: LogProbs, batch: MicroBatch, *, epsilon: float, beta: float, epsilon_high: float | None = None
+) -> tuple[Tensor, TokenFigures]:
     """Clipped surrogate plus ``beta`` times the KL to the reference, summed over the tokens that count (a scalar).
 
     ``scores`` are those of the policy, entropy included. Formulas and their sources are in loss.py.
     """
     old_logps = scores.logps.detach() if batch.old_logps is None else batch.old_logps
-    token_loss, clipped = clipped_surrogate(scores.logps, old_logps, batch.rollout.advantages, epsilon)
+    token_loss, clipped = clipped_surrogate(scores.logps, old_logps, batch.rollout.advantages, epsilon, epsilon_high)
     observed = {"clip_ratio": clipped.float(), "entropy": scores.entropy}
     if batch.reference_logps is not None:
         kl = k3_kl(scores.logps, batch.reference_logps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,31 @@ class Rollout:
         """True at the tokens that count in the loss, [N, C]."""
         return self.completions.mask & self.in_loss[:, None]
 
+    def parts(self, size: int) -> list[Rollout]:
+        """The completions in blocks of ``size``. A block holds whole groups, or a part of one group.
+
+        Rewards and advantages are those of the whole groups.
+        """
+        group = self.group_size
+        if size >= group:
+            step = size // group
+            blocks = [range(start, min(start + step, len(self))) for start in range(0, len(self), step)]
+            return [self.select(block) for block in blocks]
+        starts = range(0, group, size)
+        return [self._members(g, range(s, min(s + size, group))) for g in range(len(self)) for s in starts]
+
+    def _members(self, group: int, members: Sequence[int]) -> Rollout:
+        """The rollout of some completions of one group."""
+        whole = self.select([group])
+        rows = list(members)
+        return replace(
+            whole,
+            completions=whole.completions.select(rows),
+            texts=[whole.texts[row] for row in rows],
+            tokens=[whole.tokens[row] for row in rows],
+            **{name: getattr(whole, name)[rows] for name in ("rewards", "advantages", "in_loss")},
+        )
+
     def select(self, groups: Sequence[int]) -> Rollout:
         """The rollout of the groups at these places, in that order."""
         size = self.group_size
@@ -85,6 +110,18 @@ class MicroBatch:
     rollout: Rollout
     reference_logps: Tensor | None  # [N, C]; None when beta is 0
     old_logps: Tensor | None  # [N, C]; None when each rollout is used once: the policy is then its own old policy
+
+    def parts(self, size: int | None) -> list[MicroBatch]:
+        """This batch in blocks of ``size`` completions (`Rollout.parts`); None leaves it whole."""
+        if size is None or size >= len(self.rollout.texts):
+            return [self]
+        batches, start = [], 0
+        for rollout in self.rollout.parts(size):
+            rows, width = slice(start, start + len(rollout.texts)), rollout.completions.ids.shape[1]
+            logps = (None if part is None else part[rows, :width] for part in (self.reference_logps, self.old_logps))
+            batches.append(MicroBatch(rollout, *logps))
+            start = rows.stop
+        return batches
 
 
 def describe_rollout(rollout: Rollout) -> str:

@@ -3,6 +3,7 @@
 const runs = data.runs.map((_, index) => index);
 const labelOf = (run) => data.runs[run].label;
 const colorOf = (run) => `run${run % 8}`;
+const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 const isLength = (metric) => metric === "length";
 const plotted = data.metrics.filter(({ name }) => !isLength(name)
   && data.runs.every((run) => { const value = run.metrics[name]; return value && value.mean >= 0 && value.mean <= 1; }));
@@ -22,12 +23,13 @@ function header() {
   byId("title").textContent = data.title;
   const sources = data.runs.map(({ label, checkpoints, controls, skipped }) => {
     const images = controls.filter((control) => control !== "none").map((control) => `, images ${control}`).join("");
-    return `${label}: ${checkpoints.join(", ") || "checkpoint unknown"}${images}${skipped ? `, ${skipped} questions skipped` : ""}`;
+    return `${label}: ${checkpoints.join(", ") || "checkpoint unknown"}${images}${skipped ? `, ${plural(skipped, "question")} skipped` : ""}`;
   });
   const pictures = data.images.some((address) => !address.startsWith("data:"))
     ? " Images are not in this file. They are shown if their files can be opened." : "";
-  byId("facts").textContent = `${data.questions.toLocaleString("en")} questions about ${data.patients.toLocaleString("en")} ` +
-    `patients. ${sources.join("; ")}. Facts read by ${data.extractor}. ${data.date}.${pictures}`;
+  const notes = data.notes.map((note) => ` ${note[0].toUpperCase()}${note.slice(1)}.`).join("");
+  byId("facts").textContent = `${plural(data.questions, "question")} about ${data.clusters}. ${sources.join("; ")}. ` +
+    `Facts read by ${data.extractor}. ${data.date}.${pictures}${notes}`;
   byId("lead").textContent = lead();
 }
 
@@ -43,7 +45,7 @@ function lead() {
     : change.hi < 0 ? `${name} answers fewer questions right than ${base}`
       : `${name} and ${base} do not differ in accuracy beyond chance`;
   const test = found.mcnemar.answer_overlap;
-  return `${verdict}: ${test.gained} questions went from wrong to right and ${test.lost} from right to wrong.`;
+  return `${verdict}: ${plural(test.gained, "question")} went from wrong to right and ${test.lost} from right to wrong.`;
 }
 
 function summaryTable() {
@@ -135,7 +137,9 @@ function calibration() {
   byId("calibration").querySelector(".charts").append(...entries.map(({ run, label, file, bins }) => {
     const words = Object.entries(file).filter(([, value]) => typeof value?.mean === "number")
       .map(([name, { mean, lo, hi }]) => `${name} ${number("", mean)} [${number("", lo)}, ${number("", hi)}]`);
-    const series = [{ label: "share right", color: run % 8, x: bins.map((bin) => bin.confidence), y: bins.map((bin) => bin.accuracy), dots: true }];
+    const answers = bins.reduce((sum, { count }) => sum + count, 0);
+    const total = bins.reduce((sum, { accuracy, count }) => sum + accuracy * count, 0) / answers;
+    const series = [{ label: "share right", total, color: run % 8, x: bins.map((bin) => bin.confidence), y: bins.map((bin) => bin.accuracy), dots: true }];
     const figure = bins.length ? chart({ title: `${label}, ${file.dataset}`, xName: "confidence", series, range: [0, 1], diagonal: true, height: 260 })
       : make("figure", { class: "chart" }, make("h3", {}, `${label}, ${file.dataset}`));
     figure.append(make("figcaption", { class: "note" }, [file.right_by ? `right by ${file.right_by}` : "", ...words].filter(Boolean).join(", ")));

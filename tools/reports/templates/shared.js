@@ -74,7 +74,7 @@ function extent(values, within) {
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
-/* `series`: [{label, color, x, y, smooth, dots}], x ascending. The y axis shows at least the interval `range`. */
+/* `series`: [{label, color, x, y, smooth, dots, total}], x ascending. Without a cursor the key shows `total`, or the last y. The y axis shows at least the interval `range`. */
 function chart({ title, xName, series, range, diagonal = false, height = 190 }) {
   const xs = extent(series.flatMap((one) => one.x), diagonal ? [0, 1] : undefined);
   const ys = extent(series.flatMap((one) => one.y), range);
@@ -108,9 +108,10 @@ function chart({ title, xName, series, range, diagonal = false, height = 190 }) 
     read();
   }
   function read() {
-    const values = series.map(({ label, color, x, y }) => {
+    const values = series.map(({ label, color, x, y, total }) => {
       const index = cursor === null ? y.length - 1 : x.findLastIndex((value) => value <= cursor);
-      return make("span", {}, make("span", { class: `dot run${color}` }), `${label} `, make("b", {}, index < 0 ? "" : short(y[index])));
+      const value = cursor === null && total !== undefined ? total : y[index];
+      return make("span", {}, make("span", { class: `dot run${color}` }), `${label} `, make("b", {}, value === undefined ? "" : short(value)));
     });
     keys.replaceChildren(...values, cursor === null ? "" : make("span", {}, `${xName} ${short(cursor)}`));
   }

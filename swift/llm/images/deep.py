@@ -1,0 +1,212 @@
+"""Images of several channels with more than 8 bits, of which Pillow hands over the high bytes only or nothing.
+
+PNG is decoded here. A TIFF is handed to Pillow as an image of single bytes, by a second directory at its end that
+points to the same strips or tiles; the bytes are then put together to samples.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+PNG_MAGIC, TIFF_MAGICS = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*")
+TEXT_CHUNKS, LONGEST_TEXT = (b"tEXt", b"zTXt", b"iTXt"), 65_536  # bytes that a text chunk may have to be kept
+PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by color type: RGB, gray with alpha, RGBA
+WIDTH, HEIGHT, SAMPLE_BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, PIXEL_SAMPLES = 256, 257, 258, 259, 262, 274, 277
+STRIP_PLACES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR = 273, 278, 279, 284, 317
+TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
+ASSOCIATED, UNASSOCIATED = 1, 2
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class DeepImage:
+    """An image of several deep channels. ``channels`` counts them without alpha. ``alpha`` is ASSOCIATED if colors are
+    multiplied by it already, UNASSOCIATED if not, None if there is none. ``orientation`` is EXIF's."""
+
+    width: int
+    height: int
+    channels: int
+    alpha: int | None
+    orientation: int
+    read: Callable[[], np.ndarray]  # [height, width, samples], as stored
+
+
+def deep_image(stream: BinaryIO) -> DeepImage | None:
+    """The image in ``stream`` if it is a PNG or TIFF of several deep channels, else None. Only its header is read.
+    Leaves ``stream`` at its beginning."""
+    head = stream.read(8)
+    stream.seek(0)
+    found = _deep_png(stream) if head == PNG_MAGIC else None
+    if head[:4] in TIFF_MAGICS:
+        found = _deep_tiff(stream, head)
+    stream.seek(0)
+    return found
+
+
+def without_long_texts(stream: BinaryIO) -> BinaryIO:
+    """``stream``, or a copy without the text chunks that Pillow refuses to read if it is a PNG that has any."""
+    magic = stream.read(8)
+    stream.seek(0)
+    if magic != PNG_MAGIC:
+        return stream
+    chunks = list(_png_chunks(stream))
+    refused = [(start, length) for kind, start, length in chunks if _is_long_text(stream, kind, start, length)]
+    stream.seek(0)
+    if not refused:
+        return stream
+    data, kept, done = stream.read(), [], 0
+    for start, length in refused:
+        kept.append(data[done : start - 8])  # length and kind stand before a chunk's content, its checksum after it
+        done = start + length + 4
+    return io.BytesIO(b"".join([*kept, data[done:]]))
+
+
+def _is_long_text(stream: BinaryIO, kind: bytes, start: int, length: int) -> bool:
+    if kind not in TEXT_CHUNKS:
+        return False
+    if kind == b"zTXt" or length > LONGEST_TEXT:
+        return True
+    stream.seek(start)
+    rest = stream.read(length).partition(b"\0")[2]
+    return kind == b"iTXt" and rest[:1] != b"\0"  # compressed
+
+
+def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, place of the content, its length) of each chunk, as far as the file reaches."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        start = stream.tell()
+        yield kind, start, length
+        stream.seek(start + length + 4)
+
+
+def _deep_png(stream: BinaryIO) -> DeepImage | None:
+    stream.seek(8)
+    header = stream.read(25)
+    if len(header) < 25 or header[4:8] != b"IHDR":
+        return None
+    width, height, bits, color, *_, interlaced = struct.unpack(">IIBBBBB", header[8:21])
+    if bits != 16 or color not in PNG_CHANNELS or interlaced:
+        return None
+    samples = PNG_CHANNELS[color]
+    alpha = UNASSOCIATED if color in (4, 6) else None
+
+    def read() -> np.ndarray:
+        parts = []
+        for kind, start, length in list(_png_chunks(stream)):
+            if kind == b"IDAT":
+                stream.seek(start)
+                parts.append(stream.read(length))
+        size = height * (1 + width * samples * 2)
+        data = zlib.decompressobj().decompress(b"".join(parts), size)
+        if len(data) < size:
+            raise ValueError(f"its pixels end after {len(data)} of {size} bytes")
+        rows = unfiltered(np.frombuffer(data, np.uint8).reshape(height, -1), width, samples * 2)
+        return rows.reshape(height, -1).view(">u2").reshape(height, width, samples)
+
+    return DeepImage(width, height, samples - bool(alpha), alpha, _png_orientation(stream), read)
+
+
+def _png_orientation(stream: BinaryIO) -> int:
+    exif = Image.Exif()
+    for kind, start, length in list(_png_chunks(stream)):
+        if kind == b"eXIf":
+            stream.seek(start)
+            exif.load(stream.read(length))
+    return int(exif.get(ORIENTATION, 1))
+
+
+def unfiltered(rows: np.ndarray, width: int, step: int) -> np.ndarray:
+    """The bytes [H, width, step] of PNG rows [H, 1 + width * step], each with its filter in front (PNG 1.2, section 6).
+
+    A pixel needs those to its left, above, and above left. So all pixels of an anti-diagonal are computed at once.
+    """
+    height = len(rows)
+    kinds, coded = rows[:, 0], rows[:, 1:].reshape(height, width, step)
+    if kinds.max(initial=0) > 4:
+        raise ValueError(f"a row has the unknown filter {kinds.max()}")
+    if not kinds.any():
+        return np.ascontiguousarray(coded)
+    out = np.zeros((height + 1, width + 1, step), np.int16)
+    for diagonal in range(height + width - 1):
+        y = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
+        x = diagonal - y
+        left, above, corner = out[y + 1, x], out[y, x + 1], out[y, x]
+        out[y + 1, x + 1] = (coded[y, x] + _predicted(kinds[y, None], left, above, corner)) & 255
+    return np.ascontiguousarray(out[1:, 1:].astype(np.uint8))
+
+
+def _predicted(kinds: np.ndarray, left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """The prediction of each filter kind: none, left, above, their mean, Paeth's choice among all three."""
+    to_left, to_above = np.abs(above - corner), np.abs(left - corner)
+    to_corner = np.abs(left + above - 2 * corner)
+    nearest = np.where(to_above <= to_corner, above, corner)
+    paeth = np.where((to_left <= to_above) & (to_left <= to_corner), left, nearest)
+    return np.select([kinds == 0, kinds == 1, kinds == 2, kinds == 3], [0, left, above, (left + above) >> 1], paeth)
+
+
+def _deep_tiff(stream: BinaryIO, head: bytes) -> DeepImage | None:
+    tags: Any = TiffImagePlugin.ImageFileDirectory_v2(head)
+    stream.seek(tags.next)
+    tags.load(stream)
+    bits, samples = tags.get(SAMPLE_BITS, (1,)), tags.get(PIXEL_SAMPLES, 1)
+    is_deep = samples > 1 and len(set(bits)) == 1 and bits[0] in (16, 32)
+    if not is_deep or tags.get(PLANAR, 1) != 1 or tags.get(PHOTOMETRIC) not in (0, 1, 2):
+        return None
+    extra = tags.get(EXTRA_SAMPLES, ())
+    alpha = extra[0] if extra and extra[0] in (ASSOCIATED, UNASSOCIATED) else None
+    kind = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
+    letter = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}.get(kind)
+    if letter is None:
+        return None
+    order = "<" if head[:2] == b"II" else ">"
+    dtype = np.dtype(f"{order}{letter}{bits[0] // 8}")
+    width, height = tags[WIDTH], tags[HEIGHT]
+
+    def read() -> np.ndarray:
+        stream.seek(0)
+        inner = Image.open(
+            io.BytesIO(_as_bytes(stream.read(), tags, dtype.itemsize * samples, order)), formats=["TIFF"]
+        )
+        values = np.asarray(inner).reshape(height, -1).view(dtype).reshape(height, width, samples)
+        if tags.get(PREDICTOR, 1) == 2:
+            values = np.cumsum(values, axis=1, dtype=dtype.newbyteorder("="))
+        return values
+
+    return DeepImage(width, height, samples - len(extra), alpha, int(tags.get(ORIENTATION, 1)), read)
+
+
+def _as_bytes(data: bytes, tags: Any, pixel: int, order: str) -> bytes:
+    """The TIFF with a directory that describes rows of ``pixel`` times as many single bytes."""
+    entries = {
+        WIDTH: [tags[WIDTH] * pixel],
+        HEIGHT: [tags[HEIGHT]],
+        SAMPLE_BITS: [8],
+        PHOTOMETRIC: [1],
+        PIXEL_SAMPLES: [1],
+    }
+    entries[COMPRESSION] = [tags.get(COMPRESSION, 1)]
+    if TILE_PLACES in tags:
+        entries |= {TILE_WIDTH: [tags[TILE_WIDTH] * pixel], TILE_HEIGHT: [tags[TILE_HEIGHT]]}
+        entries |= {TILE_PLACES: list(tags[TILE_PLACES]), TILE_BYTES: list(tags[TILE_BYTES])}
+    else:
+        entries |= {ROWS_PER_STRIP: [min(tags.get(ROWS_PER_STRIP, tags[HEIGHT]), tags[HEIGHT])]}
+        entries |= {STRIP_PLACES: list(tags[STRIP_PLACES]), STRIP_BYTES: list(tags[STRIP_BYTES])}
+    start = len(data) + len(data) % 2
+    after = start + 2 + 12 * len(entries) + 4
+    lines, lists = [], b""
+    for tag, values in sorted(entries.items()):
+        place = struct.pack(f"{order}I", values[0] if len(values) == 1 else after + len(lists))
+        lines.append(struct.pack(f"{order}HHI", tag, 4, len(values)) + place)
+        lists += struct.pack(f"{order}{len(values)}I", *values) if len(values) > 1 else b""
+    directory = struct.pack(f"{order}H", len(entries)) + b"".join(lines) + bytes(4) + lists
+    return data[:4] + struct.pack(f"{order}I", start) + data[8:].ljust(start - 8, b"\0") + directory

@@ -1,0 +1,232 @@
+"""Images of several deep channels, unsigned 32 bits, alpha that is multiplied in, long PNG texts, and markers."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from swift.llm.images.deep import deep_image, unfiltered
+from swift.llm.images.source import ImageSource, View, check_image, image_size, open_image
+from swift.llm.images.windowing import spread_range
+from swift.llm.prompting import view_of
+from swift.utils.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(values: np.ndarray, color: int, filters: list[int], more: bytes = b"") -> bytes:
+    """A 16-bit PNG with a filter per row, filtered byte by byte as the specification says."""
+    height, width, samples = values.shape
+    step = samples * 2
+    rows = values.astype(">u2").tobytes()
+    rows = [rows[start : start + width * step] for start in range(0, len(rows), width * step)]
+    coded = b""
+    for y, row in enumerate(rows):
+        before = rows[y - 1] if y else bytes(len(row))
+        coded += bytes([filters[y]])
+        for x, value in enumerate(row):
+            left, above, corner = (
+                row[x - step] if x >= step else 0,
+                before[x],
+                before[x - step] if x >= step else 0,
+            )
+            guess = left + above - corner
+            paeth = min((left, above, corner), key=lambda near: abs(guess - near))
+            coded += bytes([(value - [0, left, above, (left + above) // 2, paeth][filters[y]]) % 256])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(coded)) + chunk(b"IEND", b"")
+
+
+def tiff(values: np.ndarray, order: str = "<", compression: int = 1, predictor: int = 1, extra: int | None = None,
+         tile: bool = False) -> bytes:  # fmt: skip
+    """A TIFF of [height, width, samples] in strips of two rows, or in one tile."""
+    height, width, samples = values.shape
+    stored = values.astype(values.dtype.newbyteorder(order))
+    if predictor == 2:
+        stored = np.diff(values, axis=1, prepend=np.zeros_like(values[:, :1])).astype(stored.dtype)
+    rows = height if tile else 2
+    parts = [stored[start : start + rows].tobytes() for start in range(0, height, rows)]
+    if compression == 8:
+        parts = [zlib.compress(part) for part in parts]
+    places, body = [], b""
+    for part in parts:
+        places.append(8 + len(body))
+        body += part
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    colors = samples - (extra is not None)
+    entries = {256: [width], 257: [height], 258: [values.itemsize * 8] * samples, 259: [compression],
+               262: [2 if colors == 3 else 1], 277: [samples], 317: [predictor], 339: [kind] * samples}  # fmt: skip
+    entries |= {338: [extra]} if extra is not None else {}
+    if tile:
+        entries |= {322: [width], 323: [height], 324: places, 325: [len(part) for part in parts]}
+    else:
+        entries |= {273: places, 278: [rows], 279: [len(part) for part in parts]}
+    start = 8 + len(body) + len(body) % 2
+    after, directory, lists = start + 2 + 12 * len(entries) + 4, struct.pack(f"{order}H", len(entries)), b""
+    for tag, numbers in sorted(entries.items()):
+        directory += struct.pack(f"{order}HHI", tag, 4, len(numbers))
+        directory += struct.pack(f"{order}I", numbers[0] if len(numbers) == 1 else after + len(lists))
+        lists += struct.pack(f"{order}{len(numbers)}I", *numbers) if len(numbers) > 1 else b""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
+    return (head + body).ljust(start, b"\0") + directory + bytes(4) + lists
+
+
+def shown(data: bytes, **view) -> np.ndarray:
+    source = ImageSource("film", data=data, view=View(**view))
+    check_image(source)
+    check_image(source, decode=False)
+    image = open_image(source)
+    assert image.mode == "RGB"
+    assert image.size == image_size(source)
+    return np.asarray(image)
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """The range of values over 0..255, from the definition."""
+    values = values.astype(np.float64)
+    return np.rint((values - values.min()) / np.ptp(values) * 255)
+
+
+def sixteen(*shape: int) -> np.ndarray:
+    return RANDOM.integers(0, 4096, shape).astype(np.uint16)
+
+
+@pytest.mark.parametrize("filters", [[0] * 6, [1] * 6, [2] * 6, [3] * 6, [4] * 6, [4, 3, 2, 1, 0, 4]])
+def test_sixteen_bit_rgb_png_keeps_all_bits(filters):
+    """By the high bytes alone, values below 4096 would be shown in 16 gray levels."""
+    values = sixteen(6, 5, 3)
+    assert np.array_equal(shown(png(values, 2, filters)), spread(values))
+
+
+def test_filters_are_undone_as_the_specification_says():
+    values = RANDOM.integers(0, 65_536, (9, 7, 4)).astype(np.uint16)
+    filters = RANDOM.integers(0, 5, 9).tolist()
+    assert np.array_equal(deep_image(io.BytesIO(png(values, 6, filters))).read(), values)
+
+
+def test_a_row_with_an_unknown_filter_is_refused():
+    with pytest.raises(ValueError, match="unknown filter 5"):
+        unfiltered(np.array([[5, 0, 0]], np.uint8), 1, 2)
+
+
+@pytest.mark.parametrize("color", [4, 6])
+def test_alpha_of_a_sixteen_bit_png_darkens(color):
+    colors = 1 if color == 4 else 3
+    values = np.full((1, 3, colors + 1), 60_000, np.uint16)
+    values[0, :, -1] = 0, 32_768, 65_535
+    # 60000 * 32768 / 65535 = 30000.5; the range is 0 to 60000
+    assert shown(png(values, color, [0]))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+
+def test_a_png_is_turned_upright():
+    exif = Image.Exif()
+    exif[274] = 6
+    values = sixteen(2, 3, 3)
+    data = png(values, 2, [0, 0], chunk(b"eXIf", exif.tobytes()[6:]))
+    assert np.array_equal(shown(data), np.rot90(spread(values), -1))
+
+
+def test_a_cut_png_is_refused():
+    with pytest.raises(UserError, match="image film is truncated or damaged"):
+        shown(png(sixteen(6, 5, 3), 2, [0] * 6)[:-40])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("settings", [{}, {"compression": 8}, {"compression": 8, "predictor": 2}, {"tile": True}])
+def test_sixteen_bit_rgb_tiff_keeps_all_bits(order, settings):
+    values = sixteen(5, 16, 3) if "tile" not in settings else sixteen(16, 16, 3)
+    assert np.array_equal(shown(tiff(values, order, **settings), outliers=0.0), spread(values))
+
+
+@pytest.mark.parametrize(("samples", "dtype"), [(2, np.uint16), (4, np.uint16), (2, np.float32), (4, np.uint32)])
+def test_associated_alpha_stands_on_black_as_it_is(samples, dtype):
+    values = np.zeros((1, 3, samples), dtype)
+    values[0, :, :-1], values[0, :, -1] = np.array([[0], [100], [200]]), 7
+    assert shown(tiff(values, extra=1))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+
+def test_unassociated_alpha_of_a_tiff_darkens():
+    values = np.full((1, 3, 2), 60_000, np.uint16)
+    values[0, :, 1] = 0, 32_768, 65_535
+    assert shown(tiff(values, extra=2))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+
+def test_eight_bit_gray_with_associated_alpha_is_not_multiplied_again():
+    values = np.array([[[0, 0], [100, 128], [255, 255]]], np.uint8)
+    assert shown(tiff(values, extra=1))[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+
+
+def test_unsigned_32_bits_are_not_signed():
+    """As signed numbers, 2^32 - 1 would be -1 and black."""
+    values = np.array([[[0], [2**31 - 1], [2**32 - 1]]], np.uint32)
+    assert shown(tiff(values))[0, :, 0].tolist() == [0, 127, 255]
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt", "compressed iTXt"])
+def test_long_texts_of_a_png_are_passed_over(kind):
+    info = PngImagePlugin.PngInfo()
+    text = "film " * 400_000  # two million bytes; compressed, a few thousand
+    if "iTXt" in kind:
+        info.add_itxt("Comment", text, zip=kind.startswith("compressed"))
+    else:
+        info.add_text("Comment", text, zip=kind == "zTXt")
+    stream = io.BytesIO()
+    Image.fromarray(np.array([[0, 7, 255]], np.uint8)).save(stream, "PNG", pnginfo=info)
+    assert shown(stream.getvalue())[0, :, 0].tolist() == [0, 7, 255]
+
+
+def test_texts_behind_the_pixels_are_passed_over_too():
+    stream = io.BytesIO()
+    Image.fromarray(np.array([[0, 7, 255]], np.uint8)).save(stream, "PNG")
+    end = chunk(b"IEND", b"")
+    data = stream.getvalue().removesuffix(end) + chunk(b"tEXt", b"a\0" + b"x" * 70_000_000) + end
+    assert shown(data)[0, :, 0].tolist() == [0, 7, 255]
+
+
+# Windows
+
+
+def film(marker: int = 5) -> np.ndarray:
+    """2000 pixels from 1000 to 2000, the first ``marker`` of them burnt in at 65000."""
+    values = np.repeat(np.array([1000, 1500, 2000, 1200], np.uint16), 500)
+    values[:marker] = 65_000
+    return values.reshape(40, 50)
+
+
+def test_a_burnt_in_marker_does_not_darken_the_film():
+    stream = io.BytesIO()
+    Image.fromarray(film()).save(stream, "PNG")
+    gray = shown(stream.getvalue())[..., 0].ravel()
+    assert (gray[0], gray[20], gray[600], gray[1100]) == (255, 0, 128, 255)
+    assert shown(stream.getvalue(), outliers=0.0)[..., 0].ravel()[1100] == round(1000 / 64_000 * 255)
+
+
+def test_the_flag_chooses_between_percentiles_and_range():
+    assert view_of(None, "range").outliers == 0.0
+    assert view_of(None, "percentiles") == View()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int32])
+def test_the_window_is_that_of_sorted_pixels(dtype):
+    for _ in range(20):
+        values = RANDOM.integers(0, 300, (30, 40)).astype(dtype)
+        ordered = np.sort(values.ravel()).astype(np.float64)
+        cut = int(0.005 * ordered.size)
+        low, high = ordered[cut], ordered[ordered.size - 1 - cut]
+        expected = np.rint(np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 255)
+        assert np.array_equal(spread_range(values, outliers=0.005), expected)
+
+
+def test_an_image_that_differs_in_few_pixels_only_is_shown_by_its_range():
+    values = np.full((40, 50), 9, np.uint16)
+    values[0, 0] = 10
+    assert spread_range(values, outliers=0.005)[0, :2].tolist() == [255, 0]
