@@ -115,8 +115,8 @@ def test_a_run_that_fails_shows_what_was_measured(rehearsed, sizes, capsys):
 
 
 def test_flags_of_the_run_are_checked_before_anything_is_written(sizes, tmp_path, capsys):
-    assert main([*command(sizes, tmp_path / "new"), "--num_generations", "3"]) == 2
-    assert "multiple of --num_generations 3" in capsys.readouterr().err
+    assert main([*command(sizes, tmp_path / "new"), "--temperature", "0"]) == 2
+    assert "--temperature 0.0 must be above 0" in capsys.readouterr().err
     assert not (tmp_path / "new" / "policy").exists()
 
 
