@@ -21,9 +21,7 @@ from tools.rehearsal.sizes import rehearsal_config
 CARDS = (24, 48, 80, 141)  # GB
 SPARE = 1.5  # GB that the CUDA context and the allocator's gaps take (estimate)
 PROMPT = 1329 + 60
-LOAD = Load(
-    prompts=1, shortest_prompt=PROMPT, longest_prompt=PROMPT, group_size=8, completion_tokens=256, prompts_per_update=1
-)
+LOAD = Load(1, PROMPT, PROMPT, group_size=8, completion_tokens=256, prompts_per_update=1, completions_per_update=8)
 TRAINED = {"vision LoRA": r"\.lora_[AB]\.vision\.", "LoRA and head": "vision-lora+head", "everything": "."}
 ENGINES = {  # name: processes, ZeRO stage, FSDP2
     "1 GPU": (1, 0, False),
