@@ -70,15 +70,19 @@ class Forced(LogitsProcessor):
 
 
 @torch.no_grad()
-def choose_paths(model: nn.Module, template: Template, examples: Sequence[EncodedPrompt]) -> Paths:
+def choose_paths(
+    model: nn.Module, template: Template, examples: Sequence[EncodedPrompt], compute: torch.dtype | None = None
+) -> Paths:
     """Measure the paths and choose, with one line in the log for each.
 
-    ``examples`` are prompts of the run, the first of them with an image if the run has images.
+    ``examples`` are prompts of the run, the first of them with an image if the run has images. ``compute`` is the type
+    that the model computes in, if its weights are kept in another one.
 
     Raises:
         UserError: the plain path is wrong for this model.
     """
-    tolerance = TOLERANCES.get(model.dtype, TOLERANCES[torch.float32])
+    dtype = compute or model.dtype
+    tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
     training = model.training
     model.eval()
     prompts, completions = probe_batch(model, template, examples)
@@ -91,7 +95,7 @@ def choose_paths(model: nn.Module, template: Template, examples: Sequence[Encode
             f"{off:.2g} on average, so training would use wrong numbers; this model is not supported"
         )
     plain = plain[completions.mask]
-    tolerance = min(tolerance, max(FLOORS.get(model.dtype, FLOORS[torch.float32]), 4 * off))
+    tolerance = min(tolerance, max(FLOORS.get(dtype, FLOORS[torch.float32]), 4 * off))
     reason = why_plain(model) or _why_not("packed rows", lambda: _packed(model, prompts, completions), plain, tolerance)
     unshared = _why_not("shared caches", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
     model.train(training)

@@ -50,7 +50,8 @@ class Load:
     longest_prompt: int
     group_size: int
     completion_tokens: int
-    prompts_per_update: int  # prompts of one micro-batch: those that one backward holds
+    prompts_per_update: int  # that one forward and backward pass holds
+    completions_per_update: int
 
     @property
     def rows(self) -> int:
@@ -70,12 +71,12 @@ class Load:
 
     @property
     def scored_tokens(self) -> int:
-        """Completion tokens of one micro-batch, whose logits are computed."""
-        return self.prompts_per_update * self.group_size * self.completion_tokens
+        """Completion tokens of one backward pass, whose logits are computed."""
+        return self.completions_per_update * self.completion_tokens
 
     @property
     def update_tokens(self) -> int:
-        """Tokens of the packed rows of one micro-batch."""
+        """Tokens of the packed rows of one backward pass."""
         return self.prompts_per_update * self.longest_prompt + self.scored_tokens
 
 
@@ -228,7 +229,7 @@ def announce_plan(plan: MemoryPlan, device: torch.device) -> None:
     if plan.peak > capacity:
         logger.warning(
             "in its worst case the run needs %.1f GB and the device has %.1f GB; if memory runs out, lower "
-            "--per_device_train_batch_size or pass --gradient_checkpointing true",
+            "--per_device_train_batch_size (in GRPO, --mini_batch_size) or pass --gradient_checkpointing true",
             plan.peak / 1e9,
             capacity / 1e9,
         )

@@ -167,7 +167,7 @@ class PolicyTrainer(ShardedTrainer):
         return plan_memory(
             self.model,
             load,
-            compute=self.model.dtype,
+            compute=self.compute_type or self.model.dtype,
             optimizer=str(getattr(args.optim, "value", args.optim)),
             reference=reference,
             checkpointing=bool(args.gradient_checkpointing),

@@ -57,7 +57,8 @@ class SFTTrainer(PolicyTrainer):
     def begin(self) -> None:
         """Choose the fast path of scoring."""
         with self.whole_policy():
-            self.packed = choose_paths(self.model, self.template, example_prompts(self.train_dataset.prompts)).packed
+            examples = example_prompts(self.train_dataset.prompts)
+            self.packed = choose_paths(self.model, self.template, examples, self.compute_type).packed
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
@@ -68,13 +69,15 @@ class SFTTrainer(PolicyTrainer):
         prompts, args = self.train_dataset.prompts, self.args
         solution = max((record.solution for record in prompts.records), key=len)
         shortest, longest = prompt_lengths(prompts)
+        rows = min(self.prompts_per_device, len(self.train_dataset))
         return Load(
             prompts=0,
             shortest_prompt=shortest,
             longest_prompt=longest,
             group_size=args.questions_per_row,
             completion_tokens=len(self.template.encode_completion(solution)),
-            prompts_per_update=min(self.prompts_per_device, len(self.train_dataset)),
+            prompts_per_update=rows,
+            completions_per_update=rows * args.questions_per_row,
         )
 
     def get_batch_samples(

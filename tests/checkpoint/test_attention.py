@@ -1,4 +1,4 @@
-"""Choice of the attention implementation."""
+"""Choice of the attention implementation, and the vision tower's pooling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from swift.llm.checkpoint import load as loading
-from swift.llm.checkpoint.load import attention_implementation
+from swift.llm.checkpoint.load import attention_implementation, load_policy
+from swift.llm.policy import prompt_embeddings
+from tests.support.builders import random_prompts
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,13 @@ def test_flash_attention_becomes_sdpa_with_a_note_where_it_cannot_run(monkeypatc
     logging.getLogger("chex").removeHandler(caplog.handler)
     noted = any("using sdpa instead" in message for message in caplog.messages)
     assert noted == (asked in ("flash_attn", "flash_attention_2") and taken == "sdpa")
+
+
+def test_image_features_do_not_need_the_pooling_that_is_left_out(world):
+    model = load_policy(world / "policy").model
+    prompts = random_prompts()
+    pooling = model.model.embed_tokens_extend.image_embed.img_processor.head
+    assert pooling() is None
+    without = prompt_embeddings(model, prompts.input_ids, prompts.image_inputs())
+    del pooling.forward
+    assert torch.equal(prompt_embeddings(model, prompts.input_ids, prompts.image_inputs()), without)

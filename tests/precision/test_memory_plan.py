@@ -26,7 +26,7 @@ from tests.support.builders import tiny_model
 from tests.support.grpo_runs import make_trainer
 
 WHOLE = {"weights": 1, "gradients": 1, "optimizer": 1}
-LOAD = Load(prompts=3, shortest_prompt=20, longest_prompt=100, group_size=4, completion_tokens=10, prompts_per_update=1)
+LOAD = Load(3, 20, 100, group_size=4, completion_tokens=10, prompts_per_update=1, completions_per_update=4)
 GPU = torch.device("cuda")
 
 
@@ -268,7 +268,14 @@ def test_grpo_plans_for_all_micro_batches_of_a_step_in_one_rollout(world, tmp_pa
     # 8 completions in groups of 4 are 2 prompts; 3 micro-batches of them are 6 of the 12 prompts there are
     trainer = make_trainer(world, tmp_path / "run", gradient_accumulation_steps=3)
     shortest, longest = prompt_lengths(trainer.train_dataset)
-    assert trainer.largest_step() == Load(6, shortest, longest, 4, completion_tokens=10, prompts_per_update=2)
+    assert trainer.largest_step() == Load(6, shortest, longest, 4, 10, prompts_per_update=2, completions_per_update=8)
+
+
+@pytest.mark.parametrize(("size", "prompts"), [(8, 2), (4, 1), (2, 1)])
+def test_small_batches_are_all_that_a_backward_pass_holds(world, tmp_path, size, prompts):
+    load = make_trainer(world, tmp_path / "run", mini_batch_size=size).largest_step()
+    assert (load.prompts_per_update, load.completions_per_update) == (prompts, size)
+    assert load.update_tokens == prompts * load.longest_prompt + size * 10
 
 
 def test_grpo_plans_for_no_more_prompts_than_there_are(world, tmp_path):
@@ -290,5 +297,5 @@ def test_sft_plans_for_the_longest_solution_and_no_rollout(world, tmp_path):
     longest = trainer.template.encode_completion(trainer.train_dataset.prompts.records[0].solution)
     load = trainer.largest_step()
     assert (load.prompts, load.group_size, load.completion_tokens) == (0, 2, len(longest))
-    assert load.prompts_per_update == 3
+    assert (load.prompts_per_update, load.completions_per_update) == (3, 6)
     assert trainer.memory_plan().rollout == {}

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from swift.llm.checkpoint.load import load_policy
+from swift.llm.phi4_names import AUDIO_TOKEN
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
+from tests.support.builders import tiny_config
 from tools.rehearsal import checkpoint, gauges
 from tools.rehearsal.checkpoint import make_random_checkpoint
 from tools.rehearsal.gauges import Measure, PartGauge, forget_peaks, peaks, table
@@ -31,17 +33,7 @@ NARROW = {
         "image_size": 28,
         "crop_size": 28,
     },
-    "audio_config": {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_blocks": 1,
-        "num_attention_heads": 2,
-        "nemo_conv_channels": 8,
-        "ext_pw_out_channel": 16,
-        "depthwise_separable_out_channel": 16,
-        "input_size": 8,
-        "bias_max_distance": 8,
-    },
+    "audio_config": tiny_config().audio_config.to_dict() | {"audio_token_id": CONTROL_IDS[AUDIO_TOKEN]},
 }
 PARTS = {
     "Python and libraries", "writing", "loading", "probe", "rollout", "reward", "scores before the update",
@@ -123,8 +115,8 @@ def test_a_run_that_fails_shows_what_was_measured(rehearsed, sizes, capsys):
 
 
 def test_flags_of_the_run_are_checked_before_anything_is_written(sizes, tmp_path, capsys):
-    assert main([*command(sizes, tmp_path / "new"), "--num_generations", "3"]) == 2
-    assert "multiple of --num_generations 3" in capsys.readouterr().err
+    assert main([*command(sizes, tmp_path / "new"), "--temperature", "0"]) == 2
+    assert "--temperature 0.0 must be above 0" in capsys.readouterr().err
     assert not (tmp_path / "new" / "policy").exists()
 
 

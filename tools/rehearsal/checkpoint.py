@@ -51,7 +51,7 @@ def make_random_checkpoint(folder: Path, layout: str, config: Phi4MultimodalConf
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MANIFEST, {})
-    shell = _shell(config)
+    shell = empty_shell(config)
     needed = BFLOAT16 * sum(value.numel() for name, value in shell.state_dict().items() if name != HEAD_WEIGHT)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -112,7 +112,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _shell(config: Phi4MultimodalConfig) -> nn.Module:
+def empty_shell(config: Phi4MultimodalConfig) -> nn.Module:
     """The model with both adapters and without memory for its weights."""
     with init_empty_weights(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are intended

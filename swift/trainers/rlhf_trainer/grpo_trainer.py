@@ -13,6 +13,7 @@ Formulas and their sources are in loss.py.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -146,7 +147,7 @@ class GRPOTrainer(PolicyTrainer):
 
     def probe(self) -> Paths:
         """The fast paths that the model takes, measured (swift.engine.probe)."""
-        return choose_paths(self.model, self.template, example_prompts(self.train_dataset))
+        return choose_paths(self.model, self.template, example_prompts(self.train_dataset), self.compute_type)
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
@@ -154,15 +155,17 @@ class GRPOTrainer(PolicyTrainer):
 
     def largest_step(self) -> Load:
         """The largest step. All its micro-batches are rolled out at once."""
-        args, per_update = self.args, self.prompts_per_device
+        args, group, most = self.args, self.args.num_generations, len(self.train_dataset)
         shortest, longest = prompt_lengths(self.train_dataset)
+        completions = min(args.mini_batch_size or math.inf, min(self.prompts_per_device, most) * group)
         return Load(
-            prompts=min(per_update * args.gradient_accumulation_steps, len(self.train_dataset)),
+            prompts=min(self.prompts_per_device * args.gradient_accumulation_steps, most),
             shortest_prompt=shortest,
             longest_prompt=longest,
-            group_size=args.num_generations,
+            group_size=group,
             completion_tokens=args.max_completion_length,
-            prompts_per_update=min(per_update, len(self.train_dataset)),
+            prompts_per_update=math.ceil(completions / group),
+            completions_per_update=completions,
         )
 
     # -- sampling ------------------------------------------------------------------------------------------------
