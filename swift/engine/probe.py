@@ -11,15 +11,17 @@ and caches as assumed here. So a few random completions of two prompts are score
 If plain disagrees with alone, the model cannot be trained here. The packed layout and the shared cache are used if
 their results agree with plain.
 
-The probe costs less than two scoring forwards of the run's first micro-batch. Phi-4 turns images into embeddings before
-any mask or cache counts, so its prompts are a few words. Other models lay images out in positions and masks: their
-prompts have the run's images, shrunk to the smallest that the model takes.
+The probe costs less than two scoring forwards of the run's first micro-batch. It runs the first layers of the decoder
+alone, up to the second of each kind of attention, since all layers of a kind treat masks, positions and caches alike.
+Phi-4 turns images into embeddings before any mask or cache counts, so its prompts are a few words. Other models lay
+images out in positions and masks: their prompts have the run's images, shrunk to the smallest that the model takes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,7 +30,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.logprobs import completion_logprobs, why_plain
-from swift.engine.model_inputs import decoder_layers, token_types
+from swift.engine.model_inputs import FULL, decoder_layers, token_types
 from swift.engine.sampling import Sampling, decode
 from swift.llm.policy import is_phi4
 from swift.llm.template.protocol import EncodedPrompt, Template
@@ -82,23 +84,13 @@ def choose_paths(
         UserError: the plain path is wrong for this model.
     """
     dtype = compute or model.dtype
-    tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
     training = model.training
     model.eval()
-    prompts, completions = probe_batch(model, template, examples)
-    plain = _plain(model, prompts, completions)
-    first = [row * len(LENGTHS) for row in range(len(prompts))]  # the longest completion of each prompt
-    alone = torch.cat([_alone(model, prompts.select([place]), ids) for place, ids in _longest(completions)])
-    if not (off := _distance(plain[first][completions.mask[first]], alone)) < tolerance:
-        raise UserError(
-            f"{type(model).__name__}: log-probabilities in padded rows differ from those in rows of their own by "
-            f"{off:.2g} on average, so training would use wrong numbers; this model is not supported"
-        )
-    plain = plain[completions.mask]
-    tolerance = min(tolerance, max(FLOORS.get(dtype, FLOORS[torch.float32]), 4 * off))
-    reason = why_plain(model) or _why_not("packed rows", lambda: _packed(model, prompts, completions), plain, tolerance)
-    unshared = _why_not("shared caches", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
-    model.train(training)
+    try:
+        with first_layers(model):
+            reason, unshared = _compare_paths(model, template, examples, dtype)
+    finally:
+        model.train(training)
     logger.info("log-probabilities: %s", "packed" if reason is None else f"plain ({reason})")
     if unshared is not None:
         logger.info("rollout: each prompt is prefilled once per completion (%s)", unshared)
@@ -116,6 +108,44 @@ def _plain(model: nn.Module, prompts: PromptBatch, completions: Completions) -> 
             f"{type(model).__name__} fails on prompts of the run ({one_line(error)}); check that its processor files "
             "and weights belong together, or take another model"
         ) from error
+
+
+def _compare_paths(
+    model: nn.Module, template: Template, examples: Sequence[EncodedPrompt], dtype: torch.dtype
+) -> tuple[str | None, str | None]:
+    """Reasons against packed rows and against shared caches; None where there is none."""
+    tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
+    prompts, completions = probe_batch(model, template, examples)
+    plain = _plain(model, prompts, completions)
+    first = [row * len(LENGTHS) for row in range(len(prompts))]  # the longest completion of each prompt
+    alone = torch.cat([_alone(model, prompts.select([place]), ids) for place, ids in _longest(completions)])
+    if not (off := _distance(plain[first][completions.mask[first]], alone)) < tolerance:
+        raise UserError(
+            f"{type(model).__name__}: log-probabilities in padded rows differ from those in rows of their own by "
+            f"{off:.2g} on average, so training would use wrong numbers; this model is not supported"
+        )
+    plain = plain[completions.mask]
+    tolerance = min(tolerance, max(FLOORS.get(dtype, FLOORS[torch.float32]), 4 * off))
+    reason = why_plain(model) or _why_not("packed rows", lambda: _packed(model, prompts, completions), plain, tolerance)
+    unshared = _why_not("shared caches", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
+    return reason, unshared
+
+
+@contextmanager
+def first_layers(model: nn.Module) -> Iterator[None]:
+    """Let the decoder of ``model`` have only its first layers within the block, up to the second of each kind."""
+    decoder = model.get_decoder()
+    layers, config = getattr(decoder, "layers", None), model.config.get_text_config()
+    if not isinstance(layers, nn.ModuleList):
+        yield
+        return
+    kinds = (getattr(config, "layer_types", None) or [FULL] * len(layers))[: len(layers)]
+    seconds = [[place for place, name in enumerate(kinds) if name == kind][:2][-1] for kind in set(kinds)]
+    decoder.layers = layers[: max(seconds) + 1]
+    try:
+        yield
+    finally:
+        decoder.layers = layers
 
 
 def probe_batch(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config
+from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config, skip_shared_memory_kernel
 from swift.llm.ms_swift_arguments import (
     BuiltInRewardFlags,
     GroupFlags,
@@ -168,6 +169,8 @@ class RunArguments(OrderFlags, TrainingArguments):
                 setattr(self, new, getattr(self, old))
         if self.deepspeed is not None:
             self.deepspeed = deepspeed_config(self.deepspeed)
+        elif os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":  # accelerate launch
+            skip_shared_memory_kernel()
         if isinstance(self.fsdp, str) and self.fsdp.lower() in ("true", "false"):
             self.fsdp = True if self.fsdp.lower() == "true" else None
         self.use_cpu = self.use_cpu or runs_on_cpu()

@@ -61,7 +61,7 @@ def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
-    _skip_shared_memory_kernel()
+    skip_shared_memory_kernel()
     if isinstance(value, dict) or Path(value).is_file():
         return value
     if value not in DEEPSPEED_CONFIGS:
@@ -77,7 +77,7 @@ def check_mismatches(mismatches: Sequence[str]) -> None:
         raise UserError(f'--deepspeed: the file contradicts the flags ({listed}); set the values in the file to "auto"')
 
 
-def _skip_shared_memory_kernel() -> None:
+def skip_shared_memory_kernel() -> None:
     """On CPUs DeepSpeed compiles a kernel for collectives, which takes 45 s at first use; gloo does without."""
     import deepspeed as package
 

@@ -56,7 +56,7 @@ class SFTTrainer(PolicyTrainer):
 
     def begin(self) -> None:
         """Choose the fast path of scoring."""
-        with self.whole_policy():
+        with self.whole_policy(), self.computing_weights():
             examples = example_prompts(self.train_dataset.prompts)
             self.packed = choose_paths(self.model, self.template, examples, self.compute_type).packed
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from swift.engine import packing
 from swift.engine.logprobs import why_plain
-from swift.engine.probe import WORDS, Paths, choose_paths, probe_batch
+from swift.engine.probe import WORDS, Paths, choose_paths, first_layers, probe_batch
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, load_records
 from swift.llm.template.choose import template_for
@@ -234,3 +234,29 @@ def test_tokenizers_that_put_a_space_in_front_do_not_do_so_inside_a_turn(llava):
     assert whole[-len(ids) :] == ids
     assert "".join(spaced.convert_ids_to_tokens(ids)) == "yes\u2581left</s>"
     assert "".join(template.decode_tokens(ids)) == template.decode(ids) == "yes left"
+
+
+def test_the_probe_runs_the_first_layers_alone(world):
+    policy = load_policy(world / "policy")
+    policy = replace(policy, model=tiny_model(vocabulary=512, layers=5))
+    template = template_for(policy)
+    examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
+    passes = [0] * 5
+    for number, layer in enumerate(policy.model.model.layers):
+        layer.register_forward_pre_hook(lambda *_, number=number: passes.__setitem__(number, passes[number] + 1))
+    choose_paths(policy.model, template, examples)
+    assert passes[0] == passes[1] > 0
+    assert passes[2:] == [0, 0, 0]
+    assert len(policy.model.model.layers) == 5
+
+
+def test_the_second_layer_of_each_kind_is_among_the_first():
+    model = tiny_model(layers=6)
+    model.config.layer_types = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    layers = list(model.model.layers)
+    with first_layers(model):
+        assert list(model.model.layers) == layers
+    model.config.layer_types = ["full_attention"] * 6
+    with first_layers(model):
+        assert list(model.model.layers) == layers[:2]
+    assert list(model.model.layers) == layers

@@ -117,6 +117,7 @@ class GRPOTrainer(PolicyTrainer):
             self.add_callback(self.recorder)
         self.reference: ReferencePolicy | None = None
         self.paths = Paths(packed=False, shared=False)
+        self._rollout_parts: dict[str, float] = {}
         self._micro_batches: list[MicroBatch] = []
         self._last: tuple[Rollout, TokenFigures] | None = None  # the micro-batch whose loss was computed last
 
@@ -125,7 +126,9 @@ class GRPOTrainer(PolicyTrainer):
         if self.args.beta:
             self.reference = choose_reference(self.model, self.ref_model)
             self.ref_model = self.reference.model
-        announce_plan(self.memory_plan(), self.args.device)
+        plan = self.memory_plan()
+        announce_plan(plan, self.args.device)
+        self._rollout_parts = plan.rollout  # an engine may divide the model later, which could not be counted any more
         if self.ref_model is not None:
             self.ref_model.to(self.args.device)
         self.share_embeddings = embeds_prompts_frozen(self.model)
@@ -138,12 +141,12 @@ class GRPOTrainer(PolicyTrainer):
         """Divide the reference as the policy was divided, and choose the fast paths."""
         if self.reference is not None:
             self.reference.divide(self.model)
-        with self.whole_policy():
+        with self.whole_policy(), self.computing_weights():
             self.paths = self.probe()
 
     def rollout_bytes(self) -> float:
         """Bytes that a rollout takes beside the weights, from the memory plan."""
-        return sum(self.memory_plan().rollout.values())
+        return sum(self._rollout_parts.values())
 
     def probe(self) -> Paths:
         """The fast paths that the model takes, measured (swift.engine.probe)."""

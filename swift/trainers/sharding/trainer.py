@@ -20,6 +20,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from swift.llm.checkpoint.save import is_small, load_weights, saved_names, stored_weights
 from swift.llm.checkpoint.stored_tensors import read_tensor
+from swift.llm.deepspeed_configs import check_precision
 from swift.trainers.sharding.engines import force_fsdp, gathered_units, mark_zero3_leaves
 from swift.trainers.sharding.gathering import fits_whole, gathered, whole_bytes
 from swift.trainers.sharding.optimizer_state import load_whole_state, optimizer_groups, scheduler_state, whole_state
@@ -49,6 +50,8 @@ class ShardedTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Make the accelerator, with FSDP2 on CPUs too, and tell the engine what to gather as a whole."""
         super().create_accelerator_and_postprocess()
+        if self.is_deepspeed_enabled:
+            check_precision(self.accelerator.state.deepspeed_plugin.hf_ds_config)
         settings = self.args.fsdp_plugin_args
         if settings is None and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":  # accelerate launch
             settings = {}
