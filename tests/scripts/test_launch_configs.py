@@ -44,7 +44,7 @@ def test_accelerate_launch_trains_under_each_config(world, tmp_path, engine):
     assert ("this process holds" in process.stderr) == (engine == "zero3")
 
 
-@pytest.mark.parametrize("name", DEEPSPEED_CONFIGS)
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_deepspeed_files_are_the_settings_of_the_flag(name):
     assert json.loads((ROOT / "configs" / f"{name}.json").read_text()) == DEEPSPEED_CONFIGS[name]
 
