@@ -21,7 +21,7 @@ from transformers.trainer_utils import IntervalStrategy
 from swift.llm.arguments import RunArguments
 from swift.llm.checkpoint.checksums import CHECKSUMS, checksums
 from swift.llm.checkpoint.save import is_small, save_policy
-from swift.llm.policy import Policy
+from swift.llm.policy import Policy, trainable_parameters
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.finite import check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
@@ -29,7 +29,6 @@ from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_
 from swift.trainers.metrics import Means
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
-from swift.trainers.sharding.parameters import is_sharded
 from swift.trainers.sharding.trainer import ShardedTrainer
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
@@ -196,7 +195,7 @@ class PolicyTrainer(ShardedTrainer):
     def computing_weights(self) -> Iterator[None]:
         """Within the block, hold what trains in the type that the model computes in, so that decoding does not cast it
         at every token. For passes without gradients."""
-        if self.compute_type is None or (self.synced and is_sharded(self.model)):
+        if self.compute_type is None or self.synced:
             yield
             return
         with Snapshot.of(self.model, self.compute_type).swapped_into(self.model):
@@ -327,7 +326,7 @@ class PolicyTrainer(ShardedTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
-            trained = self.trained_tensors() if state_dict is None else state_dict
+            trained = trainable_parameters(self.model) if state_dict is None else state_dict
             check_weights(trained, f"step {self.state.global_step}: no checkpoint is written")
             card = {**self.card, "step": self.state.global_step}
             folder = Path(output_dir or self.args.output_dir)

@@ -28,7 +28,12 @@ ENGINES = {
 DIVIDED = ("zero3", "fsdp")
 # Adam turns the sign of a gradient near zero into a whole step, so roundings grow with the learning rate.
 FLAGS = {"beta": 0.2, "learning_rate": 1e-3, "max_steps": STEPS, "save_steps": SAVED}
-DYNAMIC = {"dynamic_sample": True, "min_group_std": 0.09, "torch_dtype": "bfloat16"}
+DYNAMIC = {
+    "dynamic_sample": True,
+    "min_group_std": 0.09,
+    "torch_dtype": "bfloat16",
+    "gradient_checkpointing": True,
+}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
@@ -157,7 +157,3 @@ class ShardedTrainer(Trainer):
         )
         load_whole_state(self.model, self.optimizer, self._groups, optimizer)
         self.lr_scheduler.load_state_dict(scheduler_state(scheduler, len(self.lr_scheduler.base_lrs)))
-
-    def trained_tensors(self) -> dict[str, Tensor]:
-        """The parts of the trainable parameters that this process holds, by name."""
-        return {name: local_part(value) for name, value in self.model.named_parameters() if value.requires_grad}
