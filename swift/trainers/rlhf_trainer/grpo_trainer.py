@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from swift.engine.batch import collate_prompts
+from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import LogProbs, completion_logprobs
 from swift.engine.probe import Paths, choose_paths
-from swift.engine.sampling import Sampling, generate, prompt_uniforms
+from swift.engine.sampling import generate
 from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
