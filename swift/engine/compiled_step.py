@@ -1,7 +1,7 @@
 """The decode step compiled as one graph, and on a GPU captured as a CUDA graph.
 
-A step of a large model launches hundreds of small kernels, and a GPU waits for the launches. With fixed shapes the whole
-step is compiled (``fullgraph``, so a graph break is an error) and replayed as one launch.
+A step of a large model launches hundreds of small kernels, and a GPU waits for the launches. With fixed shapes the
+whole step is compiled (``fullgraph``, so a graph break is an error) and replayed as one launch.
 """
 
 from __future__ import annotations

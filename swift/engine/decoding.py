@@ -111,8 +111,9 @@ class OpenRows:
 
 
 def _halved(size: int, needed: int) -> int:
-    """The least of ``size``, a half of it, a quarter, and so on, rounded up, that is at least ``needed``."""
-    while size > 1 and -(-size // 2) >= needed:
+    """The least of ``size``, a half of it, a quarter, and so on, rounded up, that is at least ``needed`` and 2. The
+    compiler makes another graph for sizes of 1."""
+    while size > 2 and -(-size // 2) >= max(2, needed):
         size = -(-size // 2)
     return size
 

@@ -1,10 +1,10 @@
 """Keys and values of a rollout: those of each prompt once, read by its whole group, and those of the completions.
 
-transformers repeats a prompt's keys and values for each of its G completions, and copies them all to append one token.
+transformers repeats a prompt's keys and values for each of its G completions, and copies them all to add one token.
 Here a layer holds two parts. The prompts' part [B, heads, P, head size] is what the prefill left, and the queries of a
 group attend to it as one matrix product. The completions' own part [M, heads, C, head size] is memory that is taken in
-blocks of tokens and written in place. The results of both parts are joined by their log-sum-exp, which gives the softmax
-over all keys.
+blocks of tokens and written in place. The results of both parts are joined by their log-sum-exp, which gives the
+softmax over all keys.
 
 The model needs no change. In the decoder layers, the cache's ``update`` returns the whole layer in place of keys and
 values, and an attention function that is registered with transformers under the name ``grouped_decoding`` takes it.
@@ -92,7 +92,7 @@ class GroupCache:
         self.column = torch.zeros(1, dtype=torch.long, device=mask.device)  # the step, as a tensor
         self._sights: dict[tuple[int | None, int], Sight] = {}
         rows = torch.arange(len(mask) * group_size, device=mask.device)
-        self._place(rows.view(len(mask), group_size), rows)
+        self._place(rows.view(len(mask), group_size).clone(), rows)
         for layer in prefilled.layers:
             self._adopt(layer, len(rows))
 
@@ -141,7 +141,7 @@ class GroupCache:
         if self.fixed:
             columns = torch.arange(capacity, device=self.mask.device)
             seen = (columns >= sight.first) & (columns <= step)
-            sight.own_bias = _written(sight.own_bias, self._bias(seen)[None, None, None])
+            sight.own_bias = _written(sight.own_bias, self._bias(seen[None]))
         if sight.window is None and sight.prompt_bias is not None:
             return
         seen = self.mask[:, -sight.columns :]
@@ -149,11 +149,14 @@ class GroupCache:
             seen = seen & (self.order[:, -sight.columns :] > (self.lengths + step - sight.window)[:, None])
         seen = nn.functional.pad(seen, (sight.columns - seen.shape[1], 0))
         if sight.window is not None or self.fixed or not bool(seen.all()):
-            sight.prompt_bias = _written(sight.prompt_bias, self._bias(seen)[:, None, None])
+            sight.prompt_bias = _written(sight.prompt_bias, self._bias(seen))
 
     def _bias(self, seen: Tensor) -> Tensor:
-        dtype = self.layers[0].prompt_keys.dtype
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, MASKED)
+        """What to add to scores of keys, [rows, 1, 1, K], from whether they are ``seen`` [rows, K]. It is not a view,
+        because the compiler makes other graphs for views."""
+        shape = (len(seen), 1, 1, seen.shape[1])
+        zeros = torch.zeros(shape, dtype=self.layers[0].prompt_keys.dtype, device=seen.device)
+        return zeros.masked_fill_(~seen[:, None, None], MASKED)
 
     def _grow(self) -> None:
         for layer in self.layers:

@@ -1,5 +1,5 @@
-"""Rollouts by transformers' own `generate`, for models whose cache cannot be shared by a group. Each prompt is read once
-per completion."""
+"""Rollouts by transformers' own `generate`, for models whose cache cannot be shared by a group. Each prompt is read
+once per completion."""
 
 from __future__ import annotations
 
