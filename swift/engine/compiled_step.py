@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from swift.engine.decoding import StepFunction, eager_step
 from swift.engine.group_cache import GroupCache
 
+GRAPHS = 64  # most graphs that a process compiles
+
 
 def compiled_step(device: torch.device) -> StepFunction:
     """A `StepFunction` for one rollout on ``device``."""
@@ -22,6 +24,9 @@ def compiled_step(device: torch.device) -> StepFunction:
 
 @cache
 def _compiled() -> StepFunction:
+    """The compiled `eager_step`. Each kind of cache and model takes a few graphs, so more of them are allowed than the
+    usual eight."""
+    torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
     return torch.compile(eager_step, fullgraph=True, dynamic=True)
 
 

@@ -19,6 +19,7 @@ from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.probe import shares_cache
 from swift.engine.sampling import generate
+from swift.engine.slices import cached_bytes
 from swift.evaluation.token_scores import TokenScores, token_scores
 from swift.llm.dataset import Record
 from swift.llm.images.cache import DECODING_THREADS
@@ -100,9 +101,8 @@ def automatic_batching(model: nn.Module) -> Batching:
     another device of the same kind forms the same batches.
     """
     text = model.config.get_text_config()
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     parameter = next(model.parameters())
-    cached = 2 * text.num_hidden_layers * text.num_key_value_heads * width * model.dtype.itemsize
+    cached = cached_bytes(text, model.dtype.itemsize)
     if parameter.is_cuda:
         memory = torch.cuda.get_device_properties(parameter.device).total_memory * MEMORY_SHARE
     else:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swift.engine.batch import collate_prompts
+from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import LogProbs, completion_logprobs
 from swift.engine.probe import Paths, choose_paths
@@ -139,7 +139,10 @@ class GRPOTrainer(PolicyTrainer):
 
     def probe(self) -> Paths:
         """The fast paths that the model takes, measured (swift.engine.probe)."""
-        return choose_paths(self.model, self.template, example_prompts(self.train_dataset))
+        chosen = self.args.compile_rollout
+        compiled = self.args.device.type == "cuda" if chosen == "auto" else chosen == "true"
+        examples = example_prompts(self.train_dataset)
+        return choose_paths(self.model, self.template, examples, compile_rollout=compiled and not self.synced)
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
@@ -213,8 +216,7 @@ class GRPOTrainer(PolicyTrainer):
                 embeds = prompt_embeddings(self.model, prompts.input_ids, prompts.image_inputs())
                 prompts = prompts.with_embeds(embeds)
             uniforms = self._uniforms(items, attempt)
-            shared, synced = self.paths.shared, self.synced
-            completions = generate(self.model, prompts, size, self.sampling, uniforms, shared=shared, synced=synced)
+            completions = self._generate(prompts, size, self.sampling, uniforms)
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
@@ -223,6 +225,22 @@ class GRPOTrainer(PolicyTrainer):
             advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size)
         in_loss = completions.finished if self.args.overlong_filter else torch.ones_like(completions.finished)
         return Rollout(items, prompts, completions, texts, tokens, rewards, advantages, std, in_loss)
+
+    def _generate(
+        self, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: Tensor | None = None
+    ) -> Completions:
+        """Sample by the paths that the model takes."""
+        paths = self.paths
+        return generate(
+            self.model,
+            prompts,
+            group_size,
+            sampling,
+            uniforms,
+            shared=paths.shared,
+            synced=self.synced,
+            compiled=paths.compiled,
+        )
 
     def _uniforms(self, items: list[PromptItem], attempt: int) -> Tensor:
         """The random numbers of a rollout, a function of seed, step, attempt and prompt in whichever process."""
@@ -262,8 +280,7 @@ class GRPOTrainer(PolicyTrainer):
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
         """Observe the rewards of one greedy completion per prompt."""
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
-        greedy, shared, synced = replace(self.sampling, temperature=0), self.paths.shared, self.synced
-        completions = generate(self.model, prompts, 1, greedy, shared=shared, synced=synced)
+        completions = self._generate(prompts, 1, replace(self.sampling, temperature=0))
         texts = ["".join(self.template.decode_tokens(ids)) for ids in completions.token_lists()]
         rewards = torch.as_tensor(reward_matrix(self.rewards, texts, reward_columns(items, 1, completions)))
         observe_rewards(means, rewards, self.reward_names, self.weights)
