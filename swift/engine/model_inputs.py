@@ -48,14 +48,6 @@ def next_positions(positions: Tensor, mask: Tensor) -> Tensor:
     return highest.masked_fill(~mask, 0).amax(dim=1) + 1
 
 
-def remember_positions(model: nn.Module, deltas: Tensor) -> None:
-    """Store the differences between next positions and token counts, ``deltas`` [N], in a model that places images on a
-    grid. The model needs them to decode from a cache that it did not fill in the same call."""
-    core = getattr(model, "model", None)
-    if hasattr(core, "rope_deltas"):
-        core.rope_deltas = deltas[:, None]
-
-
 @dataclass(frozen=True)
 class Layers:
     """Attention patterns of a decoder's layers."""

@@ -6,7 +6,7 @@ and caches as assumed here. So a few random completions of two prompts are score
     alone     one row without padding, with the model's own positions and masks and all logits, by no code of ours
     plain     padded rows (`plain_layout`), chunked head
     packed    one row per group (`packed_layout`)
-    sampled   token by token through `generate`, the cache of each prompt shared by its group
+    sampled   token by token through the decoding loop, the cache of each prompt shared by its group
 
 If plain disagrees with alone, the model cannot be trained here. The packed layout and the shared cache are used if
 their results agree with plain.
@@ -23,15 +23,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
+from swift.engine.choosing import Sampling
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.model_inputs import FULL, decoder_layers, token_types
-from swift.engine.sampling import Sampling, decode
+from swift.engine.sampling import decode
 from swift.llm.policy import is_phi4
 from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError, one_line
@@ -56,29 +57,37 @@ class Paths:
 
     packed: bool  # completions are scored in packed rows
     shared: bool  # a group is sampled from one cache of its prompt
+    compiled: bool = False  # its decode steps are compiled
 
 
-class Forced(LogitsProcessor):
-    """Forces the tokens of given completions ``ids`` [N, C] during generation, and keeps their log-probabilities."""
+class Forced:
+    """A `Chooser` that takes the tokens of given completions ``ids`` [N, C] and keeps their log-probabilities."""
 
-    def __init__(self, ids: Tensor, prompt_width: int) -> None:
-        self.ids, self.prompt_width = ids, prompt_width
-        self.logps: list[Tensor] = []
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+        self.logps = torch.zeros(ids.shape, device=ids.device)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        chosen = self.ids[:, input_ids.shape[1] - self.prompt_width, None]
-        self.logps.append(scores.float().log_softmax(dim=-1).gather(1, chosen).squeeze(1))
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0)
+    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        """The tokens [M], as `Chooser` says."""
+        chosen = self.ids[rows, step]
+        self.logps[rows, step] = logits.float().log_softmax(dim=-1).gather(1, chosen[:, None]).squeeze(1)
+        return chosen
 
 
 @torch.no_grad()
 def choose_paths(
-    model: nn.Module, template: Template, examples: Sequence[EncodedPrompt], compute: torch.dtype | None = None
+    model: nn.Module,
+    template: Template,
+    examples: Sequence[EncodedPrompt],
+    compute: torch.dtype | None = None,
+    *,
+    compile_rollout: bool = False,
 ) -> Paths:
     """Measure the paths and choose, with one line in the log for each.
 
     ``examples`` are prompts of the run, the first of them with an image if the run has images. ``compute`` is the type
-    that the model computes in, if its weights are kept in another one.
+    that the model computes in, if its weights are kept in another one. Compiled decode steps are measured if
+    ``compile_rollout`` asks for them.
 
     Raises:
         UserError: the plain path is wrong for this model.
@@ -88,13 +97,12 @@ def choose_paths(
     model.eval()
     try:
         with first_layers(model):
-            reason, unshared = _compare_paths(model, template, examples, dtype)
+            reason, unshared, uncompiled = _compare_paths(model, template, examples, dtype, compile_rollout)
     finally:
         model.train(training)
     logger.info("log-probabilities: %s", "packed" if reason is None else f"plain ({reason})")
-    if unshared is not None:
-        logger.info("rollout: each prompt is prefilled once per completion (%s)", unshared)
-    return Paths(reason is None, unshared is None)
+    _log_unshared(unshared)
+    return Paths(reason is None, unshared is None, compile_rollout and unshared is None and uncompiled is None)
 
 
 def _plain(model: nn.Module, prompts: PromptBatch, completions: Completions) -> Tensor:
@@ -111,9 +119,13 @@ def _plain(model: nn.Module, prompts: PromptBatch, completions: Completions) -> 
 
 
 def _compare_paths(
-    model: nn.Module, template: Template, examples: Sequence[EncodedPrompt], dtype: torch.dtype
-) -> tuple[str | None, str | None]:
-    """Reasons against packed rows and against shared caches; None where there is none."""
+    model: nn.Module,
+    template: Template,
+    examples: Sequence[EncodedPrompt],
+    dtype: torch.dtype,
+    compile_rollout: bool,
+) -> tuple[str | None, str | None, str | None]:
+    """Reasons against packed rows, shared caches and compiled steps; None where there is none."""
     tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
     prompts, completions = probe_batch(model, template, examples)
     plain = _plain(model, prompts, completions)
@@ -128,7 +140,12 @@ def _compare_paths(
     tolerance = min(tolerance, max(FLOORS.get(dtype, FLOORS[torch.float32]), 4 * off))
     reason = why_plain(model) or _why_not("packed rows", lambda: _packed(model, prompts, completions), plain, tolerance)
     unshared = _why_not("shared caches", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
-    return reason, unshared
+    uncompiled = None
+    if compile_rollout and unshared is None:
+        measure = partial(_sampled, model, template, prompts, completions, compiled=True)
+        uncompiled = _why_not("compiled decode steps", measure, plain, tolerance)
+        logger.info("rollout: decode steps are %s", f"not compiled ({uncompiled})" if uncompiled else "compiled")
+    return reason, unshared, uncompiled
 
 
 @contextmanager
@@ -146,6 +163,29 @@ def first_layers(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         decoder.layers = layers
+
+
+@torch.no_grad()
+def shares_cache(model: nn.Module, template: Template, examples: Sequence[EncodedPrompt]) -> bool:
+    """True if completions may be decoded from one cache of their prompt, as measured on two of the ``examples``. One
+    line in the log gives the reason if not."""
+    prompts, completions = probe_batch(model, template, examples)
+    nothing = torch.zeros(int(completions.mask.sum()), device=completions.ids.device)
+
+    def difference() -> Tensor:
+        plain = completion_logprobs(model, prompts, completions, packed=False).logps[completions.mask]
+        return _sampled(model, template, prompts, completions) - plain
+
+    tolerance = TOLERANCES.get(model.dtype, TOLERANCES[torch.float32])
+    with first_layers(model):
+        reason = _why_not("shared caches", difference, nothing, tolerance)
+    _log_unshared(reason)
+    return reason is None
+
+
+def _log_unshared(reason: str | None) -> None:
+    if reason is not None:
+        logger.info("rollout: each prompt is prefilled once per completion (%s)", reason)
 
 
 def probe_batch(
@@ -200,12 +240,14 @@ def _packed(model: nn.Module, prompts: PromptBatch, completions: Completions) ->
     return completion_logprobs(model, prompts, completions, packed=True).logps[completions.mask]
 
 
-def _sampled(model: nn.Module, template: Template, prompts: PromptBatch, completions: Completions) -> Tensor:
-    forced = Forced(completions.ids, prompts.input_ids.shape[1])
+def _sampled(
+    model: nn.Module, template: Template, prompts: PromptBatch, completions: Completions, compiled: bool = False
+) -> Tensor:
+    forced = Forced(completions.ids)
     no_stop = (model.config.get_text_config().vocab_size,)  # short completions are fed with their padding
     sampling = Sampling(completions.ids.shape[1], no_stop, template.pad_token_id, temperature=0)
-    decode(model, prompts, len(LENGTHS), sampling, LogitsProcessorList([forced]), shared=True)
-    return torch.stack(forced.logps, dim=1)[completions.mask]
+    decode(model, prompts, len(LENGTHS), sampling, forced, compiled=compiled)
+    return forced.logps[completions.mask]
 
 
 def _why_not(name: str, measure: Callable[[], Tensor], expected: Tensor, tolerance: float) -> str | None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 
 from swift.engine.batch import Completions, collate_completions, collate_prompts
+from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import completion_logprobs, why_plain
-from swift.engine.sampling import Sampling, generate, prompt_uniforms
-from swift.engine.staged_sampling import generate_shrinking
+from swift.engine.probe import shares_cache
+from swift.engine.sampling import generate
+from swift.engine.slices import cached_bytes
 from swift.evaluation.token_scores import TokenScores, token_scores
 from swift.llm.dataset import Record
 from swift.llm.images.cache import DECODING_THREADS
@@ -100,9 +101,8 @@ def automatic_batching(model: nn.Module) -> Batching:
     another device of the same kind forms the same batches.
     """
     text = model.config.get_text_config()
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     parameter = next(model.parameters())
-    cached = 2 * text.num_hidden_layers * text.num_key_value_heads * width * model.dtype.itemsize
+    cached = cached_bytes(text, model.dtype.itemsize)
     if parameter.is_cuda:
         memory = torch.cuda.get_device_properties(parameter.device).total_memory * MEMORY_SHARE
     else:
@@ -188,9 +188,13 @@ def answer_batches(
     task: AnswerTask,
 ) -> Iterator[list[Answered]]:
     """Yield the answers to each batch of positions as soon as it is done."""
+    shared = True if is_phi4(policy.model) else None  # other models are measured on the first prompts
     for indexes, prompts in read_ahead(template, records, batches):
         read = [(index, prompt) for index, prompt in zip(indexes, prompts, strict=True) if not _failed(prompt)]
-        answers = dict(zip((index for index, _ in read), _answer(policy, template, records, read, task), strict=True))
+        if shared is None and read and task.given is None:
+            shared = shares_cache(policy.model, template, [prompt for _, prompt in read])
+        answered = _answer(policy, template, records, read, task, shared=bool(shared))
+        answers = dict(zip((index for index, _ in read), answered, strict=True))
         yield [
             Answered(index, (), str(prompt)) if _failed(prompt) else Answered(index, answers[index])
             for index, prompt in zip(indexes, prompts, strict=True)
@@ -226,8 +230,10 @@ def _answer(
     records: Sequence[Record],
     read: Sequence[tuple[int, EncodedPrompt]],
     task: AnswerTask,
+    *,
+    shared: bool,
 ) -> list[tuple[Answer, ...]]:
-    """The answers to each question of one batch."""
+    """The answers to each question of one batch. Prompts are read once per question if ``shared``."""
     if not read:
         return []
     device = policy.model.device
@@ -239,8 +245,7 @@ def _answer(
         completions = collate_completions(texts, template.pad_token_id, device)
     else:
         uniforms = _uniforms(read, task)
-        decode = generate_shrinking if is_phi4(policy.model) else partial(generate, shared=False)
-        completions = decode(policy.model, prompts, task.num_samples, task.sampling, uniforms)
+        completions = generate(policy.model, prompts, task.num_samples, task.sampling, uniforms, shared=shared)
     scores: Sequence[TokenScores | None] = [None] * len(completions)
     if task.alternatives is not None:
         packed = task.num_samples > 1 and is_phi4(policy.model) and why_plain(policy.model) is None

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from swift.engine.chunked_head import CHUNK_ELEMENTS
+from swift.engine.slices import SAMPLED_BYTES, cached_bytes, passing_bytes
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -33,7 +34,6 @@ SAVED_PER_LAYER = (
 )
 LOGITS_CHUNKS = 3  # logits, their exponentials and the gradient of a chunk live at once
 ADAFACTOR_COPIES = 2  # float32 copies of the tensor that it updates
-SAMPLED_BYTES = 30  # per row and entry of the vocabulary, while a token is drawn (estimate)
 FROZEN, KEYS, CASTS = "frozen weights", "keys and values", "casts of trained weights"
 LOGITS, ACTIVATIONS, SQUARES = "logits", "activations (estimate)", "squares of the largest gradient"
 
@@ -60,14 +60,15 @@ class Load:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens whose keys and values a rollout holds. Prompts are padded to the longest one of the batch, and a
-        completion that has ended is padded until all have."""
-        return self.rows * (self.longest_prompt + self.completion_tokens)
+        """Tokens whose keys and values a rollout holds. A group holds its prompt once, padded to the longest one of
+        the batch."""
+        return self.prompts * self.longest_prompt + self.rows * self.completion_tokens
 
     @property
     def least_cached_tokens(self) -> int:
-        """The same if the step has only the shortest prompts and every completion is one token."""
-        return self.rows * (self.shortest_prompt + 1)
+        """The same if the rollout runs in slices of one group, that of the shortest prompt, and every completion is
+        one token."""
+        return self.shortest_prompt + self.group_size if self.prompts else 0
 
     @property
     def scored_tokens(self) -> int:
@@ -148,8 +149,8 @@ def plan_memory(
     if buckets:
         gradients["gradients in buckets"] = gradients["gradients"]
     squares = {SQUARES: ADAFACTOR_COPIES * FLOAT32 * max(sizes, default=0)} if "adafactor" in optimizer else {}
-    token = _cached_bytes(config, narrow)
-    reading = _passing_bytes(config, narrow) * load.prompts * load.longest_prompt
+    token = cached_bytes(config, narrow)
+    reading = passing_bytes(config, narrow) * load.prompts * load.longest_prompt
     return MemoryPlan(
         held=_held_bytes(model, optimizer, split) | {"reference": reference / split["weights"]},
         rollout={
@@ -185,18 +186,6 @@ def _held_bytes(model: nn.Module, optimizer: str, split: Mapping[str, int]) -> d
         "trained weights in float32": FLOAT32 * trained / split["weights"],
         "optimizer state": state * trained / split["optimizer"],
     }
-
-
-def _cached_bytes(config: PreTrainedConfig, narrow: int) -> float:
-    """Keys and values of a token in all layers; ``narrow`` is the size of the compute type."""
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2.0 * config.num_hidden_layers * config.num_key_value_heads * width * narrow
-
-
-def _passing_bytes(config: PreTrainedConfig, narrow: int) -> float:
-    """Bytes of a token in one layer, in a pass without gradients: both halves of its MLP, their product, and four
-    hidden states."""
-    return narrow * (3.0 * getattr(config, "intermediate_size", config.hidden_size) + 4 * config.hidden_size)
 
 
 def _saved_bytes(config: PreTrainedConfig, narrow: int, checkpointing: bool) -> float:

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from swift.engine.batch import Completions, collate_prompts, concat_prompts
+from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import Paths, choose_paths
-from swift.engine.sampling import Sampling, generate, prompt_uniforms
+from swift.engine.sampling import generate
 from swift.llm.arguments import ModelArguments
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.checkpoint.save import save_policy

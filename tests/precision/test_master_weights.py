@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import LogitsProcessorList
 
+from swift.engine.choosing import Sampling
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import Forced
-from swift.engine.sampling import Sampling, decode
+from swift.engine.sampling import decode
 from swift.llm.policy import trainable_parameters
 from swift.trainers.master_weights import keep_in_float32
 from swift.trainers.reference import Snapshot
@@ -50,10 +50,10 @@ def test_what_trains_is_float32_and_the_rest_as_it_was():
 def sampled(model):
     """Log-probabilities of given completions, fed token by token through the decoding loop."""
     prompts, completions = random_prompts(), random_completions(6)
-    forced = Forced(completions.ids, prompts.input_ids.shape[1])
+    forced = Forced(completions.ids)
     sampling = Sampling(completions.ids.shape[1], (VOCABULARY,), PAD, temperature=0)
-    decode(model, prompts, GROUP, sampling, LogitsProcessorList([forced]), shared=True)
-    return torch.stack(forced.logps, dim=1)[completions.mask]
+    decode(model, prompts, GROUP, sampling, forced)
+    return forced.logps[completions.mask]
 
 
 def test_after_updates_sampling_and_scoring_see_the_same_rounded_values():

@@ -13,7 +13,6 @@ Formulas and their sources are in loss.py.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,10 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swift.engine.batch import collate_prompts
+from swift.engine.batch import Completions, PromptBatch, collate_prompts
+from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import LogProbs, completion_logprobs
 from swift.engine.probe import Paths, choose_paths
-from swift.engine.sampling import Sampling, generate, prompt_uniforms
+from swift.engine.sampling import generate
 from swift.engine.stop_words import StopWords
 from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
@@ -35,7 +35,7 @@ from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
 from swift.plugin.rewards import reward_matrix, reward_metrics
 from swift.trainers.accumulation import gradients_kept
-from swift.trainers.data import PromptDataset, PromptItem, example_prompts, prompt_lengths
+from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
@@ -45,7 +45,7 @@ from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout
 from swift.trainers.rlhf_trainer.loss import combine_rewards, group_advantages
 from swift.trainers.rlhf_trainer.policy_loss import TokenFigures, policy_loss
 from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference
-from swift.trainers.rlhf_trainer.rollout import MicroBatch, Rollout, describe_rollout, reward_columns
+from swift.trainers.rlhf_trainer.rollout import MicroBatch, Rollout, describe_rollout, largest_load, reward_columns
 from swift.trainers.step_clock import UPDATE, StepClock
 from swift.utils.errors import UserError
 from swift.utils.files import write_json_lines
@@ -150,7 +150,11 @@ class GRPOTrainer(PolicyTrainer):
 
     def probe(self) -> Paths:
         """The fast paths that the model takes, measured (swift.engine.probe)."""
-        return choose_paths(self.model, self.template, example_prompts(self.train_dataset), self.compute_type)
+        chosen = self.args.compile_rollout
+        compiled = self.args.device.type == "cuda" if chosen == "auto" else chosen == "true"
+        examples = example_prompts(self.train_dataset)
+        compiled = compiled and not self.synced
+        return choose_paths(self.model, self.template, examples, self.compute_type, compile_rollout=compiled)
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
@@ -158,18 +162,7 @@ class GRPOTrainer(PolicyTrainer):
 
     def largest_step(self) -> Load:
         """The largest step. All its micro-batches are rolled out at once."""
-        args, group, most = self.args, self.args.num_generations, len(self.train_dataset)
-        shortest, longest = prompt_lengths(self.train_dataset)
-        completions = min(args.mini_batch_size or math.inf, min(self.prompts_per_device, most) * group)
-        return Load(
-            prompts=min(self.prompts_per_device * args.gradient_accumulation_steps, most),
-            shortest_prompt=shortest,
-            longest_prompt=longest,
-            group_size=group,
-            completion_tokens=args.max_completion_length,
-            prompts_per_update=math.ceil(completions / group),
-            completions_per_update=completions,
-        )
+        return largest_load(self.args, self.train_dataset, self.prompts_per_device)
 
     # -- sampling ------------------------------------------------------------------------------------------------
 
@@ -227,8 +220,7 @@ class GRPOTrainer(PolicyTrainer):
                 embeds = prompt_embeddings(self.model, prompts.input_ids, prompts.image_inputs())
                 prompts = prompts.with_embeds(embeds)
             uniforms = self._uniforms(items, attempt)
-            shared, synced = self.paths.shared, self.synced
-            completions = generate(self.model, prompts, size, self.sampling, uniforms, shared=shared, synced=synced)
+            completions = self._generate(prompts, size, self.sampling, uniforms)
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
@@ -240,6 +232,22 @@ class GRPOTrainer(PolicyTrainer):
             advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size, scaled)
         in_loss = completions.finished if self.args.overlong_filter else torch.ones_like(completions.finished)
         return Rollout(items, prompts, completions, texts, tokens, rewards, advantages, std, in_loss)
+
+    def _generate(
+        self, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: Tensor | None = None
+    ) -> Completions:
+        """Sample by the paths that the model takes."""
+        paths = self.paths
+        return generate(
+            self.model,
+            prompts,
+            group_size,
+            sampling,
+            uniforms,
+            shared=paths.shared,
+            synced=self.synced,
+            compiled=paths.compiled,
+        )
 
     def _uniforms(self, items: list[PromptItem], attempt: int) -> Tensor:
         """The random numbers of a rollout, a function of seed, step, attempt and prompt in whichever process."""
@@ -279,8 +287,7 @@ class GRPOTrainer(PolicyTrainer):
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
         """Observe the rewards of one greedy completion per prompt."""
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
-        greedy, shared, synced = replace(self.sampling, temperature=0), self.paths.shared, self.synced
-        completions = generate(self.model, prompts, 1, greedy, shared=shared, synced=synced)
+        completions = self._generate(prompts, 1, replace(self.sampling, temperature=0))
         texts = [self.template.prefilled + self.template.decode(ids) for ids in completions.token_lists()]
         columns = reward_columns(items, 1, completions, texts, self.state)
         rewards = torch.as_tensor(reward_matrix(self.rewards, texts, columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from swift.engine.batch import Completions, PromptBatch, concat_completions, concat_prompts
+from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import last_question
 from swift.plugin.rewards import TRAINER_STATE
-from swift.trainers.data import PromptItem
+from swift.trainers.data import PromptDataset, PromptItem, prompt_lengths
+from swift.trainers.memory_plan import Load
 
 # Columns that every reward may ask for, whatever the data set has.
 PROVIDED_COLUMNS = frozenset({"solution", "images", "messages", "prompts", "completion_tokens", TRAINER_STATE})
@@ -165,3 +168,19 @@ def _reward_row(item: PromptItem) -> dict[str, Any]:
         "images": [source.data if source.path is None else str(source.path) for source in record.images],
         "prompts": item.prompt.text,
     }
+
+
+def largest_load(args: RLHFArguments, dataset: PromptDataset, prompts_per_device: int) -> Load:
+    """The largest step of a run on one process. All its micro-batches are rolled out at once."""
+    group, most = args.num_generations, len(dataset)
+    shortest, longest = prompt_lengths(dataset)
+    completions = min(args.mini_batch_size or math.inf, min(prompts_per_device, most) * group)
+    return Load(
+        prompts=min(prompts_per_device * args.gradient_accumulation_steps, most),
+        shortest_prompt=shortest,
+        longest_prompt=longest,
+        group_size=group,
+        completion_tokens=args.max_completion_length,
+        prompts_per_update=math.ceil(completions / group),
+        completions_per_update=completions,
+    )

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from swift.engine.slices import free_bytes
 from swift.trainers.sharding.parameters import is_zero3, release, whole_shape
-from swift.utils.distributed import get_dist_setting
 
 SPARE = 0.9  # share of the free memory that a rollout may fill
 
@@ -28,11 +27,7 @@ def whole_bytes(model: nn.Module) -> int:
 
 def fits_whole(model: nn.Module, others: float, device: torch.device) -> bool:
     """True if the free memory of this process takes all weights of the divided ``model`` and ``others`` more bytes."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available / get_dist_setting()[3]
-    return whole_bytes(model) + others <= SPARE * free
+    return whole_bytes(model) + others <= SPARE * free_bytes(device)
 
 
 @contextmanager
