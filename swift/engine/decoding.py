@@ -20,7 +20,6 @@ from swift.engine.model_inputs import next_positions, prompt_positions, token_ty
 from swift.engine.pace import Pace
 
 LEAVING = 8  # one in so many rows must have ended before rows leave, since the others are copied
-DEVICE_STAGE = 8  # tokens between looks at what has ended, where a look waits for the device
 
 # Logits [M, V] of the next tokens, from the model, tokens [M], positions [M] or [3, M], and the cache
 StepFunction = Callable[[nn.Module, Tensor, Tensor, GroupCache], Tensor]
@@ -33,6 +32,11 @@ class Prefilled:
     cache: GroupCache
     logits: Tensor  # [B, V] of the first token
     positions: Tensor  # of the first token: [B], or [3, B] if the model has three positions per token
+
+
+def look_every(device: torch.device) -> int:
+    """Tokens between looks at what has ended. A look waits for the device."""
+    return 1 if device.type == "cpu" else 8
 
 
 def eager_step(model: nn.Module, tokens: Tensor, positions: Tensor, cache: GroupCache) -> Tensor:
@@ -145,7 +149,7 @@ def decode_groups(
     stops = torch.tensor(sampling.stop_token_ids, device=device)
     tokens = prompts.input_ids.new_full((len(rows.index), limit), sampling.pad_token_id)
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=device)
-    stage = 1 if device.type == "cpu" else DEVICE_STAGE
+    stage = look_every(device)
     step_function = step_function or eager_step
     with grouped_attention(model):
         for step in range(limit):

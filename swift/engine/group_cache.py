@@ -167,12 +167,12 @@ class GroupCache:
     def keep(self, rows: Tensor, prompts: Tensor, table: Tensor, places: Tensor) -> None:
         """Keep the completions at ``rows`` [M] and the prompts at ``prompts`` [B], in that order. ``table`` and
         ``places`` are as in `_place`, in the new numbers."""
-        fewer = len(prompts) < len(self.mask)
+        others = prompts.tolist() != list(range(len(self.mask)))
         for layer in self.layers:
             layer.own_keys, layer.own_values = layer.own_keys[rows], layer.own_values[rows]
-            if fewer:
+            if others:
                 layer.prompt_keys, layer.prompt_values = layer.prompt_keys[prompts], layer.prompt_values[prompts]
-        if fewer:
+        if others:
             self.order, self.mask, self.lengths = self.order[prompts], self.mask[prompts], self.lengths[prompts]
         self._place(table, places)
         self._changed()
