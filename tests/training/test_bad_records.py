@@ -166,5 +166,5 @@ def test_a_reward_on_reasoning_says_how_many_records_have_only_an_answer(spoiled
     spoil(spoiled, {"solution": None})
     rewards = {"reward_funcs": ["external_r1v_acc", "external_kg_jac"]}
     assert run("rlhf", spoiled, tmp_path / "run", **rewards) == 0
-    assert "reward external_kg_jac compares reasoning, and 1 of 12 records have none" in caplog.text
+    assert "reward external_kg_jac compares reasoning, and 1 of 12 solutions have none" in caplog.text
     assert "reward external_r1v_acc" not in caplog.text
