@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of the run, e.g. output/run")
     parser.add_argument("--output", type=Path, required=True, help="folder for training.html")
     parser.add_argument("--title", help="heading of the page (default: the run's name)")
-    parser.add_argument("--groups", type=int, default=GROUPS, help="groups of completions to show (default: %(default)s)")
+    parser.add_argument("--groups", type=int, default=GROUPS, help=f"groups of completions to show ({GROUPS})")
     arguments = parser.parse_args(argv)
     if arguments.groups < 1:
         raise UserError(f"--groups {arguments.groups} must be 1 or more")

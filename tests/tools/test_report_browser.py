@@ -84,7 +84,7 @@ def desk(report, tmp_path_factory):
     """One visit of a reader who filters, opens, compares and turns the light off, with mouse and keys."""
     steps = """
     const rows = () => all("#list .item .ask").map((row) => row.textContent);
-    await pause(100);
+    for (let waits = 0; waits < 40 && all("#calibration .keys b").length < 3; waits++) await pause(50);
     outcome.ready = document.documentElement.dataset.ready !== undefined;
     outcome.heads = all("#summary thead th").map((cell) => cell.textContent);
     outcome.metrics = all("#summary tbody th").map((cell) => cell.textContent);
