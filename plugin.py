@@ -92,7 +92,6 @@ class GraphReward(ORM):
     the log which part of a completion is read.
     """
 
-    reads_reasoning = True  # a record whose solution is only an answer has nothing to compare with
     cached_references = 8192  # graphs of reference texts kept at most; the oldest leave first
 
     def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, reading: str = "think"):
@@ -127,7 +126,7 @@ class GraphReward(ORM):
 class ReasoningReward(GraphReward):
     """Base of the graph rewards that compare with the solution's reasoning. Without reasoning they are None."""
 
-    reads_reasoning = True
+    reads_reasoning = True  # a record whose solution is only an answer has nothing to compare with
 
     def scores(self, texts: list[str], solutions: list[str], score: Callable) -> list[float | None]:
         """The score of each text's graph against that of its solution's reasoning; None without reasoning."""
@@ -156,8 +155,9 @@ class KnowledgeGraphORM(ReasoningReward):
 
     def metrics(self, completions: list[str], solution: list[str], **columns: list) -> dict[str, tuple[float, float]]:
         """The signs, and the share of this reward that entities or relations absent on both sides have earned."""
-        texts = [self.read_completion(completion) for completion in completions]
-        pairs = self.graph_pairs(texts, [think_text(truth) for truth in solution])
+        rows = zip(completions, map(reasoning_of, solution), strict=True)
+        compared = [(self.read_completion(completion), truth) for completion, truth in rows if truth is not None]
+        pairs = self.graph_pairs([text for text, _ in compared], [truth for _, truth in compared])
         earned = sum(empty_unions(*pair) / 2 for pair in pairs), sum(graph_jaccard(*pair) for pair in pairs)
         return super().metrics(completions, **columns) | {"signs/empty_unions": earned}
 
@@ -267,11 +267,15 @@ class CodeFormatORM(ORM):
 
 
 class FindingsORM(ReasoningReward):
-    """Agreement of the findings of ``<think>`` with the solution's, from -1 to 1: `findings_score`. None found: 0."""
+    """Agreement of the findings of ``<think>`` with the solution's, from -1 to 1: `findings_score`. No findings: 0."""
 
-    def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
-        pairs = self.reading_pairs(completions, list(map(think_text, solution)))
-        return [findings_score(own.findings, truth.findings, own.repeated) for own, truth in pairs]
+    def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float | None]:
+        references = [reasoning_of(truth) for truth in solution]
+        pairs = zip(self.reading_pairs(completions, [text or "" for text in references]), references, strict=True)
+        return [
+            None if text is None else findings_score(own.findings, truth.findings, own.repeated)
+            for (own, truth), text in pairs
+        ]
 
 
 class ConsistencyORM(GraphReward):

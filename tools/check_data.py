@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from swift.llm.dataset import ReadingRules
+from swift.llm.ms_swift_arguments import columns_by_field
 from swift.plugin import orms
 from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
@@ -33,6 +34,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files of records in any accepted shape")
     parser.add_argument("--image_root", type=Path, help="image folder (default: images nearest above each file)")
     parser.add_argument("--image_fields", nargs="+", default=[], metavar="FIELD", help="fields that hold images")
+    parser.add_argument("--columns", metavar="JSON", help="fields to read under other names, as in training")
     parser.add_argument("--allow_links", action="store_true", help="follow links that lead out of the image folder")
     parser.add_argument("--decode", action="store_true", help="decode every image (default: read headers only)")
     parser.add_argument("--external_plugins", nargs="+", type=Path, default=[OWN_PLUGIN], metavar="FILE",
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     load_external_plugins(arguments.external_plugins)
     rewards, unusable = _set_up_rewards()
-    reading = ReadingRules(arguments.image_root, tuple(arguments.image_fields), arguments.allow_links)
+    columns = columns_by_field(arguments.columns) or {}
+    reading = ReadingRules(arguments.image_root, tuple(arguments.image_fields), arguments.allow_links, columns)
     files = [read_facts(path, reading, arguments.decode) for path in arguments.files]
     for facts in files:
         _print_facts(facts, rewards, unusable)

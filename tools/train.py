@@ -3,21 +3,27 @@
     SIZE=2000 TYPE=uniform BETA=0.04 python -m tools.train
     python -m tools.train --deepspeed zero2        flags go to swift.cli.rlhf
 
---help and docs/sweeps.md list the settings. This process becomes the training command.
+--help and docs/sweeps.md list the settings. When the run ends, training.html is written into its folder. Ctrl-C and
+other signals are passed on to the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
+from tools.reports.training_page import leave_training_page
 from tools.sweeps.commands import export_program_variables, find_data, training_command
 from tools.sweeps.demo import DEMO_RUN_DEFAULTS, PUBLISHED_DATA, demo_environment, make_demo_start, uses_demo
+from tools.sweeps.jobs import end_with_parent
+from tools.sweeps.runs import flags_of
 from tools.sweeps.settings import RunSettings, describe_settings, read_settings
 
 
@@ -46,9 +52,19 @@ def read_run() -> tuple[RunSettings, str]:
     return run, python
 
 
+def run_command(command: Sequence[str]) -> int:
+    """Run a command in a session of its own and pass signals on to it, so that a terminal's Ctrl-C reaches it once.
+    Returns its exit status, 128 and the number of the signal if one has killed it."""
+    with subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent) as process:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, _: process.send_signal(received))
+        status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Become the training command."""
+    """Run the training command, then write the page of the run. Returns the run's exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.train",
         description=__doc__,
@@ -61,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     run, python = read_run()
     command = [*training_command(run, python), *training_flags]
     os.environ.setdefault("CHEX_RESUME_ADVICE", f"RESUME=true OUTPUT_DIR={run.output_dir} and the same settings")
-    os.execvp(command[0], command)
+    status = run_command(command)
+    folder = Path(flags_of(command).get("output_dir", [run.output_dir])[0])
+    if status in (0, INTERRUPTED):
+        leave_training_page(folder)
+    return status
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def _card(arguments: Sequence[object]) -> dict[str, object]:
 
 def clear_run(folder: Path) -> None:
     """Remove the files that an earlier run wrote into ``folder``, so that a later resume does not find them."""
-    for name in ("args.json", "completions.jsonl", "curves.png", BEST):
+    for name in ("args.json", "completions.jsonl", "curves.png", "training.html", BEST):
         (folder / name).unlink(missing_ok=True)
     for evidence in folder.glob("not_finite_step*.jsonl"):
         evidence.unlink()

@@ -96,7 +96,7 @@ def read_data(data: DataArguments, seed: int, *, require_solution: bool) -> Trai
         UserError: a record or an image cannot be used, unless such records are skipped.
     """
     skipped: dict[str, str] | None = {} if data.on_error == "skip" else None
-    reading = ReadingRules(data.image_root, tuple(data.image_fields), data.allow_links)
+    reading = ReadingRules(data.image_root, tuple(data.image_fields), data.allow_links, data.columns or {})
     train, validation = (
         load_records(files, require_solution=require_solution, reading=reading, skipped=skipped)
         for files in (data.dataset, data.val_dataset)

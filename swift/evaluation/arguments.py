@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from swift.llm.ms_swift_arguments import columns_by_field
 from swift.llm.prompting import max_pixels_of
 from swift.utils.decisive import DECIDES, Decides, fields_that_decide
 from swift.utils.distributed import get_dist_setting
@@ -50,6 +51,13 @@ class EvaluationArguments:
             DECIDES: Decides.CONTENT,
         },
     )
+    columns: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'JSON of fields to read under other names, such as {"text1": "query", "scan": "images"}',
+            DECIDES: Decides.CONTENT,
+        },
+    )
     allow_links: bool = _flag("follow links in the image folder that lead out of it", False, decides=Decides.CONTENT)
     unseen: Literal["refuse", "count"] = _flag(
         "questions without an image, and fields that look like an image and are not read: refuse, or count",
@@ -59,7 +67,7 @@ class EvaluationArguments:
     output_dir: str = _flag("folder of the result files", "result", decides=Decides.NOTHING)
     max_samples: int | None = _flag("take only the first questions of each file", decides=Decides.CONTENT)
     on_error: Literal["stop", "skip"] = _flag(
-        "a question whose image is missing or unreadable: stop, or skip it and list it in the result file",
+        "a question that cannot be read, or whose image cannot: stop, or skip it and list it in the result file",
         "stop",
         decides=Decides.NOTHING,
     )
@@ -123,6 +131,7 @@ class EvaluationArguments:
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(f"--num_samples {self.num_samples} at temperature 0 are all alike; pass --temperature 0.7")
         self.max_pixels = max_pixels_of(self.max_pixels)
+        self.columns = columns_by_field(self.columns)
         _ = self.most_questions, self.part
 
     @property

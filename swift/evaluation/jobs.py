@@ -124,7 +124,7 @@ class EvaluationJob:
             reason = next(iter(skipped.values()))
             raise UserError(f"{self.questions.path}: every question was skipped, the first: {reason}")
         facts = {**progress.partials[0].header["facts"], "settings": self.settings, "images": self.images}
-        document = build_document(facts, self.questions.records, answers, skipped, self.given)
+        document = build_document(facts, self.questions.records, answers, skipped, self.given, self.questions.malformed)
         runs = [run for partial in progress.partials for run in partial.runs]
         write_json(self._run_file, {"result": self.result.name, "runs": runs})
         write_json(self.result, document)

@@ -28,7 +28,7 @@ from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 from utils.metrics import reference_answers
-from utils.questions import question_name
+from utils.questions import counted, question_name
 
 logger = get_logger()
 
@@ -42,6 +42,7 @@ class QuestionFile:
     path: Path
     records: list[Record]
     skipped: dict[int, str] = field(default_factory=dict)  # reason by position: questions that cannot be asked
+    malformed: tuple[tuple[str, str], ...] = ()  # place in the file and reason: entries that are not even questions
     unseen: tuple[str, ...] = ()  # problems of questions that are asked although an image may be unseen
 
     @property
@@ -87,24 +88,30 @@ def read_question_files(arguments: EvaluationArguments) -> list[QuestionFile]:
 
 def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
     reading = ReadingRules(arguments.img_root, tuple(arguments.image_fields), arguments.allow_links)
-    records = load_records([path], max_samples=arguments.max_samples, reading=reading)
+    malformed: dict[str, str] | None = {} if arguments.on_error == "skip" else None
+    records = load_records([path], max_samples=arguments.max_samples, reading=reading, skipped=malformed)
+    if not records:
+        raise UserError(f"dataset {path}: no entry is a question, the first: {next(iter(malformed.values()))}")
     view = view_of(arguments.max_pixels, arguments.gray_window)
     records = adapt_records(records, system_text(arguments.system), view)
-    _check_answers(records)
     _check_names(records)
-    _check_given(records, arguments.given)
-    skipped = check_or_skip(records, partial(_check_images, unseen=arguments.unseen), arguments.on_error)
+    check = partial(_check_questions, unseen=arguments.unseen, given=arguments.given)
+    skipped = check_or_skip(records, check, arguments.on_error)
     readable = [index for index in range(len(records)) if index not in skipped]
     if not readable:
-        raise UserError(f"dataset {path}: no question has a readable image, the first: {skipped[0]}")
+        raise UserError(f"dataset {path}: no question can be asked, the first: {skipped[0]}")
     unseen = tuple(unseen_images(records).values()) if arguments.unseen == "count" else ()
     _count_images(path, records, unseen)
+    bad = [*(malformed or {}).values(), *skipped.values()]
+    if bad:
+        logger.warning("%s: %s skipped; the result file lists them, the first: %s",
+                       path, counted(len(bad), "question"), bad[0])  # fmt: skip
     controls = {"blank": blank_images, "shuffled": partial(shuffle_images, seed=arguments.seed)}
     if arguments.control in controls:
         shown = controls[arguments.control]([records[index] for index in readable])
         for index, record in zip(readable, shown, strict=True):
             records[index] = record
-    return QuestionFile(path, records, skipped, unseen)
+    return QuestionFile(path, records, skipped, tuple((malformed or {}).items()), unseen)
 
 
 def check_or_skip(
@@ -129,9 +136,11 @@ def _count_images(path: Path, records: Sequence[Record], unseen: Sequence[str]) 
         )  # fmt: skip
 
 
-def _check_images(records: Sequence[Record], unseen: str) -> None:
-    """Raise UserError for records that lack an image, unless these are only counted, and for images that are missing or
-    broken by their headers."""
+def _check_questions(records: Sequence[Record], unseen: str, given: str | None) -> None:
+    """Raise UserError for answers and texts of ``given`` that cannot be compared or scored, for records that lack an
+    image, unless these are only counted, and for images that are missing or broken by their headers."""
+    _check_answers(records)
+    _check_given(records, given)
     if unseen == "refuse":
         check_seen(records)
     check_records(records, decode=False)

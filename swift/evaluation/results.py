@@ -120,17 +120,20 @@ def build_document(
     answers: Mapping[int, Sequence[Mapping[str, Any]]],
     skipped: Mapping[int, str],
     given: bool,
+    malformed: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Build the contents of a result file.
 
     It holds ``facts``, the scores over the answered questions, ``results`` in the order of the questions, and
-    ``skipped``, the questions without readable images. ``answers`` and ``skipped`` are by position.
+    ``skipped``, the questions that could not be asked. ``answers`` and ``skipped`` are by position. ``malformed`` are
+    place and reason of entries that could not even be read as questions.
     """
     results = [result_row(records[index], index, answers[index], given) for index in sorted(answers)]
     listed = [
         {"id": question_id(records[index].columns, index), "source": records[index].source, "reason": skipped[index]}
         for index in sorted(skipped)
     ]
+    listed += [{"id": None, "source": source, "reason": reason} for source, reason in malformed]
     document: dict[str, Any] = {**facts, "num_samples": len(results), "num_skipped": len(listed)}
     if listed:
         document["scored_over"] = f"the {len(results)} questions answered; {len(listed)} skipped ones count nowhere"

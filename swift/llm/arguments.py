@@ -26,10 +26,12 @@ from swift.llm.ms_swift_arguments import (
     LoraFlags,
     OrderFlags,
     PromptFlags,
+    RecordFlags,
     adapt_adapters,
     adapt_batch,
     hold_out_as_ms_swift,
     installed_trackers,
+    json_object,
     warn_of_frozen_parts,
 )
 from swift.llm.ms_swift_arguments import flag as _flag
@@ -69,7 +71,7 @@ class ModelArguments(LoraFlags):
 
     def __post_init__(self):
         if isinstance(self.model_kwargs, str):
-            self.model_kwargs = _json_object("model_kwargs", self.model_kwargs)
+            self.model_kwargs = json_object("model_kwargs", self.model_kwargs)
         extra = {key: value for key, value in (self.model_kwargs or {}).items() if (key, value) != ("device_map", None)}
         _require(not extra, f'--model_kwargs {json.dumps(extra)} is not supported; only {{"device_map": null}} is')
         _require(self.lora_rank >= 1, f"--lora_rank {self.lora_rank} must be 1 or more")
@@ -82,7 +84,7 @@ class ModelArguments(LoraFlags):
 
 
 @dataclass
-class DataArguments(PromptFlags):
+class DataArguments(RecordFlags, PromptFlags):
     """The records, and the preparation of their images."""
 
     dataset: list[str] = field(metadata={"help": "training files: JSON lists or JSON lines"})
@@ -100,14 +102,12 @@ class DataArguments(PromptFlags):
         "records without an image, and fields that look like an image and are not read: refuse, or count and list",
         "refuse",
     )
-    on_error: Literal["stop", "skip"] = _flag(
-        "a record that cannot be used: stop, or leave it out of the run and list it in args.json", "stop"
-    )
 
     _argument_group_name = "data"
 
     def __post_init__(self):
         self.check_prompts()
+        self.check_record_flags()
         _require(bool(self.dataset), "--dataset names no file; give at least one")
         _require(0 <= self.split_dataset_ratio < 1, f"--split_dataset_ratio {self.split_dataset_ratio} must be in 0..1")
         _require(
@@ -160,7 +160,7 @@ class RunArguments(OrderFlags, TrainingArguments):
         for name in self._VALID_DICT_FIELDS:
             value = getattr(self, name, None)
             if isinstance(value, str) and value.lstrip().startswith("{"):
-                setattr(self, name, _json_object(name, value))
+                setattr(self, name, json_object(name, value))
         for old, new in (
             ("gradient_checkpointing", "activation_checkpointing"),
             ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
@@ -330,12 +330,3 @@ def _with_validation(argv: Sequence[str]) -> list[str]:
     if {"val_dataset", "split_dataset_ratio"} & flags.keys() and not {"eval_strategy", "do_eval"} & flags.keys():
         return [*argv, "--eval_strategy", "steps"]
     return list(argv)
-
-
-def _json_object(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"--{name} is not JSON: {error}; quote it as '{{\"key\": value}}'") from error
-    _require(isinstance(value, dict), f"--{name} must be a JSON object, as in '{{\"key\": value}}'")
-    return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from swift.llm.records.parts import (
     missing_solution,
     plain_names,
     read_parts,
+    with_names,
 )
 from swift.llm.records.presence import unseen_images
 from swift.llm.records.record import Record
@@ -45,6 +46,7 @@ class ReadingRules:
     image_root: str | Path | None = None  # default: the ``images`` folder beside or above each file
     image_fields: tuple[str, ...] = ()  # fields that hold images; default: the customary ones
     allow_links: bool = False  # links inside the image root may lead out of it
+    columns: Mapping[str, str] = field(default_factory=dict)  # names to read fields under
 
 
 def load_records(
@@ -75,7 +77,7 @@ def load_records(
             raise UserError(f"dataset {path} holds no records; pass another file")
         for item, place in items[: None if max_samples is None else max_samples - len(records)]:
             try:
-                records.append(_parse(item, place, finder, reading.image_fields, require_solution))
+                records.append(_parse(item, place, finder, reading, require_solution))
             except UserError as error:
                 problems[place] = f"{place}: {error}"
     if skipped is None:
@@ -178,8 +180,9 @@ def _default_image_root(file: Path) -> Path | None:
     return next((parent / "images" for parent in file.absolute().parents if (parent / "images").is_dir()), None)
 
 
-def _parse(item: Any, place: str, finder: ImageFinder, image_fields: tuple[str, ...], require_solution: bool) -> Record:
-    item = plain_names(item)
+def _parse(item: Any, place: str, finder: ImageFinder, reading: ReadingRules, require_solution: bool) -> Record:
+    image_fields = reading.image_fields
+    item = plain_names(with_names(item, reading.columns))
     parts = read_parts(item, image_fields)
     if require_solution and parts.solution is None:
         raise UserError(missing_solution(item))

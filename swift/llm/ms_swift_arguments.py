@@ -6,6 +6,7 @@ ms_swift_flags.py.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -77,6 +78,47 @@ class PromptFlags:
     def check_prompts(self) -> None:
         """Check the values of these flags. Raises UserError."""
         require(self.max_pixels is None or self.max_pixels >= 1, f"--max_pixels {self.max_pixels} must be 1 or more")
+
+
+@dataclass(kw_only=True)
+class RecordFlags:
+    """The fields of records, and what becomes of bad records."""
+
+    columns: dict[str, str] | str | None = field(
+        default=None,
+        metadata={"help": 'JSON of fields to read under other names, such as {"text1": "query", "scan": "images"}'},
+    )
+    on_error: Literal["stop", "skip"] = flag(
+        "a record that cannot be used: stop, or leave it out of the run and list it in args.json", "stop"
+    )
+    strict: bool | None = flag("ms-swift's flag: false is --on_error skip, true is --on_error stop")
+
+    def check_record_flags(self) -> None:
+        """Check the values of these flags and bring them into one form. Raises UserError."""
+        self.columns = columns_by_field(self.columns)
+        require(not (self.strict and self.on_error == "skip"), "--strict true and --on_error skip differ; give one")
+        if self.strict is False:
+            self.on_error = "skip"
+
+
+def columns_by_field(value: dict[str, str] | str | None) -> dict[str, str] | None:
+    """The value of ``--columns``: the name to read each field under. Raises UserError for anything else."""
+    columns = json_object("columns", value) if isinstance(value, str) else value
+    for field_name, name in (columns or {}).items():
+        require(isinstance(name, str) and bool(name), f"--columns: {field_name!r} must be given a name, it is {name!r}")
+    names = list((columns or {}).values())
+    require(len(set(names)) == len(names), "--columns gives two fields the same name; give each its own")
+    return columns or None
+
+
+def json_object(name: str, text: str) -> dict[str, Any]:
+    """The value of a flag that takes a JSON object. Raises UserError for anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--{name} is not JSON: {error}; quote it as '{{\"key\": value}}'") from error
+    require(isinstance(value, dict), f"--{name} must be a JSON object, as in '{{\"key\": value}}'")
+    return value
 
 
 @dataclass(kw_only=True)

@@ -37,7 +37,6 @@ WARNED = (
     ("every process has one device, and the model is whole on it", "device_map max_memory"),
     ("no configuration is read from a checkpoint", "load_args load_data_args load_dataset_config"),
     ("unknown flags are always refused", "ignore_args_error"),
-    ("every record is checked, and --on_error says what becomes of bad ones", "strict"),
     ("models and data sets are not registered; --external_plugins registers rewards", "custom_register_path"),
     ("data sets are files, not registered names", "custom_dataset_info model_name model_author"),
     (
@@ -106,7 +105,6 @@ REFUSED = (
     ("completions are samples; leave it out", "num_beams"),
     ("choose the optimizer with --optim", "optimizer adafactor"),
     ("the loss is the policy loss of GRPO, or the likelihood of whole solutions; leave it out", "loss_type loss_scale"),
-    ("rename the fields in the file", "columns"),
     ("files are read one after the other; mix them into one file", "interleave_prob"),
     ("the policy is a language model that answers; leave it out", "task_type"),
     ("the model's own rotary embedding is used; leave it out", "rope_scaling"),

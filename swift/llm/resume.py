@@ -21,9 +21,9 @@ logger = get_logger()
 # processes and micro-batches change roundings only. The prompts of a step are compared instead.
 RESUMED = {
     "per_device_train_batch_size", "gradient_accumulation_steps",
-    "resume_changed", "image_root", "allow_links", "on_error", "rollout_gather", "compile_rollout", "deepspeed",
-    "fsdp", "fsdp_config", "use_cpu", "ddp_backend", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
-    "ddp_find_unused_parameters",
+    "resume_changed", "image_root", "allow_links", "on_error", "strict", "rollout_gather", "compile_rollout",
+    "deepspeed", "fsdp", "fsdp_config", "use_cpu", "ddp_backend", "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers", "ddp_find_unused_parameters",
 }  # fmt: skip
 
 

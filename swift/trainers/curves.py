@@ -25,11 +25,13 @@ PANELS = (
     ("Seconds per step", ("seconds/",)),
 )
 Series = dict[str, tuple[list[int], list[float]]]  # steps and values by name
-COLORS = ("#0f6fc5", "#c77700", "#0d7d6c", "#b8336a", "#7b3fb5", "#5d6979")
+# The colors of runs and metrics on the pages (shared.css) in light mode, without the gray of the baseline.
+COLORS = ("#0f6fc5", "#a96f00", "#7b3fb5", "#0d7d6c", "#b8336a", "#4b6b00", "#8a4b2a")
 
 
 def panels(history: Sequence[dict[str, Any]]) -> list[tuple[str, Series]]:
-    """Title and series of every panel for which ``history`` (the Trainer's log_history) has values."""
+    """Title and series of every panel for which ``history`` (the Trainer's log_history) has values. Series stand in the
+    order of `PANELS`, and by name within one entry of it, whichever comes first in the log."""
     return [(title, series) for title, names in PANELS if (series := _series(history, names))]
 
 
@@ -43,7 +45,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | Path) -> Path | N
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, series) in zip(figure.subplots(rows, columns, squeeze=False).flat, drawn, strict=False):
-        for color, (name, (steps, values)) in zip(COLORS * len(series), series.items(), strict=False):
+        for place, (name, (steps, values)) in enumerate(series.items()):
+            color = COLORS[color_number(place)]
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
             axes.plot(steps, _smoothed(values), color=color, linewidth=1.8, label=curve_label(name))
         axes.set_title(title, fontsize=11)
@@ -60,6 +63,12 @@ def draw_curves(history: Sequence[dict[str, Any]], path: str | Path) -> Path | N
     return Path(path)
 
 
+def color_number(place: int) -> int:
+    """Position in `COLORS` of the series at a place in its panel. The pages take theirs from here, so that a metric has
+    one color in all pictures of a run."""
+    return place % len(COLORS)
+
+
 def curve_label(name: str) -> str:
     """Label of a logged name in a legend."""
     return name.split("/")[-1].removeprefix("external_").removeprefix("completion_").replace("_", " ")
@@ -69,11 +78,19 @@ def _series(history: Sequence[dict[str, Any]], patterns: tuple[str, ...]) -> Ser
     series: Series = {}
     for entry in history:
         for name, value in entry.items():
-            if any(name == pattern or (pattern.endswith("/") and name.startswith(pattern)) for pattern in patterns):
+            if any(_matches(name, pattern) for pattern in patterns):
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(entry["step"])
                 values.append(value)
-    return series
+
+    def place(name: str) -> tuple[int, str]:
+        return next(number for number, pattern in enumerate(patterns) if _matches(name, pattern)), name
+
+    return {name: series[name] for name in sorted(series, key=place)}
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or (pattern.endswith("/") and name.startswith(pattern))
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:

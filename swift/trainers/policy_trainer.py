@@ -23,7 +23,7 @@ from swift.llm.checkpoint.checksums import CHECKSUMS, checksums
 from swift.llm.checkpoint.save import is_small, save_policy
 from swift.llm.policy import Policy, trainable_parameters
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
-from swift.trainers.finite import check_gradient, check_loss, check_weights
+from swift.trainers.finite import REMEDY, check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
 from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_per_part, refuse_large_model
 from swift.trainers.metrics import Means
@@ -108,8 +108,11 @@ class PolicyTrainer(ShardedTrainer):
     """A `transformers.Trainer` over prompts whose checkpoints are policy folders.
 
     ``prompts_per_device`` is the number of dataset items (prompts, or groups of them) in a micro-batch of one process.
-    ``repeats`` is the number of optimizer steps that use the same prompts.
+    ``repeats`` is the number of optimizer steps that use the same prompts. ``remedy`` ends messages about numbers that
+    are not finite.
     """
+
+    remedy = REMEDY
 
     def __init__(
         self,
@@ -210,7 +213,7 @@ class PolicyTrainer(ShardedTrainer):
             loss = super().training_step(model, inputs, num_items_in_batch)
         except torch.OutOfMemoryError as error:
             raise UserError(f"step {step}: out of memory in the update of {self.describe_batch(inputs)}") from error
-        check_loss(loss, step, self.evidence)
+        check_loss(loss, step, self.evidence, self.remedy)
         return loss
 
     def describe_batch(self, inputs: dict[str, Any]) -> str:
@@ -224,7 +227,7 @@ class PolicyTrainer(ShardedTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        check_gradient(norm, self.state.global_step + 1, self.evidence)
+        check_gradient(norm, self.state.global_step + 1, self.evidence, self.remedy)
         return norm
 
     def get_train_dataloader(self) -> DataLoader:
@@ -327,7 +330,7 @@ class PolicyTrainer(ShardedTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             trained = trainable_parameters(self.model) if state_dict is None else state_dict
-            check_weights(trained, f"step {self.state.global_step}: no checkpoint is written")
+            check_weights(trained, f"step {self.state.global_step}: no checkpoint is written", self.remedy)
             card = {**self.card, "step": self.state.global_step}
             folder = Path(output_dir or self.args.output_dir)
             save_policy(self.policy, folder, state_dict, full=self.args.save_full, card=card)

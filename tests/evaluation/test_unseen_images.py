@@ -8,16 +8,16 @@ import pytest
 
 import evaluate
 
-ASKED = "Is there a pleural effusion?"
+ASKING = {"question": "Is there a pleural effusion?", "answer": ["yes"]}
 
 
 @pytest.fixture
 def evaluated(world, tmp_path):
     """Status and result of an evaluation of these questions with a tiny policy."""
 
-    def run(*questions: dict, flags: tuple[str, ...] = ()) -> tuple[int, dict | None]:
+    def run(*questions: object, flags: tuple[str, ...] = ()) -> tuple[int, dict | None]:
         file = tmp_path / "questions.json"
-        file.write_text(json.dumps([{"question": ASKED, "answer": ["yes"]} | question for question in questions]))
+        file.write_text(json.dumps([ASKING | row if isinstance(row, dict) else row for row in questions]))
         words = ["--model_path", world / "policy", "--annotation_file", file, "--output_dir", tmp_path / "result"]
         words += ["--img_root", world / "data" / "images", "--max_new_tokens", 4, "--no_tqdm", *flags]
         status = evaluate.main(list(map(str, words)))
@@ -58,6 +58,35 @@ def test_it_is_skipped_with_other_bad_questions(evaluated):
     reasons = " ".join(row["reason"] for row in result["skipped"])
     assert "there is no image in it" in reasons
     assert "gone.png is missing" in reasons
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"question": 5, "messages": None}, "question"),
+        ({"answer": {"yes": 1}}, "answer"),
+        ({"image_ids": {"a": "b"}}, "image_ids"),
+        ("only a text", "record 1"),
+        (None, "record 1"),
+    ],
+)
+def test_a_malformed_question_is_skipped_counted_and_listed(evaluated, bad, words):
+    status, result = evaluated(SEEN, bad, SEEN | {"idx": "c"}, flags=("--on_error", "skip"))
+    assert status == 0
+    assert (result["num_samples"], result["num_skipped"]) == (2, 1)
+    (skipped,) = result["skipped"]
+    assert skipped["source"].endswith("record 1")
+    assert words in skipped["reason"]
+
+
+def test_without_the_flag_a_malformed_question_stops(evaluated, capsys):
+    assert evaluated(SEEN, "only a text")[0] == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_file_of_malformed_questions_alone_is_one_line(evaluated, capsys):
+    assert evaluated("a", "b", flags=("--on_error", "skip"))[0] == 2
+    assert "no entry is a question, the first" in capsys.readouterr().err
 
 
 def test_an_answer_alone_is_no_explanation(evaluated):

@@ -136,6 +136,33 @@ def test_the_user_may_name_the_image_fields(root):
     check_seen([both, one])
 
 
+@pytest.mark.parametrize("record", [
+    {"text1": ASKED, "scan": "a.png", "text2": YES},
+    {"text1": ASKED, "scan": "a.png", "text2": YES, "images": [], "response": None},
+    {"text1": ASKED, "scan": "a.png", "response": YES},
+])  # fmt: skip
+def test_fields_may_be_given_other_names(root, record):
+    names = {"text1": "query", "scan": "images", "text2": "response"}
+    (found, _) = load_records([written(root, Shape("named", record))], reading=ReadingRules(columns=names))
+    assert [source.path.name for source in found.images] == ["a.png"]
+    assert found.solution == YES
+    assert ASKED in found.messages[-1]["content"]
+    check_seen([found])
+
+
+def test_a_name_that_is_taken_is_refused(root):
+    shape = Shape("named", {"text1": "Is it?", "query": ASKED, "images": ["a.png"], "answer": ["yes"]})
+    with pytest.raises(UserError, match="field 'query' holds a value of its own, and --columns names 'text1' so"):
+        load_records([written(root, shape)], reading=ReadingRules(columns={"text1": "query"}))
+
+
+def test_two_fields_may_change_names(root):
+    shape = Shape("named", {"image": ASKED, "question": "a.png", "answer": ["yes"]})
+    names = {"image": "question", "question": "image"}
+    (found, _) = load_records([written(root, shape)], reading=ReadingRules(columns=names))
+    assert [source.path.name for source in found.images] == ["a.png"]
+
+
 def test_the_page_for_users_names_every_image_field():
     words = re.findall(r"`(\w+)`", (ROOT / "docs" / "training.md").read_text())
     assert set(IMAGE_FIELDS) <= {canonical_name(word) for word in words}

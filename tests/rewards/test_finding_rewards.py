@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 import plugin
-from swift.plugin.rewards import build_rewards, required_columns, reward_metrics
+from swift.plugin.rewards import build_rewards, required_columns, reward_metrics, reward_notes
 from swift.utils.errors import UserError
 
 SOLUTION = "<think>There is a small left pleural effusion.</think><answer>yes</answer>"
@@ -42,6 +42,21 @@ def test_findings_truth_table(text, expected, reason):
 def test_findings_are_scored_against_their_own_solution():
     solutions = [completion("There is edema."), completion("There is no edema.")]
     assert plugin.FindingsORM()([completion("There is edema.")] * 2, solution=solutions) == [1.0, -1.0]
+
+
+def test_a_solution_without_reasoning_gets_none():
+    solutions = [completion("There is edema."), "<answer>yes</answer>"]
+    assert plugin.FindingsORM()([completion("There is edema.")] * 2, solution=solutions) == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [("external_findings", True), ("external_kg_f1", True), ("external_consistency", False),
+     ("external_kg_report", False)],
+)  # fmt: skip
+def test_only_rewards_that_compare_with_the_solution_say_that_reasoning_is_missing(name, reads):
+    notes = reward_notes(build_rewards([name]), [{"solution": "<answer>yes</answer>", "question": "Is it?"}])
+    assert any("compares reasoning" in note for note in notes) is reads
 
 
 def test_consistency_takes_the_question_from_its_column_or_from_the_messages():

@@ -345,5 +345,6 @@ def test_two_real_runs_are_trained_and_skipped_the_second_time(world, tmp_path):
     environment = {**os.environ, **settings, "REWARDS": "vowels"}
     first = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert first.returncode == 0, first.stderr
+    assert len(list((tmp_path / "sweep").glob("*/training.html"))) == 2
     dry = subprocess.run([*command, "--dry-run"], env=environment, capture_output=True, text=True, check=False)
     assert [line.split()[1] for line in dry.stdout.splitlines()[1:3]] == ["finished", "finished"], dry.stdout

@@ -84,11 +84,12 @@ def desk(report, tmp_path_factory):
     """One visit of a reader who filters, opens, compares and turns the light off, with mouse and keys."""
     steps = """
     const rows = () => all("#list .item .ask").map((row) => row.textContent);
-    await pause(100);
+    for (let waits = 0; waits < 40 && all("#calibration .keys b").length < 3; waits++) await pause(50);
     outcome.ready = document.documentElement.dataset.ready !== undefined;
     outcome.heads = all("#summary thead th").map((cell) => cell.textContent);
     outcome.metrics = all("#summary tbody th").map((cell) => cell.textContent);
     outcome.reliability = all("#calibration figure").map((figure) => figure.querySelectorAll("circle").length);
+    outcome.calibrationTotals = all("#calibration .keys").map((keys) => keys.textContent.trim());
     outcome.calibrationWords = one("#calibration figcaption").textContent;
     outcome.rows = rows();
     outcome.shown = one("#shown").textContent;
@@ -198,6 +199,11 @@ def test_table_has_every_run_its_difference_and_every_rule(desk):
 def test_calibration_has_a_point_a_bin_and_a_plot_a_run(desk):
     assert desk.outcome["reliability"] == [2, 2, 2]
     assert desk.outcome["calibrationWords"] == "right by answer_overlap, ece 0.200 [0.100, 0.300]"
+
+
+def test_the_legend_of_calibration_has_the_share_of_all_answers(desk):
+    # by hand: (2 * 0.5 + 4 * 0.75) / 6 = 0.667, not the 0.75 of the last bin
+    assert desk.outcome["calibrationTotals"] == ["share right 0.667"] * 3
 
 
 def test_all_questions_are_listed_and_the_first_is_open(desk):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from swift.trainers import curves
 from tests.support.browser import needs_chromium, visit
+from tests.support.builders import ROOT
 from tools.reports.training_page import choose_groups, page_data
 from tools.training_report import main
 
+SHARED = ROOT / "tools" / "reports" / "templates" / "shared.css"
 HOSTILE = "</script><b>bold</b>"
 
 
@@ -122,6 +125,40 @@ def test_panels_are_those_with_values():
     found = dict(curves.panels(history))
     assert set(found) == {"Reward", "Loss"}
     assert found["Loss"] == {"loss": ([1, 2], [1.0, 0.5])}
+
+
+def test_a_metric_has_one_color_in_both_pictures_whichever_comes_first_in_the_log(run):
+    log = [{"step": 1, "rewards/b": 1.0}, {"step": 2, "rewards/a": 0.5, "reward": 1.5}]
+    (run / "checkpoint-1" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    (_, drawn), *_ = curves.panels(log)
+    assert list(drawn) == ["reward", "rewards/a", "rewards/b"]
+    page = next(panel for panel in page_data(run, "", 0)["panels"] if panel["title"] == "Reward")
+    colors = re.findall(r"^\.run\d \{ --run: light-dark\((#\w+),", SHARED.read_text(), re.MULTILINE)
+    shown = {one["label"]: colors[one["color"]] for one in page["series"] if one["label"] in "ab"}
+    figure = {curves.curve_label(name): curves.COLORS[place] for place, name in enumerate(drawn)}
+    assert shown == {name: figure[name] for name in "ab"}
+    assert colors[1:] == list(curves.COLORS)
+
+
+@needs_chromium
+def test_numbers_of_any_size_fit_beside_their_axes(run, tmp_path):
+    log = [{"step": step, "kl": 1.234e-5 * step, "loss": -1.5e8 * step, "reward": 0.3} for step in (1, 120_000)]
+    (run / "checkpoint-1" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    assert main([str(run), "--output", str(tmp_path)]) == 0
+    steps = """
+    await pause(200);
+    outcome.outside = all("#charts svg").flatMap((svg) => {
+      const frame = svg.getBoundingClientRect();
+      return [...svg.querySelectorAll("text")].filter((text) => {
+        const box = text.getBoundingClientRect();
+        return box.left < frame.left - 0.5 || box.right > frame.right + 0.5 || box.bottom > frame.bottom + 2;
+      }).map((text) => text.textContent);
+    });
+    outcome.texts = all("#charts svg text").length;
+    """
+    outcome = visit(tmp_path / "training.html", tmp_path / "visit", steps).outcome
+    assert outcome["texts"] > 12
+    assert (outcome["outside"], outcome["errors"]) == ([], [])
 
 
 @needs_chromium

@@ -115,6 +115,20 @@ def test_nothing_is_left_if_every_record_is_bad(spoiled, tmp_path, capsys):
     assert "no training record is left of 12" in capsys.readouterr().err
 
 
+def test_strict_false_of_ms_swift_leaves_bad_records_out(spoiled, tmp_path):
+    spoil(spoiled, {"images": ["gone.png"]})
+    assert run("rlhf", spoiled, tmp_path / "run", strict="false") == 0
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["skipped"]["count"] == 1
+
+
+def test_a_message_of_sft_does_not_speak_of_rewards(spoiled, tmp_path, capsys):
+    spoil(spoiled, {"solution": None, "answer": None})
+    assert run("sft", spoiled, tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "field 'solution' is missing or empty" in said
+    assert "reward" not in said
+
+
 def test_a_run_is_resumed_only_without_the_same_records(spoiled, tmp_path, capsys):
     spoil(spoiled, {"images": ["gone.png"]})
     assert run("sft", spoiled, tmp_path / "run", on_error="skip", save_steps=2) == 0
@@ -166,5 +180,5 @@ def test_a_reward_on_reasoning_says_how_many_records_have_only_an_answer(spoiled
     spoil(spoiled, {"solution": None})
     rewards = {"reward_funcs": ["external_r1v_acc", "external_kg_jac"]}
     assert run("rlhf", spoiled, tmp_path / "run", **rewards) == 0
-    assert "reward external_kg_jac compares reasoning, and 1 of 12 records have none" in caplog.text
+    assert "reward external_kg_jac compares reasoning, and 1 of 12 solutions have none" in caplog.text
     assert "reward external_r1v_acc" not in caplog.text

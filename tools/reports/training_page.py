@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swift.trainers.curves import curve_label, panels
+from swift.trainers.curves import color_number, curve_label, panels
 from swift.utils.errors import UserError
+from swift.utils.files import write_text
+from swift.utils.logger import get_logger
+from tools.reports.page import render_page
 from tools.reports.token_columns import token_columns
 from tools.reports.training_log import (
     FLAT,
@@ -21,6 +24,9 @@ from tools.reports.training_log import (
     total_reward,
 )
 
+logger = get_logger()
+
+GROUPS = 400  # groups of completions on a page
 FACTS = (
     "model", "ref_model", "dataset", "train_type", "learning_rate", "beta", "epsilon", "num_generations", "temperature",
     "max_completion_length", "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations",
@@ -98,7 +104,10 @@ def page_data(run: Path, title: str, count: int) -> dict[str, Any]:
         "panels": [
             {
                 "title": name,
-                "series": [{"label": curve_label(key), "x": x, "y": y} for key, (x, y) in series.items()],
+                "series": [
+                    {"label": curve_label(key), "color": color_number(place) + 1, "x": x, "y": y}  # 0 is the baseline's
+                    for place, (key, (x, y)) in enumerate(series.items())
+                ],
             }
             for name, series in panels(history)
         ],
@@ -106,6 +115,22 @@ def page_data(run: Path, title: str, count: int) -> dict[str, Any]:
         "flat": sum(reward_spread(totals) <= FLAT for totals in sampled.values()),
         "groups": shown,
     }
+
+
+def write_training_page(run: Path, folder: Path, title: str | None = None, count: int = GROUPS) -> tuple[Path, Any]:
+    """Write training.html of a run into ``folder``. Returns its path and data. Raises UserError as `page_data` does."""
+    title = title or f"Training run {run.resolve().name}"
+    data = page_data(run, title, count)
+    return write_text(folder / "training.html", render_page("training", title, data)), data
+
+
+def leave_training_page(run: Path) -> None:
+    """Write training.html into the folder of a run that has ended. A run without anything to show gets none, and a
+    problem is a warning, since the training itself is done."""
+    try:
+        write_training_page(run, run)
+    except (UserError, OSError) as error:
+        logger.warning("no training.html: %s", error)
 
 
 def _fact(value: Any) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from tools.sweeps.settings import EvaluationSettings, RunSettings, whole_number
 
 PUBLISHED_BATCH = 8
-IMAGE_FLAGS = ("image_root", "image_fields", "allow_links", "unseen")  # the same in training and evaluation
+# The same in training and evaluation.
+READING_FLAGS = ("image_root", "image_fields", "columns", "allow_links", "unseen")
 PUBLISHED_NAMES = {"hard_sample": "hard_uniform", "uniform_sample": "uniform"}  # of sampling policies in older data
 
 
@@ -63,8 +64,8 @@ def evaluation_command(
     run: RunSettings, evaluation: EvaluationSettings, python: str, flags: Mapping[str, Sequence[str]] | None = None
 ) -> list[str]:
     """The command that answers the evaluation questions with a run's newest checkpoint. Of the ``flags`` of training,
-    by name, those about images are passed on."""
-    given = [(name, flags[name]) for name in IMAGE_FLAGS if flags and name in flags]
+    by name, those about reading records are passed on."""
+    given = [(name, flags[name]) for name in READING_FLAGS if flags and name in flags]
     questions = evaluation.eval_folder or os.path.dirname(run.annotations.rstrip("/")) or "."
     return [
         python, "evaluate.py", "--model_path", run.output_dir, "--output_dir", f"{run.output_dir}/eval",

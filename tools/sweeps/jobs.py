@@ -79,7 +79,7 @@ def start_job(run: PlannedRun, stage: Stage, gpus: str | None, logs: Path, lock:
         file.flush()
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            start_new_session=True, pass_fds=(lock,), preexec_fn=_end_with_parent,
+            start_new_session=True, pass_fds=(lock,), preexec_fn=end_with_parent,
         )  # fmt: skip
     return RunProcess(run, stage, gpus, log, process)
 
@@ -104,7 +104,7 @@ def locked(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask Linux for a SIGTERM to this child process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

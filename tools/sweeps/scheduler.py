@@ -14,6 +14,7 @@ from typing import Any
 
 from swift.utils.errors import INTERRUPTED, UserError
 from swift.utils.files import try_read_json, write_json
+from tools.reports.training_page import leave_training_page
 from tools.sweeps.jobs import POLL_SECONDS, RunProcess, start_job
 from tools.sweeps.runs import PlannedRun, Stage, next_stage, note_evaluation, note_start, step_of
 from tools.sweeps.settings import whole_number
@@ -147,6 +148,8 @@ def _outcome(job: RunProcess) -> tuple[Stage, str]:
         stage = next_stage(job.run)
     except UserError as error:
         return job.stage, str(error)
+    if job.stage is not Stage.EVALUATE:
+        leave_training_page(job.run.folder)
     if stage in (Stage.START, Stage.RESUME) or stage is job.stage:
         return stage, "the program ended with status 0 but did not finish its work"
     return stage, ""

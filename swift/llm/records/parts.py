@@ -63,6 +63,19 @@ def plain_names(item: Any) -> Any:
     return {renamed.get(field, field): value for field, value in item.items()} if renamed else item
 
 
+def with_names(item: Any, names: Mapping[str, str]) -> Any:
+    """The record with its fields under the names that ``names`` gives them. Raises UserError if a record has another
+    value under such a name. Anything but a record stays as it is."""
+    if not names or not isinstance(item, dict):
+        return item
+    for field, name in names.items():
+        if field in item and name != field and name not in names and not is_empty(item.get(name)):
+            raise UserError(f"field '{name}' holds a value of its own, and --columns names '{field}' so; drop one")
+    taken = {name for field, name in names.items() if field in item}
+    kept = {field: value for field, value in item.items() if field not in names and field not in taken}
+    return kept | {name: item[field] for field, name in names.items() if field in item}
+
+
 @lru_cache(maxsize=4096)
 def _renamed(fields: tuple[str, ...]) -> dict[str, str]:
     known = {field: _BY_NAME.get(canonical_name(field), field) for field in fields}
@@ -111,7 +124,7 @@ def missing_solution(item: Mapping[str, Any]) -> str:
             f"{describe_kind(answer)}; write the answer as a text, or add 'solution'"
         )
     return (
-        "field 'solution' is missing or empty; the rewards compare with it: add it, or a final assistant turn, "
+        "field 'solution' is missing or empty, and the training needs it: add it, or a final assistant turn, "
         "'explanation' or 'answer'"
     )
 

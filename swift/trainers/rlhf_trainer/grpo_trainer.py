@@ -64,6 +64,8 @@ class GRPOTrainer(PolicyTrainer):
     training begins, so a wrapper around ``__init__`` may still change them.
     """
 
+    remedy = "lower --learning_rate or --beta, check the rewards, and resume from the last checkpoint"
+
     def __init__(
         self,
         model: nn.Module | None = None,

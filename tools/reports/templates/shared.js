@@ -50,7 +50,10 @@ function themeButton() {
 }
 
 const minus = (text) => text.replace("-", "−");
-const short = (value) => minus(Number(value.toPrecision(3)).toString());
+function short(value) {
+  const rounded = Number(value.toPrecision(3));
+  return minus(Math.abs(rounded) < 1e6 ? rounded.toString() : rounded.toExponential());
+}
 
 /* The action waits: it may change sizes again, which is an error inside the observer. */
 function onResize(element, action) {
@@ -74,6 +77,8 @@ function extent(values, within) {
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
+const LETTER = 8; // width of a digit beside an axis in pixels, at most
+
 /* `series`: [{label, color, x, y, smooth, dots, total}], x ascending. Without a cursor the key shows `total`, or the last y. The y axis shows at least the interval `range`. */
 function chart({ title, xName, series, range, diagonal = false, height = 190 }) {
   const xs = extent(series.flatMap((one) => one.x), diagonal ? [0, 1] : undefined);
@@ -83,7 +88,7 @@ function chart({ title, xName, series, range, diagonal = false, height = 190 }) 
   const svg = make("svg", { role: "img", tabindex: 0, "aria-label": `${title}: ${words}. Arrow keys read values.` });
   const figure = make("figure", { class: "chart" }, make("h3", {}, title), keys, svg);
   const points = [...new Set(series.flatMap((one) => one.x))].sort((a, b) => a - b);
-  const margin = { left: 44, right: 16, top: 8, bottom: 34 };
+  const margin = { left: Math.max(44, 12 + LETTER * Math.max(...ticks(...ys, 4).map((y) => short(y).length))), right: 16, top: 8, bottom: 34 };
   let width = 0, cursor = null;
   const atX = (x) => margin.left + ((x - xs[0]) / (xs[1] - xs[0])) * (width - margin.left - margin.right);
   const atY = (y) => margin.top + (1 - (y - ys[0]) / (ys[1] - ys[0])) * (height - margin.top - margin.bottom);

@@ -8,7 +8,7 @@ function header() {
   byId("title").textContent = data.title;
   byId("facts").textContent = `${data.steps.toLocaleString("en")} steps.`;
   byId("charts").append(...data.panels.map(({ title, series }) => chart({
-    title, xName: "step", series: series.map((one, index) => ({ ...one, color: (index + 1) % 8, smooth: true })),
+    title, xName: "step", series: series.map((one) => ({ ...one, smooth: true })),
   })));
   if (!data.panels.length) byId("curves").parentElement.remove();
   byId("settings").append(make("tbody", {}, data.facts.map(([name, value]) =>
