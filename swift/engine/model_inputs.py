@@ -89,7 +89,7 @@ def attention_masks(layers: Layers, visible: Tensor, order: Tensor, image_tokens
     masks = dict.fromkeys((FULL, SLIDING), visible[:, None])
     if SLIDING in layers.kinds and layers.window < keys:
         near = order[:, None, :] > order[:, keys - queries :, None] - layers.window
-        own = torch.ones(queries, keys, dtype=torch.bool, device=order.device).tril_(keys - queries).triu_(keys - queries)
+        own = torch.eye(keys, dtype=torch.bool, device=order.device)[keys - queries :]
         masks[SLIDING] = ((visible & near) | own)[:, None]
     if len(layers.kinds) == 1:
         return masks[next(iter(layers.kinds))]

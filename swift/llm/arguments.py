@@ -19,31 +19,12 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config
+from swift.llm.ignored_flags import WITHOUT_EFFECT
 from swift.llm.optimizers import check_optimizer
 from swift.llm.resume import resume_folder
 from swift.utils.distributed import check_world_size, join_gloo_group, runs_on_cpu
 from swift.utils.errors import UserError
 from swift.utils.flags import FlagParser
-
-WITHOUT_EFFECT = {
-    "model_type": "read from the checkpoint",
-    "template": "read from the checkpoint",
-    "use_hf": "checkpoints are folders on disk",
-    "check_model": "checkpoints are folders on disk",
-    "strict": "every record is checked",
-    "lazy_tokenize": "prompts are always encoded when used",
-    "dataset_num_proc": "checking uses threads",
-    "add_version": "output_dir is used as given",
-    "logging_dir": "logs go to output_dir",
-    "freeze_vit": "see train_type and trainable",
-    "freeze_aligner": "see train_type and trainable",
-    "freeze_llm": "see train_type and trainable",
-    "vllm_device": "no vLLM",
-    "vllm_gpu_memory_utilization": "no vLLM",
-    "vllm_max_model_len": "no vLLM",
-    "num_infer_workers": "no vLLM",
-    "sleep_level": "no vLLM",
-}
 
 
 def _flag(help: str, default: Any = None, **more: Any) -> Any:
@@ -223,6 +204,10 @@ class RLHFArguments(RunArguments):
     min_group_std: float = _flag("dynamic_sample drops groups whose rewards have at most this standard deviation", 0.06)
     overlong_filter: bool = _flag("leave truncated completions out of the loss", False)
     log_completions: bool = _flag("write completions.jsonl", True)
+    tokens_per_pass: int | None = _flag(
+        "compute a long group in sections of the prompt and slices of the completions of at most so many tokens each; "
+        "0: never; default: if the memory plan says that a packed row does not fit"
+    )
 
     def __post_init__(self):
         if self.load_best_model_at_end and self.metric_for_best_model is None:
@@ -261,11 +246,11 @@ class RLHFArguments(RunArguments):
 
     def _check_sampling(self) -> None:
         positive = ("max_completion_length", "temperature", "epsilon")
-        not_negative = ("top_k", "beta", "max_resample_times", "min_group_std")
+        not_negative = ("top_k", "beta", "max_resample_times", "min_group_std", "tokens_per_pass")
         for name in positive:
             _require(getattr(self, name) > 0, f"--{name} {getattr(self, name)} must be above 0")
         for name in not_negative:
-            _require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)} must be 0 or more")
+            _require((getattr(self, name) or 0) >= 0, f"--{name} {getattr(self, name)} must be 0 or more")
         _require(0 < self.top_p <= 1, f"--top_p {self.top_p} must be above 0 and at most 1")
 
 

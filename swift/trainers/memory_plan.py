@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from swift.engine.chunked_head import CHUNK_ELEMENTS
+from swift.engine.long_groups import Passes
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -50,6 +51,7 @@ class Load:
     group_size: int
     completion_tokens: int
     prompts_per_update: int  # prompts of one micro-batch: those that one backward holds
+    passes: Passes | None = None  # in which the update computes long groups; None: in packed rows
 
     @property
     def rows(self) -> int:
@@ -74,8 +76,13 @@ class Load:
 
     @property
     def update_tokens(self) -> int:
-        """Tokens of the packed rows of one micro-batch."""
-        return self.prompts_per_update * self.longest_prompt + self.scored_tokens
+        """Tokens whose activations the update holds at once: those of the packed rows of one micro-batch, or of a
+        section and a slice of one group."""
+        if self.passes is None:
+            return self.prompts_per_update * self.longest_prompt + self.scored_tokens
+        section = min(self.passes.prompt_tokens, self.longest_prompt)
+        slice_ = max(self.passes.completion_tokens, self.completion_tokens)
+        return section + min(slice_, self.group_size * self.completion_tokens)
 
 
 @dataclass(frozen=True)
@@ -159,13 +166,7 @@ def plan_memory(
                 SAMPLED_BYTES * config.vocab_size * load.rows,
             ),
         },
-        update={
-            "gradients": gradients,  # freed after each step, so no rollout holds them
-            **({"gradients in buckets": gradients} if buckets else {}),
-            CASTS: copies,  # autograd keeps them, unless activations are computed again
-            LOGITS: _logits_bytes(config, load.scored_tokens),
-            ACTIVATIONS: _saved_bytes(config, narrow, checkpointing) * load.update_tokens,
-        },
+        update=_update_parts(config, load, narrow, gradients, copies, buckets, checkpointing),
         least={
             KEYS: token * load.least_cached_tokens,
             CASTS: 0.0,
@@ -179,6 +180,39 @@ def _cached_bytes(config: PreTrainedConfig, narrow: int) -> float:
     """Keys and values of a token in all layers; ``narrow`` is the size of the compute type."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2.0 * config.num_hidden_layers * config.num_key_value_heads * width * narrow
+
+
+def _update_parts(
+    config: PreTrainedConfig,
+    load: Load,
+    narrow: int,
+    gradients: float,
+    copies: float,
+    buckets: bool,
+    checkpointing: bool,
+) -> dict[str, float]:
+    """Parts of the update. ``gradients`` and ``copies`` of what trains are in bytes."""
+    sliced = load.passes is not None
+    return {
+        "gradients": gradients,  # freed after each step, so no rollout holds them
+        **({"gradients in buckets": gradients} if buckets else {}),
+        CASTS: copies,  # autograd keeps them, unless activations are computed again
+        LOGITS: _logits_bytes(config, load.scored_tokens),
+        ACTIVATIONS: _saved_bytes(config, narrow, checkpointing and not sliced) * load.update_tokens,
+        **(_sliced_parts(config, load, narrow, gradients) if sliced else {}),
+    }
+
+
+def _sliced_parts(config: PreTrainedConfig, load: Load, narrow: int, gradients: float) -> dict[str, float]:
+    """Parts of the update of a long group beside activations. A section and a slice each keep what they read of the
+    prompt, in every layer and for all attention heads (estimate)."""
+    read = 2.0 * narrow * config.hidden_size * config.num_hidden_layers * load.longest_prompt
+    kept = (_cached_bytes(config, narrow) + _cached_bytes(config, FLOAT32)) * load.longest_prompt
+    return {
+        "keys and values of a prompt and their gradients": kept,
+        "keys and values that passes read (estimate)": 2 * read,
+        "gradients of passes": 2 * gradients,
+    }
 
 
 def _passing_bytes(config: PreTrainedConfig, narrow: int) -> float:

@@ -17,8 +17,7 @@ TOLERANCE = 1e-5
 
 def slice_loss(rows: slice, scores) -> torch.Tensor:
     """A loss whose gradient differs from token to token."""
-    count, width = scores.logps.shape
-    places = torch.arange(rows.start, rows.stop)[:, None] * 1.3 + torch.arange(width) * 0.7
+    places = torch.arange(rows.start, rows.stop)[:, None] * 1.3 + torch.arange(scores.logps.shape[1]) * 0.7
     return (scores.logps * places.sin()).sum() + (scores.logps**2).sum() / 7
 
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from swift.engine.batch import collate_prompts
 from swift.engine.logprobs import LogProbs, completion_logprobs
-from swift.engine.probe import Paths, choose_paths
+from swift.engine.long_groups import Passes
+from swift.engine.probe import Paths, choose_paths, why_not_sliced
 from swift.engine.sampling import Sampling, generate, prompt_uniforms
 from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
@@ -39,9 +40,11 @@ from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, Completi
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_flat_groups
 from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_sums, observe_tokens
 from swift.trainers.rlhf_trainer.loss import combine_rewards, group_advantages
-from swift.trainers.rlhf_trainer.policy_loss import TokenFigures, policy_loss
+from swift.trainers.rlhf_trainer.passes import choose_passes
+from swift.trainers.rlhf_trainer.policy_loss import LossTerms, TokenFigures, policy_loss, sliced_policy_loss
 from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference
 from swift.trainers.rlhf_trainer.rollout import MicroBatch, Rollout, describe_rollout, reward_columns
+from swift.trainers.sharding.parameters import is_sharded
 from swift.trainers.step_clock import UPDATE, StepClock
 from swift.utils.errors import UserError
 from swift.utils.files import write_json_lines
@@ -108,6 +111,7 @@ class GRPOTrainer(PolicyTrainer):
             self.add_callback(self.recorder)
         self.reference: ReferencePolicy | None = None
         self.paths = Paths(packed=False, shared=False)
+        self.passes: Passes | None = None  # in which long groups are updated; None: in packed rows
         self._micro_batches: list[MicroBatch] = []
         self._last: tuple[Rollout, TokenFigures] | None = None  # the micro-batch whose loss was computed last
 
@@ -116,6 +120,7 @@ class GRPOTrainer(PolicyTrainer):
         if self.args.beta:
             self.reference = choose_reference(self.model, self.ref_model)
             self.ref_model = self.reference.model
+        self.passes = choose_passes(self.args.tokens_per_pass, self.largest_step(), self.plan_of, self.args.device)
         announce_plan(self.memory_plan(), self.args.device)
         if self.ref_model is not None:
             self.ref_model.to(self.args.device)
@@ -131,6 +136,7 @@ class GRPOTrainer(PolicyTrainer):
             self.reference.divide(self.model)
         with self.whole_policy():
             self.paths = self.probe()
+            self.passes = self.passes and self._check_passes()
 
     def rollout_bytes(self) -> float:
         """Bytes that a rollout takes beside the weights, from the memory plan."""
@@ -140,9 +146,22 @@ class GRPOTrainer(PolicyTrainer):
         """The fast paths that the model takes, measured (swift.engine.probe)."""
         return choose_paths(self.model, self.template, example_prompts(self.train_dataset))
 
+    def _check_passes(self) -> Passes | None:
+        """The passes of long groups, unless the model cannot take them; then None, with the reason in the log."""
+        reason = "weights are divided over processes" if is_sharded(self.model) else None
+        if reason is None and not self.paths.packed:
+            reason = "log-probabilities are not packed"
+        reason = reason or why_not_sliced(self.model, self.template, example_prompts(self.train_dataset))
+        logger.info("long groups: %s", f"{self.passes}" if reason is None else f"in whole rows ({reason})")
+        return self.passes if reason is None else None
+
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
-        return self.plan(self.largest_step(), 0 if self.reference is None else self.reference.nbytes())
+        return self.plan_of(replace(self.largest_step(), passes=self.passes))
+
+    def plan_of(self, load: Load) -> MemoryPlan:
+        """The memory that this process would take with ``load`` as its largest step."""
+        return self.plan(load, 0 if self.reference is None else self.reference.nbytes())
 
     def largest_step(self) -> Load:
         """What a step takes at most. All its micro-batches are rolled out at once."""
@@ -276,8 +295,13 @@ class GRPOTrainer(PolicyTrainer):
         Data-parallel training averages gradients over processes, hence the factor world_size.
         """
         batch: MicroBatch = inputs["batch"]
-        scores = self._score(model, batch.rollout, with_entropy=True)
-        total, figures = policy_loss(scores, batch, epsilon=self.args.epsilon, beta=self.args.beta)
+        weights = {"epsilon": self.args.epsilon, "beta": self.args.beta}
+        if self.passes is None:
+            scores = self._score(model, batch.rollout, with_entropy=True)
+            total, figures = policy_loss(scores, LossTerms.of(batch), **weights)
+        else:
+            temperature = self.args.temperature
+            total, figures = sliced_policy_loss(model, batch, self.passes, temperature=temperature, **weights)
         self._last = batch.rollout, figures
         loss = total / num_items_in_batch.clamp(min=1) * self.args.world_size
         return (loss, figures) if return_outputs else loss
