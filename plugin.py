@@ -163,11 +163,8 @@ class KnowledgeGraphORM(ReasoningReward):
 
 
 class KnowledgeGraphF1ORM(ReasoningReward):
-    """Mean of the entity and relation F1 between the graphs of completion and solution, in [0, 1].
-
-    Only a complete ``<think>`` span of the completion is read. If neither graph has a relation, the entity F1 counts
-    alone. If the solution's graph has no entities, every completion scores 0.
-    """
+    """Mean of the entity and relation F1 between the graphs of the complete ``<think>`` span and of the solution, in
+    [0, 1]. If neither has a relation, the entity F1 counts alone. A solution without entities gives 0."""
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         texts = [think_span(completion) or "" for completion in completions]
@@ -184,9 +181,8 @@ class FormatORM(ORM):
 class SoftLengthORM(ORM):
     """0.0 for completions that leave ``soft_cache_length`` tokens unused, falling to -1.0 at ``max_completion_length``.
 
-    This is the soft overlong punishment of DAPO (arXiv 2503.14476). Both lengths come from the training arguments, if
-    these have them; by default the cache is a fifth of the length. Tokens are counted as sampled (column
-    ``completion_tokens``). Without this column, as under ms-swift, the tokenizer counts them.
+    The soft overlong punishment of DAPO (arXiv 2503.14476). Both lengths come from the training arguments, if they are
+    there. Tokens are counted as sampled (``completion_tokens``); without this column the tokenizer counts them.
     """
 
     def __init__(self, max_completion_length: int = 256, soft_cache_length: int | None = None, tokenizer: Any = None):

@@ -24,9 +24,9 @@ from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
 from bench.timing import Comparison, compare
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
-from swift.engine.choosing import Sampling
 from swift.engine.chunked_head import ChunkedLogProbs
 from swift.engine.logprobs import completion_logprobs
+from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import generate
 from swift.llm.checkpoint.adapters import add_vision_adapter
 from swift.llm.template.protocol import EncodedPrompt

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import Cache, LogitsProcessorList
 
 from swift.engine.batch import Completions, PromptBatch
-from swift.engine.choosing import Chooser, PartChooser, Sampling, TokenChooser
-from swift.engine.library_rollout import ChosenToken, generation_config, own_settings_aside
 from swift.engine.model_inputs import next_positions, prompt_positions, token_types
+from swift.engine.rollout.choosing import Chooser, PartChooser, Sampling, TokenChooser
+from swift.engine.rollout.library_rollout import ChosenToken, generation_config, own_settings_aside
 from swift.engine.sampling import trim
 
 STAGE = 16  # tokens after which evaluation let finished rows leave

@@ -24,10 +24,10 @@ from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 from bench.repeated_cache import decode_repeated, generate_repeated, repeated_cache
 from bench.timing import Comparison, compare
 from swift.engine.batch import PromptBatch, collate_prompts
-from swift.engine.choosing import Sampling
-from swift.engine.decoding import prefill
+from swift.engine.rollout.choosing import Sampling
+from swift.engine.rollout.decoding import prefill
+from swift.engine.rollout.slices import cached_bytes
 from swift.engine.sampling import decode, generate
-from swift.engine.slices import cached_bytes
 from swift.llm.template.protocol import EncodedPrompt
 from tools.demo_world.policy import policy_config, train_tokenizer
 

@@ -66,8 +66,8 @@ def completion_logprobs(
             position_ids=plan.position_ids,
             use_cache=False,
         ).logits
-    logps = _scatter(flat, completions.mask)
-    entropy = None if call.entropy is None else _scatter(call.entropy, completions.mask)
+    logps = scatter(flat, completions.mask)
+    entropy = None if call.entropy is None else scatter(call.entropy, completions.mask)
     return LogProbs(logps, entropy, call.choices)
 
 
@@ -85,11 +85,20 @@ def _model_inputs(model: nn.Module, prompts: PromptBatch, images: dict[str, Tens
 def _attention_mask(model: nn.Module, prompts: PromptBatch, plan: Layout) -> Tensor | dict[str, Tensor]:
     if plan.visible.ndim == 2:
         return plan.visible
+    return dense_masks(model, plan.visible, plan.order, prompts.input_ids)
+
+
+def dense_masks(model: nn.Module, visible: Tensor, order: Tensor, prompt_ids: Tensor) -> Tensor | dict[str, Tensor]:
+    """The masks that the layers of ``model`` need for a causal mask ``visible``, bool [rows, queries, keys].
+
+    ``order`` [rows, keys] is each token's number in its own sequence. The queries are the last ones of the keys.
+    ``prompt_ids`` [rows, P] are those of the first keys, among which the image tokens are.
+    """
     layers = decoder_layers(model)
-    image_tokens = torch.zeros_like(plan.order, dtype=torch.bool)
+    image_tokens = torch.zeros_like(order, dtype=torch.bool)
     if layers.images_both_ways:
-        image_tokens[:, : prompts.mask.shape[1]] = prompts.input_ids == model.config.image_token_id
-    masks = attention_masks(layers, plan.visible, plan.order, image_tokens)
+        image_tokens[:, : prompt_ids.shape[1]] = prompt_ids == model.config.image_token_id
+    masks = attention_masks(layers, visible, order, image_tokens)
     if model.config._attn_implementation != "eager":
         return masks
     if isinstance(masks, dict):
@@ -102,6 +111,6 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-def _scatter(flat: Tensor, mask: Tensor) -> Tensor:
+def scatter(flat: Tensor, mask: Tensor) -> Tensor:
     """Put flat values [T] at the True places of ``mask`` [N, C], 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

@@ -66,19 +66,22 @@ def decoder_layers(model: nn.Module) -> Layers:
 
 
 def attention_masks(layers: Layers, visible: Tensor, order: Tensor, image_tokens: Tensor) -> Tensor | dict[str, Tensor]:
-    """Masks for packed rows, bool [rows, 1, L, L]: one if all layers are of one kind, otherwise a mask per kind.
+    """Masks for rows of one or several sequences, bool [rows, 1, Q, L]: one if all layers are of one kind, otherwise a
+    mask per kind.
 
-    ``visible`` bool [rows, L (query), L (key)] is the causal mask, ``order`` [rows, L] each token's number in its own
-    sequence, and ``image_tokens`` bool [rows, L] is True at image tokens.
+    ``visible`` bool [rows, Q (query), L (key)] is the causal mask of the last Q of L tokens, ``order`` [rows, L] each
+    token's number in its own sequence, and ``image_tokens`` bool [rows, L] is True at image tokens.
     """
+    queries, keys = visible.shape[1:]
     if layers.images_both_ways:
         begins = image_tokens & ~nn.functional.pad(image_tokens, (1, 0))[:, :-1]
         block = torch.where(image_tokens, begins.cumsum(dim=1), 0)
-        visible = visible | ((block[:, :, None] == block[:, None, :]) & (block[:, :, None] > 0))
+        own_block = block[:, keys - queries :, None]
+        visible = visible | ((own_block == block[:, None, :]) & (own_block > 0))
     masks = dict.fromkeys((FULL, SLIDING), visible[:, None])
-    if SLIDING in layers.kinds and layers.window < order.shape[1]:
-        near = order[:, None, :] > order[:, :, None] - layers.window
-        own = torch.eye(order.shape[1], dtype=torch.bool, device=order.device)
+    if SLIDING in layers.kinds and layers.window < keys:
+        near = order[:, None, :] > order[:, keys - queries :, None] - layers.window
+        own = torch.eye(keys, dtype=torch.bool, device=order.device)[keys - queries :]
         masks[SLIDING] = ((visible & near) | own)[:, None]
     if len(layers.kinds) == 1:
         return masks[next(iter(layers.kinds))]

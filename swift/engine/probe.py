@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
-from swift.engine.choosing import Sampling
 from swift.engine.logprobs import completion_logprobs, why_plain
+from swift.engine.long_groups import Passes, sliced_loss
 from swift.engine.model_inputs import FULL, decoder_layers, token_types
+from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import decode
 from swift.llm.policy import is_phi4
 from swift.llm.template.protocol import EncodedPrompt, Template
@@ -186,6 +187,26 @@ def shares_cache(model: nn.Module, template: Template, examples: Sequence[Encode
 def _log_unshared(reason: str | None) -> None:
     if reason is not None:
         logger.info("rollout: each prompt is prefilled once per completion (%s)", reason)
+
+
+@torch.no_grad()
+def why_not_sliced(model: nn.Module, template: Template, examples: Sequence[EncodedPrompt]) -> str | None:
+    """Reason that ``model`` cannot take long groups in slices; None if they agree with packed rows. Arguments are those
+    of `choose_paths`."""
+    training = model.training
+    model.eval()
+    prompts, completions = probe_batch(model, template, examples)
+    expected = _packed(model, prompts, completions)
+    passes = Passes(prompts.mask.shape[1] // 2, max(LENGTHS))
+
+    def measure() -> Tensor:
+        _, scores = sliced_loss(model, prompts, completions, passes, lambda _, scores: scores.logps.sum())
+        return scores.logps[completions.mask]
+
+    tolerance = FLOORS.get(model.dtype, FLOORS[torch.float32])
+    reason = _why_not("slices", measure, expected, tolerance)
+    model.train(training)
+    return reason
 
 
 def probe_batch(

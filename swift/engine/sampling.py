@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from swift.engine.batch import Completions, PromptBatch
-from swift.engine.choosing import Chooser, PartChooser, Sampling, TokenChooser
-from swift.engine.compiled_step import compiled_step
-from swift.engine.decoding import decode_groups
-from swift.engine.library_rollout import decode_by_library
-from swift.engine.pace import Pace
-from swift.engine.slices import free_bytes, group_slices
-from swift.engine.stop_words import StopWords
+from swift.engine.rollout.choosing import Chooser, PartChooser, Sampling, TokenChooser
+from swift.engine.rollout.compiled_step import compiled_step
+from swift.engine.rollout.decoding import decode_groups
+from swift.engine.rollout.library_rollout import decode_by_library
+from swift.engine.rollout.pace import Pace
+from swift.engine.rollout.slices import free_bytes, group_slices
+from swift.engine.rollout.stop_words import StopWords
 from swift.llm.policy import input_embeddings, rope_switch
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from swift.engine.batch import Completions, collate_completions, collate_prompts
-from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.probe import shares_cache
+from swift.engine.rollout.choosing import Sampling, prompt_uniforms
+from swift.engine.rollout.slices import cached_bytes
 from swift.engine.sampling import generate
-from swift.engine.slices import cached_bytes
 from swift.evaluation.token_scores import TokenScores, token_scores
 from swift.llm.dataset import Record
 from swift.llm.images.cache import DECODING_THREADS

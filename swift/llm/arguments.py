@@ -224,6 +224,10 @@ class RLHFArguments(GroupFlags, BuiltInRewardFlags, RunArguments):
         "compile the decode steps of a rollout, and on a GPU replay them as CUDA graphs; auto: on a GPU", "auto"
     )
     log_completions: bool = _flag("write completions.jsonl", True)
+    tokens_per_pass: int | None = _flag(
+        "compute a long group in sections of the prompt and slices of the completions of at most so many tokens each; "
+        "0: never; default: if the memory plan says that a packed row does not fit"
+    )
 
     def __post_init__(self):
         if self.load_best_model_at_end and self.metric_for_best_model is None:
@@ -258,11 +262,11 @@ class RLHFArguments(GroupFlags, BuiltInRewardFlags, RunArguments):
 
     def _check_sampling(self) -> None:
         positive = ("max_completion_length", "temperature", "epsilon")
-        not_negative = ("top_k", "beta", "max_resample_times", "min_group_std")
+        not_negative = ("top_k", "beta", "max_resample_times", "min_group_std", "tokens_per_pass")
         for name in positive:
             _require(getattr(self, name) > 0, f"--{name} {getattr(self, name)} must be above 0")
         for name in not_negative:
-            _require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)} must be 0 or more")
+            _require((getattr(self, name) or 0) >= 0, f"--{name} {getattr(self, name)} must be 0 or more")
         _require(0 < self.top_p <= 1, f"--top_p {self.top_p} must be above 0 and at most 1")
 
 

@@ -19,7 +19,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from swift.engine.chunked_head import CHUNK_ELEMENTS
-from swift.engine.slices import SAMPLED_BYTES, cached_bytes, passing_bytes
+from swift.engine.long_groups import Passes
+from swift.engine.rollout.slices import SAMPLED_BYTES, cached_bytes, passing_bytes
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -52,6 +53,7 @@ class Load:
     completion_tokens: int
     prompts_per_update: int  # that one forward and backward pass holds
     completions_per_update: int
+    passes: Passes | None = None  # in which the update computes long groups; None: in packed rows
 
     @property
     def rows(self) -> int:
@@ -77,8 +79,13 @@ class Load:
 
     @property
     def update_tokens(self) -> int:
-        """Tokens of the packed rows of one backward pass."""
-        return self.prompts_per_update * self.longest_prompt + self.scored_tokens
+        """Tokens whose activations the update holds at once: those of the packed rows of one micro-batch, or of a
+        section and a slice of one group."""
+        if self.passes is None:
+            return self.prompts_per_update * self.longest_prompt + self.scored_tokens
+        section = min(self.passes.prompt_tokens, self.longest_prompt)
+        slice_ = max(self.passes.completion_tokens, self.completion_tokens)
+        return section + min(slice_, self.group_size * self.completion_tokens)
 
 
 @dataclass(frozen=True)
@@ -160,12 +167,7 @@ def plan_memory(
         }
         if load.prompts
         else {},
-        update=gradients
-        | {
-            CASTS: copies,  # autograd keeps them, unless activations are computed again
-            LOGITS: _logits_bytes(config, load.scored_tokens),
-            ACTIVATIONS: _saved_bytes(config, narrow, checkpointing) * load.update_tokens,
-        },
+        update=gradients | _update_parts(config, load, narrow, sum(gradients.values()), copies, checkpointing),
         step=gradients | squares,
         least={
             KEYS: token * load.least_cached_tokens,
@@ -185,6 +187,31 @@ def _held_bytes(model: nn.Module, optimizer: str, split: Mapping[str, int]) -> d
         FROZEN: frozen / split["weights"],
         "trained weights in float32": FLOAT32 * trained / split["weights"],
         "optimizer state": state * trained / split["optimizer"],
+    }
+
+
+def _update_parts(
+    config: PreTrainedConfig, load: Load, narrow: int, gradients: float, copies: float, checkpointing: bool
+) -> dict[str, float]:
+    """Parts of the update beside the gradients. ``gradients`` and ``copies`` of what trains are in bytes."""
+    sliced = load.passes is not None
+    return {
+        CASTS: copies,  # autograd keeps them, unless activations are computed again
+        LOGITS: _logits_bytes(config, load.scored_tokens),
+        ACTIVATIONS: _saved_bytes(config, narrow, checkpointing and not sliced) * load.update_tokens,
+        **(_sliced_parts(config, load, narrow, gradients) if sliced else {}),
+    }
+
+
+def _sliced_parts(config: PreTrainedConfig, load: Load, narrow: int, gradients: float) -> dict[str, float]:
+    """Parts of the update of a long group beside activations. A section and a slice each keep what they read of the
+    prompt, in every layer and for all attention heads (estimate)."""
+    read = 2.0 * narrow * config.hidden_size * config.num_hidden_layers * load.longest_prompt
+    kept = (cached_bytes(config, narrow) + cached_bytes(config, FLOAT32)) * load.longest_prompt
+    return {
+        "keys and values of a prompt and their gradients": kept,
+        "keys and values that passes read (estimate)": 2 * read,
+        "gradients of passes": 2 * gradients,
     }
 
 

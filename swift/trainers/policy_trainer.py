@@ -126,8 +126,7 @@ class PolicyTrainer(ShardedTrainer):
         **kwargs: Any,
     ) -> None:
         if args.ddp_find_unused_parameters is None:
-            # The vision adapter and the head take part in every pass. Audio and image parameters do not.
-            args.ddp_find_unused_parameters = not is_small(model)
+            args.ddp_find_unused_parameters = not is_small(model)  # adapter and head take part in every pass
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=list, **kwargs)
         self.policy = policy
         self.prompts_per_device = prompts_per_device

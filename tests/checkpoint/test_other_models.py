@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from swift.engine.batch import Completions, collate_prompts, concat_prompts
-from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import completion_logprobs
+from swift.engine.long_groups import Passes, sliced_loss
 from swift.engine.probe import Paths, choose_paths
+from swift.engine.rollout.choosing import Sampling, prompt_uniforms
 from swift.engine.sampling import generate
 from swift.llm.arguments import ModelArguments
 from swift.llm.checkpoint.load import load_policy
@@ -186,6 +187,23 @@ def test_gradients_of_packed_rows_are_those_of_plain_ones(folder, prompts, compl
     assert any(".lora_A." in name for name in found[0])
     for name, value in found[0].items():
         assert torch.allclose(value, found[1][name], atol=TOLERANCE * max(1, float(value.abs().max()))), name
+
+
+def test_slices_have_the_scores_and_gradients_of_plain_rows(folder, prompts, completions):
+    policy = load_policy(folder)
+    choose_trainable(policy.model, ModelArguments(model="m", train_type="lora", trainable="vision-lora+head"))
+    plain = completion_logprobs(policy.model, prompts, completions, packed=False).logps
+    (plain**2).sum().backward()
+    expected = {name: value.grad for name, value in trainable_parameters(policy.model).items()}
+    policy.model.zero_grad()
+    loss, scores = sliced_loss(
+        policy.model, prompts, completions, Passes(3, 6), lambda _, scores: (scores.logps**2).sum()
+    )
+    loss.backward()
+    assert (scores.logps - plain).abs().max() < TOLERANCE
+    for name, value in trainable_parameters(policy.model).items():
+        scale = max(1, float(expected[name].abs().max()))
+        assert torch.allclose(value.grad, expected[name], atol=TOLERANCE * scale), name
 
 
 @pytest.mark.parametrize("temperature", [0, 0.9])

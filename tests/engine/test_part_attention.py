@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from swift.engine.part_attention import MASKED, attend_by_products, attend_part, join_parts
+from swift.engine.rollout.part_attention import MASKED, attend_by_products, attend_part, join_parts
 
 
 def tensors(*shapes):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from swift.engine.choosing import Sampling, invert, prompt_uniforms
+from swift.engine.rollout.choosing import Sampling, invert, prompt_uniforms
 from swift.engine.sampling import generate
 from swift.llm.policy import prompt_embeddings
 from tests.support.builders import IMAGE_TOKEN, PAD, STOPS, random_prompts, tiny_model

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from swift.engine.choosing import Sampling
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import Forced
+from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import decode
 from swift.llm.policy import trainable_parameters
 from swift.trainers.master_weights import keep_in_float32

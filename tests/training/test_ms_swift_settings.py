@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from swift.cli.rlhf import main
+from swift.engine.rollout.stop_words import RepetitionPenalty, StopWords
 from swift.engine.sampling import Sampling, generate
-from swift.engine.stop_words import RepetitionPenalty, StopWords
 from swift.llm.checkpoint.load import load_policy
 from swift.trainers.data import PromptOrder
 from tests.support.builders import IMAGE_TOKEN, PAD, STOPS, logits, random_prompts, rlhf_command, tiny_model

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
-from swift.engine.choosing import Sampling, prompt_uniforms
 from swift.engine.logprobs import LogProbs, completion_logprobs
+from swift.engine.long_groups import Passes
 from swift.engine.probe import Paths, choose_paths
+from swift.engine.rollout.choosing import Sampling, prompt_uniforms
 from swift.engine.sampling import generate
-from swift.engine.stop_words import StopWords
 from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
@@ -43,11 +43,19 @@ from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, Completi
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_flat_groups
 from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_sums, observe_tokens
 from swift.trainers.rlhf_trainer.loss import combine_rewards, group_advantages
-from swift.trainers.rlhf_trainer.policy_loss import TokenFigures, policy_loss
+from swift.trainers.rlhf_trainer.passes import check_passes, choose_passes
+from swift.trainers.rlhf_trainer.policy_loss import LossTerms, TokenFigures, policy_loss, sliced_policy_loss
 from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference
-from swift.trainers.rlhf_trainer.rollout import MicroBatch, Rollout, describe_rollout, largest_load, reward_columns
+from swift.trainers.rlhf_trainer.rollout import (
+    MicroBatch,
+    Rollout,
+    describe_rollout,
+    largest_load,
+    reward_columns,
+    rollout_out_of_memory,
+    sampling_settings,
+)
 from swift.trainers.step_clock import UPDATE, StepClock
-from swift.utils.errors import UserError
 from swift.utils.files import write_json_lines
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step
@@ -94,22 +102,7 @@ class GRPOTrainer(PolicyTrainer):
         )
         self.ref_model = ref_model
         self.weights = torch.tensor(args.reward_weights or [1.0] * len(self.rewards))
-        self.sampling = Sampling(
-            max_new_tokens=args.max_completion_length,
-            stop_token_ids=tuple(template.stop_token_ids),
-            pad_token_id=template.pad_token_id,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            banned_token_ids=tuple(template.banned_token_ids),
-            repetition_penalty=args.repetition_penalty,
-            stop_words=StopWords(tuple(args.stop_words), template.decode) if args.stop_words else None,
-        )
-        if args.top_k or args.top_p < 1 or args.repetition_penalty != 1:
-            logger.warning(
-                "top_k, top_p and repetition_penalty change the sampling distribution; log-probabilities are of the "
-                "whole distribution without them"
-            )
+        self.sampling = sampling_settings(args, template)
         self.means = Means()
         self.clock = StepClock(self.means, "rollout", "reward")
         self.add_callback(self.clock)
@@ -120,6 +113,7 @@ class GRPOTrainer(PolicyTrainer):
         self.reference: ReferencePolicy | None = None
         self.paths = Paths(packed=False, shared=False)
         self._rollout_parts: dict[str, float] = {}
+        self.passes: Passes | None = None  # in which long groups are updated; None: in packed rows
         self._micro_batches: list[MicroBatch] = []
         self._last: tuple[Rollout, TokenFigures] | None = None  # the micro-batch whose loss was computed last
 
@@ -128,6 +122,7 @@ class GRPOTrainer(PolicyTrainer):
         if self.args.beta:
             self.reference = choose_reference(self.model, self.ref_model)
             self.ref_model = self.reference.model
+        self.passes = choose_passes(self.args.tokens_per_pass, self.largest_step(), self.plan_of, self.args.device)
         plan = self.memory_plan()
         announce_plan(plan, self.args.device)
         self._rollout_parts = plan.rollout  # an engine may divide the model later, which could not be counted any more
@@ -145,6 +140,9 @@ class GRPOTrainer(PolicyTrainer):
             self.reference.divide(self.model)
         with self.whole_policy(), self.computing_weights():
             self.paths = self.probe()
+            if self.passes is not None:
+                examples = example_prompts(self.train_dataset)
+                self.passes = check_passes(self.passes, self.model, self.template, examples, self.paths.packed)
 
     def rollout_bytes(self) -> float:
         """Bytes that a rollout takes beside the weights, from the memory plan."""
@@ -160,7 +158,11 @@ class GRPOTrainer(PolicyTrainer):
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
-        return self.plan(self.largest_step(), 0 if self.reference is None else self.reference.nbytes())
+        return self.plan_of(replace(self.largest_step(), passes=self.passes))
+
+    def plan_of(self, load: Load) -> MemoryPlan:
+        """The memory that this process would take with ``load`` as its largest step."""
+        return self.plan(load, 0 if self.reference is None else self.reference.nbytes())
 
     def largest_step(self) -> Load:
         """The largest step. All its micro-batches are rolled out at once."""
@@ -185,11 +187,8 @@ class GRPOTrainer(PolicyTrainer):
                     rollouts = self._sample(batches)
                 self._micro_batches = [self._compare(rollout) for rollout in rollouts]
             except torch.OutOfMemoryError as error:
-                prompts = sum(map(len, batches))
-                raise UserError(
-                    f"step {self.state.global_step + 1}: out of memory in the rollout of {prompts} prompts with "
-                    f"{self.args.num_generations} completions each; halve --per_device_train_batch_size, "
-                    "--num_generations or --max_completion_length, or lower --dynamic_hd"
+                raise rollout_out_of_memory(
+                    self.state.global_step + 1, sum(map(len, batches)), self.args.num_generations
                 ) from error
         tokens = sum(batch.rollout.loss_mask.sum() for batch in self._micro_batches)
         return [{"batch": batch} for batch in self._micro_batches], self.all_sum(tokens)
@@ -304,11 +303,14 @@ class GRPOTrainer(PolicyTrainer):
         Data-parallel training averages gradients over processes, hence the factor world_size.
         """
         batch: MicroBatch = inputs["batch"]
-        scores = self._score(model, batch.rollout, with_entropy=True)
         args = self.args
-        total, figures = policy_loss(
-            scores, batch, epsilon=args.epsilon, epsilon_high=args.epsilon_high, beta=args.beta
-        )
+        weights = {"epsilon": args.epsilon, "epsilon_high": args.epsilon_high, "beta": args.beta}
+        if self.passes is None:
+            scores = self._score(model, batch.rollout, with_entropy=True)
+            total, figures = policy_loss(scores, LossTerms.of(batch), **weights)
+        else:
+            passes, temperature = self.passes, args.temperature
+            total, figures = sliced_policy_loss(model, batch, passes, temperature=temperature, **weights)
         self._last = batch.rollout, figures
         loss = total / num_items_in_batch.clamp(min=1) * self.args.world_size
         return (loss, figures) if return_outputs else loss

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 
 from swift.engine.batch import Completions, PromptBatch, concat_completions, concat_prompts
+from swift.engine.rollout.choosing import Sampling
+from swift.engine.rollout.stop_words import StopWords
 from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import last_question
+from swift.llm.template.protocol import Template
 from swift.plugin.rewards import TRAINER_STATE
 from swift.trainers.data import PromptDataset, PromptItem, prompt_lengths
 from swift.trainers.memory_plan import Load
+from swift.utils.errors import UserError
+from swift.utils.logger import get_logger
+
+logger = get_logger()
 
 # Columns that every reward may ask for, whatever the data set has.
 PROVIDED_COLUMNS = frozenset({"solution", "images", "messages", "prompts", "completion_tokens", TRAINER_STATE})
@@ -183,4 +190,32 @@ def largest_load(args: RLHFArguments, dataset: PromptDataset, prompts_per_device
         completion_tokens=args.max_completion_length,
         prompts_per_update=math.ceil(completions / group),
         completions_per_update=completions,
+    )
+
+
+def rollout_out_of_memory(step: int, prompts: int, group_size: int) -> UserError:
+    """The error of a rollout that ran out of memory, with the flags that make it smaller."""
+    return UserError(
+        f"step {step}: out of memory in the rollout of {prompts} prompts with {group_size} completions each; halve "
+        "--per_device_train_batch_size, --num_generations or --max_completion_length, or lower --dynamic_hd"
+    )
+
+
+def sampling_settings(args: RLHFArguments, template: Template) -> Sampling:
+    """The settings of sampling by a run's flags. Warns if it samples from another distribution than is scored."""
+    if args.top_k or args.top_p < 1 or args.repetition_penalty != 1:
+        logger.warning(
+            "top_k, top_p and repetition_penalty change the sampling distribution; log-probabilities are of the whole "
+            "distribution without them"
+        )
+    return Sampling(
+        max_new_tokens=args.max_completion_length,
+        stop_token_ids=tuple(template.stop_token_ids),
+        pad_token_id=template.pad_token_id,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        banned_token_ids=tuple(template.banned_token_ids),
+        repetition_penalty=args.repetition_penalty,
+        stop_words=StopWords(tuple(args.stop_words), template.decode) if args.stop_words else None,
     )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from swift.engine.slices import free_bytes
+from swift.engine.rollout.slices import free_bytes
 from swift.trainers.sharding.parameters import is_zero3, release, whole_shape
 
 SPARE = 0.9  # share of the free memory that a rollout may fill

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from swift.engine.stop_words import RepetitionPenalty, StopWords
+from swift.engine.rollout.stop_words import RepetitionPenalty, StopWords
 from swift.utils.errors import UserError
 
 

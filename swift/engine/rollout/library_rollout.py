@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from swift.engine.batch import PromptBatch
-from swift.engine.choosing import Chooser, Sampling
 from swift.engine.model_inputs import token_types
+from swift.engine.rollout.choosing import Chooser, Sampling
 
 
 class ChosenToken(LogitsProcessor):

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from swift.engine.batch import PromptBatch
-from swift.engine.choosing import Chooser, Sampling
-from swift.engine.group_cache import GroupCache, grouped_attention, why_not_grouped
 from swift.engine.model_inputs import next_positions, prompt_positions, token_types
-from swift.engine.pace import Pace
+from swift.engine.rollout.choosing import Chooser, Sampling
+from swift.engine.rollout.group_cache import GroupCache, grouped_attention, why_not_grouped
+from swift.engine.rollout.pace import Pace
 
 LEAVING = 8  # one in so many rows must have ended before rows leave, since the others are copied
 

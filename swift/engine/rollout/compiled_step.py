@@ -11,8 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from swift.engine.decoding import StepFunction, eager_step
-from swift.engine.group_cache import GroupCache
+from swift.engine.rollout.decoding import StepFunction, eager_step
+from swift.engine.rollout.group_cache import GroupCache
 
 GRAPHS = 64  # most graphs that a process compiles
 

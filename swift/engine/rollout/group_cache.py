@@ -23,7 +23,7 @@ from transformers import AttentionInterface, Cache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from swift.engine.model_inputs import FULL, SLIDING, decoder_layers
-from swift.engine.part_attention import MASKED, attend_part, join_parts
+from swift.engine.rollout.part_attention import MASKED, attend_part, join_parts
 
 NAME = "grouped_decoding"
 BLOCK = 64  # tokens of completions for which memory is taken at once
