@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from swift.utils.distributed import get_dist_setting
 
-SPARE = 0.8  # share of the free memory that a slice may take
+SLICE_SHARE = 0.8  # share of the free memory that a slice may take
 SAMPLED_BYTES = 30  # per row and entry of the vocabulary, while a token is drawn (estimate)
 
 
@@ -51,7 +51,7 @@ def group_slices(
         count = len(slices[-1]) + 1 if slices else 1
         kept = token * count * (widest + group_size * new_tokens)
         passed = max(passing * count * widest, SAMPLED_BYTES * config.vocab_size * group_size * count)
-        if not slices or kept + passed > SPARE * room:
+        if not slices or kept + passed > SLICE_SHARE * room:
             slices.append([])
             widest = length
         slices[-1].append(place)

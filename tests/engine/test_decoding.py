@@ -1,4 +1,4 @@
-"""The decoding loop draws the tokens of the rollout that repeats each prompt's cache, whoever leaves and when."""
+"""The decoding loop draws the tokens of a rollout that repeats the prompts' caches, whenever rows leave."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_slices_draw_the_same_tokens(model, prompts, monkeypatch):
     expected = generate(model, prompts, 4, settings, drawn).token_lists()
     passes = []
     monkeypatch.setattr(rollout, "decode_groups", lambda *a, **k: passes.append(len(a[1])) or decode_groups(*a, **k))
-    for room, batches in ((1e9, [4]), (7e4, [2, 2]), (1.0, [1, 1, 1, 1])):
+    for room, batches in ((1e9, [4]), (1e5, [2, 2]), (1.0, [1, 1, 1, 1])):
         passes.clear()
         monkeypatch.setattr(rollout, "free_bytes", lambda device, room=room: room)
         assert generate(model, prompts, 4, settings, drawn).token_lists() == expected

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from swift.engine.slices import SAMPLED_BYTES, SPARE, cached_bytes, group_slices, passing_bytes
+from swift.engine.slices import SAMPLED_BYTES, SLICE_SHARE, cached_bytes, group_slices, passing_bytes
 from tests.support.builders import tiny_config
 
 
 def slices(lengths, room):
-    return group_slices(torch.tensor(lengths), 4, 10, tiny_config(), 4, room / SPARE)
+    return group_slices(torch.tensor(lengths), 4, 10, tiny_config(), 4, room / SLICE_SHARE)
 
 
 def test_a_token_of_the_tiny_model_takes_256_bytes():

@@ -94,14 +94,14 @@ def test_the_optimizer_decides_the_bytes_of_its_state(model, optimizer, bytes_pe
     assert plan(model, optimizer=optimizer).held["optimizer state"] == bytes_per_entry * trained(model)
 
 
-def test_a_rollout_holds_every_completion_with_its_prompt(model):
-    # 2 (keys, values) x 2 layers x 2 heads x 8 wide x 2 bytes = 128 bytes a token; 3 x 4 x (100 + 10) tokens
-    assert plan(model).rollout["keys and values"] == 128 * 1320
+def test_a_rollout_holds_every_completion_and_each_prompt_once(model):
+    # 2 (keys, values) x 2 layers x 2 heads x 8 wide x 2 bytes = 128 bytes a token; 3 x (100 + 4 x 10) tokens
+    assert plan(model).rollout["keys and values"] == 128 * 420
 
 
-def test_for_certain_a_rollout_holds_the_shortest_prompts_and_a_token_each(model):
-    # the same 128 bytes, 3 x 4 x (20 + 1) tokens
-    assert plan(model).least["keys and values"] == 128 * 252
+def test_for_certain_a_rollout_holds_the_shortest_prompt_and_a_token_of_its_completions(model):
+    # the same 128 bytes, 20 + 4 tokens
+    assert plan(model).least["keys and values"] == 128 * 24
 
 
 def test_only_completion_tokens_have_logits(model):
