@@ -220,9 +220,7 @@ class RLHFArguments(GroupFlags, BuiltInRewardFlags, RunArguments):
     max_resample_times: int = _flag("most times that dynamic_sample draws again", 3)
     min_group_std: float = _flag("dynamic_sample drops groups whose rewards have at most this standard deviation", 0.06)
     overlong_filter: bool = _flag("leave truncated completions out of the loss", False)
-    compile_rollout: Literal["auto", "true", "false"] = _flag(
-        "compile the decode steps of a rollout, and on a GPU replay them as CUDA graphs; auto: on a GPU", "auto"
-    )
+    compile_rollout: Literal["auto", "true", "false"] = _flag("compile the decode steps; auto: on a GPU", "auto")
     log_completions: bool = _flag("write completions.jsonl", True)
     tokens_per_pass: int | None = _flag(
         "compute a long group in sections of the prompt and slices of the completions of at most so many tokens each; "

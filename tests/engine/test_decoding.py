@@ -1,4 +1,4 @@
-"""The decoding loop draws the tokens of the rollout that repeats the cache of each prompt, whichever rows leave."""
+"""The decoding loop draws the tokens of a rollout that repeats the prompts' caches, whenever rows leave."""
 
 from __future__ import annotations
 

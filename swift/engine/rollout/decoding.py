@@ -27,7 +27,7 @@ StepFunction = Callable[[nn.Module, Tensor, Tensor, GroupCache], Tensor]
 
 @dataclass(frozen=True)
 class Prefilled:
-    """The state after B prompts have been read."""
+    """The result of reading B prompts."""
 
     cache: GroupCache
     logits: Tensor  # [B, V] of the first token

@@ -152,7 +152,7 @@ class GroupCache:
             sight.prompt_bias = _written(sight.prompt_bias, self._bias(seen))
 
     def _bias(self, seen: Tensor) -> Tensor:
-        """The addend to scores of keys, [rows, 1, 1, K], from whether they are ``seen`` [rows, K]. It is not a view,
+        """The addition to scores of keys, [rows, 1, 1, K], from whether they are ``seen`` [rows, K]. It is not a view,
         because the compiler makes other graphs for views."""
         shape = (len(seen), 1, 1, seen.shape[1])
         zeros = torch.zeros(shape, dtype=self.layers[0].prompt_keys.dtype, device=seen.device)

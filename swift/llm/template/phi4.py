@@ -45,8 +45,8 @@ class Phi4Template(TemplateBase):
         cache_bytes: most memory that tiled images may take between calls.
         decoding_threads: threads that decode announced images; 0 for none.
         rope_switch: length at which the model changes its rotary frequencies (`policy.rope_switch`).
-        new_tokens: most tokens of a completion. It must not cross ``rope_switch``, because transformers then computes
-            the prompt again from its ids, without images.
+        new_tokens: most tokens of a completion. It must not cross ``rope_switch``, because its first tokens would be
+            sampled with other frequencies than they are scored with.
         stop_token_ids: ids that end a completion by the model's generation configuration, besides the template's own.
         response_prefix: text that every prompt ends with and that belongs to the completion.
 
@@ -196,6 +196,6 @@ class Phi4Template(TemplateBase):
         if self.rope_switch is not None and length <= self.rope_switch < length + self.new_tokens:
             raise UserError(
                 f"the prompt has {length} tokens and its completion up to {self.new_tokens}, across the model's rope "
-                f"switch at {self.rope_switch}, and generation loses the images there; lower --dynamic_hd or the most "
-                "tokens a completion may have, or drop the record"
+                f"switch at {self.rope_switch}, so it would be sampled and scored with different frequencies; lower "
+                "--dynamic_hd or the most tokens a completion may have, or drop the record"
             )
