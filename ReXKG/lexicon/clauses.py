@@ -6,10 +6,19 @@ from ReXKG.graph import ANATOMY
 from ReXKG.lexicon import cues
 from ReXKG.lexicon.reading import Reading
 
+_IN_PLACE_OF = frozenset({"rather than", "instead of", "as opposed to"})
+
+_PART_ENDS = (cues.ENDS, cues.LIST, cues.BREAKS)
+
 
 def waits(reading: Reading) -> bool:
     """True if a "not" or a doubt of what follows has denied nothing yet and begins no list."""
     return reading.negation in (cues.NOT, cues.LACKS) and not (reading.denied or reading.list_marks)
+
+
+def ends_at(reading: Reading, i: int) -> bool:
+    """True if a part of the sentence ends at ``i``."""
+    return i >= len(reading.items) or reading.items[i].cue in _PART_ENDS
 
 
 def begin_clause(reading: Reading, i: int) -> None:
@@ -27,12 +36,17 @@ def begin_clause(reading: Reading, i: int) -> None:
 
 
 def begin_statement(reading: Reading, i: int) -> None:
-    """Begin a statement (";", a new line, the next bullet). Options go on over bullets."""
+    """Begin a statement (";", a new line, the next bullet). Options go on over bullets, and so does the
+    negation of all ("not seen: ...")."""
     if reading.scope is not None and reading.scope_cue == cues.OFFERS and reading.items[i].text == "•":
         return
-    if reading.is_bare_negation(i):
+    goes_on = reading.heads_list and reading.items[i].text == "•"
+    if not goes_on and reading.is_bare_negation(i):
         reading.answer_no(i)
     reading.new_statement(i)
+    reading.heads_list = goes_on
+    if goes_on:
+        reading.new_negation(i, cues.NEGATES)
 
 
 def begin_line(reading: Reading, i: int) -> None:
@@ -58,6 +72,7 @@ def read_list_mark(reading: Reading, i: int) -> None:
         reading.new_clause(i)
     if text != "or":
         reading.doubt = None
+        reading.is_unsure = False
     reading.after_list, reading.last_mark = True, i
     reading.list_marks += 1
 
@@ -73,9 +88,13 @@ def read_article(reading: Reading, i: int) -> None:
 
 
 def read_pronoun(reading: Reading, i: int) -> None:
-    """End a negation or a scope at the subject of the next clause ("to see if it is large, *I* look ...")."""
-    if reading.after_list and reading.items[reading.last_mark].text != "or":
+    """End a negation or a scope at the subject of the next clause ("to see if it is large, *I* look ...", "rather than
+    edema *I* see ...")."""
+    is_after_colon = reading.scope_cue == cues.OFFERS and reading.items[i - 1].cue == cues.COLON
+    if is_after_colon or (reading.after_list and reading.items[reading.last_mark].text != "or"):
         reading.close_scope(i)
+        reading.negation = None
+    elif reading.negation is not None and reading.denied and reading.items[reading.negation_at].text in _IN_PLACE_OF:
         reading.negation = None
     reading.after_list = False
 
@@ -83,7 +102,7 @@ def read_pronoun(reading: Reading, i: int) -> None:
 def read_verb(reading: Reading, i: int) -> None:
     """End a negation at a verb ("no effusion *is* seen"). The words between a single comma and the verb are a clause of
     their own and are not denied ("no pneumothorax, *mild edema is* present"). A "not" that has denied nothing yet goes
-    on ("does *not appear* to be enlarged")."""
+    on ("does *not appear* to be enlarged", "*no signs are* there of edema")."""
     if reading.scope is not None:
         if reading.items[i].text == "which":
             return
@@ -93,7 +112,7 @@ def read_verb(reading: Reading, i: int) -> None:
             return
         reading.close_scope(comma)
         reading.restore(comma, i)
-    elif waits(reading) or (reading.topic is not None and reading.is_bare_negation(i)):
+    elif waits(reading) or (reading.is_bare_negation(i) and (reading.topic or i > reading.negation_at + 1)):
         return
     else:
         reading.spare_since_comma(i)

@@ -80,7 +80,7 @@ class LexiconExtractor:
             i += 1
             if item is NUMBER:
                 end = end_of_measure(words, i - 1)
-                items.append(make_item(" ".join(words[i - 1 : end]), SIZE) if end else GAP)
+                items.append(make_item(" ".join(words[i - 1 : end]), SIZE, cue=cues.OPENS) if end else GAP)
                 i = end or i
                 continue
             if item.cue == cues.BEFORE and not (i < count and (known(words[i]) or guess(words[i])).item.label):

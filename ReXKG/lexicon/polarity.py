@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ReXKG.graph import DISORDER_ABSENT
 from ReXKG.lexicon import clauses, cues, suppositions
 from ReXKG.lexicon.items import Item
 from ReXKG.lexicon.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 
 _NEAR, _SOON = 12, 6
+_LESSER = frozenset({"less", "worse", "poorer"})
+_TAKEN_BACK = (cues.NOT, cues.LACKS)
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 
 
@@ -34,7 +37,7 @@ def read_polarity(items: Sequence[Item]) -> Reading:
             rule(reading, i)
     if reading.is_bare_negation(len(items)):
         reading.answer_no(len(items))
-    elif items and items[-1].text in ("there is", "there are"):
+    elif items and (items[-1].text in ("there is", "there are") or suppositions.ends_in_answer(reading)):
         suppositions.affirm(reading, len(items) - 1)
     return reading
 
@@ -47,11 +50,15 @@ def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
 def begin_negation(reading: Reading, i: int) -> None:
     """Deny the entities that follow ("no", "without") until another rule ends the negation. Right behind a heading it
     denies the heading too ("pneumothorax: *no* pleural line"). A "not" that waits takes it back ("I can *not* say that
-    there is *no* edema")."""
+    there is *no* edema"), and so does a lack ("it is *wrong to* say that there is *no* edema")."""
+    if reading.is_unsure:
+        reading.is_unsure = False
+        return
+    suppositions.judge(reading, i)
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
-    if reading.doubt == cues.NOT and cue == cues.NEGATES and clauses.waits(reading):
+    if cue == cues.NEGATES and clauses.waits(reading) and (reading.doubt or reading.negation) in _TAKEN_BACK:
         reading.negation = reading.doubt = None
         return
     reading.new_negation(i, cue)
@@ -65,6 +72,7 @@ def begin_lack(reading: Reading, i: int) -> None:
     """Deny what follows ("free of", "argues against"). A doubt right before it takes it back ("*not free of*
     edema")."""
     if reading.doubt is not None and not reading.denied:
+        suppositions.judge(reading, i)
         reading.negation = reading.doubt = None
     else:
         begin_negation(reading, i)
@@ -73,7 +81,7 @@ def begin_lack(reading: Reading, i: int) -> None:
 
 def end_negation(reading: Reading, i: int) -> None:
     """End a negation before the company of what it denies ("no effusion *with* the tube"), but not right behind it."""
-    if i != reading.negation_at + 1:
+    if i != reading.negation_at + 1 and not clauses.waits(reading):
         reading.negation = None
 
 
@@ -87,8 +95,13 @@ def turn(reading: Reading, i: int) -> None:
 
 def open_finding(reading: Reading, i: int) -> None:
     """End a negation before the size or side of another finding ("no pneumothorax, *small* effusion"), unless an
-    "or" follows in the list ("no pneumothorax, large effusion *or* edema")."""
-    if not (reading.negation and reading.denied and reading.after_list):
+    "or" follows in the list ("no pneumothorax, large effusion *or* edema"), or at a size behind it ("no pneumothorax,
+    effusion *small*")."""
+    if not (reading.negation and reading.denied):
+        return
+    if not reading.after_list:
+        if reading.labels[i - 1] == DISORDER_ABSENT and clauses.ends_at(reading, i + 1):
+            reading.spare_since_comma(i)
         return
     if reading.items[reading.last_mark].text != "or" and not reading.list_goes_on(i):
         reading.negation = None
@@ -109,8 +122,18 @@ def read_seen(reading: Reading, i: int) -> None:
 
 
 def read_place(reading: Reading, i: int) -> None:
-    """Let a negation reach no device after a preposition ("no kink *in* the catheter")."""
+    """Let a negation reach no device after a preposition ("no kink *in* the catheter"). After a verb of preferring,
+    what follows "over" or "to" is denied ("I prefer edema *over* pneumonia"). What there is "beyond" something is
+    there."""
     reading.in_place = True
+    text = reading.items[i].text
+    if text == "beyond" and reading.denied:
+        reading.negation = None
+    if text in ("over", "to") and _names_disorder(reading, i):
+        for item in reading.items[max(reading.clause, i - _NEAR) : i]:
+            if item.cue == cues.PREFERS or item.text in ("favor", "go with"):
+                reading.new_negation(i, cues.LACKS)
+                break
 
 
 def read_owner(reading: Reading, i: int) -> None:
@@ -136,9 +159,11 @@ def doubt(reading: Reading, i: int) -> None:
 
 
 def leave_unsure(reading: Reading, i: int) -> None:
-    """End a "not" that denies the certainty only ("I am not *sure* there is an effusion")."""
+    """End a "not" that denies the certainty only ("I am not *sure* there is an effusion"), and leave a denial open
+    ("not *sure* it has resolved")."""
     if reading.doubt == cues.NOT and not reading.denied:
         reading.negation = None
+        reading.is_unsure = True
 
 
 def deny_before(reading: Reading, i: int) -> None:
@@ -151,12 +176,19 @@ def deny_before(reading: Reading, i: int) -> None:
         reading.close_scope(i)
     if reading.doubt is not None and not reading.denied:
         reading.negation = reading.doubt = None
+    elif reading.is_unsure:
+        reading.is_unsure = False
+    elif reading.is_denied_by_judgment():
+        reading.restore(reading.negation_at, i)
+    elif reading.items[i].text.startswith("no longer") and _is_of_size(reading, i + 1):
+        reading.has_verb = True
     elif not _is_of_the_past(reading, i) and not reading.deny(reading.clause, i, ANY_FINDING):
         topic = reading.topic
         if topic is not None and reading.deny(topic.start, topic.end, ANY_FINDING):
             reading.topic = None
         elif _names_disorder(reading, i) or not reading.deny_subject_before(i):
             reading.new_negation(i, cues.NEGATES_BEFORE)
+            reading.has_verb = False
     reading.clause = i
 
 
@@ -168,6 +200,11 @@ def _is_of_the_past(reading: Reading, i: int) -> bool:
         if item.text in _EARLIER:
             return True
     return False
+
+
+def _is_of_size(reading: Reading, i: int) -> bool:
+    """True if the part of the sentence ends in the one word at ``i``, a size or the like ("is no longer *large*")."""
+    return i < len(reading.items) and reading.items[i].cue == cues.OPENS and clauses.ends_at(reading, i + 1)
 
 
 def _names_disorder(reading: Reading, i: int) -> bool:
@@ -189,8 +226,17 @@ def deny_devices_before(reading: Reading, i: int) -> None:
 
 
 def compare(reading: Reading, i: int) -> None:
-    """Deny the hypothesis that another is held against ("more likely atelectasis *than* pneumonia")."""
-    if any(item.cue in (cues.SUGGESTS, cues.FITS) for item in reading.items[max(reading.clause, i - _NEAR) : i]):
+    """Deny the hypothesis that another is held against ("more likely atelectasis *than* pneumonia"), or the one before
+    ("less like pneumonia *than* edema")."""
+    kinds = [
+        not _LESSER.isdisjoint(item.text.split())
+        for item in reading.items[max(reading.clause, i - _NEAR) : i]
+        if item.cue in (cues.SUGGESTS, cues.FITS)
+    ]
+    if any(kinds):
+        reading.deny(reading.clause, i, ANY_FINDING)
+        reading.negation = None
+    elif kinds:
         reading.new_negation(i, cues.LACKS)
 
 
@@ -229,6 +275,8 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.RULES_OUT: suppositions.rule_out,
     cues.ASKS: suppositions.ask,
     cues.AFFIRMS: suppositions.affirm,
+    cues.RULES: suppositions.rule_apart,
+    cues.PREFERS: suppositions.read_judgment,
     cues.COLON: suppositions.read_colon,
     cues.NORMAL: suppositions.read_normal,
     cues.BRACKET: suppositions.open_bracket,

@@ -9,17 +9,29 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from ReXKG.graph import ANATOMY, CONCEPT, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT, PROCEDURES
+from ReXKG.graph import (
+    ANATOMY,
+    CONCEPT,
+    DEVICES_ABSENT,
+    DEVICES_PRESENT,
+    DISORDER_ABSENT,
+    DISORDER_PRESENT,
+    PROCEDURES,
+    SIZE,
+)
 from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.items import Item
 
 ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
+ANY_ABSENT = frozenset(ABSENT.values())
 ANY_DEVICE = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
 ANY_FINDING = frozenset({*ABSENT, *ABSENT.values()})
 # A negation with only these words after it denies nothing that follows ("no evidence of it", "I do not see any here").
-_FILLERS = frozenset({cues.FILLS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, cues.VERB, cues.SEEN})
+_FILLERS = frozenset(
+    {cues.FILLS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, cues.VERB, cues.SEEN, cues.FITS, cues.SUGGESTS}
+)
 _LONGEST_ANSWER, _NEAR = 9, 12
-_BEFORE_NOUN = frozenset({ANATOMY, CONCEPT, PROCEDURES})
+_BEFORE_NOUN = frozenset({ANATOMY, CONCEPT, PROCEDURES, SIZE})
 _ENDS_OF_LIST = frozenset({cues.BREAKS, cues.ENDS, cues.VERB, cues.NEGATES})
 
 
@@ -29,12 +41,13 @@ class Topic:
     Attributes:
         is_open: nothing is asserted until it is answered ("is there an effusion?"). A heading asserts ("edema: mild").
         is_heading: a colon follows.
+        denies: it asks whether something is gone, so that "yes" denies it.
     """
 
-    __slots__ = ("end", "is_heading", "is_open", "start")
+    __slots__ = ("denies", "end", "is_heading", "is_open", "start")
 
-    def __init__(self, start: int, end: int, is_open: bool, is_heading: bool = False) -> None:
-        self.start, self.end, self.is_open, self.is_heading = start, end, is_open, is_heading
+    def __init__(self, start: int, end: int, is_open: bool, is_heading: bool = False, denies: bool = False) -> None:
+        self.start, self.end, self.is_open, self.is_heading, self.denies = start, end, is_open, is_heading, denies
 
 
 class Outside(NamedTuple):
@@ -57,9 +70,10 @@ class Reading:
     """
 
     __slots__ = (
-        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "in_place",
-        "items", "labels", "last_mark", "left_out", "list_marks", "named", "named_end", "negation",
-        "negation_at", "outside", "scope", "scope_comma", "scope_cue", "scope_has_verb", "statement", "topic",
+        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "heads_list", "in_place",
+        "is_unsure", "items", "labels", "last_mark", "left_out", "list_marks", "named", "named_end", "negation",
+        "negation_at", "outside", "repeats", "scope", "scope_comma", "scope_cue", "scope_has_verb", "statement",
+        "topic",
     )  # fmt: skip
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -76,6 +90,9 @@ class Reading:
         self.denied = False  # the negation has met what it denies
         self.in_place = False  # a preposition came after the negation
         self.doubt: str | None = None  # the cue that turns a denial right after it ("not", "almost") into its opposite
+        self.heads_list = False  # the negation denies a list of bullets ("there is no: ...")
+        self.is_unsure = False  # "not sure" waits for a denial to leave open
+        self.repeats = False  # the negation repeats one before it in a list ("no effusion, *no* edema")
         self.list_marks = 0  # commas, "and" and "or" since the negation
         self.last_mark = 0  # where the last of them is
         self.after_list = False  # no noun since a comma, "and" or "or"
@@ -141,11 +158,14 @@ class Reading:
 
     def _leaves_list(self, i: int, label: str) -> bool:
         """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube*
-        in place"), and what was denied already ("no effusion on the left, *effusion* on the right")."""
+        in place"), what was denied already ("no effusion on the left, *effusion* on the right"), and what alone has no
+        "no" ("no effusion, no edema, *cardiomegaly*")."""
         if label not in ABSENT or self.items[self.last_mark].text != ",":
             return False
         first = max(self.negation_at, self.last_mark - _NEAR)
-        if label == DEVICES_PRESENT:
+        if self.repeats:
+            leaves = True
+        elif label == DEVICES_PRESENT:
             leaves = DEVICES_ABSENT not in self.labels[first : self.last_mark]
         else:
             leaves = any(item.text == self.items[i].text for item in self.items[first : self.last_mark])
@@ -162,6 +182,7 @@ class Reading:
 
     def new_negation(self, i: int, cue: str) -> None:
         """Deny the entities that follow until a rule ends the negation."""
+        self.repeats = self.negation == cue == cues.NEGATES and self.denied and self.after_list
         self.negation, self.negation_at = cue, i
         self.denied = self.in_place = self.after_list = False
         self.list_marks = 0
@@ -183,7 +204,7 @@ class Reading:
         if self.topic is not None and not self.topic.is_open:
             self.topic = None
         self.statement = self.last_mark = i
-        self.outside = None
+        self.outside, self.is_unsure = None, False
 
     def open_scope(self, i: int) -> None:
         """Leave out the disorders and devices that follow until a rule closes the scope."""
@@ -247,14 +268,29 @@ class Reading:
             for item in self.items[self.negation_at + 1 : i]
         )
 
+    def is_denied_by_judgment(self) -> bool:
+        """True if a judgment has denied what its own clause goes on to deny ("I do *not* think the effusion *has*
+        resolved", "no evidence *that*")."""
+        if not self.denied or self.list_marks or self.negation_at < self.clause or self.outside or self.topic:
+            return False
+        begun = self.items[self.negation_at : self.negation_at + _NEAR]
+        return begun[0].cue in (cues.NOT, cues.LACKS) or any(item.text == "that" for item in begun)
+
     def answer_no(self, i: int) -> None:
         """Deny the topic, or else what the clause has said so far ("edema: no")."""
         topic, self.topic = self.topic, None
-        is_denied = topic is not None and self.deny(topic.start, topic.end, ANY_FINDING)
+        is_denied = topic is not None and self.answer(topic, is_yes=False)
         is_denied = is_denied or self.deny(self.clause, self.negation_at, ANY_FINDING)
         if not is_denied and self.negation == cues.NOT:
             self.deny_subject_before(i)
         self.negation, self.clause = None, i
+
+    def answer(self, topic: Topic, is_yes: bool) -> bool:
+        """Assert or deny what a topic names; False if it has nothing to deny."""
+        if is_yes != topic.denies:
+            self.restore(topic.start, topic.end)
+            return True
+        return self.deny(topic.start, topic.end, ANY_FINDING)
 
     def deny_subject_before(self, i: int) -> bool:
         """Deny what the last clause named, if no other has come between ("there was edema, but it has *resolved*"). A

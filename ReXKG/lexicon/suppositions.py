@@ -7,20 +7,29 @@ the main clause. A question leaves out all that it names. Either is then the top
 
 from __future__ import annotations
 
-from ReXKG.lexicon import cues
-from ReXKG.lexicon.reading import ABSENT, Outside, Reading, Topic
+from ReXKG.lexicon import cues, roles
+from ReXKG.lexicon.reading import ABSENT, ANY_ABSENT, Outside, Reading, Topic
 
 _NEAR = 8
 _SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "reflects", "implies"})
 _CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to", "attributed to"})
-_YES = frozenset({"yes", "✓", "✔", "✅"})
+_INVERTED = frozenset({"should", "were this", "were that"})
+_INCLUDING = frozenset({"include", "includes"})
+_YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
+
+_SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, cues.VERB, cues.ASKS, cues.SHOWS, cues.SEEN})
+
+_TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS)
+_SAID_OF = (roles.FINDING, roles.STATE)
 
 
 def seek(reading: Reading, i: int) -> None:
     """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an
-    infinitive is no task ("not able *to identify* a nodule")."""
-    if reading.doubt == cues.NOT and not reading.denied and reading.items[i].text.startswith("to "):
-        return
+    infinitive is no task ("not able *to identify* a nodule"), and right behind "not" no verb asks ("in no way *does
+    this* look like edema")."""
+    if reading.doubt == cues.NOT and not reading.denied:
+        if reading.items[i].text.startswith("to ") or reading.negation_at == i - 1:
+            return
     reading.negation = reading.doubt = None
     reading.open_scope(i)
 
@@ -41,7 +50,7 @@ def ask_if(reading: Reading, i: int) -> None:
     is_unsure = reading.doubt is not None or reading.negation == cues.NEGATES_BEFORE
     if is_unsure and not reading.denied and reading.scope is None:
         reading.negation = reading.doubt = None
-    elif reading.scope is None:
+    elif reading.scope is None and (reading.items[i].text not in _INVERTED or i == reading.clause):
         seek(reading, i)
 
 
@@ -64,6 +73,20 @@ def read_judgment(reading: Reading, i: int) -> None:
         _take_back(reading, i)
 
 
+def judge(reading: Reading, i: int) -> None:
+    """Take a "would" back before a denial that belongs to a speaker or to what is known ("I *would not* read this as
+    edema", "that *would be wrong*")."""
+    scope = reading.scope
+    if scope is None or reading.scope_cue != cues.SUPPOSES:
+        return
+    known = any(
+        item.cue in (cues.ARTICLE, cues.PRONOUN, cues.NOT) or item.text == "that" or item.text.startswith("there")
+        for item in reading.items[reading.clause : scope]
+    )
+    if known and not _names_disorder(reading, scope):
+        _take_back(reading, i)
+
+
 def _take_back(reading: Reading, i: int) -> None:
     """Close the scope of a "would" that has named nothing yet, as if it had not been."""
     scope = reading.scope
@@ -78,8 +101,12 @@ def _take_back(reading: Reading, i: int) -> None:
 
 def generalize(reading: Reading, i: int) -> None:
     """Leave out a general statement ("pneumonia *typically* shows an opacity", "*usually*, ..."). It names a disorder
-    and nothing known ("the opacity *usually* ...")."""
+    and nothing known ("the opacity *usually* ..."). Signs of a disorder that include others are general too."""
     items = reading.items
+    if items[i].text in _INCLUDING and not any(
+        item.text in ("of", "in") for item in items[max(reading.clause, i - _NEAR) : i]
+    ):
+        return
     opens = i == reading.statement and i + 1 < len(items) and items[i + 1].text == ","
     if opens or (_names_disorder(reading, i) and not _names_known(reading, i, (cues.ARTICLE, cues.BREAKS))):
         suppose(reading, i)
@@ -126,6 +153,16 @@ def rule_out(reading: Reading, i: int) -> None:
         seek(reading, i)
 
 
+def rule_apart(reading: Reading, i: int) -> None:
+    """Deny what stands between "rules" and "out" ("this *rules* pneumonia out", see `rule_out`)."""
+    if not any(item.text == "out" for item in reading.items[i + 1 : i + _NEAR]):
+        return
+    if reading.items[i].text in ("rules", "ruled") and reading.doubt is None and reading.scope is None:
+        reading.new_negation(i, cues.RULES_OUT)
+    else:
+        rule_out(reading, i)
+
+
 def _has_subject(reading: Reading, i: int) -> bool:
     """True if the clause so far names several things or a speaker, as the verb "exclude" needs them."""
     return any(
@@ -136,15 +173,37 @@ def _has_subject(reading: Reading, i: int) -> bool:
 
 def ask(reading: Reading, i: int) -> None:
     """Leave out all that a question names, until it is answered."""
-    labels = reading.labels
-    start = reading.statement
+    labels, start = reading.labels, reading.statement
     if i and i - start <= 1 and reading.topic is not None:
         return
+    denies = any(item.cue == cues.NEGATES_BEFORE for item in reading.items[start:i])
+    denies = denies and not ANY_ABSENT.isdisjoint(labels[start:i])
     labels[start:i] = [None] * (i - start)
     reading.left_out = True
     reading.scope = None
     reading.new_statement(i)
-    reading.topic = Topic(start, i, is_open=True)
+    if reading.topic is None or _names_finding(reading, start, i):
+        reading.topic = Topic(start, i, is_open=True, denies=denies)
+    if _is_said_in_part(reading, i + 1):
+        affirm(reading, i + 1)
+
+
+def _names_finding(reading: Reading, start: int, end: int) -> bool:
+    """True if an item from ``start`` to ``end - 1`` is a disorder, a device or a state."""
+    return any(item.label in ABSENT or item.role in _SAID_OF for item in reading.items[start:end])
+
+
+def _is_said_in_part(reading: Reading, i: int) -> bool:
+    """True if a fragment that begins at ``i`` tells how or where that is which was asked ("an effusion? *Small, on the
+    left*", "*probably*")."""
+    if i >= len(reading.items) or reading.items[i].cue not in _TELLING:
+        return False
+    for item in reading.items[i : i + _NEAR]:
+        if item.cue in (cues.ENDS, cues.LIST, cues.BREAKS):
+            break
+        if item.label in ABSENT or item.cue in _SAYS_MORE:
+            return False
+    return True
 
 
 def affirm(reading: Reading, i: int) -> None:
@@ -156,26 +215,39 @@ def affirm(reading: Reading, i: int) -> None:
     items, topic = reading.items, reading.topic
     if i + 1 < len(items) and items[i + 1].cue == cues.NOT:
         return
-    is_answer = items[i].text in _YES or (topic is not None and i == topic.end + 1) or i + 1 == len(items)
-    if not is_answer and (i + 1 == len(items) or items[i + 1].label is not None or reading.scope is None):
+    is_last = i + 1 == len(items) or items[i + 1].cue == cues.ENDS
+    is_answer = items[i].text in _YES or (topic is not None and i == topic.end + 1) or is_last
+    if not is_answer and (items[i + 1].label is not None or reading.scope is None):
         return
     reading.close_scope(i)
     topic = reading.topic
     if topic is not None and topic.is_open:
-        reading.restore(topic.start, topic.end)
+        reading.answer(topic, is_yes=True)
         reading.topic = None
     reading.negation, reading.has_verb = None, True
+
+
+def ends_in_answer(reading: Reading) -> bool:
+    """True if the sentence ends in a verb that names nothing, and a question is open ("edema? I think it *is*")."""
+    topic = reading.topic
+    if topic is None or not topic.is_open or reading.items[-1].cue != cues.VERB:
+        return False
+    return not any(item.kind is not None for item in reading.items[topic.end :])
 
 
 def read_colon(reading: Reading, i: int) -> None:
     """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it, unless it is
     the heading itself ("*no:* edema")."""
     if reading.is_bare_negation(i):
-        if reading.topic is None and reading.negation_at == reading.clause and reading.items[i].text == ":":
+        before = reading.labels[reading.clause : reading.negation_at]
+        if reading.topic is None and reading.items[i].text == ":" and not any(label in ABSENT for label in before):
+            reading.heads_list = True
             return
         reading.answer_no(i)
     elif reading.denied:
         reading.negation = None
+    elif reading.negation == cues.NEGATES_BEFORE and reading.items[i].text == ":":
+        reading.heads_list = True
     if reading.scope is not None and reading.scope_cue != cues.OFFERS and reading.named_end > reading.scope:
         reading.close_scope(i)
     if reading.scope is None and not (reading.topic is not None and reading.topic.is_open):
@@ -196,6 +268,8 @@ def read_normal(reading: Reading, i: int) -> None:
 
 def open_bracket(reading: Reading, i: int) -> None:
     """Make the last member before a bracket the topic of what is inside ("edema *(*no)")."""
+    if reading.topic is not None and reading.is_bare_negation(i):
+        reading.answer_no(i)
     reading.outside = Outside(
         i, reading.negation, reading.clause, reading.has_verb, reading.last_mark, reading.after_list, reading.topic
     )

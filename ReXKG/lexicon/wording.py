@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 from itertools import accumulate
 
+from ReXKG.lexicon.answers import LINE_MARK, is_asking, join_answers, mark_replies
 from ReXKG.lexicon.lexicon_files import CONTRACTIONS_FILE, read_contractions
 from ReXKG.text import split_sentences, tokenize
 
-LINE_MARK, LOWER_LINE_MARK, BULLET_MARK = ";", "⏎", "•"
+LOWER_LINE_MARK, BULLET_MARK = "⏎", "•"
 CONTRACTIONS = read_contractions(CONTRACTIONS_FILE)
 _SIGNS = frozenset("✓✔✅✗✘❌")
 _SQUARE = re.compile(r"(?<!\S)\[([^\[\]]{1,80})\]")
@@ -25,17 +26,12 @@ _APART = re.compile(r"(?<![^\W_])--+(?![^\W_])|(?<=\w)--(?=\w)|[—;•·▪◦�
 _CONTRACTED = frozenset(CONTRACTIONS)
 _BULLETS = re.compile("[·▪◦●‣]")
 _MARKER = re.compile(r"(?:[-*+•·▪◦●‣–—]|\(?(?:\d{1,2}|[A-Za-z])\)|\d{1,2}[.:])(?=\s)|#+")
-_NUMBER = r"(?:\d{1,2}|[A-Ha-h]|[ivx]{1,4})\)(?=\s)"
+_NUMBER = r"(?:(?:\d{1,2}|[A-Ha-h]|[ivx]{1,4})\)|#\d{1,2}:?)(?=\s)"
 _INNER_NUMBER = re.compile(rf"(?<!\S){_NUMBER}")
 _INNER_BRACKET = re.compile(rf"(?<!\S)\({_NUMBER}")
 _OPTION = re.compile(r"^([ \t]{0,8}\(?[A-H])\.(?=[ \t])", re.MULTILINE)
 _STAR = re.compile(r"(?<!\S)\*(?=\s)")
 _CHECKED, _CROSSED = re.compile("[✓✔✅]"), re.compile("[✗✘❌]")
-_REPLIES = ("None", "Yes", "No.", "No,", "Not ")
-_REPLY = re.compile(
-    r"\.(?=\s{1,4}(?:None(?: (?:is|are|was|were))?(?: (?:seen|visible|identified|present))?|Yes|No"
-    r"|Not (?:seen|present|visible))(?:[.,]|$))"
-)
 _MAYBE = re.compile(r"(?<!\S)\?(?=\w)")
 # A line that ends in one of these, or in a comma, is not finished.
 _UNFINISHED = frozenset(
@@ -51,12 +47,12 @@ _SHORT_LINE = 40
 
 def split_statements(text: str) -> list[str]:
     """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none. A reply belongs
-    to the sentence before it ("I look for an effusion. *None* is seen")."""
+    to the sentence before it ("I look for an effusion. *None* is seen"), and a late answer to its question."""
     if "\n" in text:
         text = _OPTION.sub(r"\1)", text)
-    if any(map(text.__contains__, _REPLIES)):
-        text = _REPLY.sub(LINE_MARK, text)
-    return split_sentences(text)
+    if is_asking(text):
+        return join_answers(split_sentences(text))
+    return split_sentences(mark_replies(text))
 
 
 def read_words(sentence: str) -> tuple[list[str], list[str]]:
@@ -80,7 +76,7 @@ def _has_marks(s: str) -> bool:
     """True if an ASCII sentence has any character that `_mark` may change. Written out because it is read so often."""
     return (
         ")" in s or "\n" in s or "?" in s or "*" in s or ";" in s or "--" in s or "|" in s or "=" in s or "`" in s
-        or "[" in s
+        or "[" in s or "#" in s
     )  # fmt: skip
 
 
@@ -90,7 +86,7 @@ def _mark(sentence: str) -> str:
         sentence = _mark_lines(sentence)
     if "[" in sentence:
         sentence = _SQUARE.sub(_round, sentence)
-    if ")" in sentence:
+    if ")" in sentence or "#" in sentence:
         sentence = (_INNER_BRACKET if "(" in sentence else _INNER_NUMBER).sub(f" {BULLET_MARK} ", sentence)
     if not sentence.isascii():
         sentence = _BULLETS.sub(BULLET_MARK, sentence.translate(_APOSTROPHES))
