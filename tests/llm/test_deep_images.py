@@ -56,6 +56,12 @@ def filtered(values: np.ndarray, filters: list[int]) -> bytes:
     return coded
 
 
+def with_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A TIFF, as written below, with another number under a tag."""
+    start = data.index(struct.pack("<HHI", tag, 4, 1)) + 8
+    return data[:start] + struct.pack("<I", value) + data[start + 4 :]
+
+
 def tiff(values: np.ndarray, order: str = "<", compression: int = 1, predictor: int = 1, extra: int | None = None,
          tile: bool = False, planes: bool = False) -> bytes:  # fmt: skip
     """A TIFF of [height, width, samples] in strips of two rows, or in one tile; its samples together or in planes."""
@@ -194,6 +200,31 @@ def test_alpha_in_a_plane_of_its_own_darkens():
     values = np.full((1, 3, 2), 60_000, np.uint16)
     values[0, :, 1] = 0, 32_768, 65_535
     assert shown(tiff(values, extra=2, planes=True))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("model", [5, 6, 8])
+def test_color_models_that_are_not_read_are_refused(model, planes):
+    with pytest.raises(UserError, match=f"image film has 4 channels of 16 bits in color model {model}"):
+        shown(with_tag(tiff(sixteen(6, 5, 4), planes=planes), 262, model))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint64])
+def test_depths_that_are_not_read_are_refused(dtype):
+    with pytest.raises(UserError, match="image film has 3 channels of 64 bits"):
+        shown(tiff(np.zeros((2, 3, 3), dtype)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_one_channel_that_is_called_a_plane_is_read(dtype):
+    values = sixteen(6, 5, 1).astype(dtype)
+    assert np.array_equal(shown(tiff(values, planes=True), outliers=0.0), np.repeat(spread(values), 3, axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+def test_white_at_zero_is_turned_around(dtype):
+    values = np.array([[[0, 9], [100, 9], [200, 9]]], dtype)
+    assert shown(with_tag(tiff(values, extra=0), 262, 0))[0].tolist() == [[255] * 3, [128] * 3, [0] * 3]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16])

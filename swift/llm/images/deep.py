@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from swift.utils.errors import UserError
+
 PNG_MAGIC, TIFF_MAGICS = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*")
 TEXT_CHUNKS, LONGEST_TEXT = (b"tEXt", b"zTXt", b"iTXt"), 65_536  # bytes that a text chunk may have to be kept
 PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by color type: RGB, gray with alpha, RGBA
@@ -26,6 +28,7 @@ TOGETHER, IN_PLANES = 1, 2  # samples of a pixel side by side, or each in an ima
 NO_PREDICTOR, DIFFERENCES = 1, 2
 ASSOCIATED, UNASSOCIATED = 1, 2
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+READ_MODELS = (0, 1, 2)  # color models: gray with white or black at 0, and RGB
 
 
 # First column and row, and steps between columns and rows, of the parts of an interlaced PNG (PNG 1.2, section 2.6).
@@ -36,7 +39,8 @@ WHOLE = ((0, 0, 1, 1),)
 @dataclass(frozen=True)
 class DeepImage:
     """An image of several deep channels. ``channels`` counts them without alpha. ``alpha`` is ASSOCIATED if colors are
-    multiplied by it already, UNASSOCIATED if not, None if there is none. ``orientation`` is EXIF's."""
+    multiplied by it already, UNASSOCIATED if not, None if there is none. ``orientation`` is EXIF's. ``inverted`` images
+    have low values for bright."""
 
     width: int
     height: int
@@ -44,6 +48,7 @@ class DeepImage:
     alpha: int | None
     orientation: int
     read: Callable[[], np.ndarray]  # [height, width, samples], as stored
+    inverted: bool = False
 
 
 def deep_image(stream: BinaryIO) -> DeepImage | None:
@@ -179,15 +184,18 @@ def _deep_tiff(stream: BinaryIO, head: bytes) -> DeepImage | None:
     stream.seek(tags.next)
     tags.load(stream)
     bits, samples = tags.get(SAMPLE_BITS, (1,)), tags.get(PIXEL_SAMPLES, 1)
-    is_deep = samples > 1 and len(set(bits)) == 1 and bits[0] in (16, 32)
-    if not is_deep or tags.get(PLANAR, TOGETHER) not in (TOGETHER, IN_PLANES) or tags.get(PHOTOMETRIC) not in (0, 1, 2):
-        return None
+    planar, photometric = tags.get(PLANAR, TOGETHER), tags.get(PHOTOMETRIC)
+    if max(bits) <= 8 or (samples == 1 and planar != IN_PLANES):
+        return None  # Pillow keeps all bits of these
+    if set(bits) - {16, 32} or len(set(bits)) > 1 or photometric not in READ_MODELS:
+        depth = "/".join(map(str, sorted(set(bits))))
+        raise UserError(f"has {samples} channels of {depth} bits in color model {photometric}; convert it to PNG")
     extra = tags.get(EXTRA_SAMPLES, ())
     alpha = extra[0] if extra and extra[0] in (ASSOCIATED, UNASSOCIATED) else None
     kind = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
     letter = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}.get(kind)
     if letter is None:
-        return None
+        raise UserError(f"has {samples} channels of sample format {kind}; convert it to PNG")
     order = "<" if head[:2] == b"II" else ">"
     dtype = np.dtype(f"{order}{letter}{bits[0] // 8}")
     width, height = tags[WIDTH], tags[HEIGHT]
@@ -198,7 +206,7 @@ def _deep_tiff(stream: BinaryIO, head: bytes) -> DeepImage | None:
             raise ValueError(f"its predictor {predictor} is not read for several deep channels")
         stream.seek(0)
         data = stream.read()
-        planes = samples if tags.get(PLANAR, TOGETHER) == IN_PLANES else 1
+        planes = samples if planar == IN_PLANES else 1
         parts = []
         for plane in range(planes):
             pixel = dtype.itemsize * samples // planes
@@ -207,7 +215,7 @@ def _deep_tiff(stream: BinaryIO, head: bytes) -> DeepImage | None:
         values = np.concatenate(parts, axis=2)
         return np.cumsum(values, axis=1, dtype=dtype.newbyteorder("=")) if predictor == DIFFERENCES else values
 
-    return DeepImage(width, height, samples - len(extra), alpha, int(tags.get(ORIENTATION, 1)), read)
+    return DeepImage(width, height, samples - len(extra), alpha, int(tags.get(ORIENTATION, 1)), read, photometric == 0)
 
 
 def _as_bytes(data: bytes, tags: Any, pixel: int, order: str, part: tuple[int, int]) -> bytes:
