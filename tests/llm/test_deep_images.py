@@ -23,9 +23,20 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(values: np.ndarray, color: int, filters: list[int], more: bytes = b"") -> bytes:
-    """A 16-bit PNG with a filter per row, filtered byte by byte as the specification says."""
-    height, width, samples = values.shape
+def png(values: np.ndarray, color: int, filters: list[int], more: bytes = b"", passes: tuple = ()) -> bytes:
+    """A 16-bit PNG with a filter per row, filtered byte by byte as the specification says. With ``passes`` it is
+    interlaced: the rows of one reduced image after the other."""
+    height, width, _ = values.shape
+    coded = b"".join(filtered(part, filters) for part in ([values[where] for where in passes] if passes else [values]))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, bool(passes)))
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(coded)) + chunk(b"IEND", b"")
+
+
+def filtered(values: np.ndarray, filters: list[int]) -> bytes:
+    """The rows of an image, each with its filter in front. Nothing for an image without pixels."""
+    if not values.size:
+        return b""
+    _, width, samples = values.shape
     step = samples * 2
     rows = values.astype(">u2").tobytes()
     rows = [rows[start : start + width * step] for start in range(0, len(rows), width * step)]
@@ -42,19 +53,25 @@ def png(values: np.ndarray, color: int, filters: list[int], more: bytes = b"") -
             guess = left + above - corner
             paeth = min((left, above, corner), key=lambda near: abs(guess - near))
             coded += bytes([(value - [0, left, above, (left + above) // 2, paeth][filters[y]]) % 256])
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(coded)) + chunk(b"IEND", b"")
+    return coded
+
+
+def with_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A TIFF, as written below, with another number under a tag."""
+    start = data.index(struct.pack("<HHI", tag, 4, 1)) + 8
+    return data[:start] + struct.pack("<I", value) + data[start + 4 :]
 
 
 def tiff(values: np.ndarray, order: str = "<", compression: int = 1, predictor: int = 1, extra: int | None = None,
-         tile: bool = False) -> bytes:  # fmt: skip
-    """A TIFF of [height, width, samples] in strips of two rows, or in one tile."""
+         tile: bool = False, planes: bool = False) -> bytes:  # fmt: skip
+    """A TIFF of [height, width, samples] in strips of two rows, or in one tile; its samples together or in planes."""
     height, width, samples = values.shape
     stored = values.astype(values.dtype.newbyteorder(order))
     if predictor == 2:
         stored = np.diff(values, axis=1, prepend=np.zeros_like(values[:, :1])).astype(stored.dtype)
     rows = height if tile else 2
-    parts = [stored[start : start + rows].tobytes() for start in range(0, height, rows)]
+    images = [stored[..., plane] for plane in range(samples)] if planes else [stored]
+    parts = [image[start : start + rows].tobytes() for image in images for start in range(0, height, rows)]
     if compression == 8:
         parts = [zlib.compress(part) for part in parts]
     places, body = [], b""
@@ -66,6 +83,7 @@ def tiff(values: np.ndarray, order: str = "<", compression: int = 1, predictor: 
     entries = {256: [width], 257: [height], 258: [values.itemsize * 8] * samples, 259: [compression],
                262: [2 if colors == 3 else 1], 277: [samples], 317: [predictor], 339: [kind] * samples}  # fmt: skip
     entries |= {338: [extra]} if extra is not None else {}
+    entries |= {284: [2]} if planes else {}
     if tile:
         entries |= {322: [width], 323: [height], 324: places, 325: [len(part) for part in parts]}
     else:
@@ -107,6 +125,29 @@ def test_sixteen_bit_rgb_png_keeps_all_bits(filters):
     assert np.array_equal(shown(png(values, 2, filters)), spread(values))
 
 
+# Rows and columns of the seven reduced images of an interlaced PNG, as the specification draws them.
+PASSES = tuple(
+    (slice(row, None, down), slice(column, None, right))
+    for row, column, down, right in [
+        (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)
+    ]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 11), (1, 1), (2, 3), (8, 8), (1, 6), (5, 1)])
+@pytest.mark.parametrize(("color", "samples"), [(2, 3), (4, 2), (6, 4)])
+def test_an_interlaced_png_is_put_together(height, width, color, samples):
+    values = RANDOM.integers(0, 65_536, (height, width, samples)).astype(np.uint16)
+    filters = RANDOM.integers(0, 5, height).tolist()
+    assert np.array_equal(deep_image(io.BytesIO(png(values, color, filters, passes=PASSES))).read(), values)
+
+
+def test_an_interlaced_gray_png_is_shown():
+    values = sixteen(6, 5, 1)
+    data = png(values, 0, [0] * 6, passes=PASSES)
+    assert np.array_equal(shown(data, outliers=0.0), np.repeat(spread(values), 3, axis=2))
+
+
 def test_filters_are_undone_as_the_specification_says():
     values = RANDOM.integers(0, 65_536, (9, 7, 4)).astype(np.uint16)
     filters = RANDOM.integers(0, 5, 9).tolist()
@@ -141,10 +182,11 @@ def test_a_cut_png_is_refused():
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planes", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"compression": 8}, {"compression": 8, "predictor": 2}, {"tile": True}])
-def test_sixteen_bit_rgb_tiff_keeps_all_bits(order, settings):
+def test_sixteen_bit_rgb_tiff_keeps_all_bits(order, settings, planes):
     values = sixteen(5, 16, 3) if "tile" not in settings else sixteen(16, 16, 3)
-    assert np.array_equal(shown(tiff(values, order, **settings), outliers=0.0), spread(values))
+    assert np.array_equal(shown(tiff(values, order, planes=planes, **settings), outliers=0.0), spread(values))
 
 
 @pytest.mark.parametrize(("samples", "dtype"), [(2, np.uint16), (4, np.uint16), (2, np.float32), (4, np.uint32)])
@@ -152,6 +194,43 @@ def test_associated_alpha_stands_on_black_as_it_is(samples, dtype):
     values = np.zeros((1, 3, samples), dtype)
     values[0, :, :-1], values[0, :, -1] = np.array([[0], [100], [200]]), 7
     assert shown(tiff(values, extra=1))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+
+def test_alpha_in_a_plane_of_its_own_darkens():
+    values = np.full((1, 3, 2), 60_000, np.uint16)
+    values[0, :, 1] = 0, 32_768, 65_535
+    assert shown(tiff(values, extra=2, planes=True))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("model", [5, 6, 8])
+def test_color_models_that_are_not_read_are_refused(model, planes):
+    with pytest.raises(UserError, match=f"image film has 4 channels of 16 bits in color model {model}"):
+        shown(with_tag(tiff(sixteen(6, 5, 4), planes=planes), 262, model))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint64])
+def test_depths_that_are_not_read_are_refused(dtype):
+    with pytest.raises(UserError, match="image film has 3 channels of 64 bits"):
+        shown(tiff(np.zeros((2, 3, 3), dtype)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_one_channel_that_is_called_a_plane_is_read(dtype):
+    values = sixteen(6, 5, 1).astype(dtype)
+    assert np.array_equal(shown(tiff(values, planes=True), outliers=0.0), np.repeat(spread(values), 3, axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+def test_white_at_zero_is_turned_around(dtype):
+    values = np.array([[[0, 9], [100, 9], [200, 9]]], dtype)
+    assert shown(with_tag(tiff(values, extra=0), 262, 0))[0].tolist() == [[255] * 3, [128] * 3, [0] * 3]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_a_predictor_that_is_not_read_is_refused(dtype):
+    with pytest.raises(UserError, match="predictor 3 is not read"):
+        shown(tiff(np.zeros((2, 3, 3), dtype), predictor=3))
 
 
 def test_unassociated_alpha_of_a_tiff_darkens():

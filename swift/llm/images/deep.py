@@ -16,20 +16,31 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from swift.utils.errors import UserError
+
 PNG_MAGIC, TIFF_MAGICS = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*")
 TEXT_CHUNKS, LONGEST_TEXT = (b"tEXt", b"zTXt", b"iTXt"), 65_536  # bytes that a text chunk may have to be kept
 PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by color type: RGB, gray with alpha, RGBA
 WIDTH, HEIGHT, SAMPLE_BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, PIXEL_SAMPLES = 256, 257, 258, 259, 262, 274, 277
 STRIP_PLACES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR = 273, 278, 279, 284, 317
 TILE_WIDTH, TILE_HEIGHT, TILE_PLACES, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
+TOGETHER, IN_PLANES = 1, 2  # samples of a pixel side by side, or each in an image of its own
+NO_PREDICTOR, DIFFERENCES = 1, 2
 ASSOCIATED, UNASSOCIATED = 1, 2
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+READ_MODELS = (0, 1, 2)  # color models: gray with white or black at 0, and RGB
+
+
+# First column and row, and steps between columns and rows, of the parts of an interlaced PNG (PNG 1.2, section 2.6).
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+WHOLE = ((0, 0, 1, 1),)
 
 
 @dataclass(frozen=True)
 class DeepImage:
     """An image of several deep channels. ``channels`` counts them without alpha. ``alpha`` is ASSOCIATED if colors are
-    multiplied by it already, UNASSOCIATED if not, None if there is none. ``orientation`` is EXIF's."""
+    multiplied by it already, UNASSOCIATED if not, None if there is none. ``orientation`` is EXIF's. ``inverted`` images
+    have low values for bright."""
 
     width: int
     height: int
@@ -37,6 +48,7 @@ class DeepImage:
     alpha: int | None
     orientation: int
     read: Callable[[], np.ndarray]  # [height, width, samples], as stored
+    inverted: bool = False
 
 
 def deep_image(stream: BinaryIO) -> DeepImage | None:
@@ -95,7 +107,7 @@ def _deep_png(stream: BinaryIO) -> DeepImage | None:
     if len(header) < 25 or header[4:8] != b"IHDR":
         return None
     width, height, bits, color, *_, interlaced = struct.unpack(">IIBBBBB", header[8:21])
-    if bits != 16 or color not in PNG_CHANNELS or interlaced:
+    if bits != 16 or color not in PNG_CHANNELS:
         return None
     samples = PNG_CHANNELS[color]
     alpha = UNASSOCIATED if color in (4, 6) else None
@@ -106,14 +118,27 @@ def _deep_png(stream: BinaryIO) -> DeepImage | None:
             if kind == b"IDAT":
                 stream.seek(start)
                 parts.append(stream.read(length))
-        size = height * (1 + width * samples * 2)
-        data = zlib.decompressobj().decompress(b"".join(parts), size)
-        if len(data) < size:
-            raise ValueError(f"its pixels end after {len(data)} of {size} bytes")
-        rows = unfiltered(np.frombuffer(data, np.uint8).reshape(height, -1), width, samples * 2)
-        return rows.reshape(height, -1).view(">u2").reshape(height, width, samples)
+        return _png_pixels(zlib.decompressobj(), b"".join(parts), (height, width, samples), bool(interlaced))
 
     return DeepImage(width, height, samples - bool(alpha), alpha, _png_orientation(stream), read)
+
+
+def _png_pixels(inflate: Any, packed: bytes, shape: tuple[int, int, int], interlaced: bool) -> np.ndarray:
+    """The pixels of ``shape`` (height, width, samples) in the compressed rows of a PNG of 16 bits."""
+    values = np.empty(shape, np.uint16)
+    places = [values[y::down, x::right] for x, y, right, down in (ADAM7 if interlaced else WHOLE)]
+    places = [place for place in places if place.size]
+    lengths = [place.shape[0] * (1 + place[0].size * 2) for place in places]
+    data = inflate.decompress(packed, sum(lengths))
+    if len(data) < sum(lengths):
+        raise ValueError(f"its pixels end after {len(data)} of {sum(lengths)} bytes")
+    start = 0
+    for place, length in zip(places, lengths, strict=True):
+        height, width, samples = place.shape
+        rows = np.frombuffer(data, np.uint8, length, start).reshape(height, -1)
+        place[:] = unfiltered(rows, width, samples * 2).reshape(height, -1).view(">u2").reshape(place.shape)
+        start += length
+    return values
 
 
 def _png_orientation(stream: BinaryIO) -> int:
@@ -159,34 +184,50 @@ def _deep_tiff(stream: BinaryIO, head: bytes) -> DeepImage | None:
     stream.seek(tags.next)
     tags.load(stream)
     bits, samples = tags.get(SAMPLE_BITS, (1,)), tags.get(PIXEL_SAMPLES, 1)
-    is_deep = samples > 1 and len(set(bits)) == 1 and bits[0] in (16, 32)
-    if not is_deep or tags.get(PLANAR, 1) != 1 or tags.get(PHOTOMETRIC) not in (0, 1, 2):
-        return None
+    planar, photometric = tags.get(PLANAR, TOGETHER), tags.get(PHOTOMETRIC)
+    if max(bits) <= 8 or (samples == 1 and planar != IN_PLANES):
+        return None  # Pillow keeps all bits of these
+    if set(bits) - {16, 32} or len(set(bits)) > 1 or photometric not in READ_MODELS:
+        depth = "/".join(map(str, sorted(set(bits))))
+        raise UserError(f"has {samples} channels of {depth} bits in color model {photometric}; convert it to PNG")
     extra = tags.get(EXTRA_SAMPLES, ())
     alpha = extra[0] if extra and extra[0] in (ASSOCIATED, UNASSOCIATED) else None
     kind = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
     letter = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}.get(kind)
     if letter is None:
-        return None
+        raise UserError(f"has {samples} channels of sample format {kind}; convert it to PNG")
     order = "<" if head[:2] == b"II" else ">"
     dtype = np.dtype(f"{order}{letter}{bits[0] // 8}")
     width, height = tags[WIDTH], tags[HEIGHT]
 
     def read() -> np.ndarray:
+        predictor = tags.get(PREDICTOR, NO_PREDICTOR)
+        if predictor not in (NO_PREDICTOR, DIFFERENCES) or (predictor == DIFFERENCES and letter == "f"):
+            raise ValueError(f"its predictor {predictor} is not read for several deep channels")
         stream.seek(0)
-        inner = Image.open(
-            io.BytesIO(_as_bytes(stream.read(), tags, dtype.itemsize * samples, order)), formats=["TIFF"]
-        )
-        values = np.asarray(inner).reshape(height, -1).view(dtype).reshape(height, width, samples)
-        if tags.get(PREDICTOR, 1) == 2:
-            values = np.cumsum(values, axis=1, dtype=dtype.newbyteorder("="))
-        return values
+        data = stream.read()
+        planes = samples if planar == IN_PLANES else 1
+        parts = []
+        for plane in range(planes):
+            pixel = dtype.itemsize * samples // planes
+            inner = Image.open(io.BytesIO(_as_bytes(data, tags, pixel, order, (plane, planes))), formats=["TIFF"])
+            parts.append(np.asarray(inner).reshape(height, -1).view(dtype).reshape(height, width, samples // planes))
+        values = np.concatenate(parts, axis=2)
+        return np.cumsum(values, axis=1, dtype=dtype.newbyteorder("=")) if predictor == DIFFERENCES else values
 
-    return DeepImage(width, height, samples - len(extra), alpha, int(tags.get(ORIENTATION, 1)), read)
+    return DeepImage(width, height, samples - len(extra), alpha, int(tags.get(ORIENTATION, 1)), read, photometric == 0)
 
 
-def _as_bytes(data: bytes, tags: Any, pixel: int, order: str) -> bytes:
-    """The TIFF with a directory that describes rows of ``pixel`` times as many single bytes."""
+def _as_bytes(data: bytes, tags: Any, pixel: int, order: str, part: tuple[int, int]) -> bytes:
+    """The TIFF with a directory that describes rows of ``pixel`` times as many single bytes, in the strips or tiles of
+    one plane: ``part`` is its number from 0, and the number of planes."""
+    plane, planes = part
+
+    def of_plane(tag: int) -> list[int]:
+        numbers = list(tags[tag])
+        each = len(numbers) // planes
+        return numbers[plane * each : (plane + 1) * each]
+
     entries = {
         WIDTH: [tags[WIDTH] * pixel],
         HEIGHT: [tags[HEIGHT]],
@@ -197,10 +238,10 @@ def _as_bytes(data: bytes, tags: Any, pixel: int, order: str) -> bytes:
     entries[COMPRESSION] = [tags.get(COMPRESSION, 1)]
     if TILE_PLACES in tags:
         entries |= {TILE_WIDTH: [tags[TILE_WIDTH] * pixel], TILE_HEIGHT: [tags[TILE_HEIGHT]]}
-        entries |= {TILE_PLACES: list(tags[TILE_PLACES]), TILE_BYTES: list(tags[TILE_BYTES])}
+        entries |= {TILE_PLACES: of_plane(TILE_PLACES), TILE_BYTES: of_plane(TILE_BYTES)}
     else:
         entries |= {ROWS_PER_STRIP: [min(tags.get(ROWS_PER_STRIP, tags[HEIGHT]), tags[HEIGHT])]}
-        entries |= {STRIP_PLACES: list(tags[STRIP_PLACES]), STRIP_BYTES: list(tags[STRIP_BYTES])}
+        entries |= {STRIP_PLACES: of_plane(STRIP_PLACES), STRIP_BYTES: of_plane(STRIP_BYTES)}
     start = len(data) + len(data) % 2
     after = start + 2 + 12 * len(entries) + 4
     lines, lists = [], b""

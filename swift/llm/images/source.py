@@ -201,11 +201,13 @@ def _decode(stream: BinaryIO, source: ImageSource) -> Image.Image:
 def _show_deep(deep: DeepImage, outliers: float) -> Image.Image:
     """A deep image of several channels as RGB, all of them in one window. Transparent pixels become black."""
     values = deep.read()
-    colors = values[..., : deep.channels]
+    colors, inverted = values[..., : deep.channels], deep.inverted
+    if inverted and values.dtype.kind == "u":  # before alpha, since what is transparent is black
+        colors, inverted = np.iinfo(values.dtype).max - colors, False
     if deep.alpha == UNASSOCIATED:
         full = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0
         colors = colors * (values[..., deep.channels :][..., :1] / full)
-    shown = spread_range(np.ascontiguousarray(colors), outliers=outliers)
+    shown = spread_range(np.ascontiguousarray(colors), inverted, outliers)
     return Image.fromarray(shown[..., 0] if deep.channels != 3 else shown).convert("RGB")
 
 
