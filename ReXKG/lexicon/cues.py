@@ -42,7 +42,7 @@ JUDGES = "judges"  # "call", "say": takes "would" back
 RULES_OUT = "rules_out"  # "exclude": denies what follows if it has a subject, else a task
 ASKS = "asks"  # "?": what the statement named is asked
 AFFIRMS = "affirms"  # "yes": asserts what was asked
-RULES = "rules"  # "rules": with "out" behind the finding, as "rules out"
+RULES_VERB = "rules"  # "rules": with "out" behind the finding, as "rules out"
 PREFERS = "prefers"  # "prefer", "choose": "over" or "to" after it denies the hypothesis that follows
 COLON = "colon"  # ":", a dash: the heading or question before it is answered
 NORMAL = "normal"  # "clear", "sharp": what the heading before it names is not asserted
@@ -55,6 +55,6 @@ PLAIN = "plain"  # "cannot be excluded": no effect, but the cues inside the phra
 CUES = (
     NEGATES, NOT, LACKS, NEGATES_BEFORE, REMOVED, SPARES, DOUBTS, UNCERTAIN, BREAKS, ENDS, LINE, LIST, ARTICLE, PRONOUN,
     VERB, SEEN, SHOWS, SUGGESTS, AT, OF, WITH, TURNS, OPENS, FITS, THAN, SEEKS, EXAMINES, SOUGHT, OFFERS, IF, SUPPOSES,
-    GENERALIZES, JUDGES, RULES_OUT, ASKS, AFFIRMS, RULES, PREFERS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE,
+    GENERALIZES, JUDGES, RULES_OUT, ASKS, AFFIRMS, RULES_VERB, PREFERS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE,
     FILLS, PLAIN,
 )  # fmt: skip

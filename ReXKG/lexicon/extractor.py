@@ -15,9 +15,9 @@ from ReXKG.graph import SIZE, Graph, SentenceGraph
 from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.attachment import attach
 from ReXKG.lexicon.items import GAP, NUMBER, Item, make_item
-from ReXKG.lexicon.measures import end_of_measure
 from ReXKG.lexicon.polarity import read_polarity
 from ReXKG.lexicon.vocabulary import Vocabulary
+from ReXKG.lexicon.word_forms import end_of_measure
 from ReXKG.lexicon.wording import read_words, split_statements
 from ReXKG.sentence_cache import SentenceCache
 

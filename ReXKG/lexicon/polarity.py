@@ -54,7 +54,7 @@ def begin_negation(reading: Reading, i: int) -> None:
     if reading.is_unsure:
         reading.is_unsure = False
         return
-    suppositions.judge(reading, i)
+    suppositions.judge_clause(reading, i)
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
@@ -72,7 +72,7 @@ def begin_lack(reading: Reading, i: int) -> None:
     """Deny what follows ("free of", "argues against"). A doubt right before it takes it back ("*not free of*
     edema")."""
     if reading.doubt is not None and not reading.denied:
-        suppositions.judge(reading, i)
+        suppositions.judge_clause(reading, i)
         reading.negation = reading.doubt = None
     else:
         begin_negation(reading, i)
@@ -275,7 +275,7 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.RULES_OUT: suppositions.rule_out,
     cues.ASKS: suppositions.ask,
     cues.AFFIRMS: suppositions.affirm,
-    cues.RULES: suppositions.rule_apart,
+    cues.RULES_VERB: suppositions.rule_apart,
     cues.PREFERS: suppositions.read_judgment,
     cues.COLON: suppositions.read_colon,
     cues.NORMAL: suppositions.read_normal,

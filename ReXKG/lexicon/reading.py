@@ -269,7 +269,7 @@ class Reading:
         )
 
     def is_denied_by_judgment(self) -> bool:
-        """True if a judgment has denied what its own clause goes on to deny ("I do *not* think the effusion *has*
+        """True if a judgment has denied what its own clause denies further on ("I do *not* think the effusion *has*
         resolved", "no evidence *that*")."""
         if not self.denied or self.list_marks or self.negation_at < self.clause or self.outside or self.topic:
             return False

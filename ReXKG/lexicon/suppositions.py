@@ -27,9 +27,9 @@ def seek(reading: Reading, i: int) -> None:
     """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an
     infinitive is no task ("not able *to identify* a nodule"), and right behind "not" no verb asks ("in no way *does
     this* look like edema")."""
-    if reading.doubt == cues.NOT and not reading.denied:
-        if reading.items[i].text.startswith("to ") or reading.negation_at == i - 1:
-            return
+    is_infinitive = reading.items[i].text.startswith("to ")
+    if reading.doubt == cues.NOT and not reading.denied and (is_infinitive or reading.negation_at == i - 1):
+        return
     reading.negation = reading.doubt = None
     reading.open_scope(i)
 
@@ -73,7 +73,7 @@ def read_judgment(reading: Reading, i: int) -> None:
         _take_back(reading, i)
 
 
-def judge(reading: Reading, i: int) -> None:
+def judge_clause(reading: Reading, i: int) -> None:
     """Take a "would" back before a denial that belongs to a speaker or to what is known ("I *would not* read this as
     edema", "that *would be wrong*")."""
     scope = reading.scope
