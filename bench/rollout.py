@@ -4,9 +4,9 @@
 
 Three comparisons, each in turns: completions of uneven length on a small model, long prompts on two layers with the
 widths of Phi-4-multimodal, in float32 and bfloat16, and the bytes of keys and values there. The lengths of the first
-are drawn from an exponential distribution of mean 60 and cut at the limit of 256. Its tokens are random and given, as
-are those of the second, which all have full length. Tokens are compared where they are sampled: on a model whose
-answers end by themselves. The last line of the output is a JSON object.
+are the quantiles of an exponential distribution of mean 60, under a limit of 256. Its tokens are random and given, as
+are those of the second, which all have full length. Tokens are compared where they are sampled: on the small model,
+with answers that end by themselves. The last line of the output is a JSON object.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def given_tokens(model: nn.Module, lengths: np.ndarray, limit: int) -> GivenToke
 
 
 def uneven_lengths(count: int, limit: int) -> np.ndarray:
-    """Lengths of mean 60 before they are cut, exponentially distributed."""
-    drawn = np.random.default_rng(2).exponential(60, count)
-    return drawn.round().clip(1, limit).astype(int)
+    """Quantiles of an exponential distribution of mean 60, in random order."""
+    quantiles = -60 * np.log1p(-(np.arange(count) + 0.5) / count)
+    return np.random.default_rng(2).permutation(quantiles.round().clip(1, limit).astype(int))
 
 
 def compare_given(
