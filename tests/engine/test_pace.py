@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from swift.engine import sampling as rollout
-from swift.engine.choosing import Sampling
-from swift.engine.pace import Pace
+from swift.engine.rollout.choosing import Sampling
+from swift.engine.rollout.pace import Pace
 from swift.engine.sampling import generate
 from tests.support.builders import PAD, TORCHRUN, random_prompts, run_python, tiny_model
 

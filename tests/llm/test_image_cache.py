@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from swift.llm.images.cache import ImageCache
+from swift.llm.images.cache import ImageCache, single_threaded_pool
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor, ProcessedImage
 from swift.llm.images.source import ImageSource
 from swift.utils.errors import UserError
@@ -263,3 +263,17 @@ def test_a_forked_process_does_not_wait_for_its_parents_threads(sources):
         os.waitpid(child, 0)
     tiler.gate.set()
     assert ended == (child, 0)
+
+
+def test_threads_that_make_images_use_one_thread_of_torch_and_leave_the_others_theirs():
+    """A second team of OpenMP threads slowed every step on the CPU by a fifth."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with single_threaded_pool(3) as pool:
+            assert {pool.submit(torch.get_num_threads).result() for _ in range(9)} == {1}
+            assert torch.get_num_threads() == 2
+            with ThreadPoolExecutor(1) as others:
+                assert others.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
