@@ -81,7 +81,7 @@ def _resident() -> int:
 
 
 def differences(folder: str) -> tuple[float, float]:
-    """How far the gradients of both forms are apart: the largest difference of an entry relative to the largest entry
+    """Distance of the gradients of both forms: the largest difference of an entry relative to the largest entry
     of all, and the norm of the difference of all entries relative to their norm."""
     packed, sliced = (torch.load(Path(folder) / form, weights_only=True) for form in FORMS)
     if packed.keys() != sliced.keys():

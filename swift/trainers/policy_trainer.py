@@ -310,9 +310,9 @@ class PolicyTrainer(ShardedTrainer):
         own, size = range(self.args.process_index, len(dataset), self.args.world_size), self.args.eval_batch_size
         largest = math.ceil(len(dataset) / self.args.world_size) if self.synced else len(own)
         for start in range(0, largest, size):
-            batch = own[start : start + size]
+            items = dataset.items((batch := own[start : start + size]) or [0])
             dataset.prefetch(own[start + size : start + 2 * size])
-            self.observe_validation(dataset.items(batch or [0]), means if batch else Means())
+            self.observe_validation(items, means if batch else Means())
 
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
         """Add the figures of a batch of validation prompts to ``means``."""
