@@ -71,7 +71,7 @@ class Reading:
 
     __slots__ = (
         "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "heads_list", "in_place",
-        "is_unsure", "items", "labels", "last_mark", "left_out", "list_marks", "named", "named_end", "negation",
+        "is_unsure", "items", "judged", "labels", "last_mark", "left_out", "list_marks", "named", "named_end", "negation",
         "negation_at", "outside", "repeats", "scope", "scope_comma", "scope_cue", "scope_has_verb", "statement",
         "topic",
     )  # fmt: skip
@@ -91,6 +91,7 @@ class Reading:
         self.in_place = False  # a preposition came after the negation
         self.doubt: str | None = None  # the cue that turns a denial right after it ("not", "almost") into its opposite
         self.heads_list = False  # the negation denies a list of bullets ("there is no: ...")
+        self.judged: int | None = None  # the finding that "not" does not deny, as it is only judged
         self.is_unsure = False  # "not sure" waits for a denial to leave open
         self.repeats = False  # the negation repeats one before it in a list ("no effusion, *no* edema")
         self.list_marks = 0  # commas, "and" and "or" since the negation
@@ -116,6 +117,8 @@ class Reading:
         elif self.negation is not None:
             if self.denied and self.after_list and self._leaves_list(i, label):
                 self.negation = None
+            elif i == self.judged:
+                self.judged = None
             elif label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not self.in_place):
                 self._deny_entity(i, ABSENT[label])
             elif role == roles.FINDING or (role == roles.STATE and self.negation == cues.NOT):

@@ -27,8 +27,8 @@ def seek(reading: Reading, i: int) -> None:
     """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an
     infinitive is no task ("not able *to identify* a nodule"), and right behind "not" no verb asks ("in no way *does
     this* look like edema")."""
-    is_infinitive = reading.items[i].text.startswith("to ")
-    if reading.doubt == cues.NOT and not reading.denied and (is_infinitive or reading.negation_at == i - 1):
+    is_part = reading.items[i].text.startswith("to ") or reading.negation_at == i - 1
+    if reading.doubt == cues.NOT and not reading.denied and is_part:
         return
     reading.negation = reading.doubt = None
     reading.open_scope(i)
@@ -66,11 +66,22 @@ def suppose(reading: Reading, i: int) -> None:
 def read_judgment(reading: Reading, i: int) -> None:
     """Take a "would" back that belongs to a speaker or to what is there ("I *would call* this edema", "*the* opacity
     would suggest pneumonia", not "blunting would suggest an effusion")."""
+    if reading.negation == cues.NOT:
+        reading.judged = _judged(reading, i)
     if reading.scope is None:
         return
     known = (cues.ARTICLE, cues.BREAKS, cues.PRONOUN)
     if reading.negation is not None or _names_known(reading, i, known) or not _names_disorder(reading, reading.scope):
         _take_back(reading, i)
+
+
+def _judged(reading: Reading, i: int) -> int | None:
+    """The place of the finding that is judged to be another ("not call *the opacity* a mass"); None without two."""
+    items = reading.items[i + 1 : i + _NEAR]
+    if not items or items[0].cue != cues.ARTICLE:
+        return None
+    named = [place for place, item in enumerate(items, i + 1) if item.label in ABSENT]
+    return named[0] if len(named) > 1 and not any(item.cue == cues.LIST for item in items) else None
 
 
 def judge_clause(reading: Reading, i: int) -> None:
@@ -145,7 +156,7 @@ def rule_out(reading: Reading, i: int) -> None:
             _take_back(reading, i)
         if reading.scope is not None:
             return
-    if reading.doubt is not None:
+    if reading.doubt is not None or (reading.negation == cues.LACKS and not reading.denied):
         reading.negation = reading.doubt = None
     elif not reading.items[i].text.startswith("to ") and _has_subject(reading, i):
         reading.new_negation(i, cues.RULES_OUT)
