@@ -72,8 +72,8 @@ class Reading:
     __slots__ = (
         "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "heads_list", "in_place",
         "is_unsure", "items", "judged", "labels", "last_mark", "left_out", "list_marks", "named", "named_end",
-        "negation", "negation_at", "outside", "repeats", "scope", "scope_comma", "scope_cue", "scope_has_verb", "statement",
-        "topic",
+        "negation", "negation_at", "outside", "repeats", "scope", "scope_comma", "scope_cue", "scope_has_verb",
+        "statement", "topic",
     )  # fmt: skip
 
     def __init__(self, items: Sequence[Item]) -> None:
