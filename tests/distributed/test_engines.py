@@ -58,9 +58,9 @@ def single(world, folder) -> Path:
     return folder / "single"
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=[name for name in ENGINES if name != "ddp"])  # test_distributed.py has that one
 def plain(request, world, folder) -> tuple[str, Path, str]:
-    """Engine, run folder and log of a float32 run under each engine."""
+    """Engine, run folder and log of a float32 run under each engine but DistributedDataParallel."""
     output = folder / request.param
     return request.param, output, train(world, output, **ENGINES[request.param])
 
