@@ -10,6 +10,8 @@ _IN_PLACE_OF = frozenset({"rather than", "instead of", "as opposed to"})
 
 _PART_ENDS = (cues.ENDS, cues.LIST, cues.BREAKS)
 
+_SHORT_SETTING = 4
+
 
 def waits(reading: Reading) -> bool:
     """True if a "not" or a doubt of what follows has denied nothing yet and begins no list."""
@@ -29,8 +31,10 @@ def begin_clause(reading: Reading, i: int) -> None:
             return
         if waits(reading):
             return
-    elif reading.is_bare_negation(i):
-        reading.answer_no(i)
+    else:
+        reading.is_unsure = False
+        if reading.is_bare_negation(i):
+            reading.answer_no(i)
     reading.close_scope(i)
     reading.new_clause(i)
 
@@ -58,6 +62,16 @@ def begin_line(reading: Reading, i: int) -> None:
         begin_statement(reading, i)
 
 
+def leave_out_setting(reading: Reading, i: int) -> None:
+    """Leave out the disorder of a general setting, at the comma behind it ("*in edema,* the vessels are blurred")."""
+    start = reading.statement
+    start += reading.items[start].cue == cues.ENDS
+    if i - start <= _SHORT_SETTING and reading.items[start].text in ("in", "for"):
+        if any(item.cue == cues.ARTICLE for item in reading.items[start:i]):
+            return
+        reading.leave_out(start, i)
+
+
 def read_list_mark(reading: Reading, i: int) -> None:
     """Let a negation reach beyond a comma, "and" or "or". After a verb the list mark begins a clause."""
     text = reading.items[i].text
@@ -68,6 +82,8 @@ def read_list_mark(reading: Reading, i: int) -> None:
             reading.scope_comma = i if text == "," and not reading.after_list else None
     elif reading.is_bare_negation(i):
         reading.answer_no(i)
+    elif text == "," and not reading.has_verb:
+        leave_out_setting(reading, i)
     if reading.has_verb and reading.scope is None:
         reading.new_clause(i)
     if text != "or":
@@ -116,4 +132,7 @@ def read_verb(reading: Reading, i: int) -> None:
         return
     else:
         reading.spare_since_comma(i)
+        reading.spare_known_subject(i)
+        if reading.is_unsure and reading.negation is not None:
+            return
     reading.negation, reading.has_verb = None, True

@@ -161,7 +161,7 @@ def doubt(reading: Reading, i: int) -> None:
 def leave_unsure(reading: Reading, i: int) -> None:
     """End a "not" that denies the certainty only ("I am not *sure* there is an effusion"), and leave a denial open
     ("not *sure* it has resolved")."""
-    if reading.doubt == cues.NOT and not reading.denied:
+    if (reading.doubt == cues.NOT and not reading.denied) or reading.items[i].text.startswith("not "):
         reading.negation = None
         reading.is_unsure = True
 
@@ -220,7 +220,9 @@ def _names_disorder(reading: Reading, i: int) -> bool:
 def deny_devices_before(reading: Reading, i: int) -> None:
     """Deny the devices of the clause so far ("the tube has been *removed*"). The noun "removal" is not a cue:
     annotators of real reports call the tube of "removal of the tube" present about twice as often as absent."""
-    if reading.scope is None:
+    if reading.doubt is not None:
+        reading.negation = reading.doubt = None
+    elif reading.scope is None:
         reading.deny(reading.clause, i, ANY_DEVICE)
         reading.clause = i
 

@@ -70,10 +70,10 @@ class Reading:
     """
 
     __slots__ = (
-        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "heads_list", "in_place",
-        "is_unsure", "items", "judged", "labels", "last_mark", "left_out", "list_marks", "named", "named_end", "negation",
-        "negation_at", "outside", "repeats", "scope", "scope_comma", "scope_cue", "scope_has_verb", "statement",
-        "topic",
+        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "heads_list",
+        "in_place", "is_unsure", "items", "judged", "labels", "last_mark", "left_out", "list_marks", "named",
+        "named_end", "negation", "negation_at", "outside", "repeats", "scope", "scope_comma", "scope_cue",
+        "scope_has_verb", "statement", "topic",
     )  # fmt: skip
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -207,7 +207,7 @@ class Reading:
         if self.topic is not None and not self.topic.is_open:
             self.topic = None
         self.statement = self.last_mark = i
-        self.outside, self.is_unsure = None, False
+        self.outside, self.is_unsure, self.scope_cue = None, False, ""
 
     def open_scope(self, i: int) -> None:
         """Leave out the disorders and devices that follow until a rule closes the scope."""
@@ -270,6 +270,18 @@ class Reading:
             item.cue in _FILLERS if item.label is None else item.label == PROCEDURES or item.cue in _FILLERS
             for item in self.items[self.negation_at + 1 : i]
         )
+
+    def spare_known_subject(self, i: int) -> None:
+        """Spare the known thing that a judgment names before its verb, and wait for what it is not ("I do *not* think
+        *the opacity* is pneumonia")."""
+        start = self.negation_at + 2
+        if self.negation not in (cues.NOT, cues.LACKS) or not self.denied or self.list_marks or i - start > _NEAR:
+            return
+        before = self.items[start:i]
+        first = next((place for place, item in enumerate(before) if item.label is not None), 0)
+        if first and before[first - 1].cue == cues.ARTICLE and self.labels[i - 1] in ABSENT.values():
+            self.restore(start, i)
+            self.denied, self.is_unsure = False, True
 
     def is_denied_by_judgment(self) -> bool:
         """True if a judgment has denied what its own clause goes on to deny ("I do *not* think the effusion *has*

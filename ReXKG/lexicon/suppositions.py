@@ -55,10 +55,14 @@ def ask_if(reading: Reading, i: int) -> None:
 
 
 def suppose(reading: Reading, i: int) -> None:
-    """Leave out what the clause says before and after "would" ("a pneumothorax *would* show a line")."""
+    """Leave out what the clause says before and after "would" ("a pneumothorax *would* show a line"). Behind a
+    condition it is never taken back ("if there were blunting, I *would* call it an effusion")."""
     if reading.scope is None:
+        is_conditional = reading.scope_cue == cues.IF
         reading.leave_out(reading.clause, i)
         reading.open_scope(i)
+        if is_conditional:
+            reading.scope_cue = cues.IF
     else:
         reading.scope_comma = None
 
@@ -227,7 +231,8 @@ def affirm(reading: Reading, i: int) -> None:
     if i + 1 < len(items) and items[i + 1].cue == cues.NOT:
         return
     is_last = i + 1 == len(items) or items[i + 1].cue == cues.ENDS
-    is_answer = items[i].text in _YES or (topic is not None and i == topic.end + 1) or is_last
+    is_yes = items[i].text in _YES
+    is_answer = is_yes or is_last or (topic is not None and i == topic.end + 1) or _is_one(reading, i)
     if not is_answer and (items[i + 1].label is not None or reading.scope is None):
         return
     reading.close_scope(i)
@@ -235,7 +240,17 @@ def affirm(reading: Reading, i: int) -> None:
     if topic is not None and topic.is_open:
         reading.answer(topic, is_yes=True)
         reading.topic = None
+    elif is_yes and topic is not None:
+        reading.topic, reading.clause = None, i
     reading.negation, reading.has_verb = None, True
+
+
+def _is_one(reading: Reading, i: int) -> bool:
+    """True for the "one" of an open question, if nothing else was named since ("edema? I *see one* on the left")."""
+    topic = reading.topic
+    if topic is None or not topic.is_open or i - topic.end > _NEAR or not reading.items[i].text.endswith("one"):
+        return False
+    return not any(item.kind is not None for item in reading.items[topic.end : i])
 
 
 def ends_in_answer(reading: Reading) -> bool:
