@@ -25,11 +25,12 @@ def ends_at(reading: Reading, i: int) -> bool:
 
 def begin_clause(reading: Reading, i: int) -> None:
     """Begin a clause ("but", "there"). No negation crosses its beginning in either direction, except a "not" that has
-    denied nothing yet ("I do *not* think that *there is* an effusion")."""
+    denied nothing yet ("I do *not* think that *there is* an effusion", "*nothing* suggests that *there is* one")."""
     if reading.items[i].text.startswith("there"):
         if reading.scope is not None and not reading.after_list:
             return
-        if waits(reading):
+        goes_on = reading.items[i - 1].text == "that" or reading.items[i - 1].cue == cues.SUGGESTS
+        if waits(reading) or (goes_on and reading.is_bare_negation(i)):
             return
     else:
         reading.is_unsure = False

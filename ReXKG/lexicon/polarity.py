@@ -58,7 +58,8 @@ def begin_negation(reading: Reading, i: int) -> None:
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
-    if cue == cues.NEGATES and clauses.waits(reading) and (reading.doubt or reading.negation) in _TAKEN_BACK:
+    repeats = cue == cues.NEGATES or (cue == cues.NOT and reading.items[i - 1].cue == cues.VERB)
+    if repeats and clauses.waits(reading) and (reading.doubt or reading.negation) in _TAKEN_BACK:
         reading.negation = reading.doubt = None
         return
     reading.new_negation(i, cue)

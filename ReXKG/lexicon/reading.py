@@ -20,7 +20,7 @@ from ReXKG.graph import (
     SIZE,
 )
 from ReXKG.lexicon import cues, roles
-from ReXKG.lexicon.items import Item
+from ReXKG.lexicon.items import GAP, Item
 
 ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
 ANY_ABSENT = frozenset(ABSENT.values())
@@ -211,7 +211,8 @@ class Reading:
 
     def open_scope(self, i: int) -> None:
         """Leave out the disorders and devices that follow until a rule closes the scope."""
-        self.scope, self.scope_cue = i, self.items[i].cue or ""
+        self.scope = i if self.scope is None else self.scope
+        self.scope_cue = self.items[i].cue or ""
         self.scope_has_verb = self.after_list = False
         self.scope_comma = None
 
@@ -266,6 +267,8 @@ class Reading:
             return False
         if self.negation not in (cues.NEGATES, cues.NOT):
             return False
+        if self.topic is not None and i == self.negation_at + 2 and self.items[i - 1] is GAP:
+            return True
         return all(
             item.cue in _FILLERS if item.label is None else item.label == PROCEDURES or item.cue in _FILLERS
             for item in self.items[self.negation_at + 1 : i]

@@ -7,12 +7,16 @@ the main clause. A question leaves out all that it names. Either is then the top
 
 from __future__ import annotations
 
-from ReXKG.lexicon import cues, roles
+from ReXKG.lexicon import clauses, cues, roles
+from ReXKG.lexicon.items import GAP
 from ReXKG.lexicon.reading import ABSENT, ANY_ABSENT, Outside, Reading, Topic
 
 _NEAR = 8
 _SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "reflects", "implies"})
 _CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to", "attributed to"})
+_SPEAKERS = frozenset({"i", "we"})
+_COUNTS = frozenset({"one", "both", "some", "several"})
+_ONES = ("one", "it", "them", "some", "several", "both")
 _INVERTED = frozenset({"should", "were this", "were that"})
 _INCLUDING = frozenset({"include", "includes"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
@@ -59,12 +63,21 @@ def suppose(reading: Reading, i: int) -> None:
     condition it is never taken back ("if there were blunting, I *would* call it an effusion")."""
     if reading.scope is None:
         is_conditional = reading.scope_cue == cues.IF
+        if not is_conditional and _is_opinion(reading, i):
+            return
         reading.leave_out(reading.clause, i)
         reading.open_scope(i)
         if is_conditional:
             reading.scope_cue = cues.IF
     else:
         reading.scope_comma = None
+
+
+def _is_opinion(reading: Reading, i: int) -> bool:
+    """True for the "would" of a speaker before a verb that steers nothing ("I *would* settle for edema", not "I *would*
+    see")."""
+    items = reading.items
+    return 0 < i < len(items) - 1 and items[i - 1].text in _SPEAKERS and items[i + 1] is GAP
 
 
 def read_judgment(reading: Reading, i: int) -> None:
@@ -156,7 +169,7 @@ def rule_out(reading: Reading, i: int) -> None:
     one, or with "to", it is a task ("*exclude* pneumonia"). After a doubt nothing is denied ("cannot *exclude*
     pneumonia")."""
     if reading.scope is not None:
-        if reading.doubt == cues.NOT:
+        if reading.doubt == cues.NOT or reading.items[reading.scope - 1].text in _SPEAKERS:
             _take_back(reading, i)
         if reading.scope is not None:
             return
@@ -211,12 +224,14 @@ def _names_finding(reading: Reading, start: int, end: int) -> bool:
 def _is_said_in_part(reading: Reading, i: int) -> bool:
     """True if a fragment that begins at ``i`` tells how or where that is which was asked ("an effusion? *Small, on the
     left*", "*probably*")."""
+    if i < len(reading.items) and reading.items[i].text in _COUNTS and clauses.ends_at(reading, i + 1):
+        return True
     if i >= len(reading.items) or reading.items[i].cue not in _TELLING:
         return False
     for item in reading.items[i : i + _NEAR]:
         if item.cue in (cues.ENDS, cues.LIST, cues.BREAKS):
             break
-        if item.label in ABSENT or item.cue in _SAYS_MORE:
+        if item.label in ABSENT or item.cue in _SAYS_MORE or item.text in ("a", "an"):
             return False
     return True
 
@@ -248,7 +263,7 @@ def affirm(reading: Reading, i: int) -> None:
 def _is_one(reading: Reading, i: int) -> bool:
     """True for the "one" of an open question, if nothing else was named since ("edema? I *see one* on the left")."""
     topic = reading.topic
-    if topic is None or not topic.is_open or i - topic.end > _NEAR or not reading.items[i].text.endswith("one"):
+    if topic is None or not topic.is_open or i - topic.end > _NEAR or not reading.items[i].text.endswith(_ONES):
         return False
     return not any(item.kind is not None for item in reading.items[topic.end : i])
 
