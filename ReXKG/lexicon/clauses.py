@@ -68,7 +68,7 @@ def leave_out_setting(reading: Reading, i: int) -> None:
     start = reading.statement
     start += reading.items[start].cue == cues.ENDS
     if i - start <= _SHORT_SETTING and reading.items[start].text in ("in", "for"):
-        if any(item.cue == cues.ARTICLE for item in reading.items[start:i]):
+        if any(item.cue in (cues.ARTICLE, cues.COLON) for item in reading.items[start:i]):
             return
         reading.leave_out(start, i)
 
@@ -76,6 +76,8 @@ def leave_out_setting(reading: Reading, i: int) -> None:
 def read_list_mark(reading: Reading, i: int) -> None:
     """Let a negation reach beyond a comma, "and" or "or". After a verb the list mark begins a clause."""
     text = reading.items[i].text
+    if text == "and" and reading.after_list and reading.last_mark == i - 1:
+        return
     if reading.scope is not None:
         if text == "," and reading.scope_has_verb and reading.scope_cue != cues.OFFERS:
             reading.close_scope(i)

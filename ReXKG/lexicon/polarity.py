@@ -20,6 +20,7 @@ from ReXKG.lexicon.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 
 _NEAR, _SOON = 12, 6
 _LESSER = frozenset({"less", "worse", "poorer"})
+_SO = frozenset({"so", "therefore", "thus", "hence"})
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 
@@ -116,10 +117,15 @@ def read_seen(reading: Reading, i: int) -> None:
     if reading.doubt == cues.NOT and not reading.denied:
         reading.doubt = None
         deny_before(reading, i)
-    elif topic is not None and topic.is_open and i == topic.end + 1:
+    elif topic is not None and topic.is_open and (i == topic.end + 1 or _concludes(reading, i)):
         suppositions.affirm(reading, i)
     elif reading.items[i].label is None:
         clauses.read_verb(reading, i)
+
+
+def _concludes(reading: Reading, i: int) -> bool:
+    """True if the part of the sentence ends in "so" and the word at ``i`` ("..., *so present*")."""
+    return reading.items[i - 1].text in _SO and clauses.ends_at(reading, i + 1)
 
 
 def read_place(reading: Reading, i: int) -> None:
@@ -194,7 +200,9 @@ def deny_before(reading: Reading, i: int) -> None:
 
 
 def _is_of_the_past(reading: Reading, i: int) -> bool:
-    """True if a word for an earlier image follows ("was not seen on the *prior* film")."""
+    """True if a word for an earlier image follows or is right before ("was not seen on the *prior* film")."""
+    if i and reading.items[i - 1].text in _EARLIER:
+        return True
     for item in reading.items[i + 1 : i + _SOON]:
         if item.cue in (cues.BREAKS, cues.ENDS, cues.LIST):
             return False
@@ -224,7 +232,9 @@ def deny_devices_before(reading: Reading, i: int) -> None:
     if reading.doubt is not None:
         reading.negation = reading.doubt = None
     elif reading.scope is None:
-        reading.deny(reading.clause, i, ANY_DEVICE)
+        topic = reading.topic
+        if not reading.deny(reading.clause, i, ANY_DEVICE) and topic is not None and i == topic.end + 1:
+            reading.deny(topic.start, topic.end, ANY_DEVICE)
         reading.clause = i
 
 

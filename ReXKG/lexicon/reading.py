@@ -301,6 +301,8 @@ class Reading:
         is_denied = is_denied or self.deny(self.clause, self.negation_at, ANY_FINDING)
         if not is_denied and self.negation == cues.NOT:
             self.deny_subject_before(i)
+        elif not is_denied and self.negation_at == i - 1 and (i == len(self.items) or self.items[i].cue == cues.ENDS):
+            self.deny_subject_before(self.negation_at)
         self.negation, self.clause = None, i
 
     def answer(self, topic: Topic, is_yes: bool) -> bool:

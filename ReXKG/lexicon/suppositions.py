@@ -17,6 +17,7 @@ _CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to",
 _SPEAKERS = frozenset({"i", "we"})
 _COUNTS = frozenset({"one", "both", "some", "several"})
 _ONES = ("one", "it", "them", "some", "several", "both")
+_ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
 _INVERTED = frozenset({"should", "were this", "were that"})
 _INCLUDING = frozenset({"include", "includes"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
@@ -204,8 +205,9 @@ def ask(reading: Reading, i: int) -> None:
     labels, start = reading.labels, reading.statement
     if i and i - start <= 1 and reading.topic is not None:
         return
-    denies = any(item.cue == cues.NEGATES_BEFORE for item in reading.items[start:i])
-    denies = denies and not ANY_ABSENT.isdisjoint(labels[start:i])
+    asked = reading.items[start:i]
+    denies = any(item.cue == cues.NEGATES_BEFORE for item in asked) and not ANY_ABSENT.isdisjoint(labels[start:i])
+    denies = denies or any(item.text in _ENDING for item in asked)
     labels[start:i] = [None] * (i - start)
     reading.left_out = True
     reading.scope = None
