@@ -18,13 +18,13 @@ _SPEAKERS = frozenset({"i", "we"})
 _COUNTS = frozenset({"one", "both", "some", "several"})
 _ONES = ("one", "it", "them", "some", "several", "both")
 _ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
-_INVERTED = frozenset({"should", "were this", "were that"})
+_INVERTED = frozenset({"should", "were this", "were that", "had it been", "had this been", "had that been"})
 _INCLUDING = frozenset({"include", "includes"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
 
 _SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, cues.VERB, cues.ASKS, cues.SHOWS, cues.SEEN})
 
-_TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS)
+_TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS, cues.AT)
 _SAID_OF = (roles.FINDING, roles.STATE)
 
 
@@ -230,9 +230,10 @@ def _is_said_in_part(reading: Reading, i: int) -> bool:
         return True
     if i >= len(reading.items) or reading.items[i].cue not in _TELLING:
         return False
+    is_place = reading.items[i].cue == cues.AT
     for item in reading.items[i : i + _NEAR]:
         if item.cue in (cues.ENDS, cues.LIST, cues.BREAKS):
-            break
+            return not is_place or item.cue == cues.ENDS
         if item.label in ABSENT or item.cue in _SAYS_MORE or item.text in ("a", "an"):
             return False
     return True
