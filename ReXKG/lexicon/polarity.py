@@ -21,6 +21,7 @@ from ReXKG.lexicon.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 _NEAR, _SOON = 12, 6
 _LESSER = frozenset({"less", "worse", "poorer"})
 _SO = frozenset({"so", "therefore", "thus", "hence"})
+_COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 
@@ -189,14 +190,25 @@ def deny_before(reading: Reading, i: int) -> None:
         reading.restore(reading.negation_at, i)
     elif reading.items[i].text.startswith("no longer") and _is_of_size(reading, i + 1):
         reading.has_verb = True
-    elif not _is_of_the_past(reading, i) and not reading.deny(reading.clause, i, ANY_FINDING):
-        topic = reading.topic
-        if topic is not None and reading.deny(topic.start, topic.end, ANY_FINDING):
-            reading.topic = None
-        elif _names_disorder(reading, i) or not reading.deny_subject_before(i):
-            reading.new_negation(i, cues.NEGATES_BEFORE)
-            reading.has_verb = False
+    elif not _is_of_the_past(reading, i):
+        _deny_named(reading, i)
     reading.clause = i
+
+
+def _deny_named(reading: Reading, i: int) -> None:
+    """Deny what `deny_before` says. A heading right before is denied alone ("effusion: yes, edema: *absent*")."""
+    topic = reading.topic
+    if topic is not None and topic.is_heading and i == topic.end + 1 and reading.answer(topic, is_yes=False):
+        reading.topic = None
+    elif reading.deny(reading.clause, i, ANY_FINDING):
+        return
+    elif topic is not None and reading.deny(topic.start, topic.end, ANY_FINDING):
+        reading.topic = None
+    elif reading.items[i].text.endswith(_COMPARING):
+        reading.deny_subject_before(i)
+    elif _names_disorder(reading, i) or not reading.deny_subject_before(i):
+        reading.new_negation(i, cues.NEGATES_BEFORE)
+        reading.has_verb = False
 
 
 def _is_of_the_past(reading: Reading, i: int) -> bool:
@@ -236,6 +248,12 @@ def deny_devices_before(reading: Reading, i: int) -> None:
         if not reading.deny(reading.clause, i, ANY_DEVICE) and topic is not None and i == topic.end + 1:
             reading.deny(topic.start, topic.end, ANY_DEVICE)
         reading.clause = i
+
+
+def suggest(reading: Reading, i: int) -> None:
+    """Open another finding after a list mark ("no effusion, *likely* atelectasis"), and see `suppositions.suggest`."""
+    open_finding(reading, i)
+    suppositions.suggest(reading, i)
 
 
 def compare(reading: Reading, i: int) -> None:
@@ -284,7 +302,8 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.SUPPOSES: suppositions.suppose,
     cues.GENERALIZES: suppositions.generalize,
     cues.JUDGES: suppositions.read_judgment,
-    cues.SUGGESTS: suppositions.suggest,
+    cues.SUGGESTS: suggest,
+    cues.FITS: open_finding,
     cues.RULES_OUT: suppositions.rule_out,
     cues.ASKS: suppositions.ask,
     cues.AFFIRMS: suppositions.affirm,

@@ -115,7 +115,7 @@ class Reading:
                 self.labels[i] = None
                 self.left_out = True
         elif self.negation is not None:
-            if self.denied and self.after_list and self._leaves_list(i, label):
+            if self.denied and self.after_list and self._leaves_list(i, label, role):
                 self.negation = None
             elif i == self.judged:
                 self.judged = None
@@ -159,11 +159,15 @@ class Reading:
         heading, self.heading_to_deny = self.heading_to_deny, None
         self.deny(heading.start, heading.end, ANY_FINDING)
 
-    def _leaves_list(self, i: int, label: str) -> bool:
+    def _leaves_list(self, i: int, label: str, role: str) -> bool:
         """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube*
-        in place"), what was denied already ("no effusion on the left, *effusion* on the right"), and what alone has no
-        "no" ("no effusion, no edema, *cardiomegaly*")."""
-        if label not in ABSENT or self.items[self.last_mark].text != ",":
+        in place"), what was denied already ("no effusion on the left, *effusion* on the right"), what alone has no "no"
+        ("no effusion, no edema, *cardiomegaly*"), and the state of an organ ("no edema, *enlarged* heart")."""
+        if self.items[self.last_mark].text != ",":
+            return False
+        if role == roles.STATE and i + 1 < len(self.items) and self.items[i + 1].label == ANATOMY:
+            return not self.list_goes_on(i)
+        if label not in ABSENT:
             return False
         first = max(self.negation_at, self.last_mark - _NEAR)
         if self.repeats:
