@@ -13,18 +13,19 @@ _REPLIES = ("None", "Yes", "No.", "No,", "Not ")
 _REPLY_WORDS = (
     r"(?:None(?: (?:is|are|was|were))?(?: (?:seen|visible|identified|present))?|Yes|No|Not (?:seen|present|visible))"
 )
-_REPLY = re.compile(rf"\.(?=\s{{1,4}}{_REPLY_WORDS}(?:[.,]|$))")
-_REPLY_SENTENCE = re.compile(rf"\s{{1,4}}{_REPLY_WORDS}(?:,|$)")
+_REPLY = re.compile(rf"\.(?=\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:[.,]|$))")
+_REPLY_SENTENCE = re.compile(rf"\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:,|$)")
 # A sentence that says only an answer ("So the answer is no", "I do not see one"), or begins with one ("So yes, ...").
 _LATE_ANSWER = re.compile(
     r"""\W*(?:(?:so|thus|therefore|hence|then|overall|okay|well|and|but|in|short|summary|conclusion|the|end|to|conclude
     |my|final|i|i['’]d|i['’]m|would|will|have|we|say|answer|verdict|question|this|that|it|is|must|should|be|think|with
-    |lean|towards?|going|go|all|based|on)\b[\s,:;"'*→>=-]*)*
+    |lean|probably|likely|definitely|certainly|clearly|most|towards?|going|go|all|based|on)\b(?:['’]s\b)?[\s,:;"'*→>=-]*)*
     (?:(?:yes|no|nope|yep|yeah|negative|affirmative)\b["'*]*(?:\W*$|[,;:—–-])
     |(?:none(?:\ (?:is|are)\ (?:seen|visible|present|identified))?|not\ (?:seen|present|visible|there|at\ all)|absent
     |gone|(?:there|it|they|that|we|i|you)\ (?:is|are|do|does|can|could)(?:n['’]t|\ not|['’]t|not)
       (?:\ (?:see\ |find\ |identify\ )?(?:one|any|it|there|present|visible|seen))?
-    |(?:there|it|they)\ (?:is|are)(?:\ (?:none|one|some|absent|present|gone|there))?
+    |(?:(?:there|it|they)\ (?:is|are)|(?:there|it)['’]s)(?:\ (?:none|one|some|absent|present|gone|there|not)){0,2}
+    |not|not\ that\ i\ can\ (?:see|tell)
     |(?:i|we)\ (?:can\ |do\ )?(?:see|find)\ (?:none|one|it)|it\ does|they\ do)\W*$)""",
     re.IGNORECASE | re.VERBOSE,
 )

@@ -10,6 +10,8 @@ _IN_PLACE_OF = frozenset({"rather than", "instead of", "as opposed to"})
 
 _PART_ENDS = (cues.ENDS, cues.LIST, cues.BREAKS)
 
+_SHORT_SETTING = 4
+
 
 def waits(reading: Reading) -> bool:
     """True if a "not" or a doubt of what follows has denied nothing yet and begins no list."""
@@ -23,14 +25,17 @@ def ends_at(reading: Reading, i: int) -> bool:
 
 def begin_clause(reading: Reading, i: int) -> None:
     """Begin a clause ("but", "there"). No negation crosses its beginning in either direction, except a "not" that has
-    denied nothing yet ("I do *not* think that *there is* an effusion")."""
+    denied nothing yet ("I do *not* think that *there is* an effusion", "*nothing* suggests that *there is* one")."""
     if reading.items[i].text.startswith("there"):
         if reading.scope is not None and not reading.after_list:
             return
-        if waits(reading):
+        goes_on = reading.items[i - 1].text == "that" or reading.items[i - 1].cue == cues.SUGGESTS
+        if waits(reading) or (goes_on and reading.is_bare_negation(i)):
             return
-    elif reading.is_bare_negation(i):
-        reading.answer_no(i)
+    else:
+        reading.is_unsure = False
+        if reading.is_bare_negation(i):
+            reading.answer_no(i)
     reading.close_scope(i)
     reading.new_clause(i)
 
@@ -58,9 +63,21 @@ def begin_line(reading: Reading, i: int) -> None:
         begin_statement(reading, i)
 
 
+def leave_out_setting(reading: Reading, i: int) -> None:
+    """Leave out the disorder of a general setting, at the comma behind it ("*in edema,* the vessels are blurred")."""
+    start = reading.statement
+    start += reading.items[start].cue == cues.ENDS
+    if i - start <= _SHORT_SETTING and reading.items[start].text in ("in", "for"):
+        if any(item.cue in (cues.ARTICLE, cues.COLON) for item in reading.items[start:i]):
+            return
+        reading.leave_out(start, i)
+
+
 def read_list_mark(reading: Reading, i: int) -> None:
     """Let a negation reach beyond a comma, "and" or "or". After a verb the list mark begins a clause."""
     text = reading.items[i].text
+    if text == "and" and reading.after_list and reading.last_mark == i - 1:
+        return
     if reading.scope is not None:
         if text == "," and reading.scope_has_verb and reading.scope_cue != cues.OFFERS:
             reading.close_scope(i)
@@ -68,6 +85,8 @@ def read_list_mark(reading: Reading, i: int) -> None:
             reading.scope_comma = i if text == "," and not reading.after_list else None
     elif reading.is_bare_negation(i):
         reading.answer_no(i)
+    elif text == "," and not reading.has_verb:
+        leave_out_setting(reading, i)
     if reading.has_verb and reading.scope is None:
         reading.new_clause(i)
     if text != "or":
@@ -116,4 +135,7 @@ def read_verb(reading: Reading, i: int) -> None:
         return
     else:
         reading.spare_since_comma(i)
+        reading.spare_known_subject(i)
+        if reading.is_unsure and reading.negation is not None:
+            return
     reading.negation, reading.has_verb = None, True

@@ -20,6 +20,8 @@ from ReXKG.lexicon.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 
 _NEAR, _SOON = 12, 6
 _LESSER = frozenset({"less", "worse", "poorer"})
+_SO = frozenset({"so", "therefore", "thus", "hence"})
+_COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 
@@ -58,7 +60,8 @@ def begin_negation(reading: Reading, i: int) -> None:
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
-    if cue == cues.NEGATES and clauses.waits(reading) and (reading.doubt or reading.negation) in _TAKEN_BACK:
+    repeats = cue == cues.NEGATES or (cue == cues.NOT and reading.items[i - 1].cue == cues.VERB)
+    if repeats and clauses.waits(reading) and (reading.doubt or reading.negation) in _TAKEN_BACK:
         reading.negation = reading.doubt = None
         return
     reading.new_negation(i, cue)
@@ -115,10 +118,15 @@ def read_seen(reading: Reading, i: int) -> None:
     if reading.doubt == cues.NOT and not reading.denied:
         reading.doubt = None
         deny_before(reading, i)
-    elif topic is not None and topic.is_open and i == topic.end + 1:
+    elif topic is not None and topic.is_open and (i == topic.end + 1 or _concludes(reading, i)):
         suppositions.affirm(reading, i)
     elif reading.items[i].label is None:
         clauses.read_verb(reading, i)
+
+
+def _concludes(reading: Reading, i: int) -> bool:
+    """True if the part of the sentence ends in "so" and the word at ``i`` ("..., *so present*")."""
+    return reading.items[i - 1].text in _SO and clauses.ends_at(reading, i + 1)
 
 
 def read_place(reading: Reading, i: int) -> None:
@@ -161,7 +169,7 @@ def doubt(reading: Reading, i: int) -> None:
 def leave_unsure(reading: Reading, i: int) -> None:
     """End a "not" that denies the certainty only ("I am not *sure* there is an effusion"), and leave a denial open
     ("not *sure* it has resolved")."""
-    if reading.doubt == cues.NOT and not reading.denied:
+    if (reading.doubt == cues.NOT and not reading.denied) or reading.items[i].text.startswith("not "):
         reading.negation = None
         reading.is_unsure = True
 
@@ -182,18 +190,31 @@ def deny_before(reading: Reading, i: int) -> None:
         reading.restore(reading.negation_at, i)
     elif reading.items[i].text.startswith("no longer") and _is_of_size(reading, i + 1):
         reading.has_verb = True
-    elif not _is_of_the_past(reading, i) and not reading.deny(reading.clause, i, ANY_FINDING):
-        topic = reading.topic
-        if topic is not None and reading.deny(topic.start, topic.end, ANY_FINDING):
-            reading.topic = None
-        elif _names_disorder(reading, i) or not reading.deny_subject_before(i):
-            reading.new_negation(i, cues.NEGATES_BEFORE)
-            reading.has_verb = False
+    elif not _is_of_the_past(reading, i):
+        _deny_named(reading, i)
     reading.clause = i
 
 
+def _deny_named(reading: Reading, i: int) -> None:
+    """Deny what `deny_before` says. A heading right before is denied alone ("effusion: yes, edema: *absent*")."""
+    topic = reading.topic
+    if topic is not None and topic.is_heading and i == topic.end + 1 and reading.answer(topic, is_yes=False):
+        reading.topic = None
+    elif reading.deny(reading.clause, i, ANY_FINDING):
+        return
+    elif topic is not None and reading.deny(topic.start, topic.end, ANY_FINDING):
+        reading.topic = None
+    elif reading.items[i].text.endswith(_COMPARING):
+        reading.deny_subject_before(i)
+    elif _names_disorder(reading, i) or not reading.deny_subject_before(i):
+        reading.new_negation(i, cues.NEGATES_BEFORE)
+        reading.has_verb = False
+
+
 def _is_of_the_past(reading: Reading, i: int) -> bool:
-    """True if a word for an earlier image follows ("was not seen on the *prior* film")."""
+    """True if a word for an earlier image follows or is right before ("was not seen on the *prior* film")."""
+    if i and reading.items[i - 1].text in _EARLIER:
+        return True
     for item in reading.items[i + 1 : i + _SOON]:
         if item.cue in (cues.BREAKS, cues.ENDS, cues.LIST):
             return False
@@ -220,9 +241,19 @@ def _names_disorder(reading: Reading, i: int) -> bool:
 def deny_devices_before(reading: Reading, i: int) -> None:
     """Deny the devices of the clause so far ("the tube has been *removed*"). The noun "removal" is not a cue:
     annotators of real reports call the tube of "removal of the tube" present about twice as often as absent."""
-    if reading.scope is None:
-        reading.deny(reading.clause, i, ANY_DEVICE)
+    if reading.doubt is not None:
+        reading.negation = reading.doubt = None
+    elif reading.scope is None:
+        topic = reading.topic
+        if not reading.deny(reading.clause, i, ANY_DEVICE) and topic is not None and i == topic.end + 1:
+            reading.deny(topic.start, topic.end, ANY_DEVICE)
         reading.clause = i
+
+
+def suggest_finding(reading: Reading, i: int) -> None:
+    """Open another finding after a list mark ("no effusion, *likely* atelectasis"), and see `suppositions.suggest`."""
+    open_finding(reading, i)
+    suppositions.suggest(reading, i)
 
 
 def compare(reading: Reading, i: int) -> None:
@@ -271,7 +302,8 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.SUPPOSES: suppositions.suppose,
     cues.GENERALIZES: suppositions.generalize,
     cues.JUDGES: suppositions.read_judgment,
-    cues.SUGGESTS: suppositions.suggest,
+    cues.SUGGESTS: suggest_finding,
+    cues.FITS: open_finding,
     cues.RULES_OUT: suppositions.rule_out,
     cues.ASKS: suppositions.ask,
     cues.AFFIRMS: suppositions.affirm,

@@ -20,7 +20,7 @@ from ReXKG.graph import (
     SIZE,
 )
 from ReXKG.lexicon import cues, roles
-from ReXKG.lexicon.items import Item
+from ReXKG.lexicon.items import GAP, Item
 
 ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
 ANY_ABSENT = frozenset(ABSENT.values())
@@ -70,10 +70,10 @@ class Reading:
     """
 
     __slots__ = (
-        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "heads_list", "in_place",
-        "is_unsure", "items", "judged", "labels", "last_mark", "left_out", "list_marks", "named", "named_end",
-        "negation", "negation_at", "outside", "repeats", "scope", "scope_comma", "scope_cue", "scope_has_verb",
-        "statement", "topic",
+        "after_list", "clause", "denied", "doubt", "examines", "has_verb", "heading_to_deny", "heads_list",
+        "in_place", "is_unsure", "items", "judged", "labels", "last_mark", "left_out", "list_marks", "named",
+        "named_end", "negation", "negation_at", "outside", "repeats", "scope", "scope_comma", "scope_cue",
+        "scope_has_verb", "statement", "topic",
     )  # fmt: skip
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -115,7 +115,7 @@ class Reading:
                 self.labels[i] = None
                 self.left_out = True
         elif self.negation is not None:
-            if self.denied and self.after_list and self._leaves_list(i, label):
+            if self.denied and self.after_list and self._leaves_list(i, label, role):
                 self.negation = None
             elif i == self.judged:
                 self.judged = None
@@ -159,11 +159,15 @@ class Reading:
         heading, self.heading_to_deny = self.heading_to_deny, None
         self.deny(heading.start, heading.end, ANY_FINDING)
 
-    def _leaves_list(self, i: int, label: str) -> bool:
+    def _leaves_list(self, i: int, label: str, role: str) -> bool:
         """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube*
-        in place"), what was denied already ("no effusion on the left, *effusion* on the right"), and what alone has no
-        "no" ("no effusion, no edema, *cardiomegaly*")."""
-        if label not in ABSENT or self.items[self.last_mark].text != ",":
+        in place"), what was denied already ("no effusion on the left, *effusion* on the right"), what alone has no "no"
+        ("no effusion, no edema, *cardiomegaly*"), and the state of an organ ("no edema, *enlarged* heart")."""
+        if self.items[self.last_mark].text != ",":
+            return False
+        if role == roles.STATE and i + 1 < len(self.items) and self.items[i + 1].label == ANATOMY:
+            return not self.list_goes_on(i)
+        if label not in ABSENT:
             return False
         first = max(self.negation_at, self.last_mark - _NEAR)
         if self.repeats:
@@ -207,11 +211,12 @@ class Reading:
         if self.topic is not None and not self.topic.is_open:
             self.topic = None
         self.statement = self.last_mark = i
-        self.outside, self.is_unsure = None, False
+        self.outside, self.is_unsure, self.scope_cue = None, False, ""
 
     def open_scope(self, i: int) -> None:
         """Leave out the disorders and devices that follow until a rule closes the scope."""
-        self.scope, self.scope_cue = i, self.items[i].cue or ""
+        self.scope = i if self.scope is None else self.scope
+        self.scope_cue = self.items[i].cue or ""
         self.scope_has_verb = self.after_list = False
         self.scope_comma = None
 
@@ -266,10 +271,24 @@ class Reading:
             return False
         if self.negation not in (cues.NEGATES, cues.NOT):
             return False
+        if self.topic is not None and i == self.negation_at + 2 and self.items[i - 1] is GAP:
+            return True
         return all(
             item.cue in _FILLERS if item.label is None else item.label == PROCEDURES or item.cue in _FILLERS
             for item in self.items[self.negation_at + 1 : i]
         )
+
+    def spare_known_subject(self, i: int) -> None:
+        """Spare the known thing that a judgment names before its verb, and wait for what it is not ("I do *not* think
+        *the opacity* is pneumonia")."""
+        start = self.negation_at + 2
+        if self.negation not in (cues.NOT, cues.LACKS) or not self.denied or self.list_marks or i - start > _NEAR:
+            return
+        before = self.items[start:i]
+        first = next((place for place, item in enumerate(before) if item.label is not None), 0)
+        if first and before[first - 1].cue == cues.ARTICLE and self.labels[i - 1] in ABSENT.values():
+            self.restore(start, i)
+            self.denied, self.is_unsure = False, True
 
     def is_denied_by_judgment(self) -> bool:
         """True if a judgment has denied what its own clause denies further on ("I do *not* think the effusion *has*
@@ -286,6 +305,8 @@ class Reading:
         is_denied = is_denied or self.deny(self.clause, self.negation_at, ANY_FINDING)
         if not is_denied and self.negation == cues.NOT:
             self.deny_subject_before(i)
+        elif not is_denied and self.negation_at == i - 1 and (i == len(self.items) or self.items[i].cue == cues.ENDS):
+            self.deny_subject_before(self.negation_at)
         self.negation, self.clause = None, i
 
     def answer(self, topic: Topic, is_yes: bool) -> bool:

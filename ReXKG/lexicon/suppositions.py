@@ -7,19 +7,24 @@ the main clause. A question leaves out all that it names. Either is then the top
 
 from __future__ import annotations
 
-from ReXKG.lexicon import cues, roles
+from ReXKG.lexicon import clauses, cues, roles
+from ReXKG.lexicon.items import GAP
 from ReXKG.lexicon.reading import ABSENT, ANY_ABSENT, Outside, Reading, Topic
 
 _NEAR = 8
 _SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "reflects", "implies"})
 _CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to", "attributed to"})
-_INVERTED = frozenset({"should", "were this", "were that"})
+_SPEAKERS = frozenset({"i", "we"})
+_COUNTS = frozenset({"one", "both", "some", "several"})
+_ONES = ("one", "it", "them", "some", "several", "both")
+_ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
+_INVERTED = frozenset({"should", "were this", "were that", "had it been", "had this been", "had that been"})
 _INCLUDING = frozenset({"include", "includes"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
 
 _SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, cues.VERB, cues.ASKS, cues.SHOWS, cues.SEEN})
 
-_TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS)
+_TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS, cues.AT)
 _SAID_OF = (roles.FINDING, roles.STATE)
 
 
@@ -55,12 +60,25 @@ def ask_if(reading: Reading, i: int) -> None:
 
 
 def suppose(reading: Reading, i: int) -> None:
-    """Leave out what the clause says before and after "would" ("a pneumothorax *would* show a line")."""
+    """Leave out what the clause says before and after "would" ("a pneumothorax *would* show a line"). Behind a
+    condition it is never taken back ("if there were blunting, I *would* call it an effusion")."""
     if reading.scope is None:
+        is_conditional = reading.scope_cue == cues.IF
+        if not is_conditional and _is_opinion(reading, i):
+            return
         reading.leave_out(reading.clause, i)
         reading.open_scope(i)
+        if is_conditional:
+            reading.scope_cue = cues.IF
     else:
         reading.scope_comma = None
+
+
+def _is_opinion(reading: Reading, i: int) -> bool:
+    """True for the "would" of a speaker before a verb that steers nothing ("I *would* settle for edema", not "I *would*
+    see")."""
+    items = reading.items
+    return 0 < i < len(items) - 1 and items[i - 1].text in _SPEAKERS and items[i + 1] is GAP
 
 
 def read_judgment(reading: Reading, i: int) -> None:
@@ -152,7 +170,7 @@ def rule_out(reading: Reading, i: int) -> None:
     one, or with "to", it is a task ("*exclude* pneumonia"). After a doubt nothing is denied ("cannot *exclude*
     pneumonia")."""
     if reading.scope is not None:
-        if reading.doubt == cues.NOT:
+        if reading.doubt == cues.NOT or reading.items[reading.scope - 1].text in _SPEAKERS:
             _take_back(reading, i)
         if reading.scope is not None:
             return
@@ -187,8 +205,9 @@ def ask(reading: Reading, i: int) -> None:
     labels, start = reading.labels, reading.statement
     if i and i - start <= 1 and reading.topic is not None:
         return
-    denies = any(item.cue == cues.NEGATES_BEFORE for item in reading.items[start:i])
-    denies = denies and not ANY_ABSENT.isdisjoint(labels[start:i])
+    asked = reading.items[start:i]
+    denies = any(item.cue == cues.NEGATES_BEFORE for item in asked) and not ANY_ABSENT.isdisjoint(labels[start:i])
+    denies = denies or any(item.text in _ENDING for item in asked)
     labels[start:i] = [None] * (i - start)
     reading.left_out = True
     reading.scope = None
@@ -207,12 +226,15 @@ def _names_finding(reading: Reading, start: int, end: int) -> bool:
 def _is_said_in_part(reading: Reading, i: int) -> bool:
     """True if a fragment that begins at ``i`` tells how or where that is which was asked ("an effusion? *Small, on the
     left*", "*probably*")."""
+    if i < len(reading.items) and reading.items[i].text in _COUNTS and clauses.ends_at(reading, i + 1):
+        return True
     if i >= len(reading.items) or reading.items[i].cue not in _TELLING:
         return False
+    is_place = reading.items[i].cue == cues.AT
     for item in reading.items[i : i + _NEAR]:
         if item.cue in (cues.ENDS, cues.LIST, cues.BREAKS):
-            break
-        if item.label in ABSENT or item.cue in _SAYS_MORE:
+            return not is_place or item.cue == cues.ENDS
+        if item.label in ABSENT or item.cue in _SAYS_MORE or item.text in ("a", "an"):
             return False
     return True
 
@@ -227,7 +249,8 @@ def affirm(reading: Reading, i: int) -> None:
     if i + 1 < len(items) and items[i + 1].cue == cues.NOT:
         return
     is_last = i + 1 == len(items) or items[i + 1].cue == cues.ENDS
-    is_answer = items[i].text in _YES or (topic is not None and i == topic.end + 1) or is_last
+    is_yes = items[i].text in _YES
+    is_answer = is_yes or is_last or (topic is not None and i == topic.end + 1) or _is_one(reading, i)
     if not is_answer and (items[i + 1].label is not None or reading.scope is None):
         return
     reading.close_scope(i)
@@ -235,7 +258,17 @@ def affirm(reading: Reading, i: int) -> None:
     if topic is not None and topic.is_open:
         reading.answer(topic, is_yes=True)
         reading.topic = None
+    elif is_yes and topic is not None:
+        reading.topic, reading.clause = None, i
     reading.negation, reading.has_verb = None, True
+
+
+def _is_one(reading: Reading, i: int) -> bool:
+    """True for the "one" of an open question, if nothing else was named since ("edema? I *see one* on the left")."""
+    topic = reading.topic
+    if topic is None or not topic.is_open or i - topic.end > _NEAR or not reading.items[i].text.endswith(_ONES):
+        return False
+    return not any(item.kind is not None for item in reading.items[topic.end : i])
 
 
 def ends_in_answer(reading: Reading) -> bool:

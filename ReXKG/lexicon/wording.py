@@ -30,6 +30,7 @@ _NUMBER = r"(?:(?:\d{1,2}|[A-Ha-h]|[ivx]{1,4})\)|#\d{1,2}:?)(?=\s)"
 _INNER_NUMBER = re.compile(rf"(?<!\S){_NUMBER}")
 _INNER_BRACKET = re.compile(rf"(?<!\S)\({_NUMBER}")
 _OPTION = re.compile(r"^([ \t]{0,8}\(?[A-H])\.(?=[ \t])", re.MULTILINE)
+_INNER_OPTION = re.compile(r"(?<=\s)([A-H])\.(?=\s)")
 _STAR = re.compile(r"(?<!\S)\*(?=\s)")
 _CHECKED, _CROSSED = re.compile("[✓✔✅]"), re.compile("[✗✘❌]")
 _MAYBE = re.compile(r"(?<!\S)\?(?=\w)")
@@ -50,6 +51,8 @@ def split_statements(text: str) -> list[str]:
     to the sentence before it ("I look for an effusion. *None* is seen"), and a late answer to its question."""
     if "\n" in text:
         text = _OPTION.sub(r"\1)", text)
+    if " A. " in text and " B. " in text:
+        text = _INNER_OPTION.sub(r"\1)", text)
     if is_asking(text):
         return join_answers(split_sentences(text))
     return split_sentences(mark_replies(text))
