@@ -17,7 +17,7 @@ _REPLY = re.compile(rf"\.(?=\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:[.,]|$))")
 _REPLY_SENTENCE = re.compile(rf"\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:,|$)")
 # A sentence that says only an answer ("So the answer is no", "I do not see one"), or begins with one ("So yes, ...").
 _LATE_ANSWER = re.compile(
-    r"""\W*(?:(?:so|thus|therefore|hence|then|overall|okay|well|and|but|in|short|summary|conclusion|the|end|to|conclude
+    r"""\W*(?:(?:so|thus|therefore|hence|then|overall|okay|ok|well|and|but|in|short|summary|conclusion|the|end|to|conclude
     |my|final|i|i['’]d|i['’]m|would|will|have|we|say|answer|verdict|question|this|that|it|is|must|should|be|think|with
     |lean|probably|likely|definitely|certainly|clearly|most|towards?|going|go|all|based|on)\b(?:['’]s\b)?[\s,:;"'*→>=-]*)*
     (?:(?:yes|no|nope|yep|yeah|negative|affirmative)\b["'*]*(?:\W*$|[,;:—–-])
@@ -30,14 +30,16 @@ _LATE_ANSWER = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _ASKING = re.compile(
-    r"\?|\b(?:whether|asked if|asks if|asking if|see if|determine if|know if|decide if|check if)\b", re.IGNORECASE
+    r"\b(?:whether|asked if|asks if|asking if|see if|determine if|know if|decide if|check if)\b", re.IGNORECASE
 )
 _FARTHEST_QUESTION, _LONGEST_LATE_ANSWER = 8, 200
 
 
 def is_asking(text: str) -> bool:
     """True if a question may be in the text."""
-    return _ASKING.search(text) is not None
+    if "?" in text:
+        return True
+    return ("hether" in text or " if " in text) and _ASKING.search(text) is not None
 
 
 def mark_replies(text: str) -> str:
