@@ -19,7 +19,7 @@ _REPLY_SENTENCE = re.compile(rf"\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:,|$)")
 _LATE_ANSWER = re.compile(
     r"""\W*(?:(?:so|thus|therefore|hence|then|overall|okay|ok|well|and|but|in|short|summary|conclusion|the|end|to|conclude
     |my|final|i|i['’]d|i['’]m|would|will|have|we|say|answer|verdict|question|this|that|it|is|must|should|be|think|with
-    |lean|probably|likely|definitely|certainly|clearly|most|towards?|going|go|all|based|on)\b(?:['’]s\b)?[\s,:;"'*→>=-]*)*
+    |lean|probably|likely|definitely|certainly|clearly|most|towards?|going|go|all|based|on|a)\b(?:['’]s\b)?[\s,:;"'*→>=-]*)*
     (?:(?:yes|no|nope|yep|yeah|negative|affirmative)\b["'*]*(?:\W*$|[,;:—–-])
     |(?:none(?:\ (?:is|are)\ (?:seen|visible|present|identified))?|not\ (?:seen|present|visible|there|at\ all)|absent
     |gone|(?:there|it|they|that|we|i|you)\ (?:is|are|do|does|can|could)(?:n['’]t|\ not|['’]t|not)

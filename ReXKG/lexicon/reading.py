@@ -302,7 +302,11 @@ class Reading:
         """Deny the topic, or else what the clause has said so far ("edema: no")."""
         topic, self.topic = self.topic, None
         is_denied = topic is not None and self.answer(topic, is_yes=False)
-        is_denied = is_denied or self.deny(self.clause, self.negation_at, ANY_FINDING)
+        start = self.clause
+        if self.negation == cues.NOT and self.items[self.last_mark].text == ",":
+            named = any(label in ABSENT for label in self.labels[self.last_mark : self.negation_at])
+            start = max(start, self.last_mark) if named else start
+        is_denied = is_denied or self.deny(start, self.negation_at, ANY_FINDING)
         if not is_denied and self.negation == cues.NOT:
             self.deny_subject_before(i)
         elif not is_denied and self.negation_at == i - 1 and (i == len(self.items) or self.items[i].cue == cues.ENDS):
