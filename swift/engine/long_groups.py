@@ -220,24 +220,24 @@ class _Group:
 
     def _read(self, section: slice, before: KeysAndValues) -> tuple[KeysAndValues, KeysAndValues]:
         """Compute a section of the prompt on the keys and values ``before`` it. Returns these as leaves of the graph,
-        and those of the section."""
-        leaves = _leaves(before)
-        prompt = self.prompt
-        visible = torch.ones(1, section.stop - section.start, section.stop, dtype=torch.bool, device=prompt.mask.device)
-        inputs = {"inputs_embeds": prompt.embeds[:, section]} if prompt.embeds is not None else self._ids_and_images()
-        cache = self._run(
-            inputs,
-            leaves,
-            visible.tril(section.start),
-            self.positions[..., section],
-            prompt.order[:, : section.stop],
-            keep=1,
-        )[1]
-        return leaves, cache.added
+        and those of the section.
 
-    def _ids_and_images(self) -> dict[str, Tensor]:
-        input_ids = self.prompt.input_ids[:, : self.width]
-        return {"input_ids": input_ids, **token_types(self.model, input_ids), **self.images}
+        The prompt's last token follows each section. Its keys and values are dropped, but by its position a model with
+        longrope knows the length of the prompt.
+        """
+        leaves = _leaves(before)
+        prompt, count, last = self.prompt, section.stop - section.start, slice(self.width, None)
+        visible = torch.ones(1, count + 1, section.stop + 1, dtype=torch.bool, device=prompt.mask.device)
+        positions, order = (
+            torch.cat([values[..., columns], values[..., last]], dim=-1)
+            for values, columns in ((self.positions, section), (prompt.order, slice(0, section.stop)))
+        )
+        if prompt.embeds is None:
+            inputs = {"input_ids": prompt.input_ids, **token_types(self.model, prompt.input_ids), **self.images}
+        else:
+            inputs = {"inputs_embeds": torch.cat([prompt.embeds[:, section], prompt.embeds[:, last]], dim=1)}
+        cache = self._run(inputs, leaves, visible.tril(section.start), positions, order, keep=1)[1]
+        return leaves, [value[..., :-1, :] for value in cache.added]
 
     def _score(self, completions: Completions, prefix: KeysAndValues) -> LogProbs:
         """Score completions of this prompt in one row, ``prefix`` being the keys and values of the prompt."""

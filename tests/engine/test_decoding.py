@@ -24,7 +24,7 @@ from swift.llm.dataset import load_records
 from swift.llm.policy import prompt_embeddings
 from swift.llm.template.choose import template_for
 from swift.llm.template.protocol import EncodedPrompt
-from tests.support.builders import PAD, VOCABULARY, random_completions, random_prompts, tiny_model
+from tests.support.builders import PAD, VOCABULARY, longrope_model, random_completions, random_prompts, tiny_model
 from tests.support.tiny_models import MORE_WRITERS, WRITERS
 
 STOPS = tuple(range(7, 15))  # an eighth of the vocabulary: answers end early and late
@@ -205,17 +205,6 @@ def test_windows_that_leave_the_prompt_behind(small_blocks, fixed):
             logps = model(whole[None]).logits[0, -16:-1].log_softmax(dim=-1)
             expected = logps.gather(1, ids[row, :, None]).squeeze(1)
             assert (forced.logps[row] - expected).abs().max() < 1e-5
-
-
-def longrope_model():
-    """A tiny model whose rotary frequencies change beyond 24 tokens."""
-    model = tiny_model()
-    config = model.config
-    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
-    rope |= {"short_factor": [1.0, 1.1, 1.2], "long_factor": [3.0, 5.0, 7.0], "original_max_position_embeddings": 24}
-    config.rope_parameters, config.original_max_position_embeddings = rope, 24
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    return model
 
 
 def one_by_one(model, prompts, steps):

@@ -9,7 +9,13 @@ from swift.engine.batch import PromptBatch
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.long_groups import Passes, sliced_loss
 from swift.llm.policy import prompt_embeddings
-from tests.support.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
+from tests.support.builders import (
+    longrope_model,
+    random_completions,
+    random_prompts,
+    tiny_model,
+    train_adapter_and_head,
+)
 
 TEMPERATURE = 0.9
 TOLERANCE = 1e-5
@@ -70,6 +76,19 @@ def test_what_trains_before_the_decoder_gets_its_gradients_too():
     loss, _ = sliced_loss(model, prompts, completions, Passes(4, 5), slice_loss)
     assert any("img_processor" in name for name in expected_gradients)
     assert_equal_gradients(gradients(model, loss), expected_gradients)
+
+
+@pytest.mark.parametrize("length", [25, 26, 40])
+def test_a_prompt_beyond_the_longrope_switch_takes_the_long_frequencies_in_every_pass(length):
+    model = longrope_model()  # it changes its frequencies beyond 24 tokens
+    train_adapter_and_head(model)
+    prompts = with_embeds(model, random_prompts(images=(0,), lengths=(length,)))
+    completions = random_completions(3)
+    packed = completion_logprobs(model, prompts, completions)
+    expected = gradients(model, slice_loss(slice(0, 3), packed))
+    loss, scores = sliced_loss(model, prompts, completions, Passes(5, 4), slice_loss)
+    assert (scores.logps - packed.logps).abs().max() < TOLERANCE
+    assert_equal_gradients(gradients(model, loss), expected)
 
 
 def test_eager_attention_takes_slices_too(model):

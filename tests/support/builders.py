@@ -90,6 +90,17 @@ def tiny_model(*, seed: int = 0, adapter: bool = True, scale: float = 8.0, **con
     return model.requires_grad_(False)
 
 
+def longrope_model() -> Phi4MultimodalForCausalLM:
+    """A tiny model whose rotary frequencies change beyond 24 tokens."""
+    model = tiny_model()
+    config = model.config
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
+    rope |= {"short_factor": [1.0, 1.1, 1.2], "long_factor": [3.0, 5.0, 7.0], "original_max_position_embeddings": 24}
+    config.rope_parameters, config.original_max_position_embeddings = rope, 24
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    return model
+
+
 def train_adapter_and_head(model: torch.nn.Module) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name or "lm_head" in name)
