@@ -21,7 +21,7 @@ OUTPUT_DIR="${OUTPUT_DIR:-output/slurm}"
 export FREEZE_NON_VISION_PARAMS="${FREEZE_NON_VISION_PARAMS:-1}"
 
 GPUS="${SLURM_GPUS_ON_NODE:-1}"
-HEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+read -r HEAD < <(scontrol show hostnames "$SLURM_JOB_NODELIST") # a pipe to head could end scontrol, and the job with it
 PORT=$((20000 + SLURM_JOB_ID % 20000))
 
 # The number of a node is known on the node alone, hence the shell there.
