@@ -13,10 +13,6 @@ cd "$ROOT"
 DATA="data/demo"
 BASE="checkpoints/demo"
 OUT="output/demo"
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
-# With long spinning, waiting threads slow each other down tenfold once anything else uses the machine. Without any
-# spinning they are half as fast on an idle machine.
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-5000}"
 
 world() {
   "$PYTHON" -m tools.make_demo --output "$DATA" --policy "$BASE" --workers "$(nproc)"
