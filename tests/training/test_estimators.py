@@ -23,7 +23,7 @@ GROUP = 4
 
 
 def batch_of(seed: int, count: int = 8, width: int = 7, spread: float = 0.6) -> SimpleNamespace:
-    """Random completions of uneven lengths. Many ratios are beyond the clip range, and one completion does not count."""
+    """Random completions of uneven lengths. Many ratios are beyond the clip range. One completion does not count."""
     generator = np.random.default_rng(seed)
     logps = -generator.exponential(1, (count, width))
     lengths = generator.integers(1, width + 1, count)
