@@ -47,7 +47,7 @@ def group_advantages(rewards: Tensor, group_size: int, scaled: bool = True) -> t
 
 
 def leave_one_out(rewards: Tensor, group_size: int) -> Tensor:
-    """RLOO's advantage [B * G], r minus the mean of the others in its group (arXiv 2402.14740, equation 8).
+    """RLOO's advantage [B * G], r minus the mean of the others in its group (arXiv 2402.14740).
 
     That is the difference to the group's mean times G / (G - 1). ``rewards`` are [B * G] with G of 2 or more.
     """

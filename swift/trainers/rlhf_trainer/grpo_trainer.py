@@ -49,7 +49,7 @@ from swift.trainers.rlhf_trainer.completions_log import (
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, resampled
 from swift.trainers.rlhf_trainer.figures import observe_answers, observe_rollout, observe_tokens
 from swift.trainers.rlhf_trainer.flat_groups import FlatGroups
-from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, compare, with_advantages
+from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, score_for_loss, with_advantages
 from swift.trainers.rlhf_trainer.passes import check_passes, choose_passes
 from swift.trainers.rlhf_trainer.policy_loss import LossTerms, PolicyLoss, TokenFigures, sliced_policy_loss
 from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, SyncReference, choose_reference
@@ -213,7 +213,8 @@ class GRPOTrainer(PolicyTrainer):
             with self.whole_policy(), self.computing_weights():
                 rewards, rollouts = self._sample(prompts)
             with self.clock.timed(UPDATE):
-                batches = [compare(rollout, self.model, self.reference, self.args, self._score) for rollout in rollouts]
+                policies = self.model, self.reference
+                batches = [score_for_loss(rollout, *policies, self.args, self._score) for rollout in rollouts]
         except torch.OutOfMemoryError as error:
             count, step = sum(map(len, prompts)), self.state.global_step + 1
             raise rollout_out_of_memory(step, count, self.args.num_generations) from error

@@ -39,7 +39,7 @@ def k3_kl(logps: Tensor, reference_logps: Tensor) -> Tensor:
 def completion_means(values: Tensor, mask: Tensor) -> Tensor:
     """Mean [N, 1] of ``values`` [N, C] over the True places of each row of ``mask`` (bool), 0 if a row has none.
 
-    The exponential of these means of log ratios is the ratio of sequences in GSPO (arXiv 2507.18071, equation 7).
+    The exponential of the difference of two such means is the ratio of sequences in GSPO (arXiv 2507.18071).
     """
     return torch.where(mask, values, 0).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 

@@ -35,7 +35,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class PreferenceTerms:
-    """What completions add to the loss because one answer is preferred to another. Both are 0 for other completions.
+    """The loss that completions add because one answer is preferred to another. Both are 0 for other completions.
 
     The slope of a pair depends on both of its answers, so it is computed before the step. Within the step each answer
     stands for itself, in whichever forward pass it is.
@@ -101,7 +101,7 @@ def _cut(value: Tensor | None, rows: slice, width: int | None = None) -> Tensor 
 
 
 @torch.no_grad()
-def compare(
+def score_for_loss(
     rollout: Rollout,
     policy: nn.Module,
     reference: ReferencePolicy | None,
