@@ -73,9 +73,8 @@ def color_number(place: int) -> int:
 
 def curve_label(name: str) -> str:
     """Label of a logged name in a legend."""
-    return (
-        name.removesuffix("/std").split("/")[-1].removeprefix("external_").removeprefix("completion_").replace("_", " ")
-    )
+    name = name.removesuffix("/std").split("/")[-1]
+    return name.removeprefix("external_").removeprefix("completion_").replace("_", " ")
 
 
 def _series(history: Sequence[dict[str, Any]], patterns: tuple[str, ...]) -> Series:

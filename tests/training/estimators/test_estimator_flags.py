@@ -1,4 +1,4 @@
-"""Flags of the GRPO family: what follows from others, combinations without a meaning, and the recipes of the document."""
+"""Flags of the GRPO family: what follows from others, combinations without a meaning, and documented recipes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_estimator_brings_its_scale_and_the_place_of_the_kl(base, flags, scal
         ("--steps_per_generation 0", "--steps_per_generation 0 must be a multiple of"),
         (
             "--steps_per_generation 3",
-            "--save_steps 1000 must be a multiple of --num_iterations 1 times the 3 optimizer",
+            "--save_steps 1000 must be a multiple of --num_iterations 1 times the 3 opt",
         ),
         ("--loss_type ppo", "--loss_type"),
         ("--advantage_estimator gae", "--advantage_estimator"),
