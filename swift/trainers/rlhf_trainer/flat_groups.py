@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from swift.engine.batch import Completions, collate_completions
 from swift.llm.arguments import RLHFArguments
 from swift.llm.template.protocol import Template
+from swift.plugin.rewards import LogMetric
 from swift.trainers.data import PromptItem
 from swift.trainers.metrics import Means
 from swift.trainers.rlhf_trainer.advantages import combine_rewards
 from swift.trainers.rlhf_trainer.rollout import Rollout
 
-# (prompts, completions per prompt, completions, the same as texts) -> rewards [N, R]
-ScoreAnswers = Callable[[Sequence[PromptItem], int, Completions, Sequence[str]], Tensor]
+# (prompts, completions per prompt, completions, the same as texts, receiver of metrics) -> rewards [N, R]
+ScoreAnswers = Callable[[Sequence[PromptItem], int, Completions, Sequence[str], LogMetric], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class FlatGroups:
             return {}
         texts = [self.template.decode(ids) for ids in tokens.values()]
         completions = collate_completions(list(tokens.values()), self.template.pad_token_id, rollout.std.device)
-        rewards = self.score([rollout.items[group] for group in tokens], 1, completions, texts)
+        # Metrics that rewards log are of the policy's answers, and these are not.
+        rewards = self.score([rollout.items[group] for group in tokens], 1, completions, texts, lambda *_: None)
         totals = combine_rewards(rewards, self.weights.to(rewards.device))
         return {
             group: (ids, rewards[place])

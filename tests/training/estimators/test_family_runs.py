@@ -11,8 +11,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from swift.trainers.data import PromptOrder
 from swift.trainers.reference import Snapshot
-from tests.support.builders import TORCHRUN, rlhf_command, run_python
+from tests.support.builders import ROOT, TORCHRUN, rlhf_command, run_python
 from tests.support.grpo_runs import make_trainer
+
+# A reward that logs a metric of its own under a name of each process.
+LOGGING_PLUGIN = """
+import os
+from swift.plugin import orms
+
+
+def logging(completions, log_metric, **columns):
+    log_metric(f"own/rank{os.environ.get('RANK', 0)}", len(completions))
+    return [0.0] * len(completions)
+
+
+orms["logging"] = logging
+"""
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -180,9 +194,12 @@ def test_validation_samples_as_many_answers_as_asked_for(world, tmp_path):
 
 
 def test_two_processes_have_the_losses_of_one(world, tmp_path):
-    """Batch statistics, the threshold of entropy, divisors and preferences are those of both processes."""
+    """Batch statistics, the threshold of entropy, divisors and preferences are those of both processes, and the metrics
+    that rewards log are those of each."""
+    (tmp_path / "own_metric.py").write_text(LOGGING_PLUGIN)
     flags = {
-        "reward_funcs": ["external_r1v_acc", "vowels"], "loss_type": "grpo", "scale_rewards": "batch",
+        "external_plugins": [ROOT / "plugin.py", world / "vowels.py", tmp_path / "own_metric.py"],
+        "reward_funcs": ["external_r1v_acc", "vowels", "logging"], "loss_type": "grpo", "scale_rewards": "batch",
         "steps_per_generation": 2, "top_entropy_quantile": 0.5, "flat_groups": "dpo", "min_group_std": 0.05,
         "max_completion_length": 60, "max_steps": 2, "save_steps": 2,
     }  # fmt: skip
@@ -194,8 +211,10 @@ def test_two_processes_have_the_losses_of_one(world, tmp_path):
     expected = [entry for entry in one.state.log_history if "loss" in entry]
     assert 0 < expected[0]["dpo_groups"] < 1
     for entry, other in zip(expected, state["log_history"][:2], strict=True):
-        names = {name for name in entry if not name.startswith("seconds/")}
+        names = {name for name in entry if not name.startswith(("seconds/", "own/"))}
         assert {name: other[name] for name in names} == pytest.approx({name: entry[name] for name in names}, abs=1e-4)
+    first = state["log_history"][0]
+    assert (expected[0]["own/rank0"], first["own/rank0"], first["own/rank1"]) == (32.0, 16.0, 16.0)
 
 
 def test_tensorboard_holds_the_metrics_of_a_run(world, tmp_path):
