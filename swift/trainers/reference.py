@@ -65,6 +65,7 @@ class Snapshot:
 
         Engines keep views of the parts, so the values are written over them, and the model's own ones back from copies.
         """
+        release(model)  # after a forward, FSDP2's root may hold whole parameters, whose memory will be freed
         parameters = dict(model.named_parameters())
         parts = {name: local_part(parameters[name]) for name in self.values}
         own = {name: part.clone() for name, part in parts.items()}
@@ -77,6 +78,7 @@ class Snapshot:
     @torch.no_grad()
     def mix(self, model: nn.Module, share: float) -> None:
         """Move every value towards the model's: ``share`` of the model's value plus 1 - share of the old one."""
+        release(model)
         parameters = dict(model.named_parameters())
         for name, value in self.values.items():
             value.lerp_(local_part(parameters[name]).to(value.dtype), share)
