@@ -21,7 +21,7 @@ logger = get_logger()
 # processes and micro-batches change roundings only. The prompts of a step, and the steps of a rollout, are compared
 # instead. The loss bnpo is averaged per micro-batch, so its size counts there.
 RESUMED = {
-    "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "reward_timeout",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
     "resume_changed", "image_root", "allow_links", "on_error", "strict", "rollout_gather", "compile_rollout",
     "deepspeed", "fsdp", "fsdp_config", "use_cpu", "ddp_backend", "ddp_bucket_cap_mb",
     "ddp_broadcast_buffers", "ddp_find_unused_parameters",
