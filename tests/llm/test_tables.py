@@ -80,7 +80,12 @@ def test_parquet_with_embedded_images_is_read(folder):
 
 
 def test_values_of_parquet_can_be_written_as_json(tmp_path):
-    table = {"question": ["q"], "day": pyarrow.array([20_000], pyarrow.date32()), "raw": [b"\x00\x01"], "list": [[1, 2]]}
+    table = {
+        "question": ["q"],
+        "day": pyarrow.array([20_000], pyarrow.date32()),
+        "raw": [b"\x00\x01"],
+        "list": [[1, 2]],
+    }
     parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
     ((item, _),) = read_items(tmp_path / "a.parquet")
     assert json.loads(json.dumps(item)) == {
