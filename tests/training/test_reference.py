@@ -57,7 +57,7 @@ def test_snapshot_holds_trainable_tensors_only():
 
 def test_a_divided_model_that_has_just_run_takes_the_values_of_a_snapshot():
     """FSDP2's root holds whole parameters after a forward. Values were written over them after they had been freed."""
-    result = run_python("tests.support.fsdp_reference")
+    result = run_python("tests.support.processes.fsdp_reference")
     assert result.returncode == 0, result.stderr
     differences = [float(line) for line in result.stdout.split()]
     assert len(differences) == 6

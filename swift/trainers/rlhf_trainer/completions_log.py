@@ -93,6 +93,6 @@ def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], lo
     return rows
 
 
-def write_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows to a file of their own, numbers that are not finite included."""
-    write_json_lines(path, [plain(row) for row in rows])
+def write_rows(path: str | Path, step: int, rollout: Rollout, reward_names: Sequence[str], logps: Tensor) -> None:
+    """Write the rows of `completion_rows` to a file of their own, numbers that are not finite included."""
+    write_json_lines(path, [plain(row) for row in completion_rows(step, rollout, reward_names, logps)])

@@ -40,12 +40,8 @@ from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.rlhf_trainer.advantages import Estimator, combine_rewards, group_spread
-from swift.trainers.rlhf_trainer.completions_log import (
-    CompletionsLog,
-    CompletionsRecorder,
-    completion_rows,
-    write_rows,
-)
+from swift.trainers.rlhf_trainer.agreement import check_sampled, samples_whole_distribution
+from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, CompletionsRecorder, write_rows
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, resampled
 from swift.trainers.rlhf_trainer.figures import observe_answers, observe_rollout, observe_tokens
 from swift.trainers.rlhf_trainer.flat_groups import FlatGroups
@@ -237,12 +233,12 @@ class GRPOTrainer(PolicyTrainer):
         """Sample a group of completions of each prompt and score them."""
         size, device = self.args.num_generations, self.args.device
         with self.clock.timed("rollout"):
-            prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, device)
+            pictured = prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, device)
             if self.share_embeddings:
                 embeds = prompt_embeddings(self.model, prompts.input_ids, prompts.image_inputs())
                 prompts = prompts.with_embeds(embeds)
             uniforms = rollout_uniforms(items, size, self.args, self.state.global_step, attempt)
-            completions = self._generate(prompts, size, self.sampling, uniforms)
+            completions = self._generate(prompts if self.paths.shared else pictured, size, self.sampling, uniforms)
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
@@ -306,8 +302,7 @@ class GRPOTrainer(PolicyTrainer):
             scores = self._score(model, batch.rollout, with_entropy=True)
             total, figures = self.policy_loss(scores, LossTerms.of(batch))
         else:
-            passes, temperature = self.passes, self.args.temperature
-            total, figures = sliced_policy_loss(model, batch, passes, self.policy_loss, temperature=temperature)
+            total, figures = sliced_policy_loss(model, batch, self.passes, self.policy_loss, self.args.temperature)
         self._last = batch.rollout, figures
         loss = total / batch.divisor * self.args.world_size
         return (loss, figures) if return_outputs else loss
@@ -322,6 +317,8 @@ class GRPOTrainer(PolicyTrainer):
             with nullcontext() if number == len(parts) else gradients_kept(self.accelerator, model):
                 losses.append(super().training_step(model, {"batch": part}, num_items_in_batch))
             rollout, figures = self._last
+            if part.old_logps is None and samples_whole_distribution(self.sampling):
+                check_sampled(figures.logps, figures.observed["entropy"], rollout.sampled)
             observe_tokens(self.means, figures)
             if self.recorder is not None:
                 self.recorder.add(self.state.global_step + 1, rollout, figures.logps)
@@ -340,7 +337,7 @@ class GRPOTrainer(PolicyTrainer):
         """Write the groups of the last micro-batch, whose loss or gradient is not finite, beside completions.jsonl."""
         step, (rollout, figures) = self.state.global_step + 1, self._last
         path = Path(self.args.output_dir) / f"not_finite_step{step}_process{self.args.process_index}.jsonl"
-        write_rows(path, completion_rows(step, rollout, self.reward_names, figures.logps))
+        write_rows(path, step, rollout, self.reward_names, figures.logps)
         return f", its groups are in {path}"
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -26,7 +26,7 @@ class LossTerms:
     """The advantages and log-probabilities that the loss of N completions needs beside the policy's scores."""
 
     advantages: Tensor  # [N]
-    sampled: Tensor  # bool [N, C], tokens of completions
+    tokens: Tensor  # bool [N, C], all tokens of completions
     mask: Tensor  # bool [N, C], tokens that count in the policy loss
     reference_logps: Tensor | None  # [N, C]; None when there is no KL term
     old_logps: Tensor | None  # [N, C]; None when the policy is its own old policy
@@ -49,7 +49,7 @@ class LossTerms:
 
     def select(self, rows: slice, width: int) -> LossTerms:
         """The terms of successive completions, up to ``width`` tokens each."""
-        values = (self.sampled, self.mask, self.reference_logps, self.old_logps)
+        values = (self.tokens, self.mask, self.reference_logps, self.old_logps)
         cut = (None if value is None else value[rows, :width] for value in values)
         preferences = None if self.preferences is None else self.preferences.select(rows)
         return LossTerms(self.advantages[rows], *cut, self.weights.select(rows, width), preferences)
@@ -106,7 +106,7 @@ class PolicyLoss:
                 token_loss = token_loss + self.beta * kl
         total = masked_sum(token_loss, terms.mask, self.loss_type)
         if terms.preferences is not None:
-            total = total + terms.preferences.loss(scores.logps, terms.sampled)
+            total = total + terms.preferences.loss(scores.logps, terms.tokens)
         return total, TokenFigures(scores.logps.detach(), terms.mask, observed)
 
     def _policy_term(self, logps: Tensor, old_logps: Tensor, terms: LossTerms) -> tuple[Tensor, dict[str, Tensor]]:
@@ -130,7 +130,7 @@ class PolicyLoss:
 
 
 def sliced_policy_loss(
-    model: nn.Module, batch: MicroBatch, passes: Passes, loss: PolicyLoss, *, temperature: float
+    model: nn.Module, batch: MicroBatch, passes: Passes, loss: PolicyLoss, temperature: float
 ) -> tuple[Tensor, TokenFigures]:
     """The same loss and figures of the groups of a micro-batch, computed in sections and slices (long_groups.py)."""
     terms, rollout = LossTerms.of(batch), batch.rollout

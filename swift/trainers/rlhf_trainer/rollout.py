@@ -64,6 +64,12 @@ class Rollout:
         """True at the tokens that count in the loss, [N, C]."""
         return self.completions.mask & self.in_loss[:, None]
 
+    @property
+    def sampled(self) -> Tensor:
+        """True at the tokens that the policy has sampled, [N, C]. Those of solutions are not among them."""
+        mask = self.completions.mask
+        return mask if self.preference is None else mask & (self.preference < 1)[:, None]
+
     def parts(self, size: int) -> list[Rollout]:
         """The completions in blocks of ``size``. A block holds whole groups, or a part of one group.
 
