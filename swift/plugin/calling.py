@@ -79,6 +79,7 @@ def _start(call: Callable[[], Any], reward: Callable) -> concurrent.futures.Futu
     if is_coroutine(reward):
         return asyncio.run_coroutine_threadsafe(call(), _event_loop())
     future: concurrent.futures.Future = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()  # a thread cannot be cancelled any more
     settings = _torch_settings()
 
     def run() -> None:
