@@ -7,10 +7,13 @@ const looked = { rule: data.looking?.rules[0], control: data.looking?.controls[0
 const figureOf = (figures, name) => (name === "changed" ? figures.changed : figures.rules[looked.rule][name]);
 
 function lookingLead() {
-  const shares = looks.filter(({ baseline }) => baseline === null).map(({ run, control, overall }) => {
-    const [seen, unseen] = ["accuracy_with_image", "accuracy_without_image"].map((name) => figureOf(overall, name));
-    return seen && `${labelOf(run)} answers ${number("", seen[0])} of the questions right, and ${number("", unseen[0])} with ` +
-      `${CONTROL_WORDS[control] ?? `${control} images`}.`;
+  const plain = looks.filter(({ baseline, overall }) => baseline === null && overall.count);
+  const shares = [...new Set(plain.map(({ run }) => run))].map((run) => {
+    const own = plain.filter((look) => look.run === run);
+    const without = own.map(({ control, overall }) =>
+      `${number("", figureOf(overall, "accuracy_without_image")[0])} with ${CONTROL_WORDS[control] ?? `${control} images`}`);
+    return `${labelOf(run)} answers ${number("", figureOf(own[0].overall, "accuracy_with_image")[0])} of the questions right, ` +
+      `and ${without.join(" and ")}.`;
   });
   const changes = looks.filter(({ baseline }) => baseline !== null).map(({ run, control, baseline, overall }) => {
     const change = figureOf(overall, RELIANCE);
@@ -20,7 +23,7 @@ function lookingLead() {
       : "does not differ beyond chance in its reliance on the image from";
     return `Against ${control} images, ${labelOf(run)} ${verdict} ${labelOf(baseline)}: ${mean} [${low}, ${high}].`;
   });
-  byId("looking-lead").textContent = [...shares, ...changes].filter(Boolean).join(" ");
+  byId("looking-lead").textContent = [...shares, ...changes.filter(Boolean)].join(" ");
 }
 
 function lookingTable() {
