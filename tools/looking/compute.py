@@ -120,9 +120,7 @@ def _notes(controls: Sequence[ControlRun]) -> list[str]:
     """Sentences about figures that do not say what they seem to say."""
     notes = []
     if any(document.get("decoding") == "sampling" for control in controls for document in control.documents):
-        notes.append(
-            "some answers were sampled, so they change by chance too; greedy ones change for the image alone"
-        )
+        notes.append("some answers were sampled, so they change by chance too; greedy ones change for the image alone")
     if len(set().union(*(control.seeds for control in controls if control.control == "shuffled"))) > 1:
         notes.append("shuffled images were drawn with different seeds, so the runs were shown different ones")
     return notes
