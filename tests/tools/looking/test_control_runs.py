@@ -51,8 +51,8 @@ def test_a_control_is_paired_by_question_and_not_by_position(tmp_path):
 
 
 def test_a_run_with_other_images_is_the_control_of_the_run_with_its_weights(tmp_path):
-    paths = [write_look(tmp_path / name, policy, control, {0})
-             for name, policy, control in (("a", "sft", "none"), ("b", "grpo", "none"), ("c", "sft", "shuffled"))]  # fmt: skip
+    kinds = ("sft", "none"), ("grpo", "none"), ("sft", "shuffled")
+    paths = [write_look(tmp_path, policy, control, {0}) for policy, control in kinds]
     runs, controls = load(sft=paths[:1], grpo=paths[1:2], blind=paths[2:])
     assert list(runs) == ["sft", "grpo", "blind"]
     assert found(controls) == [("sft", "shuffled")]

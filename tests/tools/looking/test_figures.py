@@ -118,27 +118,26 @@ def test_figures_kinds_and_differences_are_those_of_plain_loops(seed):
     truths = [(rng.choice(REFERENCES), f"p{rng.randrange(4)}", rng.choice("uv")) for _ in range(14)]
     runs = {name: EvaluatedRun(name, [], random_run(rng, truths), {}) for name in ("first", "second")}
     controls = [ControlRun(name, "blank", [], random_run(rng, truths)) for name in runs]
-    looking = compute_looking(runs, controls, "first")
-    assert [(look.run, look.baseline) for look in looking.looks] == [
-        ("first", None), ("second", None), ("second", "first"),
-    ]  # fmt: skip
+    looks = compute_looking(runs, controls, "first").looks
+    assert [(look.run, look.baseline) for look in looks] == [("first", None), ("second", None), ("second", "first")]
     unseen = {control.run: control.results for control in controls}
-    kinds = {kind: [n for n, truth in enumerate(truths) if truth[2] == kind] for kind in "uv"}
-    for name, rule in ((CHANGED, None), *((figure, "exact_set") for figure in RULE_FIGURES)):
-        columns = {
-            run: [slow_value(name, rule, *pair) for pair in zip(runs[run].results, unseen[run], strict=True)]
-            for run in runs
-        }
-        columns["difference"] = [b - a for a, b in zip(columns["first"], columns["second"], strict=True)]
-        for look, values in zip(looking.looks, columns.values(), strict=True):
-            for figures, rows in (
-                (look.overall, range(14)),
-                *((look.by["semantic_type"][kind], rows) for kind, rows in kinds.items()),
-            ):
-                interval = figures.intervals[name, rule]
-                expected = slow_interval([values[n] for n in rows], [truths[n][1] for n in rows])
-                assert [interval.mean, interval.lo, interval.hi] == pytest.approx(expected, abs=1e-9)
+    rows_of = {kind: [n for n, truth in enumerate(truths) if truth[2] == kind] for kind in "uv"}
+    for name, rule in ((CHANGED, None), *((figure, rule) for figure in RULE_FIGURES for rule in LOOKING_RULES)):
+        columns = [
+            [slow_value(name, rule, *pair) for pair in zip(run.results, unseen[run.name], strict=True)]
+            for run in runs.values()
+        ]
+        columns.append([b - a for a, b in zip(*columns, strict=True)])
+        for look, values in zip(looks, columns, strict=True):
+            assert look.overall.intervals[name, rule].mean == pytest.approx(statistics.fmean(values))
+            for kind, rows in rows_of.items():
+                figures = look.by["semantic_type"][kind]
                 assert figures.count == len(rows)
+                assert figures.intervals[name, rule].mean == pytest.approx(statistics.fmean(values[n] for n in rows))
+            if (name, rule) == ("image_reliance", LOOKING_RULES[seed]):
+                interval = look.overall.intervals[name, rule]
+                expected = slow_interval(values, [patient for _, patient, _ in truths])
+                assert [interval.mean, interval.lo, interval.hi] == pytest.approx(expected, abs=1e-9)
 
 
 def test_under_each_control_differences_are_from_the_baseline_or_else_from_the_first_run_that_has_it():

@@ -105,9 +105,7 @@ def test_the_page_tells_and_shows_how_far_answers_depend_on_the_image(output, tm
     seen = visit(output / "report.html", tmp_path, steps, size="390,844").outcome
     assert seen["errors"] == []
     assert not seen["hidden"]
-    assert (
-        "SFT answers 0.500 of the questions right, and 0.167 with a blank image and 0.333 with another" in seen["lead"]
-    )
+    assert "SFT answers 0.500 of the questions right, and 0.167 with a blank image and 0.333 with" in seen["lead"]
     assert [row[:3] for row in seen["rows"]] == [
         ["SFT", "blank", "6"], ["SFT", "shuffled", "6"], ["GRPO", "blank", "6"], ["GRPO − SFT", "blank", "6"],
     ]  # fmt: skip
