@@ -119,8 +119,9 @@ def looking_lines(looking: Looking, labels: Mapping[str, str]) -> list[str]:
     for look in looking.looks:
         reliance, changed = (look.overall.of(name, TRAINING_RULE) for name in (RELIANCE, CHANGED))
         if reliance and changed:
-            percent = f"{100 * changed.mean:{'+' if look.baseline else ''}.0f}% of the answers change"
-            lines.append(f"{look_label(look, labels)}: image reliance {reliance:+.3f}, {percent}")
+            sign = "+" if look.baseline else ""
+            label = look_label(look, labels)
+            lines.append(f"{label}: image reliance {reliance:+.3f}, answers that change {changed:{sign}.3f}")
     return lines
 
 

@@ -60,7 +60,7 @@ class ResultFile:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What the file says beside its results."""
+        """The facts of the file beside its results."""
         return {name: value for name, value in self.document.items() if name != "results"}
 
 

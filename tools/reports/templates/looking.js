@@ -15,15 +15,12 @@ function lookingLead() {
     return `${labelOf(run)} answers ${number("", figureOf(own[0].overall, "accuracy_with_image")[0])} of the questions right, ` +
       `and ${without.join(" and ")}.`;
   });
-  const changes = looks.filter(({ baseline }) => baseline !== null).map(({ run, control, baseline, overall }) => {
-    const change = figureOf(overall, RELIANCE);
-    if (!change) return null;
-    const [mean, low, high] = change.map((part) => number("", part, true));
-    const verdict = change[1] > 0 ? "leans more on the image than" : change[2] < 0 ? "leans less on the image than"
-      : "does not differ beyond chance in its reliance on the image from";
-    return `Against ${control} images, ${labelOf(run)} ${verdict} ${labelOf(baseline)}: ${mean} [${low}, ${high}].`;
+  const changes = looks.filter(({ baseline, overall }) => baseline !== null && overall.count).map(({ run, control, baseline, overall }) => {
+    const change = figureOf(overall, RELIANCE), [mean, low, high] = change.map((part) => number("", part, true));
+    const verdict = change[1] > 0 ? "more" : change[2] < 0 ? "less" : "no difference beyond chance";
+    return `Image reliance of ${labelOf(run)} against ${labelOf(baseline)}, ${control} images: ${verdict} (${mean} [${low}, ${high}]).`;
   });
-  byId("looking-lead").textContent = [...shares, ...changes.filter(Boolean)].join(" ");
+  byId("looking-lead").textContent = [...shares, ...changes].join(" ");
 }
 
 function lookingTable() {
