@@ -2,7 +2,7 @@
 # Evaluate a checkpoint, in stages that share their settings:
 #
 #   sweep    the basic, compare and region questions of DATASET_FOLDER (evaluate.py)
-#   single   the questions of ANNOTATION_FILE, if it is set; CONTROLS asks those of sweep and single again, without images
+#   single   the questions of ANNOTATION_FILE, if it is set
 #   tokens   the probability of each token (evaluate_token_prob.py), on ANNOTATION_FILE if it is set, else on the sweep
 #   kg       facts that the reasoning invents and leaves out (get_kg_metric.sh)
 #   report   report.html and the tables (tools.evaluation_report)
@@ -10,15 +10,15 @@
 #   ./evaluate.sh                                    all stages
 #   MODEL_PATH=output/grpo ./evaluate.sh             another checkpoint, or the newest one of a run
 #   ANNOTATION_FILE=FILE IMG_ROOT=DIR ./evaluate.sh  the sweep, then the questions of one file
-#   CONTROLS="blank shuffled" ./evaluate.sh          does it look: the same questions with gray and with other images
+#   CONTROLS="blank shuffled" ./evaluate.sh          does it look: sweep and single again, with gray and other images
 #   STAGES="sweep report" ./evaluate.sh              only these stages
 #   ./evaluate.sh --max_samples 50                   flags go to the first three stages: see evaluate.py --help
 #
-# The stages kg and report take the result files of the earlier stages, and prefer those with tokens. Those of CONTROLS
-# are for the report alone. Without an earlier
-# stage they take every *_results.json of OUTPUT_DIR. If a stage fails, the others still run, and the status is 2. The
-# same command again resumes unfinished work. If you do not set DATASET_FOLDER and data/MIMIC-VQA-CoT does not exist, the
-# demo world of `make demo` is evaluated. docs/sweeps.md lists the settings.
+# The stages kg and report take the result files of the earlier stages, and prefer those with tokens. Without an earlier
+# stage they take every *_results.json of OUTPUT_DIR. The controls of a result file go to the report alone. If a stage
+# fails, the others still run, and the status is 2. The same command again resumes unfinished work. If you do not set
+# DATASET_FOLDER and data/MIMIC-VQA-CoT does not exist, the demo world of `make demo` is evaluated. docs/sweeps.md lists
+# the settings.
 # shellcheck source=tools/launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tools/launch.sh"
 
@@ -127,7 +127,13 @@ for name in "${names[@]}"; do
 done
 if ! wants sweep && ! wants single && ! wants tokens; then
   shopt -s nullglob
-  files=("$OUTPUT_DIR"/*_results.json)
+  for file in "$OUTPUT_DIR"/*_results.json; do
+    if [[ "$file" == *_@(blank|shuffled)_results.json && -e "${file%_*_results.json}_results.json" ]]; then
+      echo "$file" >>"$controlled"
+    else
+      files+=("$file")
+    fi
+  done
   [[ ${#files[@]} -gt 0 ]] || fail "$OUTPUT_DIR holds no *_results.json; add the stage sweep, or set OUTPUT_DIR"
 fi
 

@@ -101,3 +101,19 @@ def test_controls_are_asked_of_every_set_of_questions_and_go_to_the_report_alone
     files, controls = report.split(" --output ")
     assert files.endswith("evaluation_report out put/run_none_results.json")
     assert controls.endswith("--control out put/run_blank_results.json out put/run_shuffled_results.json")
+
+
+def test_without_an_earlier_stage_the_controls_of_a_result_file_go_to_the_report_alone(tmp_path):
+    stand_in, notes, output = tmp_path / "python", tmp_path / "notes", tmp_path / "out put"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    output.mkdir()
+    for name in ("run", "run_blank", "alone_shuffled"):  # the last has no answers with the real images beside it
+        (output / f"{name}_results.json").touch()
+    done = run(cwd=tmp_path, PYTHON=stand_in, NOTES=notes, OUTPUT_DIR="out put", STAGES="kg report")
+    assert done.returncode == 0, done.stderr
+    *audits, report = notes.read_text().splitlines()
+    assert {word for line in audits for word in line.split() if word.endswith("_results.json")} == {
+        "put/run_results.json", "put/alone_shuffled_results.json",
+    }  # fmt: skip
+    assert report.endswith("--control out put/run_blank_results.json")

@@ -21,7 +21,7 @@ FIGURE_LABELS = {
     "right_only_without_image": "right only without",
     CHANGED: "answers that change",
 }
-SIGNED = {RELIANCE}  # figures that are differences themselves
+_SIGNED = {RELIANCE}  # figures that are differences themselves
 SUMMARY_FIGURES = (RELIANCE, "right_only_with_image", "right_only_without_image", CHANGED)
 
 
@@ -99,7 +99,7 @@ def looking_page(looking: Looking, names: list[str]) -> dict[str, Any] | None:
     return {
         "rules": list(LOOKING_RULES),
         "controls": looking.controls,
-        "figures": [{"name": name, "label": label, "signed": name in SIGNED} for name, label in FIGURE_LABELS.items()],
+        "figures": [{"name": name, "label": label, "signed": name in _SIGNED} for name, label in FIGURE_LABELS.items()],
         "notes": looking.notes,
         "looks": [
             {
@@ -132,5 +132,5 @@ def _nested(look: Look, form: Any) -> dict[str, Any]:
 
 def _cell(look: Look, figures: LookFigures, name: str) -> str:
     value = figures.of(name, TRAINING_RULE)
-    sign = "+" if look.baseline or name in SIGNED else ""
+    sign = "+" if look.baseline or name in _SIGNED else ""
     return f"{value:{sign}.3f}" if value else ""
