@@ -85,9 +85,10 @@ def compute_looking(runs: Mapping[str, EvaluatedRun], controls: Sequence[Control
     if not columns:
         return Looking([], [])
     results = next(iter(runs.values())).results
-    overall = _figures(list(columns.values()), results, range(len(results)))
+    clusters = np.array(patients(results))
+    overall = _figures(list(columns.values()), clusters, list(range(len(results))))
     by = {
-        field: {value: _figures(list(columns.values()), results, rows) for value, rows in groups.items()}
+        field: {value: _figures(list(columns.values()), clusters, rows) for value, rows in groups.items()}
         for field in GROUPINGS
         if (groups := group_rows(results, field))
     }
@@ -103,13 +104,12 @@ def compute_looking(runs: Mapping[str, EvaluatedRun], controls: Sequence[Control
 
 
 def _figures(
-    columns: Sequence[Mapping[FigureName, np.ndarray]], results: Sequence[Mapping[str, Any]], rows: Sequence[int]
+    columns: Sequence[Mapping[FigureName, np.ndarray]], clusters: np.ndarray, rows: list[int]
 ) -> list[LookFigures]:
-    """The figures over the questions ``rows``, one entry for each of ``columns``."""
-    rows = list(rows)
-    clusters = np.array(patients(results))[rows].tolist()
+    """The figures over the questions ``rows``, one entry for each of ``columns``. ``clusters`` [N] are the patients of
+    all questions."""
     together = {(place, name): values[rows] for place, own in enumerate(columns) for name, values in own.items()}
-    intervals = column_intervals(together, clusters)
+    intervals = column_intervals(together, clusters[rows].tolist())
     return [
         LookFigures(int(np.isfinite(own[CHANGED, None][rows]).sum()), {name: intervals[place, name] for name in own})
         for place, own in enumerate(columns)
