@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 LINE_MARK = ";"
+_JOINT = f" {LINE_MARK}"  # a word of its own
 _REPLIES = ("None", "Yes", "No.", "No,", "Not ")
 _REPLY_WORDS = (
     r"(?:None(?: (?:is|are|was|were))?(?: (?:seen|visible|identified|present))?|Yes|No|Not (?:seen|present|visible))"
@@ -44,7 +45,7 @@ def is_asking(text: str) -> bool:
 
 def mark_replies(text: str) -> str:
     """The text with ";" in place of the dot before a reply."""
-    return _REPLY.sub(LINE_MARK, text) if any(map(text.__contains__, _REPLIES)) else text
+    return _REPLY.sub(_JOINT, text) if any(map(text.__contains__, _REPLIES)) else text
 
 
 def join_answers(sentences: list[str]) -> list[str]:
@@ -57,7 +58,7 @@ def join_answers(sentences: list[str]) -> list[str]:
             joined[asked] = _answered(joined[asked], sentence)
             asked = None
         elif joined and _REPLY_SENTENCE.match(sentence):
-            joined[-1] += LINE_MARK + sentence
+            joined[-1] += _JOINT + sentence
         else:
             if is_asking(sentence):
                 asked = len(joined)
@@ -69,5 +70,5 @@ def _answered(question: str, answer: str) -> str:
     """The question with its answer right behind its mark, if it has one, or at its end."""
     before, mark, after = question.rpartition("?")
     if not mark:
-        return f"{question}{LINE_MARK}{answer}"
-    return f"{before}{mark}{answer}{LINE_MARK}{after}" if after.strip() else f"{before}{mark}{answer}"
+        return f"{question}{_JOINT}{answer}"
+    return f"{before}{mark}{answer}{_JOINT}{after}" if after.strip() else f"{before}{mark}{answer}"

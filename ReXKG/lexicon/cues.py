@@ -1,6 +1,6 @@
 """Names of the cues. A cue is the effect that a word or phrase of `cues.tsv` has on the reading of a sentence.
 
-A cue may have a rule in `polarity.py` (`POLARITY_RULES`, for negation), in `attachment.py` (`ATTACHMENT_RULES`, for
+A cue may have a rule in `polarity/rules.py` (`POLARITY_RULES`), in `attachment.py` (`ATTACHMENT_RULES`, for
 relations), or both. To add a cue, add a constant here, its place in `CUES`, its rows in `cues.tsv` and its rule.
 """
 

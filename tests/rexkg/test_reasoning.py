@@ -144,7 +144,7 @@ def test_a_question_leaves_out_all_that_it_names_until_it_is_answered():
     ("text", "sentences"),
     [
         ("Options:\nA. Edema\nB. Mass", ["Options:\nA) Edema\nB) Mass"]),
-        ("I look for edema. None is seen. No mass.", ["I look for edema; None is seen", " No mass"]),
+        ("I look for edema. None is seen. No mass.", ["I look for edema ; None is seen", " No mass"]),
         ("Edema. No effusion. Yes-man.", ["Edema", " No effusion", " Yes-man"]),
     ],
 )

@@ -1,22 +1,11 @@
-"""Polarity: present, denied or left out, for each disorder and device of a sentence.
-
-The items are read from left to right. Each is first read as an entity, if it is one (`Reading.read_entity`), and then
-by the rule of its cue, if `POLARITY_RULES` has one. A rule may change what a negation reaches from there on, deny what
-the clause has said so far, begin a clause (`clauses.py`), or leave out what the sentence does not assert
-(`suppositions.py`). A rule's docstring says what it does and gives the example that it is for.
-
-Some concepts are denied as disorders are, as annotators did: a finding ("no acute *process*") by any negation, a state
-by "not" ("is not *enlarged*"; "no enlarged nodes" denies the nodes).
-"""
+"""Rules for what is denied: negations, denials that look back, doubts, and what ends a negation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from ReXKG.graph import DISORDER_ABSENT
-from ReXKG.lexicon import clauses, cues, suppositions
-from ReXKG.lexicon.items import Item
-from ReXKG.lexicon.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
+from ReXKG.lexicon import cues
+from ReXKG.lexicon.polarity import clauses, reach, suppositions, topics
+from ReXKG.lexicon.polarity.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 
 _NEAR, _SOON = 12, 6
 _LESSER = frozenset({"less", "worse", "poorer"})
@@ -24,29 +13,6 @@ _SO = frozenset({"so", "therefore", "thus", "hence"})
 _COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
-
-
-def read_polarity(items: Sequence[Item]) -> Reading:
-    """The reading of a sentence's items to their end. Its ``labels`` are those of the items, disorders and devices
-    turned into their "notpresent" form if the sentence denies them, and None for what is not an entity and for what the
-    sentence neither asserts nor denies. Linear: a clause is looked back on once."""
-    reading = Reading(items)
-    read_entity, rule_of = reading.read_entity, POLARITY_RULES.get
-    for i, (_, label, _, role, cue) in enumerate(items):
-        if label is not None:
-            read_entity(i, label, role)
-        if cue is not None and (rule := rule_of(cue)):
-            rule(reading, i)
-    if reading.is_bare_negation(len(items)):
-        reading.answer_no(len(items))
-    elif items and (items[-1].text in ("there is", "there are") or suppositions.ends_in_answer(reading)):
-        suppositions.affirm(reading, len(items) - 1)
-    return reading
-
-
-def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
-    """The labels of `read_polarity`."""
-    return read_polarity(items).labels
 
 
 def begin_negation(reading: Reading, i: int) -> None:
@@ -92,7 +58,7 @@ def turn(reading: Reading, i: int) -> None:
     """End a negation that has met what it denies before or after what there is instead ("no pneumonia, *only*
     atelectasis", "no pneumonia, atelectasis *instead*")."""
     if reading.denied:
-        reading.spare_since_comma(i)
+        reach.spare_since_comma(reading, i)
         reading.negation = None
 
 
@@ -104,9 +70,9 @@ def open_finding(reading: Reading, i: int) -> None:
         return
     if not reading.after_list:
         if reading.labels[i - 1] == DISORDER_ABSENT and clauses.ends_at(reading, i + 1):
-            reading.spare_since_comma(i)
+            reach.spare_since_comma(reading, i)
         return
-    if reading.items[reading.last_mark].text != "or" and not reading.list_goes_on(i):
+    if reading.items[reading.last_mark].text != "or" and not reach.list_goes_on(reading, i):
         reading.negation = None
 
 
@@ -119,7 +85,7 @@ def read_seen(reading: Reading, i: int) -> None:
         reading.doubt = None
         deny_before(reading, i)
     elif topic is not None and topic.is_open and (i == topic.end + 1 or _concludes(reading, i)):
-        suppositions.affirm(reading, i)
+        topics.affirm(reading, i)
     elif reading.items[i].label is None:
         clauses.read_verb(reading, i)
 
@@ -186,7 +152,7 @@ def deny_before(reading: Reading, i: int) -> None:
         reading.negation = reading.doubt = None
     elif reading.is_unsure:
         reading.is_unsure = False
-    elif reading.is_denied_by_judgment():
+    elif reach.is_denied_by_judgment(reading):
         reading.restore(reading.negation_at, i)
     elif reading.items[i].text.startswith("no longer") and _is_of_size(reading, i + 1):
         reading.has_verb = True
@@ -269,48 +235,3 @@ def compare(reading: Reading, i: int) -> None:
         reading.negation = None
     elif kinds:
         reading.new_negation(i, cues.LACKS)
-
-
-POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
-    cues.NEGATES: begin_negation,
-    cues.NOT: begin_negation,
-    cues.LACKS: begin_lack,
-    cues.NEGATES_BEFORE: deny_before,
-    cues.REMOVED: deny_devices_before,
-    cues.UNCERTAIN: leave_unsure,
-    cues.LINE: clauses.begin_line,
-    cues.SPARES: spare,
-    cues.DOUBTS: doubt,
-    cues.BREAKS: clauses.begin_clause,
-    cues.ENDS: clauses.begin_statement,
-    cues.LIST: clauses.read_list_mark,
-    cues.ARTICLE: clauses.read_article,
-    cues.PRONOUN: clauses.read_pronoun,
-    cues.VERB: clauses.read_verb,
-    cues.SEEN: read_seen,
-    cues.AT: read_place,
-    cues.OF: read_owner,
-    cues.WITH: end_negation,
-    cues.TURNS: turn,
-    cues.OPENS: open_finding,
-    cues.THAN: compare,
-    cues.SEEKS: suppositions.seek,
-    cues.SOUGHT: suppositions.seek_before,
-    cues.EXAMINES: suppositions.examine,
-    cues.OFFERS: suppositions.seek,
-    cues.IF: suppositions.ask_if,
-    cues.SUPPOSES: suppositions.suppose,
-    cues.GENERALIZES: suppositions.generalize,
-    cues.JUDGES: suppositions.read_judgment,
-    cues.SUGGESTS: suggest_finding,
-    cues.FITS: open_finding,
-    cues.RULES_OUT: suppositions.rule_out,
-    cues.ASKS: suppositions.ask,
-    cues.AFFIRMS: suppositions.affirm,
-    cues.RULES_VERB: suppositions.rule_apart,
-    cues.PREFERS: suppositions.read_judgment,
-    cues.COLON: suppositions.read_colon,
-    cues.NORMAL: suppositions.read_normal,
-    cues.BRACKET: suppositions.open_bracket,
-    cues.END_BRACKET: suppositions.close_bracket,
-}

@@ -1,15 +1,14 @@
-"""Clauses: where a sentence's clauses, statements and scopes begin and end. Rules for `polarity.POLARITY_RULES`."""
+"""Rules for where a sentence's clauses, statements and scopes begin and end."""
 
 from __future__ import annotations
 
 from ReXKG.graph import ANATOMY
 from ReXKG.lexicon import cues
-from ReXKG.lexicon.reading import Reading
+from ReXKG.lexicon.polarity import reach
+from ReXKG.lexicon.polarity.reading import Reading
 
 _IN_PLACE_OF = frozenset({"rather than", "instead of", "as opposed to"})
-
 _PART_ENDS = (cues.ENDS, cues.LIST, cues.BREAKS)
-
 _SHORT_SETTING = 4
 
 
@@ -134,8 +133,8 @@ def read_verb(reading: Reading, i: int) -> None:
     elif waits(reading) or (reading.is_bare_negation(i) and (reading.topic or i > reading.negation_at + 1)):
         return
     else:
-        reading.spare_since_comma(i)
-        reading.spare_known_subject(i)
+        reach.spare_since_comma(reading, i)
+        reach.spare_known_subject(reading, i)
         if reading.is_unsure and reading.negation is not None:
             return
     reading.negation, reading.has_verb = None, True
