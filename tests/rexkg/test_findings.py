@@ -97,7 +97,10 @@ def test_a_question_says_nothing_without_an_answer():
 
 def test_an_extractor_that_reads_questions_gets_them_with_their_answers():
     asked = "Is there an effusion? The angles are sharp. So the answer is no. Is it large?"
-    assert stating_sentences(asked) == ["Is there an effusion? So the answer is no ; The angles are sharp", "Is it large?"]
+    assert stating_sentences(asked) == [
+        "Is there an effusion? So the answer is no ; The angles are sharp",
+        "Is it large?",
+    ]
     assert stating_sentences("The edema has resolved. So the answer is edema.") == ["The edema has resolved"]
 
 

@@ -12,6 +12,7 @@ _LESSER = frozenset({"less", "worse", "poorer"})
 _SO = frozenset({"so", "therefore", "thus", "hence"})
 _COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
+_DENYING = (cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE)
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 
 
@@ -26,7 +27,7 @@ def begin_negation(reading: Reading, i: int) -> None:
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
-    repeats = cue == cues.NEGATES or (cue == cues.NOT and reading.items[i - 1].cue == cues.VERB)
+    repeats = cue == cues.NEGATES or (cue == cues.NOT and reading.items[i - 1].cue in (*cues.VERBS, cues.NOT))
     if repeats and clauses.waits(reading) and (reading.doubt or reading.negation) in _TAKEN_BACK:
         reading.negation = reading.doubt = None
         return
@@ -159,6 +160,15 @@ def deny_before(reading: Reading, i: int) -> None:
     elif not _is_of_the_past(reading, i):
         _deny_named(reading, i)
     reading.clause = i
+
+
+def persist(reading: Reading, i: int) -> None:
+    """Assert what the last clause said to be gone, if this one has no subject ("the effusion is gone on the right, but
+    *persists* on the left"). It is a verb besides."""
+    before = reading.items[i - 1]
+    if reading.scope is None and reading.negation is None and before.cue not in _DENYING and before.text != "there":
+        reading.assert_subject_before(i)
+    clauses.read_verb(reading, i)
 
 
 def _deny_named(reading: Reading, i: int) -> None:

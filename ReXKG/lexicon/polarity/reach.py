@@ -17,7 +17,7 @@ from ReXKG.lexicon.polarity.reading import ABSENT, ANY_FINDING, Reading
 
 _NEAR = 12
 _BEFORE_NOUN = frozenset({ANATOMY, CONCEPT, PROCEDURES, SIZE})
-_ENDS_OF_LIST = frozenset({cues.BREAKS, cues.ENDS, cues.VERB, cues.NEGATES})
+_ENDS_OF_LIST = frozenset({cues.BREAKS, cues.ENDS, *cues.VERBS, cues.NEGATES})
 
 
 def read_entity(reading: Reading, i: int, label: str, role: str) -> None:

@@ -22,8 +22,11 @@ ANY_DEVICE = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
 ANY_FINDING = frozenset({*ABSENT, *ABSENT.values()})
 # A negation with only these words after it denies nothing that follows ("no evidence of it", "I do not see any here").
 _FILLERS = frozenset(
-    {cues.FILLS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, cues.VERB, cues.SEEN, cues.FITS, cues.SUGGESTS}
-)
+    {
+        cues.FILLS, cues.COUNTS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, *cues.VERBS, cues.SEEN,
+        cues.FITS, cues.SUGGESTS,
+    }
+)  # fmt: skip
 _LONGEST_ANSWER, _NEAR = 9, 12
 
 
@@ -203,6 +206,15 @@ class Reading:
             self.restore(topic.start, topic.end)
             return True
         return self.deny(topic.start, topic.end, ANY_FINDING)
+
+    def assert_subject_before(self, i: int) -> None:
+        """Assert what the last clause named and said to be gone, if the words since then name nothing else."""
+        if self.named < 0 or i - self.named_end > _NEAR:
+            return
+        between = self.items[self.named_end : i]
+        is_gone = any(item.cue == cues.NEGATES_BEFORE for item in between)
+        if is_gone and not any(item.kind is not None for item in between):
+            self.restore(self.named, self.named_end)
 
     def deny_subject_before(self, i: int) -> bool:
         """Deny what the last clause named, if no other has come between ("there was edema, but it has *resolved*"). A

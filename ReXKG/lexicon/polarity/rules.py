@@ -65,6 +65,8 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.WITH: negations.end_negation,
     cues.TURNS: negations.turn,
     cues.OPENS: negations.open_finding,
+    cues.COUNTS: negations.open_finding,
+    cues.PERSISTS: negations.persist,
     cues.THAN: negations.compare,
     cues.SEEKS: suppositions.seek,
     cues.SOUGHT: suppositions.seek_before,

@@ -16,7 +16,7 @@ _COUNTS = frozenset({"one", "both", "some", "several"})
 _ONES = ("one", "it", "them", "some", "several", "both")
 _ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
-_SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, cues.VERB, cues.ASKS, cues.SHOWS, cues.SEEN})
+_SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, *cues.VERBS, cues.ASKS, cues.SHOWS, cues.SEEN})
 _TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS, cues.AT)
 _SAID_OF = (roles.FINDING, roles.STATE)
 
@@ -95,7 +95,7 @@ def _is_one(reading: Reading, i: int) -> bool:
 def ends_in_answer(reading: Reading) -> bool:
     """True if the sentence ends in a verb that names nothing, and a question is open ("edema? I think it *is*")."""
     topic = reading.topic
-    if topic is None or not topic.is_open or reading.items[-1].cue != cues.VERB:
+    if topic is None or not topic.is_open or reading.items[-1].cue not in cues.VERBS:
         return False
     return not any(item.kind is not None for item in reading.items[topic.end :])
 
