@@ -10,6 +10,7 @@ from ReXKG.lexicon.polarity.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Read
 _NEAR, _SOON = 12, 6
 _LESSER = frozenset({"less", "worse", "poorer"})
 _SO = frozenset({"so", "therefore", "thus", "hence"})
+_ADJECTIVES = frozenset({"worsening", "changed", "smaller", "larger", "bigger", "clearing", "enlargement"})
 _COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
 _DENYING = (cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE)
@@ -120,11 +121,12 @@ def read_owner(reading: Reading, i: int) -> None:
 
 
 def spare(reading: Reading, i: int) -> None:
-    """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity"). Right before
-    an entity or "or" the word is an adjective and spares nothing ("no *worsening* opacity")."""
+    """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity"). An adjective
+    before an entity spares nothing ("no *worsening* opacity"), nor does the first of two ("no *change* or opacity")."""
     following = reading.items[i + 1] if i + 1 < len(reading.items) else None
     denies_other = reading.denied and reading.labels[i] not in ABSENT.values()
-    if not (denies_other or (following and (following.label or following.text == "or"))):
+    is_adjective = following is not None and following.label is not None and reading.items[i].text in _ADJECTIVES
+    if not (denies_other or is_adjective or (following and following.text == "or")):
         reading.negation = None
 
 
@@ -135,10 +137,12 @@ def doubt(reading: Reading, i: int) -> None:
 
 def leave_unsure(reading: Reading, i: int) -> None:
     """End a "not" that denies the certainty only ("I am not *sure* there is an effusion"), and leave a denial open
-    ("not *sure* it has resolved")."""
+    ("not *sure* it has resolved"). To *tell* edema from pneumonia is a task."""
     if (reading.doubt == cues.NOT and not reading.denied) or reading.items[i].text.startswith("not "):
         reading.negation = None
         reading.is_unsure = True
+    elif reading.items[i].text == "tell" and reading.doubt is None and _names_disorder(reading, i):
+        suppositions.seek(reading, i)
 
 
 def deny_before(reading: Reading, i: int) -> None:
@@ -165,8 +169,9 @@ def deny_before(reading: Reading, i: int) -> None:
 def persist(reading: Reading, i: int) -> None:
     """Assert what the last clause said to be gone, if this one has no subject ("the effusion is gone on the right, but
     *persists* on the left"). It is a verb besides."""
-    before = reading.items[i - 1]
-    if reading.scope is None and reading.negation is None and before.cue not in _DENYING and before.text != "there":
+    since = reading.items[max(reading.named_end, i - _NEAR) : i]
+    is_gone = any(item.cue == cues.NEGATES_BEFORE for item in since)
+    if is_gone and reading.scope is None and reading.negation is None and since[-1].cue not in _DENYING:
         reading.assert_subject_before(i)
     clauses.read_verb(reading, i)
 

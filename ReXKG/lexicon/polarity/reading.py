@@ -208,12 +208,9 @@ class Reading:
         return self.deny(topic.start, topic.end, ANY_FINDING)
 
     def assert_subject_before(self, i: int) -> None:
-        """Assert what the last clause named and said to be gone, if the words since then name nothing else."""
-        if self.named < 0 or i - self.named_end > _NEAR:
-            return
-        between = self.items[self.named_end : i]
-        is_gone = any(item.cue == cues.NEGATES_BEFORE for item in between)
-        if is_gone and not any(item.kind is not None for item in between):
+        """Assert what the last clause named, if the words since then name nothing else."""
+        is_near = self.named >= 0 and i - self.named_end <= _NEAR
+        if is_near and not any(item.kind is not None for item in self.items[self.named_end : i]):
             self.restore(self.named, self.named_end)
 
     def deny_subject_before(self, i: int) -> bool:

@@ -15,6 +15,7 @@ _SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "re
 _CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to", "attributed to"})
 _SPEAKERS = frozenset({"i", "we"})
 _INVERTED = frozenset({"should", "were this", "were that", "had it been", "had this been", "had that been"})
+_LIKENING = frozenset({"can look", "can mimic"})
 _INCLUDING = frozenset({"include", "includes"})
 
 
@@ -120,15 +121,19 @@ def _take_back(reading: Reading, i: int) -> None:
 
 def generalize(reading: Reading, i: int) -> None:
     """Leave out a general statement ("pneumonia *typically* shows an opacity", "*usually*, ..."). It names a disorder
-    and nothing known ("the opacity *usually* ..."). Signs of a disorder that include others are general too."""
+    and nothing known ("the opacity *usually* ..."). Signs of a disorder that include others are general too, and
+    so is what something "*can look* like"."""
     items = reading.items
     if items[i].text in _INCLUDING and not any(
         item.text in ("of", "in") for item in items[max(reading.clause, i - _NEAR) : i]
     ):
         return
     opens = i == reading.statement and i + 1 < len(items) and items[i + 1].text == ","
-    if opens or (_names_disorder(reading, i) and not _names_known(reading, i, (cues.ARTICLE, cues.BREAKS))):
+    names_known = _names_known(reading, i, (cues.ARTICLE, cues.BREAKS))
+    if opens or (_names_disorder(reading, i) and not names_known):
         suppose(reading, i)
+    elif items[i].text in _LIKENING and reading.scope is None:
+        reading.open_scope(i)
 
 
 def suggest(reading: Reading, i: int) -> None:

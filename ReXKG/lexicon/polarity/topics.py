@@ -15,6 +15,9 @@ _NEAR = 8
 _COUNTS = frozenset({"one", "both", "some", "several"})
 _ONES = ("one", "it", "them", "some", "several", "both")
 _ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
+_OF_KIND = ("what would", "what does", "what do", "how ", "expect")
+_ANSWERING = frozenset({"do", "does", "did", "can", "could"})
+_NUMBERS = frozenset({"two", "three", "four", "several", "multiple", "a few", "some"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
 _SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, *cues.VERBS, cues.ASKS, cues.SHOWS, cues.SEEN})
 _TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS, cues.AT)
@@ -22,7 +25,8 @@ _SAID_OF = (roles.FINDING, roles.STATE)
 
 
 def ask(reading: Reading, i: int) -> None:
-    """Leave out all that a question names, until it is answered."""
+    """Leave out all that a question names, until it is answered. A question about a kind of finding ("*what would* an
+    effusion look like?") has no answer that asserts."""
     labels, start = reading.labels, reading.statement
     if i and i - start <= 1 and reading.topic is not None:
         return
@@ -33,6 +37,9 @@ def ask(reading: Reading, i: int) -> None:
     reading.left_out = True
     reading.scope = None
     reading.new_statement(i)
+    if any(item.text.startswith(_OF_KIND) for item in asked):
+        reading.topic = None
+        return
     if reading.topic is None or _names_finding(reading, start, i):
         reading.topic = Topic(start, i, is_open=True, denies=denies)
     if _is_said_in_part(reading, i + 1):
@@ -71,6 +78,8 @@ def affirm(reading: Reading, i: int) -> None:
         return
     is_last = i + 1 == len(items) or items[i + 1].cue == cues.ENDS
     is_yes = items[i].text in _YES
+    if topic is None and reading.scope is None and _is_bare_one(reading, i):
+        reading.assert_subject_before(i)
     is_answer = is_yes or is_last or (topic is not None and i == topic.end + 1) or _is_one(reading, i)
     if not is_answer and (items[i + 1].label is not None or reading.scope is None):
         return
@@ -92,10 +101,18 @@ def _is_one(reading: Reading, i: int) -> bool:
     return not any(item.kind is not None for item in reading.items[topic.end : i])
 
 
+def _is_bare_one(reading: Reading, i: int) -> bool:
+    """True for a "one" before no entity ("I did not expect a mass, but *there is one*")."""
+    return reading.items[i].text.endswith(_ONES) and (i + 1 == len(reading.items) or reading.items[i + 1].label is None)
+
+
 def ends_in_answer(reading: Reading) -> bool:
-    """True if the sentence ends in a verb that names nothing, and a question is open ("edema? I think it *is*")."""
-    topic = reading.topic
-    if topic is None or not topic.is_open or reading.items[-1].cue not in cues.VERBS:
+    """True if the sentence ends in a verb or number that names nothing, and a question is open ("edema? I think it
+    *is*", "fractures? I count *two*")."""
+    topic, last = reading.topic, reading.items[-1]
+    if topic is None or not topic.is_open or topic.end >= len(reading.items) - 2:
+        return False
+    if last.cue not in cues.VERBS and last.text not in _NUMBERS and last.text not in _ANSWERING:
         return False
     return not any(item.kind is not None for item in reading.items[topic.end :])
 
