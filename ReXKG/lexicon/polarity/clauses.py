@@ -9,7 +9,8 @@ from ReXKG.lexicon.polarity.reading import Reading
 
 _IN_PLACE_OF = frozenset({"rather than", "instead of", "as opposed to"})
 _PART_ENDS = (cues.ENDS, cues.LIST, cues.BREAKS)
-_SHORT_SETTING = 4
+_SETTINGS = frozenset({"in", "for", "between"})
+_SHORT_SETTING = 5
 
 
 def waits(reading: Reading) -> bool:
@@ -63,13 +64,15 @@ def begin_line(reading: Reading, i: int) -> None:
 
 
 def leave_out_setting(reading: Reading, i: int) -> None:
-    """Leave out the disorder of a general setting, at the comma behind it ("*in edema,* the vessels are blurred")."""
+    """Leave out the disorders of a general setting or a choice, at the comma behind it ("*in edema,* the vessels are
+    blurred", "*between edema and pneumonia,* I choose edema")."""
     start = reading.statement
     start += reading.items[start].cue == cues.ENDS
-    if i - start <= _SHORT_SETTING and reading.items[start].text in ("in", "for"):
+    if i - start <= _SHORT_SETTING and reading.items[start].text in _SETTINGS:
         if any(item.cue in (cues.ARTICLE, cues.COLON) for item in reading.items[start:i]):
             return
         reading.leave_out(start, i)
+        reading.clause = i
 
 
 def read_list_mark(reading: Reading, i: int) -> None:

@@ -129,8 +129,9 @@ class Reading:
 
     def open_scope(self, i: int) -> None:
         """Leave out the disorders and devices that follow until a rule closes the scope."""
+        if self.scope is None or self.scope_cue != cues.OFFERS:
+            self.scope_cue = self.items[i].cue or ""
         self.scope = i if self.scope is None else self.scope
-        self.scope_cue = self.items[i].cue or ""
         self.scope_has_verb = self.after_list = False
         self.scope_comma = None
 
