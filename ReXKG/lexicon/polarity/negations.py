@@ -7,7 +7,7 @@ from ReXKG.lexicon import cues
 from ReXKG.lexicon.polarity import clauses, reach, suppositions, topics
 from ReXKG.lexicon.polarity.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 
-_NEAR, _SOON = 12, 6
+_NEAR, _SOON, _FEW = 12, 6, 3
 _LESSER = frozenset({"less", "worse", "poorer"})
 _SO = frozenset({"so", "therefore", "thus", "hence"})
 _ADJECTIVES = frozenset({"worsening", "changed", "smaller", "larger", "bigger", "clearing", "enlargement"})
@@ -20,7 +20,8 @@ _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
 def begin_negation(reading: Reading, i: int) -> None:
     """Deny the entities that follow ("no", "without") until another rule ends the negation. Right behind a heading it
     denies the heading too ("pneumothorax: *no* pleural line"). A "not" that waits takes it back ("I can *not* say that
-    there is *no* edema"), and so does a lack ("it is *wrong to* say that there is *no* edema")."""
+    there is *no* edema"), and so does a lack ("it is *wrong to* say that there is *no* edema").
+    Things that are counted are there ("*none of* the nodules is calcified")."""
     if reading.is_unsure:
         reading.is_unsure = False
         return
@@ -35,6 +36,8 @@ def begin_negation(reading: Reading, i: int) -> None:
     reading.new_negation(i, cue)
     reading.has_verb = False
     reading.doubt = cue
+    if reading.items[i].text == "none of" and any(item.cue == cues.ARTICLE for item in reading.items[i + 1 : i + 2]):
+        reading.judged = i + 2
     topic = reading.topic
     reading.heading_to_deny = topic if topic is not None and topic.is_heading and topic.end == i - 1 else None
 
@@ -114,7 +117,12 @@ def read_place(reading: Reading, i: int) -> None:
 
 def read_owner(reading: Reading, i: int) -> None:
     """Let a negation reach no device after "of", if it has met what it denies ("no fracture *of* the lead"). The "for"
-    of a verb of examining opens a scope ("inspect the apices *for* pneumothorax")."""
+    of a verb of examining opens a scope ("inspect the apices *for* pneumothorax"). Something may be too sharp "*for*
+    edema"."""
+    if reading.items[i].text == "for" and any(item.text == "too" for item in reading.items[max(0, i - _FEW) : i]):
+        reading.new_negation(i, cues.LACKS)
+        reading.in_place = True
+        return
     reading.in_place = reading.in_place or reading.denied
     if reading.examines and reading.items[i].text == "for":
         suppositions.seek(reading, i)

@@ -74,7 +74,8 @@ def affirm(reading: Reading, i: int) -> None:
         reading.answer_no(i)
         return
     items, topic = reading.items, reading.topic
-    if i + 1 < len(items) and items[i + 1].cue == cues.NOT:
+    following = items[i + 1] if i + 1 < len(items) else None
+    if following and (following.cue == cues.NOT or (following.label is not None and items[i].text.endswith(_ONES))):
         return
     is_last = i + 1 == len(items) or items[i + 1].cue == cues.ENDS
     is_yes = items[i].text in _YES
