@@ -11,6 +11,7 @@ _NEAR, _SOON, _FEW = 12, 6, 3
 _LESSER = frozenset({"less", "worse", "poorer"})
 _SO = frozenset({"so", "therefore", "thus", "hence"})
 _ADJECTIVES = frozenset({"worsening", "changed", "smaller", "larger", "bigger", "clearing", "enlargement"})
+_OUT = ("is out", "are out")
 _COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
 _DENYING = (cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE)
@@ -71,7 +72,7 @@ def open_finding(reading: Reading, i: int) -> None:
     """End a negation before the size or side of another finding ("no pneumothorax, *small* effusion"), unless an
     "or" follows in the list ("no pneumothorax, large effusion *or* edema"), or at a size behind it ("no pneumothorax,
     effusion *small*")."""
-    if not (reading.negation and reading.denied):
+    if not (reading.negation and reading.denied) or reading.heads_list:
         return
     if not reading.after_list:
         if reading.labels[i - 1] == DISORDER_ABSENT and clauses.ends_at(reading, i + 1):
@@ -234,7 +235,12 @@ def deny_devices_before(reading: Reading, i: int) -> None:
         reading.negation = reading.doubt = None
     elif reading.scope is None:
         topic = reading.topic
-        if not reading.deny(reading.clause, i, ANY_DEVICE) and topic is not None and i == topic.end + 1:
+        is_any = reading.items[i].text in _OUT and clauses.ends_at(reading, i + 1)
+        if (
+            not reading.deny(reading.clause, i, ANY_FINDING if is_any else ANY_DEVICE)
+            and topic is not None
+            and i == topic.end + 1
+        ):
             reading.deny(topic.start, topic.end, ANY_DEVICE)
         reading.clause = i
 

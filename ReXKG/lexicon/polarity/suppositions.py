@@ -15,16 +15,20 @@ _SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "re
 _CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to", "attributed to"})
 _SPEAKERS = frozenset({"i", "we"})
 _INVERTED = frozenset({"should", "were this", "were that", "had it been", "had this been", "had that been"})
-_LIKENING = frozenset({"can look", "can mimic"})
+_TURNED_ROUND = frozenset({"is there", "are there", "was there", "do we"})
+_LIKENING = frozenset({"can look", "can mimic", "mimic", "mimics", "mimicking", "simulates"})
 _INCLUDING = frozenset({"include", "includes"})
 
 
 def seek(reading: Reading, i: int) -> None:
     """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an
     infinitive is no task ("not able *to identify* a nodule"), and right behind "not" no verb asks ("in no way *does
-    this* look like edema")."""
-    is_part = reading.items[i].text.startswith("to ") or reading.negation_at == i - 1
+    this* look like edema"), nor does it after another negation ("nowhere *is there* a fracture")."""
+    text = reading.items[i].text
+    is_part = text.startswith("to ") or reading.negation_at == i - 1
     if reading.doubt == cues.NOT and not reading.denied and is_part:
+        return
+    if text in _TURNED_ROUND and reading.negation in (cues.NOT, cues.NEGATES) and not reading.denied:
         return
     reading.negation = reading.doubt = None
     reading.open_scope(i)
@@ -75,6 +79,9 @@ def _is_opinion(reading: Reading, i: int) -> bool:
 def read_judgment(reading: Reading, i: int) -> None:
     """Take a "would" back that belongs to a speaker or to what is there ("I *would call* this edema", "*the* opacity
     would suggest pneumonia", not "blunting would suggest an effusion")."""
+    if i - reading.statement in (1, 2) and reading.items[i - 1].text == "to" and reading.scope is None:
+        seek(reading, i)
+        return
     if reading.negation == cues.NOT:
         reading.judged = _judged(reading, i)
     if reading.scope is None:

@@ -31,7 +31,7 @@ def ask(reading: Reading, i: int) -> None:
     if i and i - start <= 1 and reading.topic is not None:
         return
     asked = reading.items[start:i]
-    denies = any(item.cue == cues.NEGATES_BEFORE for item in asked) and not ANY_ABSENT.isdisjoint(labels[start:i])
+    denies = any(item.cue == cues.NEGATES_BEFORE for item in asked[2:]) and not ANY_ABSENT.isdisjoint(labels[start:i])
     denies = denies or any(item.text in _ENDING for item in asked)
     labels[start:i] = [None] * (i - start)
     reading.left_out = True
@@ -104,7 +104,9 @@ def _is_one(reading: Reading, i: int) -> bool:
 
 def _is_bare_one(reading: Reading, i: int) -> bool:
     """True for a "one" before no entity ("I did not expect a mass, but *there is one*")."""
-    return reading.items[i].text.endswith(_ONES) and (i + 1 == len(reading.items) or reading.items[i + 1].label is None)
+    return reading.items[i].text.endswith((*_ONES, "there is", "there are", "is there", "are there")) and (
+        i + 1 == len(reading.items) or reading.items[i + 1].label is None
+    )
 
 
 def ends_in_answer(reading: Reading) -> bool:
