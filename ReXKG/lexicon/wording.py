@@ -58,6 +58,8 @@ def split_statements(text: str) -> list[str]:
     to the sentence before it ("I look for an effusion. *None* is seen"), and a late answer to its question."""
     if ".." in text or "…" in text:
         text = _TRAILING.sub(" – ", text)
+    if " vs." in text:
+        text = text.replace(" vs.", " vs")
     if "\n" in text:
         text = _OPTION.sub(r"\1)", text)
     if " A. " in text and " B. " in text:

@@ -9,6 +9,8 @@ from ReXKG.lexicon.polarity.reading import Reading
 
 _IN_PLACE_OF = frozenset({"rather than", "instead of", "as opposed to"})
 _PART_ENDS = (cues.ENDS, cues.LIST, cues.BREAKS)
+_MEMBER = (cues.LIST, cues.OPENS, cues.AT, cues.OF, cues.FITS)
+_NEAR = 8
 _SETTINGS = frozenset({"in", "for", "between"})
 _SHORT_SETTING = 5
 
@@ -43,15 +45,27 @@ def begin_clause(reading: Reading, i: int) -> None:
 def begin_statement(reading: Reading, i: int) -> None:
     """Begin a statement (";", a new line, the next bullet). Options go on over bullets, and so does the
     negation of all ("not seen: ...")."""
-    if reading.scope is not None and reading.scope_cue == cues.OFFERS and reading.items[i].text == "•":
+    is_bullet = reading.items[i].text == "•"
+    if reading.scope is not None and reading.scope_cue == cues.OFFERS and (is_bullet or _is_member(reading, i + 1)):
         return
-    goes_on = reading.heads_list and reading.items[i].text == "•"
+    begins_list = is_bullet and reading.topic is None and reading.is_bare_negation(i) and not reading.names(i)
+    goes_on = is_bullet and (reading.heads_list or begins_list)
     if not goes_on and reading.is_bare_negation(i):
         reading.answer_no(i)
     reading.new_statement(i)
     reading.heads_list = goes_on
     if goes_on:
         reading.new_negation(i, cues.NEGATES)
+
+
+def _is_member(reading: Reading, i: int) -> bool:
+    """True if the part at ``i`` is only named, as an option is."""
+    for item in reading.items[i : i + _NEAR]:
+        if item.cue == cues.ENDS:
+            return True
+        if item.cue is not None and item.cue not in _MEMBER:
+            return False
+    return len(reading.items) <= i + _NEAR
 
 
 def begin_line(reading: Reading, i: int) -> None:

@@ -11,6 +11,7 @@ _NEAR, _SOON, _FEW = 12, 6, 3
 _LESSER = frozenset({"less", "worse", "poorer"})
 _SO = frozenset({"so", "therefore", "thus", "hence"})
 _ADJECTIVES = frozenset({"worsening", "changed", "smaller", "larger", "bigger", "clearing", "enlargement"})
+_IN_VAIN = ("nothing", "empty", "none")
 _OUT = ("is out", "are out")
 _COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
@@ -117,14 +118,14 @@ def read_place(reading: Reading, i: int) -> None:
 
 
 def read_owner(reading: Reading, i: int) -> None:
-    """Let a negation reach no device after "of", if it has met what it denies ("no fracture *of* the lead"). The "for"
+    """Let a negation reach no device that a noun belongs to ("no fracture *of* the lead"). The "for"
     of a verb of examining opens a scope ("inspect the apices *for* pneumothorax"). Something may be too sharp "*for*
     edema"."""
     if reading.items[i].text == "for" and any(item.text == "too" for item in reading.items[max(0, i - _FEW) : i]):
         reading.new_negation(i, cues.LACKS)
         reading.in_place = True
         return
-    reading.in_place = reading.in_place or reading.denied
+    reading.in_place = reading.in_place or reading.denied or reading.items[i - 1].kind is not None
     if reading.examines and reading.items[i].text == "for":
         suppositions.seek(reading, i)
 
@@ -159,7 +160,8 @@ def deny_before(reading: Reading, i: int) -> None:
     those that follow ("*resolved* edema"), or else those of the clause before ("there was edema, but it has
     *resolved*"). What was not seen on an earlier image is not denied."""
     if reading.scope is not None:
-        if not reading.after_list or reading.items[reading.last_mark].text == "or":
+        is_apart = reading.after_list and reading.items[reading.last_mark].text != "or"
+        if not is_apart and not reading.items[i].text.endswith(_IN_VAIN):
             return
         reading.close_scope(i)
     if reading.doubt is not None and not reading.denied:
@@ -246,9 +248,19 @@ def deny_devices_before(reading: Reading, i: int) -> None:
 
 
 def suggest_finding(reading: Reading, i: int) -> None:
-    """Open another finding after a list mark ("no effusion, *likely* atelectasis"), and see `suppositions.suggest`."""
-    open_finding(reading, i)
+    """Open another finding after a list mark ("no effusion, *likely* atelectasis"). See also `fit` and
+    `suppositions.suggest`."""
+    fit(reading, i)
     suppositions.suggest(reading, i)
+
+
+def fit(reading: Reading, i: int) -> None:
+    """Open another finding after a list mark, and deny what fits less if nothing is held against it ("*less like* a
+    mass and more like a nodule")."""
+    open_finding(reading, i)
+    following = reading.items[i + 1 : i + _NEAR]
+    if not _LESSER.isdisjoint(reading.items[i].text.split()) and not any(item.cue == cues.THAN for item in following):
+        reading.new_negation(i, cues.LACKS)
 
 
 def compare(reading: Reading, i: int) -> None:

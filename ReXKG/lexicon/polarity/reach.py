@@ -29,7 +29,7 @@ def read_entity(reading: Reading, i: int, label: str, role: str) -> None:
             reading.labels[i] = None
             reading.left_out = True
     elif reading.negation is not None:
-        if reading.denied and reading.after_list and _leaves_list(reading, i, label, role):
+        if reading.denied and reading.after_list and not reading.heads_list and _leaves_list(reading, i, label, role):
             reading.negation = None
         elif i == reading.judged:
             reading.judged = None
@@ -78,9 +78,10 @@ def _deny_heading(reading: Reading) -> None:
 
 
 def _leaves_list(reading: Reading, i: int, label: str, role: str) -> bool:
-    """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube*
-    in place"), what was denied already ("no effusion on the left, *effusion* on the right"), what alone has no "no"
-    ("no effusion, no edema, *cardiomegaly*"), and the state of an organ ("no edema, *enlarged* heart")."""
+    """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube* in
+    place"), what was denied already ("no effusion on the left, *effusion* on the right"), what alone has no "no" ("no
+    effusion, no edema, *cardiomegaly*"), what alone has a place behind a list with "or", and the state of an organ
+    ("no edema, *enlarged* heart")."""
     if reading.items[reading.last_mark].text != ",":
         return False
     if role == roles.STATE and i + 1 < len(reading.items) and reading.items[i + 1].label == ANATOMY:
@@ -88,13 +89,19 @@ def _leaves_list(reading: Reading, i: int, label: str, role: str) -> bool:
     if label not in ABSENT:
         return False
     first = max(reading.negation_at, reading.last_mark - _NEAR)
-    if reading.repeats:
+    before = reading.items[first : reading.last_mark]
+    if reading.repeats or (_is_placed(reading, i) and any(item.text == "or" for item in before)):
         leaves = True
     elif label == DEVICES_PRESENT:
         leaves = DEVICES_ABSENT not in reading.labels[first : reading.last_mark]
     else:
-        leaves = any(item.text == reading.items[i].text for item in reading.items[first : reading.last_mark])
+        leaves = any(item.text == reading.items[i].text for item in before)
     return leaves and not list_goes_on(reading, i)
+
+
+def _is_placed(reading: Reading, i: int) -> bool:
+    """True if a place follows right behind the entity ("... or mass, *hernia* in the midline")."""
+    return reading.negation == cues.NEGATES and any(item.cue == cues.AT for item in reading.items[i + 1 : i + 2])
 
 
 def list_goes_on(reading: Reading, i: int) -> bool:

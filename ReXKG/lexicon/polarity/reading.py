@@ -186,6 +186,10 @@ class Reading:
             for item in self.items[self.negation_at + 1 : i]
         )
 
+    def names(self, i: int) -> bool:
+        """True if the clause has named a disorder or device."""
+        return any(label in ANY_FINDING for label in self.labels[self.clause : i])
+
     def answer_no(self, i: int) -> None:
         """Deny the topic, or else what the clause has said so far ("edema: no")."""
         topic, self.topic = self.topic, None

@@ -7,16 +7,18 @@ asserts until it is denied.
 
 from __future__ import annotations
 
+from ReXKG.graph import ANATOMY, PROCEDURES
 from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.polarity import clauses, reach
 from ReXKG.lexicon.polarity.reading import ABSENT, ANY_ABSENT, Outside, Reading, Topic
 
-_NEAR = 8
+_NEAR, _FAR = 8, 14
+_SILENT = frozenset({None, ANATOMY, PROCEDURES})
 _COUNTS = frozenset({"one", "both", "some", "several"})
 _ONES = ("one", "it", "them", "some", "several", "both")
 _ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
 _OF_KIND = ("what would", "what does", "what do", "how ", "expect")
-_ANSWERING = frozenset({"do", "does", "did", "can", "could"})
+_ANSWERING = frozenset({"do", "does", "did", "can", "could", "would"})
 _NUMBERS = frozenset({"two", "three", "four", "several", "multiple", "a few", "some"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
 _SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, *cues.VERBS, cues.ASKS, cues.SHOWS, cues.SEEN})
@@ -97,9 +99,9 @@ def affirm(reading: Reading, i: int) -> None:
 def _is_one(reading: Reading, i: int) -> bool:
     """True for the "one" of an open question, if nothing else was named since ("edema? I *see one* on the left")."""
     topic = reading.topic
-    if topic is None or not topic.is_open or i - topic.end > _NEAR or not reading.items[i].text.endswith(_ONES):
+    if topic is None or not topic.is_open or i - topic.end > _FAR or not reading.items[i].text.endswith(_ONES):
         return False
-    return not any(item.kind is not None for item in reading.items[topic.end : i])
+    return all(item.kind in _SILENT for item in reading.items[topic.end : i])
 
 
 def _is_bare_one(reading: Reading, i: int) -> bool:
@@ -117,7 +119,7 @@ def ends_in_answer(reading: Reading) -> bool:
         return False
     if last.cue not in cues.VERBS and last.text not in _NUMBERS and last.text not in _ANSWERING:
         return False
-    return not any(item.kind is not None for item in reading.items[topic.end :])
+    return all(item.kind in _SILENT for item in reading.items[topic.end :])
 
 
 def read_colon(reading: Reading, i: int) -> None:
