@@ -10,9 +10,11 @@ import re
 
 LINE_MARK = ";"
 _JOINT = f" {LINE_MARK}"  # a word of its own
-_REPLIES = ("None", "Yes", "No.", "No,", "Not ")
+_REPLIES = ("None", "Yes", "No.", "No,", "Not ", "Today", "Now", "Currently", "On this ")
 _REPLY_WORDS = (
-    r"(?:None(?: (?:is|are|was|were))?(?: (?:seen|visible|identified|present))?|Yes|No|Not (?:seen|present|visible))"
+    r"(?:None(?: (?:is|are|was|were))?(?: (?:seen|visible|identified|present))?|Yes|No|Not (?:seen|present|visible)"
+    r"|(?:Today|Now|Currently|On this (?:film|image|one|study)),? "
+    r"(?:there(?:['’]s| is| are)(?: none| one)?|none|(?:it['’]s|it is|they['’]re|they are) gone))"
 )
 _REPLY = re.compile(rf"\.(?=\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:[.,]|$))")
 _REPLY_SENTENCE = re.compile(rf"\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:,|$)")
@@ -26,6 +28,8 @@ _LATE_ANSWER = re.compile(
     |gone|(?:there|it|they|that|we|i|you)\ (?:is|are|do|does|can|could)(?:n['’]t|\ not|['’]t|not)
       (?:\ (?:see\ |find\ |identify\ )?(?:one|any|it|there|present|visible|seen))?
     |(?:(?:there|it|they)\ (?:is|are)|(?:there|it)['’]s)(?:\ (?:none|one|some|absent|present|gone|there|not)){0,2}
+    |(?:i['’]?d?\ |we\ )?(?:would\ )?(?:say|think|believe|suppose|guess)\ so
+    |(?:i|we)\ (?:do|would|could|can)(?:\ not|n['’]t)\ (?:say|think|believe|suppose)\ so
     |not|not\ that\ i\ can\ (?:see|tell)
     |(?:i|we)\ (?:can\ |do\ )?(?:see|find)\ (?:none|one|it)|it\ does|they\ do)\W*$)""",
     re.IGNORECASE | re.VERBOSE,

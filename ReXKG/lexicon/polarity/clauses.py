@@ -34,6 +34,8 @@ def begin_clause(reading: Reading, i: int) -> None:
         goes_on = reading.items[i - 1].text == "that" or reading.items[i - 1].cue == cues.SUGGESTS
         if waits(reading) or (goes_on and reading.is_bare_negation(i)):
             return
+    elif reading.items[i].text == "apart from" and reading.scope is not None:
+        return
     else:
         reading.is_unsure = False
         if reading.is_bare_negation(i):
@@ -115,6 +117,10 @@ def read_list_mark(reading: Reading, i: int) -> None:
 def read_article(reading: Reading, i: int) -> None:
     """End a negation at a known thing that is named after a list mark ("no effusion, and *the* heart ..."). A scope
     ends there after a comma ("if it is large, *the* ...")."""
+    if reading.heads_list:
+        return
+    if reading.denied and reading.negation_at == reading.clause and reading.items[reading.clause].text == "without":
+        reading.negation = None
     if reading.after_list:
         if reading.scope is None:
             reading.negation = None

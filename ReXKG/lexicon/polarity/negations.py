@@ -12,6 +12,7 @@ _LESSER = frozenset({"less", "worse", "poorer"})
 _SO = frozenset({"so", "therefore", "thus", "hence"})
 _ADJECTIVES = frozenset({"worsening", "changed", "smaller", "larger", "bigger", "clearing", "enlargement"})
 _IN_VAIN = ("nothing", "empty", "none")
+_ONLY = ("only", "just", "merely", "simply")
 _OUT = ("is out", "are out")
 _COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
@@ -32,7 +33,8 @@ def begin_negation(reading: Reading, i: int) -> None:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
     repeats = cue == cues.NEGATES or (cue == cues.NOT and reading.items[i - 1].cue in (*cues.VERBS, cues.NOT))
-    if repeats and clauses.waits(reading) and (reading.doubt or reading.negation) in _TAKEN_BACK:
+    goes_on = cue == cues.NOT and reading.items[i - 1].text == "and" and reading.list_marks == 1 and not reading.denied
+    if (goes_on or (repeats and clauses.waits(reading))) and (reading.doubt or reading.negation) in _TAKEN_BACK:
         reading.negation = reading.doubt = None
         return
     reading.new_negation(i, cue)
@@ -66,6 +68,8 @@ def turn(reading: Reading, i: int) -> None:
     atelectasis", "no pneumonia, atelectasis *instead*")."""
     if reading.denied:
         reach.spare_since_comma(reading, i)
+        reading.negation = None
+    elif reading.negation == cues.NOT and reading.items[i].text in _ONLY:
         reading.negation = None
 
 

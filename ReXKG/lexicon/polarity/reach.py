@@ -13,7 +13,7 @@ from ReXKG.graph import (
     SIZE,
 )
 from ReXKG.lexicon import cues, roles
-from ReXKG.lexicon.polarity.reading import ABSENT, ANY_FINDING, Reading
+from ReXKG.lexicon.polarity.reading import ABSENT, ANY_ABSENT, ANY_FINDING, Reading
 
 _NEAR = 12
 _BEFORE_NOUN = frozenset({ANATOMY, CONCEPT, PROCEDURES, SIZE})
@@ -42,7 +42,7 @@ def read_entity(reading: Reading, i: int, label: str, role: str) -> None:
         elif role == roles.COURSE and reading.denied:
             if reading.after_list:
                 reading.negation = None
-            elif reading.labels[i - 1] == DISORDER_ABSENT:
+            elif reading.labels[i - 1] in ANY_ABSENT:
                 spare_since_comma(reading, i)
         if role == roles.STATE and reading.items[i - 1].label == ANATOMY:
             spare_since_comma(reading, i + 1)

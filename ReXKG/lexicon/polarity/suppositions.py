@@ -57,6 +57,8 @@ def ask_if(reading: Reading, i: int) -> None:
 def suppose(reading: Reading, i: int) -> None:
     """Leave out what the clause says before and after "would" ("a pneumothorax *would* show a line"). Behind a
     condition it is never taken back ("if there were blunting, I *would* call it an effusion")."""
+    if reading.negation == cues.LACKS and reading.items[reading.negation_at].text.endswith("than"):
+        return
     if reading.scope is None:
         is_conditional = reading.scope_cue == cues.IF
         if not is_conditional and _is_opinion(reading, i):

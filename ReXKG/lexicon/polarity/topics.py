@@ -7,7 +7,7 @@ asserts until it is denied.
 
 from __future__ import annotations
 
-from ReXKG.graph import ANATOMY, PROCEDURES
+from ReXKG.graph import ANATOMY, CONCEPT, PROCEDURES
 from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.polarity import clauses, reach
 from ReXKG.lexicon.polarity.reading import ABSENT, ANY_ABSENT, Outside, Reading, Topic
@@ -39,7 +39,7 @@ def ask(reading: Reading, i: int) -> None:
     reading.left_out = True
     reading.scope = None
     reading.new_statement(i)
-    if any(item.text.startswith(_OF_KIND) for item in asked):
+    if any(item.text.startswith(_OF_KIND) for item in asked) or asked[0].text == "|":
         reading.topic = None
         return
     if reading.topic is None or _names_finding(reading, start, i):
@@ -58,6 +58,8 @@ def _is_said_in_part(reading: Reading, i: int) -> bool:
     left*", "*probably*")."""
     if i < len(reading.items) and reading.items[i].text in _COUNTS and clauses.ends_at(reading, i + 1):
         return True
+    if i + 1 < len(reading.items) and reading.items[i].cue is None and reading.items[i].label == CONCEPT:
+        i += 1
     if i >= len(reading.items) or reading.items[i].cue not in _TELLING:
         return False
     is_place = reading.items[i].cue == cues.AT
@@ -119,7 +121,7 @@ def ends_in_answer(reading: Reading) -> bool:
         return False
     if last.cue not in cues.VERBS and last.text not in _NUMBERS and last.text not in _ANSWERING:
         return False
-    return all(item.kind in _SILENT for item in reading.items[topic.end :])
+    return not any(item.label in ABSENT for item in reading.items[topic.end :])
 
 
 def read_colon(reading: Reading, i: int) -> None:
