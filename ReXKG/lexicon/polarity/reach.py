@@ -17,6 +17,7 @@ from ReXKG.lexicon.polarity.reading import ABSENT, ANY_ABSENT, ANY_FINDING, Read
 
 _NEAR = 12
 _BEFORE_NOUN = frozenset({ANATOMY, CONCEPT, PROCEDURES, SIZE})
+_SAYING = frozenset({"that", "believe", "think", "conclude", "say"})
 _ENDS_OF_LIST = frozenset({cues.BREAKS, cues.ENDS, *cues.VERBS, cues.NEGATES})
 
 
@@ -147,4 +148,4 @@ def is_denied_by_judgment(reading: Reading) -> bool:
     ):
         return False
     begun = reading.items[reading.negation_at : reading.negation_at + _NEAR]
-    return begun[0].cue in (cues.NOT, cues.LACKS) or any(item.text == "that" for item in begun)
+    return begun[0].cue in (cues.NOT, cues.LACKS) or any(item.text in _SAYING for item in begun)

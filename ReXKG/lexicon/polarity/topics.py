@@ -15,7 +15,7 @@ from ReXKG.lexicon.polarity.reading import ABSENT, ANY_ABSENT, Outside, Reading,
 _NEAR, _FAR = 8, 14
 _SILENT = frozenset({None, ANATOMY, PROCEDURES})
 _COUNTS = frozenset({"one", "both", "some", "several"})
-_ONES = ("one", "it", "them", "some", "several", "both")
+_ONES = ("one", "it", "them", "some", "several", "both", "two")
 _ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
 _OF_KIND = ("what would", "what does", "what do", "how ", "expect")
 _ANSWERING = frozenset({"do", "does", "did", "can", "could", "would"})
@@ -117,7 +117,7 @@ def ends_in_answer(reading: Reading) -> bool:
     """True if the sentence ends in a verb or number that names nothing, and a question is open ("edema? I think it
     *is*", "fractures? I count *two*")."""
     topic, last = reading.topic, reading.items[-1]
-    if topic is None or not topic.is_open or topic.end >= len(reading.items) - 2:
+    if topic is None or not topic.is_open or topic.end >= len(reading.items) - 1:
         return False
     if last.cue not in cues.VERBS and last.text not in _NUMBERS and last.text not in _ANSWERING:
         return False
