@@ -47,10 +47,10 @@ def begin_negation(reading: Reading, i: int) -> None:
 
 
 def begin_lack(reading: Reading, i: int) -> None:
-    """Deny what follows ("free of", "argues against"). A doubt or a lack right before it takes it back
-    ("*not free of* edema")."""
-    is_lacking = reading.negation == cues.LACKS and clauses.waits(reading)
-    if (reading.doubt is not None or is_lacking) and not reading.denied:
+    """Deny what follows ("free of", "argues against"). A doubt before it takes it back ("*not free of* edema"), and
+    so does a judgment ("*wrong to* say the lungs are free of edema")."""
+    is_judged = reading.negation == cues.LACKS and reading.items[reading.negation_at].text.endswith((" to", " that"))
+    if (reading.doubt is not None or is_judged) and not reading.denied:
         suppositions.judge_clause(reading, i)
         reading.negation = reading.doubt = None
     else:
