@@ -190,7 +190,8 @@ def rule_apart(reading: Reading, i: int) -> None:
     """Deny what stands between "rules" and "out" ("this *rules* pneumonia out", see `rule_out`)."""
     if not any(item.text == "out" for item in reading.items[i + 1 : i + _NEAR]):
         return
-    if reading.items[i].text in ("rules", "ruled") and reading.doubt is None and reading.scope is None:
+    is_said = reading.items[i].text in ("rules", "ruled") or reading.items[i - 1].text in ("can", "did")
+    if is_said and reading.doubt is None and reading.scope is None:
         reading.new_negation(i, cues.RULES_OUT)
     else:
         rule_out(reading, i)

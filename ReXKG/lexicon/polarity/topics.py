@@ -39,7 +39,7 @@ def ask(reading: Reading, i: int) -> None:
     reading.left_out = True
     reading.scope = None
     reading.new_statement(i)
-    if any(item.text.startswith(_OF_KIND) for item in asked) or asked[0].text == "|":
+    if any(item.text.startswith(_OF_KIND) for item in asked) or reading.items[start].text == "|":
         reading.topic = None
         return
     if reading.topic is None or _names_finding(reading, start, i):
