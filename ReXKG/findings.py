@@ -28,6 +28,7 @@ from ReXKG.finding_mentions import (
     divide,
     entity_mentions,
     organ_mentions,
+    spaced_words,
     with_own_polarity,
 )
 from ReXKG.finding_words import Tag, WordKind, finding_words
@@ -120,7 +121,7 @@ class FindingReader:
 def read_statement(graph: Graph, extract: Extract) -> tuple[StatedFinding, ...]:
     """The findings of a statement's graph, in order, not merged. ``extract`` reads parts of a statement that has the
     same word twice."""
-    words = graph["sentences"].split()[:LONGEST_STATEMENT]
+    words = spaced_words(graph["sentences"])[:LONGEST_STATEMENT]
     tags = finding_words().tag(words)
     entities = entity_mentions(graph, words, tags)
     mentions = sorted([*entities, *organ_mentions(graph, words, tags, entities)])[:MOST_FINDINGS]

@@ -20,7 +20,10 @@ _ASKS = re.compile(
     r"|(?:on |in )?which (?:is|are|of|side|image|view|lung|zone|region|sex|severity|findings?|abnormalit|devices?)\b)",
     re.IGNORECASE,
 )
-_CONCLUSION = re.compile(r"\b(?:the|my|final) answer (?:is|would be|must be|should be|:)", re.IGNORECASE)
+# The announcement of a finding as the answer. One of yes or no answers a question.
+_CONCLUSION = re.compile(
+    r"\b(?:the|my|final) answer (?:is|would be|must be|should be|:)(?!\W*(?:yes|no|that)\b)", re.IGNORECASE
+)
 
 
 def stating_sentences(text: str) -> list[str]:

@@ -66,6 +66,8 @@ READINGS = [
     ("The pacemaker has been removed.", ["-pacemaker resolved"], "a device that went"),
     ("There is an effusion. The effusion is small. It is on the left.", ["+effusion 1"], "later statements add"),
     ("Is there a nodule?", [], "a question states nothing"),
+    ("Is there a nodule? The lungs are clear. So no.", ["-nodule", "-abnormality"], "an answer further on denies"),
+    ("No mass;**nodule** on the left.", ["-mass", "+nodule left"], "marks are no part of a word"),
     ("So the answer is edema.", [], "neither does the announcement of the answer"),
 ]  # fmt: skip
 

@@ -67,6 +67,8 @@ def end_negation(reading: Reading, i: int) -> None:
 def turn(reading: Reading, i: int) -> None:
     """End a negation that has met what it denies before or after what there is instead ("no pneumonia, *only*
     atelectasis", "no pneumonia, atelectasis *instead*")."""
+    if reading.items[i].text == "as" and reading.items[reading.negation_at].text != "not so much":
+        return
     if reading.denied:
         reach.spare_since_comma(reading, i)
         reading.negation = None
