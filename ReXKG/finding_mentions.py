@@ -18,7 +18,7 @@ NEAR = 3  # words before an attribute within which a negation denies it
 _DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
 
 
-_MARKS = re.compile(r"[;*`\"\[\]|—–→]+")
+_MARKS = re.compile(r"[;*`\"\[\]|—–→]+|(?<=\w\w)['’]s\b")
 
 
 class FindingMention(NamedTuple):

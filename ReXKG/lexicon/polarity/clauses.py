@@ -10,7 +10,8 @@ from ReXKG.lexicon.polarity.reading import Reading
 _IN_PLACE_OF = frozenset({"rather than", "instead of", "as opposed to"})
 _PART_ENDS = (cues.ENDS, cues.LIST, cues.BREAKS)
 _MEMBER = (cues.LIST, cues.OPENS, cues.AT, cues.OF, cues.FITS)
-_NEAR = 8
+_NEAR, _FEW = 8, 3
+HELPING = frozenset({"do", "does", "did", "can", "could", "would"})
 _SETTINGS = frozenset({"in", "for", "between"})
 _SHORT_SETTING = 5
 
@@ -103,6 +104,9 @@ def read_list_mark(reading: Reading, i: int) -> None:
             reading.scope_comma = i if text == "," and not reading.after_list else None
     elif reading.is_bare_negation(i):
         reading.answer_no(i)
+    elif _answers_yes(reading, i):
+        reading.answer(reading.topic, is_yes=True)
+        reading.topic = None
     elif text == "," and not reading.has_verb:
         leave_out_setting(reading, i)
     if reading.has_verb and reading.scope is None:
@@ -112,6 +116,13 @@ def read_list_mark(reading: Reading, i: int) -> None:
         reading.is_unsure = False
     reading.after_list, reading.last_mark = True, i
     reading.list_marks += 1
+
+
+def _answers_yes(reading: Reading, i: int) -> bool:
+    """True if a helping verb right behind a question answers it ("an effusion? We *do*, on the left")."""
+    topic = reading.topic
+    is_near = topic is not None and topic.is_open and topic.end < i - 1 <= topic.end + _FEW
+    return is_near and reading.items[i - 1].text in HELPING and not reading.names(i)
 
 
 def read_article(reading: Reading, i: int) -> None:
@@ -138,6 +149,12 @@ def read_pronoun(reading: Reading, i: int) -> None:
     elif reading.negation is not None and reading.denied and reading.items[reading.negation_at].text in _IN_PLACE_OF:
         reading.negation = None
     reading.after_list = False
+
+
+def read_shows(reading: Reading, i: int) -> None:
+    """End a negation at its only comma before a verb of showing ("no hernia, the *spine shows* scoliosis")."""
+    if reading.denied:
+        reach.spare_since_comma(reading, i)
 
 
 def read_verb(reading: Reading, i: int) -> None:

@@ -14,7 +14,7 @@ from ReXKG.graph import (
     PROCEDURES,
 )
 from ReXKG.lexicon import cues, roles
-from ReXKG.lexicon.items import GAP, Item
+from ReXKG.lexicon.items import Item
 
 ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
 ANY_ABSENT = frozenset(ABSENT.values())
@@ -179,7 +179,7 @@ class Reading:
             return False
         if self.negation not in (cues.NEGATES, cues.NOT):
             return False
-        if self.topic is not None and i == self.negation_at + 2 and self.items[i - 1] is GAP:
+        if self.topic is not None and i == self.negation_at + 2 and self._says_nothing(i - 1):
             return True
         return all(
             item.cue in _FILLERS if item.label is None else item.label == PROCEDURES or item.cue in _FILLERS
@@ -189,6 +189,10 @@ class Reading:
     def names(self, i: int) -> bool:
         """True if the clause has named a disorder or device."""
         return any(label in ANY_FINDING for label in self.labels[self.clause : i])
+
+    def _says_nothing(self, i: int) -> bool:
+        """True for a word that is neither a noun nor a cue ("not *convincingly*")."""
+        return self.items[i].kind is None and self.items[i].cue is None
 
     def answer_no(self, i: int) -> None:
         """Deny the topic, or else what the clause has said so far ("edema: no")."""

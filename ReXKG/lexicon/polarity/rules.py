@@ -59,6 +59,7 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.ARTICLE: clauses.read_article,
     cues.PRONOUN: clauses.read_pronoun,
     cues.VERB: clauses.read_verb,
+    cues.SHOWS: clauses.read_shows,
     cues.SEEN: negations.read_seen,
     cues.AT: negations.read_place,
     cues.OF: negations.read_owner,

@@ -18,7 +18,6 @@ _COUNTS = frozenset({"one", "both", "some", "several"})
 _ONES = ("one", "it", "them", "some", "several", "both", "two")
 _ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
 _OF_KIND = ("what would", "what does", "what do", "how ", "expect")
-_ANSWERING = frozenset({"do", "does", "did", "can", "could", "would"})
 _NUMBERS = frozenset({"two", "three", "four", "several", "multiple", "a few", "some"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
 _SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, *cues.VERBS, cues.ASKS, cues.SHOWS, cues.SEEN})
@@ -119,7 +118,7 @@ def ends_in_answer(reading: Reading) -> bool:
     topic, last = reading.topic, reading.items[-1]
     if topic is None or not topic.is_open or topic.end >= len(reading.items) - 1:
         return False
-    if last.cue not in cues.VERBS and last.text not in _NUMBERS and last.text not in _ANSWERING:
+    if last.cue not in cues.VERBS and last.text not in _NUMBERS and last.text not in clauses.HELPING:
         return False
     return not any(item.label in ABSENT for item in reading.items[topic.end :])
 
