@@ -56,9 +56,10 @@ def split_statements(text: str) -> list[str]:
     """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none, and
     neither do dots before an answer ("effusion ... no"). A reply belongs
     to the sentence before it ("I look for an effusion. *None* is seen"), and a late answer to its question."""
-    if ".." in text or "…" in text:
+    has_dots = "." in text
+    if (has_dots and ".." in text) or "…" in text:
         text = _TRAILING.sub(" – ", text)
-    if " vs." in text:
+    if has_dots and " vs." in text:
         text = text.replace(" vs.", " vs")
     if "\n" in text:
         text = _OPTION.sub(r"\1)", text)
@@ -66,7 +67,7 @@ def split_statements(text: str) -> list[str]:
         text = _INNER_OPTION.sub(r"\1)", text)
     if is_asking(text):
         return join_answers(split_sentences(text))
-    return split_sentences(mark_replies(text))
+    return split_sentences(mark_replies(text) if has_dots else text)
 
 
 def read_words(sentence: str) -> tuple[list[str], list[str]]:

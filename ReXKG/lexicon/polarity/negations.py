@@ -265,8 +265,9 @@ def fit(reading: Reading, i: int) -> None:
     """Open another finding after a list mark, and deny what fits less if nothing is held against it ("*less like* a
     mass and more like a nodule")."""
     open_finding(reading, i)
-    following = reading.items[i + 1 : i + _NEAR]
-    if not _LESSER.isdisjoint(reading.items[i].text.split()) and not any(item.cue == cues.THAN for item in following):
+    if _LESSER.isdisjoint(reading.items[i].text.split()):
+        return
+    if not any(item.cue == cues.THAN for item in reading.items[i + 1 : i + _NEAR]):
         reading.new_negation(i, cues.LACKS)
 
 
