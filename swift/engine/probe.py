@@ -186,7 +186,7 @@ def shares_cache(model: nn.Module, template: Template, examples: Sequence[Encode
 
 def _log_unshared(reason: str | None) -> None:
     if reason is not None:
-        logger.info("rollout: each prompt is prefilled once per completion (%s)", reason)
+        logger.warning("rollout: slow, because each prompt is read once per completion (%s)", reason)
 
 
 @torch.no_grad()
