@@ -255,13 +255,13 @@ def deny_devices_before(reading: Reading, i: int) -> None:
 
 
 def suggest_finding(reading: Reading, i: int) -> None:
-    """Open another finding after a list mark ("no effusion, *likely* atelectasis"). See also `fit` and
+    """Open another finding after a list mark ("no effusion, *likely* atelectasis"). See also `hold_against` and
     `suppositions.suggest`."""
-    fit(reading, i)
+    hold_against(reading, i)
     suppositions.suggest(reading, i)
 
 
-def fit(reading: Reading, i: int) -> None:
+def hold_against(reading: Reading, i: int) -> None:
     """Open another finding after a list mark, and deny what fits less if nothing is held against it ("*less like* a
     mass and more like a nodule")."""
     open_finding(reading, i)

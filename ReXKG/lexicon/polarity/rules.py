@@ -78,7 +78,7 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.GENERALIZES: suppositions.generalize,
     cues.JUDGES: suppositions.read_judgment,
     cues.SUGGESTS: negations.suggest_finding,
-    cues.FITS: negations.fit,
+    cues.FITS: negations.hold_against,
     cues.RULES_OUT: suppositions.rule_out,
     cues.ASKS: topics.ask,
     cues.AFFIRMS: topics.affirm,
