@@ -55,6 +55,9 @@ def begin_statement(reading: Reading, i: int) -> None:
     goes_on = is_bullet and (reading.heads_list or begins_list)
     if not goes_on and reading.is_bare_negation(i):
         reading.answer_no(i)
+    elif _answers_yes(reading, i):
+        reading.answer(reading.topic, is_yes=True)
+        reading.topic = None
     reading.new_statement(i)
     reading.heads_list = goes_on
     if goes_on:
@@ -119,10 +122,11 @@ def read_list_mark(reading: Reading, i: int) -> None:
 
 
 def _answers_yes(reading: Reading, i: int) -> bool:
-    """True if a helping verb right behind a question answers it ("an effusion? We *do*, on the left")."""
+    """True if a verb right behind a question answers it ("an effusion? We *do*, on the left", "*It is*")."""
     topic = reading.topic
     is_near = topic is not None and topic.is_open and topic.end < i - 1 <= topic.end + _FEW
-    return is_near and reading.items[i - 1].text in HELPING and not reading.names(i)
+    last = reading.items[i - 1]
+    return is_near and (last.text in HELPING or last.cue in cues.VERBS) and not reading.names(i)
 
 
 def read_article(reading: Reading, i: int) -> None:

@@ -11,6 +11,7 @@ _NEAR, _SOON, _FEW = 12, 6, 3
 _LESSER = frozenset({"less", "worse", "poorer"})
 _SO = frozenset({"so", "therefore", "thus", "hence"})
 _ADJECTIVES = frozenset({"worsening", "changed", "smaller", "larger", "bigger", "clearing", "enlargement"})
+_SCARCELY = ("hardly", "scarcely", "barely")
 _IN_VAIN = ("nothing", "empty", "none")
 _ONLY = ("only", "just", "merely", "simply")
 _OUT = ("is out", "are out")
@@ -148,7 +149,12 @@ def spare(reading: Reading, i: int) -> None:
 
 
 def doubt(reading: Reading, i: int) -> None:
-    """Wait for a denial to turn into its opposite ("*almost* resolved", "*difficult* to exclude")."""
+    """Wait for a denial to turn into its opposite ("*almost* resolved", "*difficult* to exclude"). Right behind a
+    question it denies ("an effusion? *Hardly*")."""
+    topic = reading.topic
+    is_answer = topic is not None and topic.is_open and i == topic.end + 1 and clauses.ends_at(reading, i + 1)
+    if is_answer and reading.items[i].text in _SCARCELY:
+        reading.answer(topic, is_yes=False)
     reading.doubt = cues.DOUBTS
 
 
@@ -171,7 +177,7 @@ def deny_before(reading: Reading, i: int) -> None:
         if not is_apart and not reading.items[i].text.endswith(_IN_VAIN):
             return
         reading.close_scope(i)
-    if reading.doubt is not None and not reading.denied:
+    if (reading.doubt is not None and not reading.denied) or _is_of_part(reading, i):
         reading.negation = reading.doubt = None
     elif reading.is_unsure:
         reading.is_unsure = False
@@ -220,6 +226,11 @@ def _is_of_the_past(reading: Reading, i: int) -> bool:
         if item.text in _EARLIER:
             return True
     return False
+
+
+def _is_of_part(reading: Reading, i: int) -> bool:
+    """True if the clause is of a part of something ("*most of* the edema has disappeared")."""
+    return any(item.cue == cues.DOUBTS and item.text.endswith(" of") for item in reading.items[max(0, i - _NEAR) : i])
 
 
 def _is_of_size(reading: Reading, i: int) -> bool:

@@ -18,6 +18,8 @@ _COUNTS = frozenset({"one", "both", "some", "several"})
 _ONES = ("one", "it", "them", "some", "several", "both", "two")
 _ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
 _OF_KIND = ("what would", "what does", "what do", "how ", "expect")
+_FREE = frozenset({"free of", "free from", "clear of", "negative for", "devoid of"})
+_MAYBE = frozenset({"possible", "conceivable", "probable", "likely", "plausible"})
 _NUMBERS = frozenset({"two", "three", "four", "several", "multiple", "a few", "some"})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
 _SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, *cues.VERBS, cues.ASKS, cues.SHOWS, cues.SEEN})
@@ -33,7 +35,7 @@ def ask(reading: Reading, i: int) -> None:
         return
     asked = reading.items[start:i]
     denies = any(item.cue == cues.NEGATES_BEFORE for item in asked[2:]) and not ANY_ABSENT.isdisjoint(labels[start:i])
-    denies = denies or any(item.text in _ENDING for item in asked)
+    denies = denies or any(item.text in _ENDING or item.text in _FREE for item in asked)
     labels[start:i] = [None] * (i - start)
     reading.left_out = True
     reading.scope = None
@@ -118,7 +120,7 @@ def ends_in_answer(reading: Reading) -> bool:
     topic, last = reading.topic, reading.items[-1]
     if topic is None or not topic.is_open or topic.end >= len(reading.items) - 1:
         return False
-    if last.cue not in cues.VERBS and last.text not in _NUMBERS and last.text not in clauses.HELPING:
+    if last.cue not in cues.VERBS and last.text not in {*_NUMBERS, *_MAYBE, *clauses.HELPING}:
         return False
     return not any(item.label in ABSENT for item in reading.items[topic.end :])
 
