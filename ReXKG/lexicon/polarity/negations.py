@@ -126,9 +126,9 @@ def read_place(reading: Reading, i: int) -> None:
 
 
 def read_owner(reading: Reading, i: int) -> None:
-    """Let a negation reach no device that a noun belongs to ("no fracture *of* the lead"). The "for"
-    of a verb of examining opens a scope ("inspect the apices *for* pneumothorax"). Something may be too sharp "*for*
-    edema"."""
+    """Let a negation reach no device that a noun belongs to ("no fracture *of* the lead"). The "for" of a verb of
+    examining opens a scope ("inspect the apices *for* pneumothorax"). What something is too sharp "*for*" is
+    denied."""
     if reading.items[i].text == "for" and any(item.text == "too" for item in reading.items[max(0, i - _FEW) : i]):
         reading.new_negation(i, cues.LACKS)
         reading.in_place = True
@@ -230,7 +230,8 @@ def _is_of_the_past(reading: Reading, i: int) -> bool:
 
 def _is_of_part(reading: Reading, i: int) -> bool:
     """True if the clause is of a part of something ("*most of* the edema has disappeared")."""
-    return any(item.cue == cues.DOUBTS and item.text.endswith(" of") for item in reading.items[max(0, i - _NEAR) : i])
+    clause = reading.items[max(reading.clause, i - _NEAR) : i]
+    return any(item.cue == cues.DOUBTS and item.text.endswith(" of") for item in clause)
 
 
 def _is_of_size(reading: Reading, i: int) -> bool:
@@ -249,18 +250,16 @@ def _names_disorder(reading: Reading, i: int) -> bool:
 
 
 def deny_devices_before(reading: Reading, i: int) -> None:
-    """Deny the devices of the clause so far ("the tube has been *removed*"). The noun "removal" is not a cue:
-    annotators of real reports call the tube of "removal of the tube" present about twice as often as absent."""
+    """Deny the devices of the clause so far ("the tube has been *removed*"), and a hypothesis that "*is out*". The
+    noun "removal" is not a cue: annotators of real reports call the tube of "removal of the tube" present about twice
+    as often as absent."""
     if reading.doubt is not None:
         reading.negation = reading.doubt = None
     elif reading.scope is None:
         topic = reading.topic
-        is_any = reading.items[i].text in _OUT and clauses.ends_at(reading, i + 1)
-        if (
-            not reading.deny(reading.clause, i, ANY_FINDING if is_any else ANY_DEVICE)
-            and topic is not None
-            and i == topic.end + 1
-        ):
+        is_out = reading.items[i].text in _OUT and clauses.ends_at(reading, i + 1)
+        is_denied = reading.deny(reading.clause, i, ANY_FINDING if is_out else ANY_DEVICE)
+        if not is_denied and topic is not None and i == topic.end + 1:
             reading.deny(topic.start, topic.end, ANY_DEVICE)
         reading.clause = i
 

@@ -14,13 +14,13 @@ from ReXKG.lexicon.polarity.reading import ABSENT, ANY_ABSENT, Outside, Reading,
 
 _NEAR, _FAR = 8, 14
 _SILENT = frozenset({None, ANATOMY, PROCEDURES})
-_COUNTS = frozenset({"one", "both", "some", "several"})
+_COUNTS = frozenset({"one", "two", "three", "four", "both", "some", "several", "multiple", "a few"})
 _ONES = ("one", "it", "them", "some", "several", "both", "two")
 _ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
 _OF_KIND = ("what would", "what does", "what do", "how ", "expect")
 _FREE = frozenset({"free of", "free from", "clear of", "negative for", "devoid of"})
 _MAYBE = frozenset({"possible", "conceivable", "probable", "likely", "plausible"})
-_NUMBERS = frozenset({"two", "three", "four", "several", "multiple", "a few", "some"})
+_CLOSING = frozenset({*_COUNTS, *_MAYBE, *clauses.HELPING})
 _YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
 _SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, *cues.VERBS, cues.ASKS, cues.SHOWS, cues.SEEN})
 _TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS, cues.AT)
@@ -82,12 +82,12 @@ def affirm(reading: Reading, i: int) -> None:
     following = items[i + 1] if i + 1 < len(items) else None
     if following and (following.cue == cues.NOT or (following.label is not None and items[i].text.endswith(_ONES))):
         return
-    is_last = i + 1 == len(items) or items[i + 1].cue == cues.ENDS
+    is_last = following is None or following.cue == cues.ENDS
     is_yes = items[i].text in _YES
     if topic is None and reading.scope is None and _is_bare_one(reading, i):
         reading.assert_subject_before(i)
     is_answer = is_yes or is_last or (topic is not None and i == topic.end + 1) or _is_one(reading, i)
-    if not is_answer and (items[i + 1].label is not None or reading.scope is None):
+    if not is_answer and (following.label is not None or reading.scope is None):
         return
     reading.close_scope(i)
     topic = reading.topic
@@ -120,7 +120,7 @@ def ends_in_answer(reading: Reading) -> bool:
     topic, last = reading.topic, reading.items[-1]
     if topic is None or not topic.is_open or topic.end >= len(reading.items) - 1:
         return False
-    if last.cue not in cues.VERBS and last.text not in {*_NUMBERS, *_MAYBE, *clauses.HELPING}:
+    if last.cue not in cues.VERBS and last.text not in _CLOSING:
         return False
     return not any(item.label in ABSENT for item in reading.items[topic.end :])
 
