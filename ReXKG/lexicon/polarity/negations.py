@@ -29,6 +29,8 @@ def begin_negation(reading: Reading, i: int) -> None:
     if reading.is_unsure:
         reading.is_unsure = False
         return
+    if reading.items[i].text == "neither" and reading.scope is not None and reading.scope_cue == cues.OFFERS:
+        return
     suppositions.judge_clause(reading, i)
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
@@ -139,9 +141,13 @@ def read_owner(reading: Reading, i: int) -> None:
 
 
 def spare(reading: Reading, i: int) -> None:
-    """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity"). An adjective
-    before an entity spares nothing ("no *worsening* opacity"), nor does the first of two ("no *change* or opacity")."""
+    """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity", "neither the
+    effusion nor the edema has *changed*"). An adjective before an entity spares nothing ("no *worsening* opacity"), nor
+    does the first of two ("no *change* or opacity")."""
     following = reading.items[i + 1] if i + 1 < len(reading.items) else None
+    if reading.items[i - 1].cue in cues.VERBS and reading.items[reading.clause].text == "neither":
+        reading.restore(reading.clause, i)
+        return
     denies_other = reading.denied and reading.labels[i] not in ABSENT.values()
     is_adjective = following is not None and following.label is not None and reading.items[i].text in _ADJECTIVES
     if not (denies_other or is_adjective or (following and following.text == "or")):
@@ -261,6 +267,8 @@ def deny_devices_before(reading: Reading, i: int) -> None:
         is_denied = reading.deny(reading.clause, i, ANY_FINDING if is_out else ANY_DEVICE)
         if not is_denied and topic is not None and i == topic.end + 1:
             reading.deny(topic.start, topic.end, ANY_DEVICE)
+        elif not is_denied:
+            reading.deny_subject_before(i)
         reading.clause = i
 
 

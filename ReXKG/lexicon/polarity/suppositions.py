@@ -25,7 +25,7 @@ def seek(reading: Reading, i: int) -> None:
     infinitive is no task ("not able *to identify* a nodule"), and right behind "not" no verb asks ("in no way *does
     this* look like edema"), nor does it after another negation ("nowhere *is there* a fracture")."""
     text = reading.items[i].text
-    is_part = text.startswith("to ") or reading.negation_at == i - 1
+    is_part = text.startswith("to ") or (reading.negation_at == i - 1 and not text.endswith("between"))
     if reading.doubt == cues.NOT and not reading.denied and is_part:
         return
     if text in _TURNED_ROUND and reading.negation in (cues.NOT, cues.NEGATES) and not reading.denied:
