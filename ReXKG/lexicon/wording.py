@@ -54,8 +54,8 @@ _SHORT_LINE = 40
 
 def split_statements(text: str) -> list[str]:
     """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none, and neither do
-    dots before an answer ("effusion ... no"). A reply belongs to the sentence before it ("I look for an effusion. *None*
-    is seen"), and a late answer to its question."""
+    dots before an answer ("effusion ... no"). A reply belongs to the sentence before it ("I look for an effusion.
+    *None* is seen"), and a late answer to its question."""
     has_dots = "." in text
     if (has_dots and ".." in text) or "…" in text:
         text = _TRAILING.sub(" – ", text)
