@@ -105,6 +105,8 @@ def read_seen(reading: Reading, i: int) -> None:
         topics.affirm(reading, i)
     elif reading.items[i].label is None:
         clauses.read_verb(reading, i)
+    elif clauses.ends_at(reading, i + 1):
+        reach.spare_since_comma(reading, i)
 
 
 def _concludes(reading: Reading, i: int) -> bool:
@@ -156,11 +158,14 @@ def spare(reading: Reading, i: int) -> None:
 
 def doubt(reading: Reading, i: int) -> None:
     """Wait for a denial to turn into its opposite ("*almost* resolved", "*difficult* to exclude"). Right behind a
-    question it denies ("an effusion? *Hardly*")."""
+    question it denies ("an effusion? *Hardly*"), and so does "*hardly* pneumonia"."""
     topic = reading.topic
     is_answer = topic is not None and topic.is_open and i == topic.end + 1 and clauses.ends_at(reading, i + 1)
     if is_answer and reading.items[i].text in _SCARCELY:
         reading.answer(topic, is_yes=False)
+    elif reading.items[i].text == "hardly" and any(item.label in ABSENT for item in reading.items[i + 1 : i + 2]):
+        reading.new_negation(i, cues.NOT)
+        return
     reading.doubt = cues.DOUBTS
 
 

@@ -57,8 +57,8 @@ def _names_finding(reading: Reading, start: int, end: int) -> bool:
 def _is_said_in_part(reading: Reading, i: int) -> bool:
     """True if a fragment that begins at ``i`` tells how or where that is which was asked ("an effusion? *Small, on the
     left*", "*probably*")."""
-    if i < len(reading.items) and reading.items[i].text in _COUNTS and clauses.ends_at(reading, i + 1):
-        return True
+    if i < len(reading.items) and reading.items[i].text in _COUNTS:
+        return clauses.ends_at(reading, i + 1) or reading.items[i + 1].cue == cues.AT
     if i + 1 < len(reading.items) and reading.items[i].cue is None and reading.items[i].label == CONCEPT:
         i += 1
     if i >= len(reading.items) or reading.items[i].cue not in _TELLING:
