@@ -108,7 +108,7 @@ def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapp
 
 
 def lack_of(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the reward says that it lacks in records with these ``columns``, by its method ``lacking``."""
+    """Words of the reward about what it lacks in records with these ``columns``, by its method ``lacking``."""
     lacking = getattr(reward, "lacking", None)
     return None if lacking is None else lacking(columns)
 
