@@ -26,6 +26,12 @@ def ends_at(reading: Reading, i: int) -> bool:
     return i >= len(reading.items) or reading.items[i].cue in _PART_ENDS
 
 
+def ends_in_degree(reading: Reading, i: int) -> bool:
+    """True if a part of the sentence ends in the one word at ``i``, a size or the like ("is no longer *large*", "only a
+    *trace*")."""
+    return i < len(reading.items) and reading.items[i].cue == cues.OPENS and ends_at(reading, i + 1)
+
+
 def begin_clause(reading: Reading, i: int) -> None:
     """Begin a clause ("but", "there"). No negation crosses its beginning in either direction, except a "not" that has
     denied nothing yet ("I do *not* think that *there is* an effusion", "*nothing* suggests that *there is* one")."""

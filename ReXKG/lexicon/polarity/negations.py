@@ -194,7 +194,7 @@ def deny_before(reading: Reading, i: int) -> None:
         reading.is_unsure = False
     elif reach.is_denied_by_judgment(reading):
         reading.restore(reading.negation_at, i)
-    elif reading.items[i].text.startswith("no longer") and _is_of_size(reading, i + 1):
+    elif reading.items[i].text.startswith("no longer") and clauses.ends_in_degree(reading, i + 1):
         reading.has_verb = True
     elif not _is_of_the_past(reading, i):
         _deny_named(reading, i)
@@ -243,11 +243,6 @@ def _is_of_part(reading: Reading, i: int) -> bool:
     """True if the clause is of a part of something ("*most of* the edema has disappeared")."""
     clause = reading.items[max(reading.clause, i - _NEAR) : i]
     return any(item.cue == cues.DOUBTS and item.text.endswith(" of") for item in clause)
-
-
-def _is_of_size(reading: Reading, i: int) -> bool:
-    """True if the part of the sentence ends in the one word at ``i``, a size or the like ("is no longer *large*")."""
-    return i < len(reading.items) and reading.items[i].cue == cues.OPENS and clauses.ends_at(reading, i + 1)
 
 
 def _names_disorder(reading: Reading, i: int) -> bool:

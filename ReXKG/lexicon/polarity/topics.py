@@ -64,10 +64,13 @@ def _is_said_in_part(reading: Reading, i: int) -> bool:
     if i >= len(reading.items) or reading.items[i].cue not in _TELLING:
         return False
     is_place = reading.items[i].cue == cues.AT
-    for item in reading.items[i : i + _NEAR]:
+    for place in range(i, min(i + _NEAR, len(reading.items))):
+        item = reading.items[place]
         if item.cue in (cues.ENDS, cues.LIST, cues.BREAKS):
             return not is_place or item.cue == cues.ENDS
-        if item.label in ABSENT or item.cue in _SAYS_MORE or item.text in ("a", "an"):
+        if item.label in ABSENT or item.cue in _SAYS_MORE:
+            return False
+        if item.text in ("a", "an") and not clauses.ends_in_degree(reading, place + 1):
             return False
     return True
 
