@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from ReXKG.lexicon import cues
 from ReXKG.lexicon.items import Item
-from ReXKG.lexicon.polarity import clauses, negations, suppositions, topics
+from ReXKG.lexicon.polarity import clauses, comparisons, negations, suppositions, topics
 from ReXKG.lexicon.polarity.reach import read_entity
 from ReXKG.lexicon.polarity.reading import Reading
 
@@ -68,7 +68,7 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.OPENS: negations.open_finding,
     cues.COUNTS: negations.open_finding,
     cues.PERSISTS: negations.persist,
-    cues.THAN: negations.compare,
+    cues.THAN: comparisons.compare,
     cues.SEEKS: suppositions.seek,
     cues.SOUGHT: suppositions.seek_before,
     cues.EXAMINES: suppositions.examine,
@@ -77,8 +77,8 @@ POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
     cues.SUPPOSES: suppositions.suppose,
     cues.GENERALIZES: suppositions.generalize,
     cues.JUDGES: suppositions.read_judgment,
-    cues.SUGGESTS: negations.suggest_finding,
-    cues.FITS: negations.hold_against,
+    cues.SUGGESTS: comparisons.suggest_finding,
+    cues.FITS: comparisons.hold_against,
     cues.RULES_OUT: suppositions.rule_out,
     cues.ASKS: topics.ask,
     cues.AFFIRMS: topics.affirm,
