@@ -26,6 +26,10 @@ class LossWeights:
         """The weights of successive completions, up to ``width`` tokens each."""
         return LossWeights(_cut(self.tokens, rows, width), _cut(self.trajectories, rows))
 
+    def with_tokens(self, tokens: Tensor) -> LossWeights:
+        """These weights, with those of tokens multiplied by ``tokens`` [N, C]."""
+        return LossWeights(tokens if self.tokens is None else self.tokens * tokens, self.trajectories)
+
     def times(self, token_loss: Tensor) -> Tensor:
         """The weighted ``token_loss``, which is [N, C], or [N, 1] if all tokens of a completion have the same."""
         if self.trajectories is not None:
@@ -61,7 +65,7 @@ class PreferenceTerms:
 class MicroBatch:
     """A rollout with the log-probabilities that the loss compares the policy's with.
 
-    The last three fields are known when an optimizer step begins (step_terms.py).
+    ``divisor``, ``weights`` and ``preferences`` are known when an optimizer step begins (step_terms.py).
     """
 
     rollout: Rollout
@@ -71,6 +75,7 @@ class MicroBatch:
     divisor: Tensor | None = None  # scalar that the sum of token losses is divided by
     weights: LossWeights = LossWeights()
     preferences: PreferenceTerms | None = None
+    dependency: Tensor | None = None  # [N, C] nats that tokens owe to the image, NaN without one; None if not measured
 
     def parts(self, size: int | None) -> list[MicroBatch]:
         """This batch in blocks of ``size`` completions (`Rollout.parts`); None leaves it whole."""
@@ -88,6 +93,7 @@ class MicroBatch:
                     self.divisor,
                     self.weights.select(rows, width),
                     None if self.preferences is None else self.preferences.select(rows),
+                    _cut(self.dependency, rows, width),
                 )
             )
             start = rows.stop

@@ -17,8 +17,9 @@ from swift.engine.logprobs import LogProbs
 from swift.llm.arguments import RLHFArguments
 from swift.trainers.metrics import Means
 from swift.trainers.rlhf_trainer.loss import loss_divisor, preference_slope
-from swift.trainers.rlhf_trainer.micro_batch import LossWeights, MicroBatch, PreferenceTerms
+from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, PreferenceTerms
 from swift.trainers.rlhf_trainer.rollout import Rollout
+from swift.trainers.rlhf_trainer.vision_weights import with_vision_weights
 
 
 class StepTerms:
@@ -71,6 +72,8 @@ class StepTerms:
             )
             for batch in batches
         ]
+        if batches[0].dependency is not None:
+            batches = with_vision_weights(batches, args, self.all_values)
         preferring = args.flat_groups == "dpo" and bool(preferring)
         if args.top_entropy_quantile == 1 and not preferring:
             return batches, tokens
@@ -91,7 +94,7 @@ class StepTerms:
             return list(batches)
         threshold = torch.quantile(values, 1 - self.args.top_entropy_quantile)
         return [
-            replace(batch, weights=LossWeights((score.entropy >= threshold).float(), batch.weights.trajectories))
+            replace(batch, weights=batch.weights.with_tokens((score.entropy >= threshold).float()))
             for batch, score in zip(batches, scores, strict=True)
         ]
 
