@@ -19,7 +19,7 @@ from swift.trainers.metrics import Means
 from swift.trainers.rlhf_trainer.loss import loss_divisor, preference_slope
 from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, PreferenceTerms
 from swift.trainers.rlhf_trainer.rollout import Rollout
-from swift.trainers.rlhf_trainer.vision_weights import with_vision_weights
+from swift.trainers.rlhf_trainer.vision_weights import observe_dependency, with_vision_weights
 
 
 class StepTerms:
@@ -27,7 +27,7 @@ class StepTerms:
 
     Args:
         args: the arguments of the run.
-        means: receives the figures of preferences.
+        means: receives the figures of preferences and of visual dependency.
         score: scores a rollout under the policy as it is now, entropy included, without gradient.
         all_sum: sums a tensor over the processes.
         all_values: joins tensors [n] of all processes, whose n may differ, to one.
@@ -73,6 +73,8 @@ class StepTerms:
             for batch in batches
         ]
         if batches[0].dependency is not None:
+            for batch in batches:
+                observe_dependency(self.means, batch.rollout, batch.dependency)
             batches = with_vision_weights(batches, args, self.all_values)
         preferring = args.flat_groups == "dpo" and bool(preferring)
         if args.top_entropy_quantile == 1 and not preferring:
