@@ -30,7 +30,8 @@ GROUPS = 400  # groups of completions on a page
 FACTS = (
     "model", "ref_model", "dataset", "train_type", "learning_rate", "beta", "epsilon", "num_generations", "temperature",
     "max_completion_length", "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations",
-    "dynamic_sample", "vision_weights", "vision_top_share", "reward_funcs", "reward_weights", "max_steps", "num_train_epochs", "seed",
+    "dynamic_sample", "vision_weights", "vision_top_share", "reward_funcs", "reward_weights", "max_steps",
+    "num_train_epochs", "seed",
 )  # fmt: skip
 
 
