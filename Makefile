@@ -32,7 +32,6 @@ lint: setup
 
 bench: setup
 	$(RUN) -m bench.grpo_step
-	$(RUN) -m bench.vision_dependency
 	$(RUN) -m bench.rollout
 	$(RUN) -m bench.kg_lexicon
 	$(RUN) -m bench.kg_hostile

@@ -45,7 +45,6 @@ from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, Completi
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, resampled
 from swift.trainers.rlhf_trainer.figures import observe_answers, observe_rollout, observe_tokens
 from swift.trainers.rlhf_trainer.flat_groups import FlatGroups
-from swift.trainers.rlhf_trainer.masked_prompts import MaskedPrompts
 from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, TokenScorer, score_for_loss, with_advantages
 from swift.trainers.rlhf_trainer.passes import check_passes, choose_passes
 from swift.trainers.rlhf_trainer.policy_loss import LossTerms, PolicyLoss, TokenFigures, sliced_policy_loss
@@ -61,6 +60,7 @@ from swift.trainers.rlhf_trainer.rollout import (
 )
 from swift.trainers.rlhf_trainer.scoring import RewardScorer
 from swift.trainers.rlhf_trainer.step_terms import StepTerms
+from swift.trainers.rlhf_trainer.vision.masked_prompts import MaskedPrompts
 from swift.trainers.sharding.parameters import is_sharded
 from swift.trainers.step_clock import UPDATE, StepClock
 from swift.utils.logger import get_logger

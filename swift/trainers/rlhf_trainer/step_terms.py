@@ -19,7 +19,7 @@ from swift.trainers.metrics import Means
 from swift.trainers.rlhf_trainer.loss import loss_divisor, preference_slope
 from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, PreferenceTerms
 from swift.trainers.rlhf_trainer.rollout import Rollout
-from swift.trainers.rlhf_trainer.vision_weights import observe_dependency, with_vision_weights
+from swift.trainers.rlhf_trainer.vision.weights import observe_dependency, with_vision_weights
 
 
 class StepTerms:

@@ -17,8 +17,8 @@ from swift.llm.checkpoint.load import load_policy
 from swift.llm.images.masks import noise_image
 from swift.llm.images.source import open_image
 from swift.llm.policy import prompt_embeddings
-from swift.trainers.rlhf_trainer.masked_prompts import MaskedPrompts
 from swift.trainers.rlhf_trainer.micro_batch import score_for_loss
+from swift.trainers.rlhf_trainer.vision.masked_prompts import MaskedPrompts
 from tests.support.grpo_runs import make_trainer
 
 FLAGS = {"vision_weights": True, "vision_top_share": 0.5, "max_steps": 1, "beta": 0.2}

@@ -11,9 +11,9 @@ import torch
 
 from swift.trainers.metrics import Means
 from swift.trainers.rlhf_trainer.micro_batch import LossWeights, MicroBatch
-from swift.trainers.rlhf_trainer.vision_weights import (
-    LARGEST,
-    SMALLEST,
+from swift.trainers.rlhf_trainer.vision.weights import (
+    LARGEST_WEIGHT,
+    SMALLEST_WEIGHT,
     most_dependent,
     observe_dependency,
     trajectory_weights,
@@ -88,7 +88,7 @@ def test_weights_have_the_mean_1_and_stay_in_their_range(outlier):
     values = torch.cat([torch.rand(31, generator=torch.Generator().manual_seed(0)), torch.tensor([outlier])])
     weights = trajectory_weights(values, values)
     assert float(weights.double().mean()) == pytest.approx(1.0, abs=1e-6)
-    assert SMALLEST - 1e-6 <= float(weights.min()) < float(weights.max()) <= LARGEST + 1e-6
+    assert SMALLEST_WEIGHT - 1e-6 <= float(weights.min()) < float(weights.max()) <= LARGEST_WEIGHT + 1e-6
     assert torch.equal(weights.argsort(), values.argsort())
 
 

@@ -19,7 +19,7 @@ from swift.trainers.data import PromptItem
 from swift.trainers.rlhf_trainer.rollout import Rollout
 from swift.utils.errors import UserError
 
-HELD = 16  # masks whose features are kept
+HELD_FEATURES = 16  # masks whose features are kept
 
 
 class MaskedPrompts:
@@ -86,6 +86,6 @@ class MaskedPrompts:
             places = torch.full((1, picture.num_tokens), model.config.vision_config.image_token_id, device=device)
             known = picture, prompt_embeddings(model, places, picture.collate([picture.to(device)]))[0]
         self._features[id(picture)] = known
-        if len(self._features) > HELD:
+        if len(self._features) > HELD_FEATURES:
             self._features.popitem(last=False)
         return known[1]

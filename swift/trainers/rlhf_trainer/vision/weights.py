@@ -19,7 +19,7 @@ from swift.trainers.rlhf_trainer.loss import completion_means
 from swift.trainers.rlhf_trainer.micro_batch import MicroBatch
 from swift.trainers.rlhf_trainer.rollout import Rollout
 
-SMALLEST, LARGEST = 0.9, 2.0  # weights of trajectories lie between them; the first is the paper's
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 0.9, 2.0  # of trajectories; the first is the paper's
 NEGLIGIBLE = 1e-6  # nats; trajectories whose dependencies differ by no more than this weigh alike
 
 
@@ -28,17 +28,17 @@ def trajectory_weights(dependency: Tensor, of_step: Tensor) -> Tensor:
     trajectories ``of_step`` [n], whose dependencies are not NaN. A trajectory with NaN, which has no image, weighs 1.
 
     Let x be the dependency scaled to 0..1 over the step. The weight is low + (high - low) x. As in the paper, low is
-    `SMALLEST` and high follows from the mean. If few trajectories stand out, high would exceed `LARGEST`. Then high is
-    `LARGEST`, and low, which is between `SMALLEST` and 1, follows from the mean.
+    `SMALLEST_WEIGHT` and high follows from the mean. If few trajectories stand out, high would exceed
+    `LARGEST_WEIGHT`. Then it is `LARGEST_WEIGHT`, and low, which is between `SMALLEST_WEIGHT` and 1, follows.
     """
     values = of_step.double()
     if not len(values) or float(values.max() - values.min()) <= NEGLIGIBLE:
         return torch.ones_like(dependency)
     least, spread = values.min(), values.max() - values.min()
     mean = float(((values - least) / spread).mean())
-    low, high = SMALLEST, SMALLEST + (1 - SMALLEST) / mean
-    if high > LARGEST:
-        low, high = (1 - LARGEST * mean) / (1 - mean), LARGEST
+    low, high = SMALLEST_WEIGHT, SMALLEST_WEIGHT + (1 - SMALLEST_WEIGHT) / mean
+    if high > LARGEST_WEIGHT:
+        low, high = (1 - LARGEST_WEIGHT * mean) / (1 - mean), LARGEST_WEIGHT
     scaled = ((dependency.double() - least) / spread).clamp(0, 1)
     return torch.where(dependency.isnan(), 1.0, low + (high - low) * scaled).to(dependency.dtype)
 
