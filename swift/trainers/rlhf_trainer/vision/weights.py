@@ -1,8 +1,7 @@
 """Weights of trajectories and of tokens by what they owe to the image (VPPO, arXiv 2510.09285).
 
 A token's visual dependency is KL(p || q), where p is the policy's distribution with the image and q the one with the
-image masked. Departures from the paper: the largest weight of a trajectory is bounded, and the distribution is compared
-over the whole vocabulary.
+image masked. Departure from the paper: the largest weight of a trajectory is bounded.
 """
 
 from __future__ import annotations
