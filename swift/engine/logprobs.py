@@ -12,6 +12,7 @@ from swift.engine.chunked_head import Choices, HeadCall, scoring_head
 from swift.engine.model_inputs import FULL, SLIDING, attention_masks, decoder_layers, prompt_positions, token_types
 from swift.engine.packing import Layout, packed_layout, plain_layout
 from swift.llm.policy import input_embeddings, output_head
+from swift.utils.stages import count_work
 
 DENSE_MASK_ATTENTION = ("sdpa", "eager")
 
@@ -59,6 +60,7 @@ def completion_logprobs(
     positions = prompt_positions(unwrapped, prompts.input_ids, prompts.order, prompts.mask, images)
     plan = (packed_layout if packed else plain_layout)(prompts, completions, positions)
     call = HeadCall(plan.predictor_rows, plan.targets, temperature, with_entropy, alternatives)
+    count_work(plan.order.numel(), len(plan.targets))
     with scoring_head(output_head(unwrapped), call):
         flat = model(
             **_model_inputs(unwrapped, prompts, images, plan),

@@ -32,6 +32,7 @@ from swift.engine.logprobs import LogProbs, dense_masks, scatter
 from swift.engine.model_inputs import next_positions, prompt_positions, token_types
 from swift.engine.packing import group_mask, group_size
 from swift.llm.policy import input_embeddings, output_head
+from swift.utils.stages import count_work, staged
 
 KeysAndValues = list[Tensor]  # keys and values of layer 0, then of layer 1 and so on, each [1, heads, tokens, width]
 SliceLoss = Callable[[slice, LogProbs], Tensor]  # completions [n of N] and their scores -> a sum over tokens, a scalar
@@ -74,6 +75,7 @@ class Gradients:
     def __post_init__(self) -> None:
         self.values = [None] * len(self.parameters)
 
+    @staged("backward")
     def propagate(
         self, outputs: Sequence[Tensor], wanted: Sequence[Tensor] | None, leaves: KeysAndValues, sums: Sequence[Tensor]
     ) -> None:
@@ -273,6 +275,7 @@ class _Group:
         """The head's output and the keys and values of one pass. ``visible`` is bool [1, queries, keys], and ``order``
         [1, keys]. The head reads the last ``keep`` tokens, by default all."""
         prompt_ids = self.prompt.input_ids[:, : min(self.width, order.shape[1])]
+        count_work(visible.shape[1], keep or visible.shape[1])
         cache = PromptSoFar(before)
         output = self.forward(
             **inputs,

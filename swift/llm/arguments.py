@@ -145,12 +145,16 @@ class RunArguments(OrderFlags, TrainingArguments):
         "auto: once if they fit",
         "auto",
     )
+    profile_steps: int = _flag(
+        "steps to profile: their stages go to profile.json, a trace of the last to trace.json.gz", 0
+    )
     remove_unused_columns: bool = False
 
     _argument_group_name = "training (and every other flag of transformers.TrainingArguments)"
 
     def __post_init__(self):
         self._check_finite()
+        _require(self.profile_steps >= 0, f"--profile_steps {self.profile_steps} must be 0 or more")
         if self.eval_steps is None:
             self.eval_steps = self.save_steps
         if self.warmup_ratio is not None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.llm.images.protocol import ImageProcessor
 from swift.llm.phi4_names import NATIVE
+from swift.utils.stages import staged
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def embeds_prompts_frozen(model: nn.Module) -> bool:
     return not any(parameter.requires_grad for module in stage for parameter in module.parameters())
 
 
+@staged("prefill")
 @torch.no_grad()
 def prompt_embeddings(model: nn.Module, input_ids: Tensor, images: dict[str, Tensor]) -> Tensor:
     """Token embeddings [B, P, H] of ``input_ids`` [B, P] with image features in place of image tokens."""

@@ -60,6 +60,7 @@ from swift.utils.files import write_json_lines
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step
 from swift.utils.run_info import plain
+from swift.utils.stages import staged
 
 logger = get_logger()
 
@@ -297,13 +298,13 @@ class GRPOTrainer(PolicyTrainer):
 
     # -- update --------------------------------------------------------------------------------------------------
 
+    @staged("forward")
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum of this micro-batch's token losses over the tokens of the global batch.
 
         Data-parallel training averages gradients over processes, hence the factor world_size.
         """
-        batch: MicroBatch = inputs["batch"]
-        args = self.args
+        args, batch = self.args, inputs["batch"]
         weights = {"epsilon": args.epsilon, "epsilon_high": args.epsilon_high, "beta": args.beta}
         if self.passes is None:
             scores = self._score(model, batch.rollout, with_entropy=True)
