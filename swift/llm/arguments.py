@@ -57,7 +57,9 @@ class ModelArguments(LoraFlags):
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
         "type of the weights; auto: as saved", "auto"
     )
-    attn_impl: Literal["auto", "flash_attn", "flash_attention_2", "sdpa", "eager"] = _flag("attention kernel", "auto")
+    attn_impl: Literal["auto", "flash_attn", "flash_attention_2", "flex_attention", "sdpa", "eager"] = _flag(
+        "attention kernel; auto: sdpa, and FlexAttention in packed rows on a GPU", "auto"
+    )
     train_type: Literal["dummy", "lora", "full"] = _flag(
         "dummy: train the adapters of the checkpoint; lora: add new ones; full: train all weights", "dummy"
     )

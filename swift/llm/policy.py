@@ -24,6 +24,7 @@ class Policy:
     base: Path  # the full folder that the weights were loaded from
     own_head: bool = False  # the head came with the adapter and differs from the base's
     fingerprint: dict[str, str] | None = None  # of the base's weights (base_weights.py)
+    attn_impl: str = "auto"  # the attention that was asked for, as --attn_impl names it
 
 
 def input_embeddings(model: nn.Module) -> nn.Module:

@@ -59,7 +59,10 @@ class SFTTrainer(PolicyTrainer):
         """Choose the fast path of scoring."""
         with self.whole_policy(), self.computing_weights():
             examples = example_prompts(self.train_dataset.prompts)
-            self.packed = choose_paths(self.model, self.template, examples, self.compute_type).packed
+            chosen = choose_paths(
+                self.model, self.template, examples, self.compute_type, attn_impl=self.policy.attn_impl
+            )
+            self.packed = chosen.packed
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
