@@ -41,8 +41,8 @@ orms["vowels"] = Vowels
 
 
 def write_policy_and_data(folder: Path, prompt: int, records: int) -> None:
-    """Write a policy of random weights, a reward, and ``records`` records. Their prompts have ``prompt`` tokens, some of
-    which are those of an image. Raises UserError if these alone are more."""
+    """Write a policy of random weights, a reward, and ``records`` records. Their prompts have ``prompt`` tokens, those
+    of an image included. Raises UserError if these alone are more."""
     tokenizer = train_tokenizer(["a"])
     torch.manual_seed(0)
     config = policy_config(tokenizer)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
-from swift.engine.attention import choice, flex, varlen
-from swift.engine.attention.choice import FLASH, FLEX, PARTS, attend_by, decoder_attention, packing_attentions
+from swift.engine.attention import flex, varlen
+from swift.engine.attention.choice import FLEX, PARTS, attend_by
 from swift.engine.attention.flex import attend_flex, block_mask, pairs, sight_rule
 from swift.engine.attention.parts import attend_parts, parts_mask
 from swift.engine.attention.varlen import FlashKernel, Part
@@ -18,9 +16,7 @@ from swift.engine.attention.views import LayerView, dense_mask
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.long_groups import Passes, sliced_loss
 from swift.engine.packing import PADDING, PackedRows
-from swift.engine.probe import choose_paths
 from swift.llm.policy import prompt_embeddings
-from swift.llm.template.protocol import EncodedPrompt
 from tests.support.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
 from tests.support.slow_logprobs import SlowKernel
 
@@ -31,6 +27,12 @@ HEADS, SHARED, SIZE = 6, 2, 8  # three query heads to a head of keys, as in Phi-
 @pytest.fixture
 def slow_kernel(monkeypatch):
     monkeypatch.setattr(varlen, "kernel", SlowKernel())
+
+
+@pytest.fixture(autouse=True)
+def backward_on_a_cpu(monkeypatch):
+    """torch refuses gradients of uncompiled FlexAttention on a CPU, but computes them."""
+    monkeypatch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *_inputs: None)
 
 
 def random_rows(seed: int, *, rows: int = 3, group: int = 4, longest_prompt: int = 20, queries=None) -> PackedRows:
@@ -74,7 +76,7 @@ WITH_IMAGES = VIEWS | {"images": {"images": True}, "images and window": {"images
 
 
 class Module(torch.nn.Module):
-    """What an attention function asks its module for."""
+    """The attributes that attention functions read of their module."""
 
     num_key_value_groups = HEADS // SHARED
     is_causal = True
@@ -127,11 +129,11 @@ def test_the_rule_is_the_dense_mask(case, seed):
     assert torch.equal(seen, dense_mask(view)[:, 0])
 
 
-@pytest.mark.parametrize("window", [None, 150])
+@pytest.mark.parametrize("window", [None, 400])
 @pytest.mark.parametrize("queries", [None, "completions"])
 def test_blocks_are_those_of_torch(monkeypatch, window, queries):
     monkeypatch.setattr(flex, "QUERIES_AT_ONCE", flex.SPARSE_BLOCK)
-    rows = random_rows(0, rows=2, group=60, longest_prompt=300, queries=queries)
+    rows = random_rows(6, rows=2, group=60, longest_prompt=600, queries=queries)
     view = LayerView(rows, window, None)
     found = block_mask(view)
     length = rows.segments.shape[1]
@@ -141,7 +143,6 @@ def test_blocks_are_those_of_torch(monkeypatch, window, queries):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert torch.equal(found.to_dense(), expected.to_dense())
     assert found.full_kv_num_blocks.sum() > 0
-    assert found.sparsity() > 20
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -220,24 +221,7 @@ def test_a_model_has_the_scores_and_gradients_of_sdpa(slow_kernel, name, form, c
         assert (found[parameter] - value).abs().max() < TOLERANCE * scale, parameter
 
 
-def test_towers_keep_their_attention_and_other_rows_take_sdpa():
-    model = tiny_model()
-    prompts, completions = random_prompts(), random_completions(6)
-    expected = completion_logprobs(model, prompts, completions, packed=False).logps
-    attend_by(model, FLEX)
-    assert model.model.embed_tokens_extend.image_embed.img_processor.config._attn_implementation == "sdpa"
-    assert torch.equal(completion_logprobs(model, prompts, completions, packed=False).logps, expected)
-
-
-@pytest.fixture
-def told(caplog):
-    caplog.set_level(logging.INFO)
-    logging.getLogger("chex").addHandler(caplog.handler)
-    yield caplog
-    logging.getLogger("chex").removeHandler(caplog.handler)
-
-
-def test_at_the_limit_of_compilations_rows_take_sdpa_and_one_line_says_so(monkeypatch, told):
+def test_at_the_limit_of_compilations_rows_take_sdpa_and_one_line_says_so(monkeypatch):
     class LimitError(Exception):
         pass
 
@@ -246,82 +230,13 @@ def test_at_the_limit_of_compilations_rows_take_sdpa_and_one_line_says_so(monkey
 
     monkeypatch.setattr(flex, "_kernel", lambda device: refuse)
     monkeypatch.setattr(flex, "recompile_limit_hit", lambda: LimitError)
+    warnings = []
+    monkeypatch.setattr(flex.logger, "warning", lambda *words: warnings.append(words))
     flex._warn_of_limit.cache_clear()
     for seed in (0, 1):
         view = view_of(seed, window=6)
         assert_close(by_flex_attention(view), by_dense_mask(view))
-    assert sum("FlexAttention was compiled" in message for message in told.messages) == 1
-
-
-def test_the_limit_of_torch_raises_the_error_that_is_watched_for():
-    function = torch.compile(lambda value: value * value.shape[0], backend="eager", fullgraph=True, dynamic=False)
-    with torch._dynamo.config.patch(recompile_limit=1):
-        function(torch.ones(3))
-        with pytest.raises(flex.recompile_limit_hit()):
-            function(torch.ones(4))
-
-
-@pytest.mark.parametrize(
-    ("own", "device", "dropout", "asked", "names"),
-    [
-        ("sdpa", "cpu", 0.0, "auto", ["sdpa"]),
-        ("sdpa", "cpu", 0.0, "flex_attention", ["sdpa"]),
-        ("sdpa", "meta", 0.0, "auto", [FLEX, "sdpa"]),
-        ("sdpa", "meta", 0.0, "flex_attention", [FLEX, "sdpa"]),
-        ("sdpa", "meta", 0.0, "flash_attn", [FLEX, "sdpa"]),  # flash-attn is not installed
-        ("sdpa", "meta", 0.0, "sdpa", ["sdpa"]),
-        ("sdpa", "meta", 0.1, "auto", ["sdpa"]),
-        ("eager", "meta", 0.0, "eager", ["eager"]),
-        (FLASH, "meta", 0.0, "flash_attn", [PARTS, FLASH]),
-    ],
-)
-def test_packed_rows_take_what_the_device_and_the_flag_allow(monkeypatch, own, device, dropout, asked, names):
-    monkeypatch.setattr(choice, "GPU", "meta")
-    model = tiny_model(adapter=False).to(device)
-    attend_by(model, own)
-    model.config.attention_dropout = dropout
-    assert packing_attentions(model, asked) == names
-
-
-class Words:
-    """A template that says which tokens end and which are banned."""
-
-    banned_token_ids, stop_token_ids, pad_token_id = (5, 6), (0, 1), 0
-
-
-def probed(model, monkeypatch):
-    monkeypatch.setattr("swift.engine.probe.packing_attentions", lambda model, asked: [FLEX, "sdpa"])
-    return choose_paths(model, Words(), [EncodedPrompt(torch.arange(7, 40), (), "")])
-
-
-def test_the_probe_takes_flex_attention_where_it_agrees(monkeypatch, told):
-    model = tiny_model()
-    assert probed(model, monkeypatch).packed
-    assert decoder_attention(model) == FLEX
-    assert "log-probabilities: packed (packed_flex)" in told.text
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
-def broken(*_args, **_kwargs):
-    raise RuntimeError("no compiler")
-
-
-@pytest.mark.parametrize("kernel", [broken, lambda query, *_inputs, **_settings: query])
-def test_the_probe_takes_sdpa_where_flex_attention_fails_or_differs(monkeypatch, told, kernel):
-    monkeypatch.setattr(flex, "_kernel", lambda device: kernel)
-    model = tiny_model()
-    assert probed(model, monkeypatch).packed
-    assert decoder_attention(model) == "sdpa"
-    assert "packed_flex is not used: packed rows" in told.text
-
-
-def test_the_probe_takes_sdpa_where_gradients_differ(monkeypatch, told):
-    own = flex._kernel("cpu")
-    monkeypatch.setattr(flex, "_kernel", lambda device: lambda query, *rest, **more: own(query.detach(), *rest, **more))
-    model = tiny_model()
-    assert probed(model, monkeypatch).packed
-    assert decoder_attention(model) == "sdpa"
-    assert "packed_flex is not used: gradients differ by" in told.text
+    assert [words[0].startswith("FlexAttention was compiled %d times") for words in warnings] == [True]
 
 
 # On a GPU

@@ -75,7 +75,7 @@ def block_mask(view: LayerView) -> BlockMask:
 
 
 def pairs(rule: Rule, rows: int, queries: range, keys: int, device: torch.device) -> Tensor:
-    """Which of ``queries`` see which of ``keys`` keys, bool [rows, queries, keys]."""
+    """The rule for ``queries`` and all ``keys`` keys, bool [rows, queries, keys]."""
     row = torch.arange(rows, device=device)[:, None, None]
     query = torch.arange(queries.start, queries.stop, device=device)[None, :, None]
     return rule(row, None, query, torch.arange(keys, device=device)[None, None, :])
@@ -108,8 +108,8 @@ def attend_flex(
     kernel = _kernel(query.device.type)
     try:
         result = kernel(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
-    except recompile_limit_hit() as error:
-        _warn_of_limit(str(error))
+    except recompile_limit_hit():
+        _warn_of_limit()
         shape = query.shape
         seen = pairs(attention_mask.mask_mod, shape[0], range(shape[2]), key.shape[2], query.device)[:, None]
         return sdpa_attention_forward(module, query, key, value, seen, scaling=scaling)
@@ -123,13 +123,11 @@ def _kernel(device_type: str) -> Callable[..., Tensor]:
 
 
 @cache
-def _warn_of_limit(reason: str) -> None:
-    limit = torch._dynamo.config.recompile_limit
+def _warn_of_limit() -> None:
     logger.warning(
-        "FlexAttention was compiled %d times, the limit (%s); rows of other shapes take SDPA with a dense mask, which "
-        "is slower; --attn_impl sdpa avoids the compilations",
-        limit,
-        reason,
+        "FlexAttention was compiled %d times, the limit; rows of other shapes take SDPA with a dense mask, which is "
+        "slower; --attn_impl sdpa avoids the compilations",
+        torch._dynamo.config.recompile_limit,
     )
 
 
