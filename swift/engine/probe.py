@@ -47,7 +47,7 @@ logger = get_logger()
 # half precision a wrong mask could hide below the tolerance alone.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 FLOORS = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 5e-3}
-GRADIENTS = {torch.float32: 1e-2, torch.float16: 0.2, torch.bfloat16: 0.2}  # relative to their mean size
+GRADIENT_TOLERANCES = {torch.float32: 1e-2, torch.float16: 0.2, torch.bfloat16: 0.2}  # relative to their mean size
 MARGIN = 16  # tokens that a probe's prompt and completion may have beyond the prompt of the run
 LENGTHS = (4, 2)  # tokens of each completion of a group
 WORDS = (9, 14)  # tokens of the two prompts without images
@@ -188,7 +188,10 @@ def _why_not_backward(model: nn.Module, prompts: PromptBatch, completions: Compl
     try:
         with torch.enable_grad():
             expected = gradient(packed=False)
-            scale, tolerance = expected.abs().mean(), GRADIENTS.get(model.dtype, GRADIENTS[torch.float32])
+            scale, tolerance = (
+                expected.abs().mean(),
+                GRADIENT_TOLERANCES.get(model.dtype, GRADIENT_TOLERANCES[torch.float32]),
+            )
             return _why_not("gradients", lambda: gradient(packed=True) / scale, expected / scale, tolerance, "times")
     finally:
         vector.requires_grad_(trained)
@@ -231,7 +234,7 @@ def shares_cache(model: nn.Module, template: Template, examples: Sequence[Encode
 
 def _log_unshared(reason: str | None) -> None:
     if reason is not None:
-        logger.info("rollout: each prompt is prefilled once per completion (%s)", reason)
+        logger.warning("rollout: slow, because each prompt is read once per completion (%s)", reason)
 
 
 @torch.no_grad()

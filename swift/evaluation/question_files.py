@@ -93,8 +93,7 @@ def _read_file(path: Path, arguments: EvaluationArguments) -> QuestionFile:
     if not records:
         raise UserError(f"dataset {path}: no entry is a question, the first: {next(iter(malformed.values()))}")
     view = view_of(arguments.max_pixels, arguments.gray_window)
-    records = adapt_records(records, system_text(arguments.system), view)
-    _check_names(records)
+    records = _named_once(adapt_records(records, system_text(arguments.system), view), malformed)
     check = partial(_check_questions, unseen=arguments.unseen, given=arguments.given)
     skipped = check_or_skip(records, check, arguments.on_error)
     readable = [index for index in range(len(records)) if index not in skipped]
@@ -169,15 +168,23 @@ def _check_answers(records: Sequence[Record]) -> None:
     raise_problems(problems)
 
 
-def _check_names(records: Sequence[Record]) -> None:
-    """Require that every question has a name of its own, since results are told apart by it."""
+def _named_once(records: Sequence[Record], malformed: dict[str, str] | None) -> list[Record]:
+    """The records whose names are their own, since results are told apart by names. Raises UserError for the others,
+    unless ``malformed`` is given: then they are left out and added to it."""
     first: dict[str, Record] = {}
-    raise_problems(
-        f"{record.source}: {name!r} is also the name of {first[name].source}, by field 'idx', 'id' or its position; "
-        "give each question an 'idx' of its own"
-        for record, name in ((record, question_name(record.columns, index)) for index, record in enumerate(records))
-        if first.setdefault(name, record) is not record
-    )
+    problems: dict[str, str] = {}
+    for index, record in enumerate(records):
+        name = question_name(record.columns, index)
+        if (other := first.setdefault(name, record)) is not record:
+            problems[record.source] = (
+                f"{record.source}: {name!r} is also the name of {other.source}, by field 'idx', 'id' or its position; "
+                "give each question an 'idx' of its own"
+            )
+    if malformed is None:
+        raise_problems(problems.values())
+    else:
+        malformed |= problems
+    return [record for record in records if record.source not in problems]
 
 
 def _check_given(records: Sequence[Record], name: str | None) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from swift.engine import packing
 from swift.engine.attention import views
 from swift.engine.logprobs import why_plain
-from swift.engine.probe import WORDS, Paths, choose_paths, first_layers, probe_batch
+from swift.engine.probe import WORDS, Paths, choose_paths, first_layers, probe_batch, shares_cache
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, load_records
 from swift.llm.template.choose import template_for
@@ -82,7 +82,7 @@ def test_a_model_whose_cache_cannot_be_shared_reads_each_prompt_anew(llava, reco
 
     caplog.set_level(logging.INFO)
     assert probe(llava, records, spoil) == Paths(packed=True, shared=False)
-    assert "each prompt is prefilled once per completion (shared caches fail in this model: no prefill)" in caplog.text
+    assert "each prompt is read once per completion (shared caches fail in this model: no prefill)" in caplog.text
 
 
 def test_a_model_that_bends_its_logits_is_refused(llava, records):
@@ -245,10 +245,18 @@ def test_the_probe_runs_the_first_layers_alone(world):
     passes = [0] * 5
     for number, layer in enumerate(policy.model.model.layers):
         layer.register_forward_pre_hook(lambda *_, number=number: passes.__setitem__(number, passes[number] + 1))
-    choose_paths(policy.model, template, examples)
+    assert choose_paths(policy.model, template, examples) == Paths(packed=True, shared=True)
     assert passes[0] == passes[1] > 0
     assert passes[2:] == [0, 0, 0]
     assert len(policy.model.model.layers) == 5
+
+
+def test_evaluation_shares_caches_in_a_model_of_many_layers(world):
+    policy = load_policy(world / "policy")
+    policy = replace(policy, model=tiny_model(vocabulary=512, layers=5))
+    template = template_for(policy)
+    examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
+    assert shares_cache(policy.model, template, examples)
 
 
 def test_the_second_layer_of_each_kind_is_among_the_first():

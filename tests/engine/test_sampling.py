@@ -73,6 +73,12 @@ def test_shared_prompt_embeddings_draw_the_same_tokens(model, prompts):
     assert generate(model, shared, 4, SAMPLED, uniforms).token_lists() == expected
 
 
+def test_the_loop_of_transformers_refuses_prompts_whose_images_are_embeddings(model, prompts):
+    embeds = prompt_embeddings(model, prompts.input_ids, prompts.image_inputs())
+    with pytest.raises(ValueError, match="reads their images"):
+        generate(model, prompts.with_embeds(embeds), 4, GREEDY, shared=False)
+
+
 def test_a_completion_does_not_depend_on_its_batch(model, prompts):
     together = generate(model, prompts, 2, SAMPLED, uniforms_for(prompts, 2)).token_lists()
     for row in range(len(prompts)):

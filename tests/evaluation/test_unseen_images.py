@@ -79,6 +79,18 @@ def test_a_malformed_question_is_skipped_counted_and_listed(evaluated, bad, word
     assert words in skipped["reason"]
 
 
+def test_a_second_question_of_one_name_is_skipped(evaluated):
+    status, result = evaluated(SEEN | {"idx": "a"}, SEEN | {"idx": "a"}, SEEN, flags=("--on_error", "skip"))
+    assert status == 0
+    assert result["num_samples"] == 2
+    assert "'a' is also the name of" in result["skipped"][0]["reason"]
+
+
+def test_two_questions_of_one_name_stop_without_the_flag(evaluated, capsys):
+    assert evaluated(SEEN | {"idx": "a"}, SEEN | {"idx": "a"})[0] == 2
+    assert "give each question an 'idx' of its own" in capsys.readouterr().err
+
+
 def test_without_the_flag_a_malformed_question_stops(evaluated, capsys):
     assert evaluated(SEEN, "only a text")[0] == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

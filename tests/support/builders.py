@@ -197,7 +197,7 @@ def write_world(folder: Path, records: int = 12) -> Path:
     write_json(folder / "data" / "train.json", rows)
     (folder / "vowels.py").write_text(VOWELS_PLUGIN)
     tokenizer = train_tokenizer([*QUESTIONS, *SOLUTIONS])
-    model = tiny_model(vocabulary=512, scale=3.0).requires_grad_(True)
+    model = tiny_model(vocabulary=512, scale=3.0, layers=3).requires_grad_(True)  # a probe runs two of them
     processor = DynamicHDImageProcessor(crop_size=28, patch_size=14, dynamic_hd=4)
     save_policy(Policy(model, tokenizer, processor, folder / "policy"), folder / "policy")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from peft import PeftModel
 from transformers import Phi4MultimodalForCausalLM
 
 from swift.engine.batch import collate_completions, collate_prompts
+from swift.engine.probe import Paths
 from swift.llm.checkpoint.load import load_policy
+from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
+from swift.utils.errors import UserError
 from tests.support.builders import logits
 from tests.support.grpo_runs import make_trainer
 from tests.support.slow_logprobs import logps_one_by_one
@@ -145,6 +149,29 @@ def test_groups_stay_whole_in_gradient_accumulation(world, tmp_path):
     weights = dict(parts.model.named_parameters())
     for name, value in whole.model.named_parameters():
         assert torch.allclose(value, weights[name], atol=1e-4), name
+
+
+def test_a_model_without_shared_caches_samples_the_same_completions(world, tmp_path, monkeypatch):
+    runs = []
+    for shared in (True, False):
+        monkeypatch.setattr(GRPOTrainer, "probe", lambda self, shared=shared: Paths(packed=True, shared=shared))
+        trainer = make_trainer(world, tmp_path / str(shared), max_steps=1)
+        trainer.train()
+        lines = (tmp_path / str(shared) / "completions.jsonl").read_text().splitlines()
+        runs.append([json.loads(line)["token_ids"] for line in lines])
+    assert runs[0] == runs[1]
+
+
+def test_a_rollout_that_the_policy_would_not_say_ends_the_run(world, tmp_path, monkeypatch):
+    trainer = make_trainer(world, tmp_path, max_steps=1, max_completion_length=24)
+    sample = trainer._generate
+
+    def another(prompts, group_size, sampling, uniforms=None):
+        return sample(prompts, group_size, replace(sampling, temperature=0.02), uniforms)
+
+    monkeypatch.setattr(trainer, "_generate", another)
+    with pytest.raises(UserError, match="not what the policy would say"):
+        trainer.train()
 
 
 def test_second_use_of_a_rollout_is_off_policy(world, tmp_path):

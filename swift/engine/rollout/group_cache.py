@@ -92,7 +92,7 @@ class GroupCache:
         self._sights: dict[tuple[int | None, int], Sight] = {}
         rows = torch.arange(len(mask) * group_size, device=mask.device)
         self._place(rows.view(len(mask), group_size).clone(), rows)
-        for layer in prefilled.layers:
+        for layer in itertools.takewhile(_is_filled, prefilled.layers):  # a probe runs the first layers alone
             self._adopt(layer, len(rows))
 
     def _adopt(self, layer: DynamicLayer, rows: int) -> None:
@@ -186,6 +186,10 @@ class GroupCache:
         """Bytes of all keys and values."""
         parts = ("prompt_keys", "prompt_values", "own_keys", "own_values")
         return sum(getattr(layer, part).nbytes for layer, part in itertools.product(self.layers, parts))
+
+
+def _is_filled(layer: object) -> bool:
+    return getattr(layer, "is_initialized", True)
 
 
 def _written(buffer: Tensor | None, value: Tensor) -> Tensor:

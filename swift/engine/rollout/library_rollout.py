@@ -30,7 +30,10 @@ class ChosenToken(LogitsProcessor):
 def decode_by_library(
     model: nn.Module, prompts: PromptBatch, group_size: int, sampling: Sampling, chooser: Chooser, *, synced: bool
 ) -> Tensor:
-    """The tokens [N, C] that ``chooser`` takes, including any after a stop token."""
+    """The tokens [N, C] that ``chooser`` takes, including any after a stop token. Raises ValueError for prompts that
+    have embeddings in place of their images, which `generate` would not see."""
+    if prompts.embeds is not None:
+        raise ValueError("prompts have embeddings, and transformers' loop reads their images; pass them with images")
     rows = prompts.repeat(group_size)
     with own_settings_aside(model):
         output = model.generate(

@@ -1,4 +1,4 @@
-"""Files of records: JSON lists, JSON lines, or an object that holds one list; whole, or a part of one.
+"""Files of records: JSON lists, JSON lines, an object that holds one list, or a table; whole, or a part of one.
 
 ``FILE#500`` names the first 500 records of a file, and ``FILE#500!7`` 500 random ones, drawn with seed 7, in the order
 of the file. NaN and Infinity, which are not JSON but are written by some programs, are read as null.
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from swift.llm.records.tables import TABLE_SUFFIXES, read_table
 from swift.llm.records.turns import CONVERSATION_FIELDS, QUESTION_FIELDS
 from swift.utils.digests import file_digest
 from swift.utils.errors import UserError
@@ -74,12 +75,14 @@ def _existing(path: Path) -> Path:
 
 def read_items(path: str | Path) -> list[tuple[Any, str]]:
     """The objects of a file or of a part of one, as they are, each with its name for messages. Raises UserError for a
-    file that is not JSON."""
+    file that is neither JSON nor a table."""
     part = find_part(path)
     return part.take(_read_file(part.file))
 
 
 def _read_file(path: Path) -> list[tuple[Any, str]]:
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return read_table(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -39,6 +39,7 @@ from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
+from swift.trainers.rlhf_trainer.agreement import check_sampled, samples_whole_distribution
 from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, CompletionsRecorder, completion_rows
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_flat_groups
 from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_sums, observe_tokens
@@ -216,12 +217,12 @@ class GRPOTrainer(PolicyTrainer):
         """Sample a group of completions of each prompt and score them."""
         size, device = self.args.num_generations, self.args.device
         with self.clock.timed("rollout"):
-            prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, device)
+            pictured = prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, device)
             if self.share_embeddings:
                 embeds = prompt_embeddings(self.model, prompts.input_ids, prompts.image_inputs())
                 prompts = prompts.with_embeds(embeds)
             uniforms = self._uniforms(items, attempt)
-            completions = self._generate(prompts, size, self.sampling, uniforms)
+            completions = self._generate(prompts if self.paths.shared else pictured, size, self.sampling, uniforms)
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
@@ -309,8 +310,7 @@ class GRPOTrainer(PolicyTrainer):
             scores = self._score(model, batch.rollout, with_entropy=True)
             total, figures = policy_loss(scores, LossTerms.of(batch), **weights)
         else:
-            passes, temperature = self.passes, args.temperature
-            total, figures = sliced_policy_loss(model, batch, passes, temperature=temperature, **weights)
+            total, figures = sliced_policy_loss(model, batch, self.passes, temperature=args.temperature, **weights)
         self._last = batch.rollout, figures
         loss = total / num_items_in_batch.clamp(min=1) * self.args.world_size
         return (loss, figures) if return_outputs else loss
@@ -325,6 +325,8 @@ class GRPOTrainer(PolicyTrainer):
             with nullcontext() if number == len(parts) else gradients_kept(self.accelerator, model):
                 losses.append(super().training_step(model, {"batch": part}, num_items_in_batch))
             rollout, figures = self._last
+            if part.old_logps is None and samples_whole_distribution(self.sampling):
+                check_sampled(figures.logps, figures.observed["entropy"], rollout.completions.mask)
             observe_tokens(self.means, figures)
             if self.recorder is not None:
                 self.recorder.add(self.state.global_step + 1, rollout, figures.logps)
