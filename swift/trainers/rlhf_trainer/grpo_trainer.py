@@ -239,17 +239,8 @@ class GRPOTrainer(PolicyTrainer):
         self, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: Tensor | None = None
     ) -> Completions:
         """Sample by the paths that the model takes."""
-        paths = self.paths
-        return generate(
-            self.model,
-            prompts,
-            group_size,
-            sampling,
-            uniforms,
-            shared=paths.shared,
-            synced=self.synced,
-            compiled=paths.compiled,
-        )
+        paths = {"shared": self.paths.shared, "compiled": self.paths.compiled}
+        return generate(self.model, prompts, group_size, sampling, uniforms, synced=self.synced, **paths)
 
     def _uniforms(self, items: list[PromptItem], attempt: int) -> Tensor:
         """The random numbers of a rollout, a function of seed, step, attempt and prompt in whichever process."""
