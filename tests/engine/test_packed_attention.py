@@ -7,8 +7,8 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
-from swift.engine.attention import flex, varlen
-from swift.engine.attention.choice import FLEX, PARTS, attend_by
+from swift.engine.attention import flex, parts, varlen
+from swift.engine.attention.choice import FLASH, FLEX, PARTS, attend_by
 from swift.engine.attention.flex import attend_flex, block_mask, pairs, sight_rule
 from swift.engine.attention.parts import attend_parts, parts_mask
 from swift.engine.attention.varlen import FlashKernel, Part
@@ -17,7 +17,7 @@ from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.long_groups import Passes, sliced_loss
 from swift.engine.packing import PADDING, PackedRows
 from swift.llm.policy import prompt_embeddings
-from tests.support.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
+from tests.support.builders import random_completions, random_prompts, tiny_config, tiny_model, train_adapter_and_head
 from tests.support.slow_logprobs import SlowKernel
 
 TOLERANCE = 1e-5
@@ -160,6 +160,23 @@ def test_parts_leave_padding_at_zero(slow_kernel):
     query, key = torch.randn(rows, HEADS, length, SIZE), torch.randn(rows, SHARED, length, SIZE)
     result, _ = attend_parts(Module(), query, key, key, parts_mask(view))
     assert not result[view.rows.segments == PADDING].any()
+
+
+def test_other_rows_take_the_flash_attention_of_transformers(monkeypatch):
+    """transformers finds the kernel by the name in the configuration of the module."""
+    taken = []
+
+    def forward(module, query, key, value, attention_mask, **settings):
+        taken.append((module.config._attn_implementation, attention_mask, settings))
+        return query, None
+
+    monkeypatch.setattr(parts, "flash_attention_forward", forward)
+    module, mask = Module(), torch.ones(1, 3)
+    module.config = tiny_config()
+    module.config._attn_implementation_internal = PARTS
+    attend_parts(module, *[torch.zeros(1, 2, 3, 4)] * 3, mask, scaling=0.4, sliding_window=5)
+    assert taken == [(FLASH, mask, {"scaling": 0.4, "sliding_window": 5, "dropout": 0.0})]
+    assert module.config._attn_implementation == PARTS
 
 
 def test_flash_attention_refuses_images_that_see_both_ways():

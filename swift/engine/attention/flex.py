@@ -35,7 +35,7 @@ def sight_rule(view: LayerView) -> Rule:
     """The view as a function of the numbers of row, head, query and key, which may be tensors of any shape. It is True
     if the query sees the key."""
     rows, window, image_of = view.rows, view.window, view.image_of
-    keys_of, order, first = rows.segments, rows.order, view.rows.first_query
+    keys_of, order, first = rows.segments.int(), rows.order.int(), rows.first_query
     queries_of, own_order = (values[:, first:].contiguous() for values in (keys_of, order))
     columns = torch.arange(first, first + rows.queries, device=order.device)
     own_image = None if image_of is None else image_of[:, first:].contiguous()
