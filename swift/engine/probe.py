@@ -35,7 +35,7 @@ from swift.engine.long_groups import Passes, sliced_loss
 from swift.engine.model_inputs import FULL, decoder_layers, token_types
 from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import decode
-from swift.llm.policy import is_phi4
+from swift.llm.policy import decoder_layers_of, is_phi4
 from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError, one_line
 from swift.utils.logger import get_logger
@@ -177,7 +177,7 @@ def _take_attention(
 def _why_not_backward(model: nn.Module, prompts: PromptBatch, completions: Completions) -> str | None:
     """Reason that gradients of packed rows cannot be used. They are measured at the first vector among the decoder's
     weights, so they have passed all layers."""
-    vector = next(value for value in model.get_decoder().layers.parameters() if value.ndim == 1)
+    vector = next(value for value in decoder_layers_of(model).parameters() if value.ndim == 1)
     trained = vector.requires_grad
 
     def gradient(packed: bool) -> Tensor:

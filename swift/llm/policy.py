@@ -37,6 +37,12 @@ def output_head(model: nn.Module) -> nn.Linear:
     return model.get_output_embeddings()
 
 
+def decoder_layers_of(model: nn.Module) -> nn.Module:
+    """The layers of the decoder, or the decoder itself if it has no list of them. Towers of images are left out."""
+    decoder = model.get_decoder()
+    return getattr(decoder, "layers", decoder)
+
+
 def look_both_ways(model: nn.Module) -> None:
     """Make every layer of the vision tower attend to all patches.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -33,6 +34,7 @@ from swift.llm.policy import Policy, trainable_parameters
 from swift.llm.template.choose import template_for
 from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
+from swift.trainers.profile.limits import Sizes
 from swift.trainers.question_groups import QuestionGroups, collate_groups
 from swift.utils.errors import UserError
 from tests.support.slow_logprobs import SlowKernel
@@ -245,6 +247,15 @@ def test_kernels_for_a_gpu_see_what_the_dense_mask_shows(folder, kind, prompts, 
             completion_logprobs(model, prompts, completions)
     else:
         assert (completion_logprobs(model, prompts, completions).logps - expected).abs().max() < TOLERANCE
+
+
+def test_a_profile_counts_the_decoder_and_no_tower(policy):
+    layers = [
+        name for name, _ in policy.model.named_parameters() if re.search(r"(language|text)_model.*layers\.", name)
+    ]
+    assert layers
+    expected = sum(policy.model.get_parameter(name).numel() for name in layers)
+    assert Sizes.of(policy.model, torch.float32).decoder == expected
 
 
 def test_a_template_reaches_data_loader_workers(template, records):

@@ -256,6 +256,19 @@ def test_at_the_limit_of_compilations_rows_take_sdpa_and_one_line_says_so(monkey
     assert [words[0].startswith("FlexAttention was compiled %d times") for words in warnings] == [True]
 
 
+@torch.no_grad()
+def test_rows_of_all_lengths_share_a_graph():
+    """Traced as on a GPU, without making a kernel."""
+    attend = torch.compile(flex.flex_attention, **flex.COMPILED, backend="aot_eager")
+    torch._dynamo.utils.counters.clear()
+    for seed in range(4):
+        view = view_of(seed)
+        rows, length = view.rows.segments.shape
+        query, key = torch.randn(rows, HEADS, length, SIZE), torch.randn(rows, SHARED, length, SIZE)
+        attend(query, key, key, block_mask=block_mask(view), scale=0.4, enable_gqa=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 # On a GPU
 
 

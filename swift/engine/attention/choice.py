@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from torch import nn
 from transformers import PreTrainedConfig
 
+from swift.llm.policy import decoder_layers_of
+
 FLEX = "packed_flex"  # FlexAttention in packed rows, see flex.py
 PARTS = "packed_flash_attention_2"  # flash attention in parts, see parts.py
 FLASH = "flash_attention_2"
@@ -44,8 +46,7 @@ def packing_attentions(model: nn.Module, attn_impl: str) -> list[str]:
 
 def attend_by(model: nn.Module, name: str) -> None:
     """Let the decoder of ``model`` use the attention ``name``. Towers of images keep theirs."""
-    decoder = model.get_decoder()
-    for config in configs_of([decoder, *getattr(decoder, "layers", decoder).modules()]):
+    for config in configs_of([model.get_decoder(), *decoder_layers_of(model).modules()]):
         config._attn_implementation_internal = name
 
 

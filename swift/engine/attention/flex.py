@@ -26,6 +26,7 @@ from swift.utils.logger import get_logger
 logger = get_logger()
 
 SPARSE_BLOCK = 128  # queries, and keys, of a block that is computed or skipped as a whole
+COMPILED = {"dynamic": True, "fullgraph": True}  # rows of all lengths share a graph; a break in it is an error
 QUERIES_AT_ONCE = 8 * SPARSE_BLOCK  # of which all pairs with keys are looked at while a block mask is made
 
 Rule = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
@@ -119,7 +120,7 @@ def attend_flex(
 @cache
 def _kernel(device_type: str) -> Callable[..., Tensor]:
     allow_graphs()
-    return torch.compile(flex_attention, dynamic=True, fullgraph=True) if device_type == "cuda" else flex_attention
+    return torch.compile(flex_attention, **COMPILED) if device_type == "cuda" else flex_attention
 
 
 @cache

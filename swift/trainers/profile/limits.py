@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from swift.llm.policy import output_head
+from swift.llm.policy import decoder_layers_of, output_head
 from swift.utils.stages import StageWork
 
 ADAMW_BYTES = 28  # per trained entry in float32: gradient read, value and two moments read and written
@@ -63,10 +63,8 @@ class Sizes:
     @classmethod
     def of(cls, model: nn.Module, compute_type: torch.dtype) -> Sizes:
         """Count the weights of ``model``. Towers of images and sound are left out."""
-        core = getattr(model, "model", model)
-        layers = getattr(core, "language_model", core).layers
         return cls(
-            decoder=sum(parameter.numel() for parameter in layers.parameters()),
+            decoder=sum(parameter.numel() for parameter in decoder_layers_of(model).parameters()),
             head=output_head(model).weight.numel(),
             trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
             itemsize=compute_type.itemsize,
