@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import re
 import shutil
 import sys
 from dataclasses import replace
@@ -17,8 +16,6 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from swift.engine.attention import varlen
-from swift.engine.attention.choice import FLEX, PARTS, attend_by
 from swift.engine.batch import Completions, collate_prompts, concat_prompts
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.long_groups import Passes, sliced_loss
@@ -34,10 +31,8 @@ from swift.llm.policy import Policy, trainable_parameters
 from swift.llm.template.choose import template_for
 from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
-from swift.trainers.profile.limits import Sizes
 from swift.trainers.question_groups import QuestionGroups, collate_groups
 from swift.utils.errors import UserError
-from tests.support.slow_logprobs import SlowKernel
 from tests.support.tiny_models import WRITERS
 
 TOLERANCE = 1e-5
@@ -233,29 +228,6 @@ def test_eager_attention_packs_too(folder, policy, prompts, completions):
     eager = load_policy(folder, attn_impl="eager").model
     found = completion_logprobs(eager, prompts, completions, packed=True).logps
     assert (found - completion_logprobs(policy.model, prompts, completions, packed=False).logps).abs().max() < TOLERANCE
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", [FLEX, PARTS])
-def test_kernels_for_a_gpu_see_what_the_dense_mask_shows(folder, kind, prompts, completions, name, monkeypatch):
-    monkeypatch.setattr(varlen, "kernel", SlowKernel())
-    model = load_policy(folder).model
-    expected = completion_logprobs(model, prompts, completions).logps
-    attend_by(model, name)
-    if (kind, name) == ("gemma3", PARTS):
-        with pytest.raises(ValueError, match="the tokens of an image see each other"):
-            completion_logprobs(model, prompts, completions)
-    else:
-        assert (completion_logprobs(model, prompts, completions).logps - expected).abs().max() < TOLERANCE
-
-
-def test_a_profile_counts_the_decoder_and_no_tower(policy):
-    layers = [
-        name for name, _ in policy.model.named_parameters() if re.search(r"(language|text)_model.*layers\.", name)
-    ]
-    assert layers
-    expected = sum(policy.model.get_parameter(name).numel() for name in layers)
-    assert Sizes.of(policy.model, torch.float32).decoder == expected
 
 
 def test_a_template_reaches_data_loader_workers(template, records):
