@@ -9,6 +9,7 @@ import torch
 
 from swift.engine.attention import choice, flex
 from swift.engine.attention.choice import FLASH, FLEX, PARTS, attend_by, decoder_attention, packing_attentions
+from swift.engine.attention.graphs import WatchedGraphs
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import choose_paths
 from swift.llm.template.protocol import EncodedPrompt
@@ -29,12 +30,15 @@ def told(caplog):
     logging.getLogger("chex").removeHandler(caplog.handler)
 
 
-def test_the_limit_of_torch_raises_the_error_that_is_watched_for():
-    function = torch.compile(lambda value: value * value.shape[0], backend="eager", fullgraph=True, dynamic=False)
+def test_beyond_the_limit_of_graphs_another_function_is_called_and_one_line_says_so(told):
+    compiled = torch.compile(lambda value: value * value.shape[0], backend="eager", fullgraph=True, dynamic=False)
+    watched = WatchedGraphs(compiled, lambda value: -value, "doubling", "the sign changes")
     with torch._dynamo.config.patch(recompile_limit=1):
-        function(torch.ones(3))
-        with pytest.raises(flex.recompile_limit_hit()):
-            function(torch.ones(4))
+        found = [float(watched(torch.ones(length))[0]) for length in (3, 4, 3, 5)]
+    assert found == [3, -1, 3, -1]  # lengths of which there is a graph still take it
+    assert [line for line in told.messages if "doubling" in line] == [
+        "doubling reached the limit of 1 compilations; the sign changes"
+    ]
 
 
 @pytest.mark.parametrize(

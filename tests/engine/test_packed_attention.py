@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
 from swift.engine.attention import flex, parts, varlen
 from swift.engine.attention.choice import FLASH, FLEX, PARTS, attend_by
 from swift.engine.attention.flex import attend_flex, block_mask, pairs, sight_rule
+from swift.engine.attention.graphs import WatchedGraphs
 from swift.engine.attention.parts import attend_parts, parts_mask
 from swift.engine.attention.varlen import FlashKernel, Part
 from swift.engine.attention.views import LayerView, dense_mask
@@ -238,22 +240,13 @@ def test_a_model_has_the_scores_and_gradients_of_sdpa(slow_kernel, name, form, c
         assert (found[parameter] - value).abs().max() < TOLERANCE * scale, parameter
 
 
-def test_at_the_limit_of_compilations_rows_take_sdpa_and_one_line_says_so(monkeypatch):
-    class LimitError(Exception):
-        pass
-
+def test_at_the_limit_of_compilations_rows_take_sdpa(monkeypatch):
     def refuse(*_args, **_kwargs):
-        raise LimitError("hit")
+        raise FailOnRecompileLimitHit
 
-    monkeypatch.setattr(flex, "_kernel", lambda device: refuse)
-    monkeypatch.setattr(flex, "recompile_limit_hit", lambda: LimitError)
-    warnings = []
-    monkeypatch.setattr(flex.logger, "warning", lambda *words: warnings.append(words))
-    flex._warn_of_limit.cache_clear()
-    for seed in (0, 1):
-        view = view_of(seed, window=6)
-        assert_close(by_flex_attention(view), by_dense_mask(view))
-    assert [words[0].startswith("FlexAttention was compiled %d times") for words in warnings] == [True]
+    monkeypatch.setattr(flex, "_kernel", lambda device: WatchedGraphs(refuse, flex.attend_densely, "it", "so"))
+    view = view_of(0, window=6)
+    assert_close(by_flex_attention(view), by_dense_mask(view))
 
 
 @torch.no_grad()

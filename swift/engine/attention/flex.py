@@ -13,17 +13,15 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from swift.engine.attention.choice import FLEX, refuse_unknown
-from swift.engine.attention.graphs import allow_graphs, recompile_limit_hit
+from swift.engine.attention.graphs import WatchedGraphs
 from swift.engine.attention.views import LayerView
 from swift.engine.packing import PADDING, PROMPT
-from swift.utils.logger import get_logger
-
-logger = get_logger()
 
 SPARSE_BLOCK = 128  # queries, and keys, of a block that is computed or skipped as a whole
 COMPILED = {"dynamic": True, "fullgraph": True}  # rows of all lengths share a graph; a break in it is an error
@@ -105,31 +103,24 @@ def attend_flex(
         others |= {"dropout": dropout, "scaling": scaling}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
     refuse_unknown(others, dropout)
-    grouped = query.shape[1] != key.shape[1]
-    kernel = _kernel(query.device.type)
-    try:
-        result = kernel(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
-    except recompile_limit_hit():
-        _warn_of_limit()
-        shape = query.shape
-        seen = pairs(attention_mask.mask_mod, shape[0], range(shape[2]), key.shape[2], query.device)[:, None]
-        return sdpa_attention_forward(module, query, key, value, seen, scaling=scaling)
-    return result.transpose(1, 2).contiguous(), None
+    settings = {"block_mask": attention_mask, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    return _kernel(query.device.type)(query, key, value, **settings).transpose(1, 2).contiguous(), None
 
 
 @cache
 def _kernel(device_type: str) -> Callable[..., Tensor]:
-    allow_graphs()
-    return torch.compile(flex_attention, **COMPILED) if device_type == "cuda" else flex_attention
+    kernel = torch.compile(flex_attention, **COMPILED) if device_type == "cuda" else flex_attention
+    consequence = "rows of other shapes take SDPA with a dense mask, which is slower; --attn_impl sdpa does so at once"
+    return WatchedGraphs(kernel, attend_densely, "FlexAttention", consequence)
 
 
-@cache
-def _warn_of_limit() -> None:
-    logger.warning(
-        "FlexAttention was compiled %d times, the limit; rows of other shapes take SDPA with a dense mask, which is "
-        "slower; --attn_impl sdpa avoids the compilations",
-        torch._dynamo.config.recompile_limit,
-    )
+def attend_densely(
+    query: Tensor, key: Tensor, value: Tensor, *, block_mask: BlockMask, scale: float | None, enable_gqa: bool
+) -> Tensor:
+    """The same as `flex_attention`, by SDPA with a mask of all pairs."""
+    rows, _, queries, _ = query.shape
+    seen = pairs(block_mask.mask_mod, rows, range(queries), key.shape[2], query.device)[:, None]
+    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)
 
 
 AttentionInterface.register(FLEX, attend_flex)

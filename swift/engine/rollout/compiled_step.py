@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from swift.engine.attention.graphs import allow_graphs
+from swift.engine.attention.graphs import WatchedGraphs
 from swift.engine.rollout.decoding import StepFunction, eager_step
 from swift.engine.rollout.group_cache import GroupCache
 
@@ -23,9 +23,9 @@ def compiled_step(device: torch.device) -> StepFunction:
 
 @cache
 def _compiled() -> StepFunction:
-    """The compiled `eager_step`."""
-    allow_graphs()
-    return torch.compile(eager_step, fullgraph=True, dynamic=True)
+    compiled = torch.compile(eager_step, fullgraph=True, dynamic=True)
+    consequence = "steps of other shapes are not compiled; --compile_rollout false compiles none"
+    return WatchedGraphs(compiled, eager_step, "the decode step", consequence)
 
 
 class CapturedStep:
