@@ -9,7 +9,7 @@ import torch
 
 from swift.engine.attention import choice, flex
 from swift.engine.attention.choice import FLASH, FLEX, PARTS, attend_by, decoder_attention, packing_attentions
-from swift.engine.attention.graphs import WatchedGraphs
+from swift.engine.graphs import WatchedGraphs
 from swift.engine.logprobs import completion_logprobs
 from swift.engine.probe import choose_paths
 from swift.llm.template.protocol import EncodedPrompt

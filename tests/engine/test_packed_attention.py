@@ -11,10 +11,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from swift.engine.attention import flex, parts, varlen
 from swift.engine.attention.choice import FLASH, FLEX, PARTS, attend_by
 from swift.engine.attention.flex import attend_flex, block_mask, pairs, sight_rule
-from swift.engine.attention.graphs import WatchedGraphs
 from swift.engine.attention.parts import attend_parts, parts_mask
 from swift.engine.attention.varlen import FlashKernel, Part
 from swift.engine.attention.views import LayerView, dense_mask
+from swift.engine.graphs import WatchedGraphs
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.long_groups import Passes, sliced_loss
 from swift.engine.packing import PADDING, PackedRows

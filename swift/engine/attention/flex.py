@@ -19,8 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from swift.engine.attention.choice import FLEX, refuse_unknown
-from swift.engine.attention.graphs import WatchedGraphs
 from swift.engine.attention.views import LayerView
+from swift.engine.graphs import WatchedGraphs
 from swift.engine.packing import PADDING, PROMPT
 
 SPARSE_BLOCK = 128  # queries, and keys, of a block that is computed or skipped as a whole
@@ -118,9 +118,11 @@ def attend_densely(
     query: Tensor, key: Tensor, value: Tensor, *, block_mask: BlockMask, scale: float | None, enable_gqa: bool
 ) -> Tensor:
     """The same as `flex_attention`, by SDPA with a mask of all pairs."""
-    rows, _, queries, _ = query.shape
+    rows, heads, queries, _ = query.shape
     seen = pairs(block_mask.mask_mod, rows, range(queries), key.shape[2], query.device)[:, None]
-    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)
+    if enable_gqa:  # on a GPU, SDPA has no fast kernel for shared heads with a mask
+        key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
+    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
 
 
 AttentionInterface.register(FLEX, attend_flex)

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from swift.engine.attention.graphs import WatchedGraphs
+from swift.engine.graphs import WatchedGraphs
 from swift.engine.rollout.decoding import StepFunction, eager_step
 from swift.engine.rollout.group_cache import GroupCache
 
