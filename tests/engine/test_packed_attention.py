@@ -12,7 +12,7 @@ from swift.engine.attention import flex, parts, varlen
 from swift.engine.attention.choice import FLASH, FLEX, PARTS, attend_by
 from swift.engine.attention.flex import attend_flex, block_mask, pairs, sight_rule
 from swift.engine.attention.parts import attend_parts, parts_mask
-from swift.engine.attention.varlen import FlashKernel, Part
+from swift.engine.attention.varlen import FlashKernel, Part, PartCall
 from swift.engine.attention.views import LayerView, dense_mask
 from swift.engine.graphs import WatchedGraphs
 from swift.engine.logprobs import completion_logprobs, why_plain
@@ -191,10 +191,10 @@ def test_the_flash_kernels_of_torch_take_the_arguments():
     query, key = (torch.empty(7, heads, 8, device="meta", dtype=torch.bfloat16) for heads in (HEADS, SHARED))
     ends = torch.empty(3, dtype=torch.int32, device="meta")
     for causal, window in ((False, None), (True, None), (True, 3)):
-        part = Part(ends, ends, ends, 4, 5, causal, window)
-        result, logsum = FlashKernel().attend(query, key, key, part, 0.4)
+        call = PartCall(query, key, key, Part(ends, ends, ends, 4, 5, causal, window), 0.4)
+        result, logsum = FlashKernel().attend(call)
         assert (result.shape, logsum.shape, logsum.dtype) == (query.shape, (HEADS, 7), torch.float32)
-        shares = FlashKernel().gradients(result, query, key, key, result, logsum, part, 0.4)
+        shares = FlashKernel().gradients(call, result, result, logsum)
         assert [share.shape for share in shares] == [query.shape, key.shape, key.shape]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from swift.engine.attention.varlen import Part
+from swift.engine.attention.varlen import PartCall
 from swift.engine.batch import Completions, PromptBatch
 
 
@@ -34,39 +34,37 @@ class SlowKernel:
     """A `VarlenKernel` for every device and type. Its gradients trust the given result and log-sum-exp, as those of
     flash attention do."""
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, part: Part, scale: float) -> tuple[Tensor, Tensor]:
+    def attend(self, call: PartCall) -> tuple[Tensor, Tensor]:
         results, logsums = [], []
-        for own, _, scores, value in self._sequences(query, keys, values, part, scale):
-            logsum = scores.logsumexp(dim=-1)
-            results.append(torch.einsum("hqk,khd->qhd", (scores - logsum[..., None]).exp(), value))
-            logsums.append(logsum)
-            assert len(results[-1]) == own.stop - own.start
+        for _, _, scores, value in self._sequences(call):
+            logsums.append(scores.logsumexp(dim=-1))
+            results.append(torch.einsum("hqk,khd->qhd", (scores - logsums[-1][..., None]).exp(), value))
         return torch.cat(results), torch.cat(logsums, dim=1)
 
-    def gradients(self, grad, query, keys, values, result, logsum, part, scale):
-        totals = [torch.zeros_like(tensor) for tensor in (query, keys, values)]
-        repeats = query.shape[1] // keys.shape[1]
-        for own, other, scores, value in self._sequences(query, keys, values, part, scale):
+    def gradients(self, call: PartCall, grad: Tensor, result: Tensor, logsum: Tensor) -> tuple[Tensor, ...]:
+        totals = [torch.zeros_like(tensor) for tensor in (call.query, call.keys, call.values)]
+        repeats = call.query.shape[1] // call.keys.shape[1]
+        for own, other, scores, value in self._sequences(call):
             weights = (scores - logsum[:, own, None]).exp()
             slope = torch.einsum("qhd,khd->hqk", grad[own], value)
-            slope = weights * (slope - (grad[own] * result[own]).sum(dim=-1).t()[..., None]) * scale
-            totals[0][own] = torch.einsum("hqk,khd->qhd", slope, keys[other].repeat_interleave(repeats, dim=1))
+            slope = weights * (slope - (grad[own] * result[own]).sum(dim=-1).t()[..., None]) * call.scale
+            totals[0][own] = torch.einsum("hqk,khd->qhd", slope, call.keys[other].repeat_interleave(repeats, dim=1))
             for total, share in (
-                (totals[1], torch.einsum("hqk,qhd->khd", slope, query[own])),
+                (totals[1], torch.einsum("hqk,qhd->khd", slope, call.query[own])),
                 (totals[2], torch.einsum("hqk,qhd->khd", weights, grad[own])),
             ):
                 total[other] = share.unflatten(1, (-1, repeats)).sum(dim=2)
         return tuple(totals)
 
     @staticmethod
-    def _sequences(query, keys, values, part: Part, scale: float) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    def _sequences(call: PartCall) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
         """Places of queries and of keys, scores [query heads, queries, keys] with -inf at keys that are not seen, and
         values, of one sequence after the other."""
-        repeats = query.shape[1] // keys.shape[1]
+        part, repeats = call.part, call.query.shape[1] // call.keys.shape[1]
         for place in range(len(part.query_ends) - 1):
             own, other = (slice(int(ends[place]), int(ends[place + 1])) for ends in (part.query_ends, part.key_ends))
-            key, value = (tensor[other].repeat_interleave(repeats, dim=1) for tensor in (keys, values))
-            scores = torch.einsum("qhd,khd->hqk", query[own], key) * scale
+            key, value = (tensor[other].repeat_interleave(repeats, dim=1) for tensor in (call.keys, call.values))
+            scores = torch.einsum("qhd,khd->hqk", call.query[own], key) * call.scale
             behind = len(key) - (own.stop - own.start)
             before = torch.arange(own.stop - own.start)[:, None] + behind - torch.arange(len(key))  # how far back
             hidden = torch.zeros_like(before, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,24 +34,25 @@ class Part:
         return cls(places, *ends, int(queries.max()), int(keys.max()), causal, window)
 
 
-class VarlenKernel(Protocol):
-    """Attention of queries [T, query heads, size] to keys and values [K, heads, size] of a part."""
+@dataclass(frozen=True)
+class PartCall:
+    """Attention of queries to the keys of one part."""
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, part: Part, scale: float) -> tuple[Tensor, Tensor]:
+    query: Tensor  # [T, query heads, size]
+    keys: Tensor  # [K, heads, size]
+    values: Tensor  # [K, heads, size]
+    part: Part
+    scale: float  # factor of the scores
+
+
+class VarlenKernel(Protocol):
+    """Computes attention to one part of the keys, and its gradients."""
+
+    def attend(self, call: PartCall) -> tuple[Tensor, Tensor]:
         """Results [T, query heads, size] and float32 log-sum-exp of the scores [query heads, T]."""
         ...
 
-    def gradients(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        result: Tensor,
-        logsum: Tensor,
-        part: Part,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, call: PartCall, grad: Tensor, result: Tensor, logsum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of query, keys and values, given those of ``result``. The weight of a key is exp(score -
         ``logsum``)."""
         ...
@@ -60,30 +61,18 @@ class VarlenKernel(Protocol):
 class FlashKernel:
     """The flash attention that torch is built with. It needs CUDA and half precision."""
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, part: Part, scale: float) -> tuple[Tensor, Tensor]:
+    def attend(self, call: PartCall) -> tuple[Tensor, Tensor]:
         """The same as `VarlenKernel` says."""
         result, logsum, *_ = torch.ops.aten._flash_attention_forward(
-            query, keys, values, *_extent(part), False, scale=scale, **_sides(part)
+            call.query, call.keys, call.values, *_extent(call.part), False, scale=call.scale, **_sides(call.part)
         )
         return result, logsum
 
-    def gradients(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        result: Tensor,
-        logsum: Tensor,
-        part: Part,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, call: PartCall, grad: Tensor, result: Tensor, logsum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same as `VarlenKernel` says."""
-        no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device)
-        extent, unused = _extent(part), grad.new_empty(0)
-        return torch.ops.aten._flash_attention_backward(
-            grad, query, keys, values, result, logsum, *extent, no_dropout, unused, scale=scale, **_sides(part)
-        )
+        no_dropout = torch.zeros(2, dtype=torch.uint64, device=grad.device), grad.new_empty(0)
+        inputs = grad, call.query, call.keys, call.values, result, logsum, *_extent(call.part), *no_dropout
+        return torch.ops.aten._flash_attention_backward(*inputs, scale=call.scale, **_sides(call.part))
 
 
 def _extent(part: Part) -> tuple[Tensor, Tensor, int, int, float, bool]:
@@ -107,8 +96,8 @@ class _Joint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, parts, scale, query, *keys_and_values):
         result = logsum = None
-        for part, keys, values in zip(parts, keys_and_values[::2], keys_and_values[1::2], strict=True):
-            found, own = kernel.attend(query, keys, values, part, scale)
+        for call in _calls(parts, scale, query, keys_and_values):
+            found, own = kernel.attend(call)
             if result is None:
                 result, logsum = found, own
             else:
@@ -122,11 +111,16 @@ class _Joint(torch.autograd.Function):
     def backward(ctx, grad):
         query, result, logsum, *keys_and_values = ctx.saved_tensors
         grad, grad_query, others = grad.contiguous(), torch.zeros_like(query), []
-        for part, keys, values in zip(ctx.parts, keys_and_values[::2], keys_and_values[1::2], strict=True):
-            share, *pair = kernel.gradients(grad, query, keys, values, result, logsum, part, ctx.scale)
+        for call in _calls(ctx.parts, ctx.scale, query, keys_and_values):
+            share, *pair = kernel.gradients(call, grad, result, logsum)
             grad_query += share
             others += pair
         return None, None, grad_query, *others
+
+
+def _calls(parts: Sequence[Part], scale: float, query: Tensor, keys_and_values: Sequence[Tensor]) -> Iterator[PartCall]:
+    for part, keys, values in zip(parts, keys_and_values[::2], keys_and_values[1::2], strict=True):
+        yield PartCall(query, keys, values, part, scale)
 
 
 def attend_jointly(
