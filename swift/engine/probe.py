@@ -162,7 +162,7 @@ def _take_attention(
     is none. The decoder then uses its own, which is tried last."""
     own, reason = decoder_attention(model), None
     measure = partial(_packed, model, prompts, completions)
-    for name in packing_attentions(model, attn_impl):
+    for name in packing_attentions(model, attn_impl, completions.ids.device):
         attend_by(model, name)
         reason = why_plain(model) or _why_not("packed rows", measure, plain, tolerance)
         if reason is None and name != own:

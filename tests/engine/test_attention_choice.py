@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from swift.engine.attention import choice, flex
+from swift.engine.attention import flex
 from swift.engine.attention.choice import FLASH, FLEX, PARTS, attend_by, decoder_attention, packing_attentions
 from swift.engine.graphs import WatchedGraphs
 from swift.engine.logprobs import completion_logprobs
@@ -46,21 +46,20 @@ def test_beyond_the_limit_of_graphs_another_function_is_called_and_one_line_says
     [
         ("sdpa", "cpu", 0.0, "auto", ["sdpa"]),
         ("sdpa", "cpu", 0.0, "flex_attention", ["sdpa"]),
-        ("sdpa", "meta", 0.0, "auto", [FLEX, "sdpa"]),
-        ("sdpa", "meta", 0.0, "flex_attention", [FLEX, "sdpa"]),
-        ("sdpa", "meta", 0.0, "flash_attn", [FLEX, "sdpa"]),  # flash-attn is not installed
-        ("sdpa", "meta", 0.0, "sdpa", ["sdpa"]),
-        ("sdpa", "meta", 0.1, "auto", ["sdpa"]),
-        ("eager", "meta", 0.0, "eager", ["eager"]),
-        (FLASH, "meta", 0.0, "flash_attn", [PARTS, FLASH]),
+        ("sdpa", "cuda", 0.0, "auto", [FLEX, "sdpa"]),
+        ("sdpa", "cuda", 0.0, "flex_attention", [FLEX, "sdpa"]),
+        ("sdpa", "cuda", 0.0, "flash_attn", [FLEX, "sdpa"]),  # flash-attn is not installed
+        ("sdpa", "cuda", 0.0, "sdpa", ["sdpa"]),
+        ("sdpa", "cuda", 0.1, "auto", ["sdpa"]),
+        ("eager", "cuda", 0.0, "eager", ["eager"]),
+        (FLASH, "cuda", 0.0, "flash_attn", [PARTS, FLASH]),
     ],
 )
-def test_packed_rows_take_what_the_device_and_the_flag_allow(monkeypatch, own, device, dropout, asked, names):
-    monkeypatch.setattr(choice, "GPU", "meta")
-    model = tiny_model(adapter=False).to(device)
+def test_packed_rows_take_what_the_device_and_the_flag_allow(own, device, dropout, asked, names):
+    model = tiny_model(adapter=False)
     attend_by(model, own)
     model.config.attention_dropout = dropout
-    assert packing_attentions(model, asked) == names
+    assert packing_attentions(model, asked, torch.device(device)) == names
 
 
 class Words:
@@ -70,7 +69,7 @@ class Words:
 
 
 def probed(model, monkeypatch):
-    monkeypatch.setattr("swift.engine.probe.packing_attentions", lambda model, asked: [FLEX, "sdpa"])
+    monkeypatch.setattr("swift.engine.probe.packing_attentions", lambda model, asked, device: [FLEX, "sdpa"])
     return choose_paths(model, Words(), [EncodedPrompt(torch.arange(7, 40), (), "")])
 
 

@@ -156,6 +156,12 @@ def test_flash_attention_in_parts_is_sdpa_with_the_dense_mask(slow_kernel, case,
     assert_close(found, by_dense_mask(view))
 
 
+def test_a_mask_that_lost_its_calls_is_refused():
+    query, key = torch.randn(3, HEADS, 5, SIZE), torch.randn(3, SHARED, 5, SIZE)
+    with pytest.raises(ValueError, match="has lost its calls"):
+        attend_parts(Module(), query, key, key, torch.ones(3, 1, 1, 5, dtype=torch.bool))
+
+
 def test_parts_leave_padding_at_zero(slow_kernel):
     view = view_of(0)
     rows, length = view.rows.segments.shape

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -16,7 +17,6 @@ from swift.llm.policy import decoder_layers_of
 FLEX = "packed_flex"  # FlexAttention in packed rows, see flex.py
 PARTS = "packed_flash_attention_2"  # flash attention in parts, see parts.py
 FLASH = "flash_attention_2"
-GPU = "cuda"
 # Arguments of an attention function that change its result, and that the functions of this project do not know.
 UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
 
@@ -33,13 +33,13 @@ def decoder_attention(model: nn.Module) -> str:
     return model.config.get_text_config()._attn_implementation
 
 
-def packing_attentions(model: nn.Module, attn_impl: str) -> list[str]:
-    """Names of the attention that packed rows may use, the best first. ``attn_impl`` is as in ``--attn_impl``."""
+def packing_attentions(model: nn.Module, attn_impl: str, device: torch.device) -> list[str]:
+    """Names of the attention that packed rows may use on ``device``, the best first and the decoder's own last.
+    ``attn_impl`` is as in ``--attn_impl``."""
     own, config = decoder_attention(model), model.config.get_text_config()
     if getattr(config, "attention_dropout", 0):
         return [own]
-    on_gpu = next(model.parameters()).device.type == GPU
-    if own == "sdpa" and on_gpu and attn_impl != "sdpa":
+    if own == "sdpa" and device.type == "cuda" and attn_impl != "sdpa":
         return [FLEX, own]
     return [PARTS, own] if own == FLASH else [own]
 

@@ -66,7 +66,7 @@ def flash_calls(view: LayerView) -> tuple[JointQueries, ...]:
 
 def _whole(prompt: Tensor, completion: Tensor, answering: Tensor, segments: Tensor) -> tuple[Part, ...]:
     """The parts of completions that see all of their prompts: these, and themselves."""
-    lengths = _completion_lengths(segments)
+    lengths = _completions(segments)[1]
     own = Part.of(_places(completion), lengths, lengths, causal=True)
     if not bool(prompt.any()):
         return (own,)
@@ -76,21 +76,20 @@ def _whole(prompt: Tensor, completion: Tensor, answering: Tensor, segments: Tens
 def _windowed(view: LayerView) -> tuple[Part, ...]:
     """One part of completions that see a window: the last keys of each one's prompt and its own."""
     segments, tail = view.rows.segments, view.window - 1
-    lengths = _completion_lengths(segments)
+    rows, lengths = _completions(segments)
     prompts = _places(segments == PROMPT).split((segments == PROMPT).sum(dim=1).tolist())
     owns = _places(segments > PROMPT).split(lengths.tolist())
-    pieces = []
-    for own in owns:
-        prompt = prompts[int(own[0]) // segments.shape[1]]
-        pieces.append(torch.cat([prompt[max(0, len(prompt) - tail) :], own]))
+    tails = [prompt[max(0, len(prompt) - tail) :] for prompt in prompts]
+    pieces = [torch.cat([tails[row], own]) for row, own in zip(rows.tolist(), owns, strict=True)]
     counts = torch.tensor([len(piece) for piece in pieces], device=segments.device)
     return (Part.of(torch.cat(pieces), lengths, counts, causal=True, window=view.window),)
 
 
-def _completion_lengths(segments: Tensor) -> Tensor:
-    """Tokens of each completion, row by row, [N]."""
+def _completions(segments: Tensor) -> tuple[Tensor, Tensor]:
+    """The row [N] of each completion and its number of tokens [N], row by row."""
     row, column = (segments > PROMPT).nonzero(as_tuple=True)
-    return torch.stack([row, segments[row, column]]).unique_consecutive(dim=1, return_counts=True)[1]
+    found, lengths = torch.stack([row, segments[row, column]]).unique_consecutive(dim=1, return_counts=True)
+    return found[0], lengths
 
 
 def _places(chosen: Tensor) -> Tensor:
@@ -112,6 +111,8 @@ def attend_parts(
     signature that transformers asks for. Returns [rows, Q, query heads, head size], 0 in padding. Under any other mask
     it is flash attention."""
     calls: Sequence[JointQueries] | None = getattr(attention_mask, "calls", None)
+    if calls is None and attention_mask is not None and attention_mask.ndim == 4:
+        raise ValueError("the mask of packed rows has lost its calls")
     if calls is None:
         others |= {"dropout": dropout, "scaling": scaling}
         with attention_named([module.config], FLASH):
