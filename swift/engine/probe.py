@@ -47,7 +47,7 @@ logger = get_logger()
 # half precision a wrong mask could hide below the tolerance alone.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 FLOORS = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 5e-3}
-GRADIENT_TOLERANCES = {torch.float32: 1e-2, torch.float16: 0.2, torch.bfloat16: 0.2}  # relative to their mean size
+GRADIENT_TOLERANCES = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.1}  # relative to their mean size
 MARGIN = 16  # tokens that a probe's prompt and completion may have beyond the prompt of the run
 LENGTHS = (4, 2)  # tokens of each completion of a group
 WORDS = (9, 14)  # tokens of the two prompts without images
