@@ -10,13 +10,15 @@
 #   ./evaluate.sh                                    all stages
 #   MODEL_PATH=output/grpo ./evaluate.sh             another checkpoint, or the newest one of a run
 #   ANNOTATION_FILE=FILE IMG_ROOT=DIR ./evaluate.sh  the sweep, then the questions of one file
+#   CONTROLS="blank shuffled" ./evaluate.sh          does it look: sweep and single again, with gray and other images
 #   STAGES="sweep report" ./evaluate.sh              only these stages
 #   ./evaluate.sh --max_samples 50                   flags go to the first three stages: see evaluate.py --help
 #
 # The stages kg and report take the result files of the earlier stages, and prefer those with tokens. Without an earlier
-# stage they take every *_results.json of OUTPUT_DIR. If a stage fails, the others still run, and the status is 2. The
-# same command again resumes unfinished work. If you do not set DATASET_FOLDER and data/MIMIC-VQA-CoT does not exist, the
-# demo world of `make demo` is evaluated. docs/sweeps.md lists the settings.
+# stage they take every *_results.json of OUTPUT_DIR. The controls of a result file go to the report alone. If a stage
+# fails, the others still run, and the status is 2. The same command again resumes unfinished work. If you do not set
+# DATASET_FOLDER and data/MIMIC-VQA-CoT does not exist, the demo world of `make demo` is evaluated. docs/sweeps.md lists
+# the settings.
 # shellcheck source=tools/launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tools/launch.sh"
 
@@ -34,6 +36,7 @@ MAX_NEW_TOKENS="${MAX_NEW_TOKENS:-256}"
 DYNAMIC_HD="${DYNAMIC_HD:-4}"
 USE_FLASH_ATTENTION="${USE_FLASH_ATTENTION:-true}"
 CONTROL="${CONTROL:-none}"
+CONTROLS="${CONTROLS:-}"
 TOP_K_ALTERNATIVES="${TOP_K_ALTERNATIVES:-3}"
 STAGES="${STAGES:-sweep single tokens kg report}"
 
@@ -43,8 +46,19 @@ for stage in $STAGES; do
   *) fail "STAGES: '$stage' is unknown; name one or more of sweep, single, tokens, kg and report" ;;
   esac
 done
+for control in $CONTROLS; do
+  case "$control" in
+  blank | shuffled) ;;
+  *) fail "CONTROLS: '$control' is unknown; name blank, shuffled or both" ;;
+  esac
+done
+[[ -z "$CONTROLS" || "$CONTROL" == none ]] ||
+  fail "CONTROL=$CONTROL leaves out the real images, which CONTROLS compares with; set only one of the two"
+
 wants() { [[ " $STAGES " == *" $1 "* ]]; }
 
+[[ -z "$CONTROLS" ]] || wants sweep || wants single || ! wants tokens ||
+  fail "CONTROLS=\"$CONTROLS\" asks the questions of the stages sweep and single; add one of them to STAGES"
 [[ "$STAGES" != single || -n "$ANNOTATION_FILE" ]] || fail "STAGES=single evaluates one file; set ANNOTATION_FILE"
 if [[ ! -d "$DATASET_FOLDER" ]] && { wants sweep || { wants tokens && [[ -z "$ANNOTATION_FILE" ]]; }; }; then
   [[ -z "$named_data" ]] || fail "DATASET_FOLDER: $named_data does not exist; correct it"
@@ -57,12 +71,13 @@ fi
 MODEL_PATH="${MODEL_PATH:-$ROOT/checkpoints/restore_MIMIC_Think_phi4_ep1_lr6e-5}"
 
 written="$(mktemp)"
-trap 'rm -f "$written"' EXIT
+controlled="$(mktemp)"
+trap 'rm -f "$written" "$controlled"' EXIT
 
 flags=(
   --model_path "$MODEL_PATH" --output_dir "$OUTPUT_DIR" --batch_size "$BATCH_SIZE"
   --max_new_tokens "$MAX_NEW_TOKENS" --dynamic_hd "$DYNAMIC_HD"
-  --use_flash_attention "$USE_FLASH_ATTENTION" --control "$CONTROL" --list_results "$written"
+  --use_flash_attention "$USE_FLASH_ATTENTION"
 )
 [[ -z "$BASE_MODEL_PATH" ]] || flags+=(--base_model_path "$BASE_MODEL_PATH")
 sweep=(--dataset_folder "$DATASET_FOLDER")
@@ -76,16 +91,25 @@ run() { # stage, command
   "$@" || failed+=("$stage")
 }
 
-if wants sweep; then
-  run sweep "$PYTHON" "$ROOT/evaluate.py" "${flags[@]}" "${sweep[@]}" "$@"
-fi
-if wants single && [[ -n "$ANNOTATION_FILE" ]]; then
-  run single "$PYTHON" "$ROOT/evaluate.py" "${flags[@]}" "${single[@]}" "$@"
-fi
+answer() { # control, list of result files, words after a stage's name, flags
+  local images=(--control "$1" --list_results "$2") words="$3"
+  shift 3
+  if wants sweep; then
+    run "sweep$words" "$PYTHON" "$ROOT/evaluate.py" "${flags[@]}" "${images[@]}" "${sweep[@]}" "$@"
+  fi
+  if wants single && [[ -n "$ANNOTATION_FILE" ]]; then
+    run "single$words" "$PYTHON" "$ROOT/evaluate.py" "${flags[@]}" "${images[@]}" "${single[@]}" "$@"
+  fi
+}
+
+answer "$CONTROL" "$written" "" "$@"
+for control in $CONTROLS; do
+  answer "$control" "$controlled" " ($control)" "$@"
+done
 if wants tokens; then
   if [[ -n "$ANNOTATION_FILE" ]]; then questions=("${single[@]}"); else questions=("${sweep[@]}"); fi
-  run tokens "$PYTHON" "$ROOT/evaluate_token_prob.py" "${flags[@]}" "${questions[@]}" \
-    --top_k_alternatives "$TOP_K_ALTERNATIVES" "$@"
+  run tokens "$PYTHON" "$ROOT/evaluate_token_prob.py" "${flags[@]}" --control "$CONTROL" --list_results "$written" \
+    "${questions[@]}" --top_k_alternatives "$TOP_K_ALTERNATIVES" "$@"
 fi
 
 # One file per set of questions: a file with tokens replaces the one without.
@@ -103,7 +127,13 @@ for name in "${names[@]}"; do
 done
 if ! wants sweep && ! wants single && ! wants tokens; then
   shopt -s nullglob
-  files=("$OUTPUT_DIR"/*_results.json)
+  for file in "$OUTPUT_DIR"/*_results.json; do
+    if [[ "$file" == *_@(blank|shuffled)_results.json && -e "${file%_*_results.json}_results.json" ]]; then
+      echo "$file" >>"$controlled"
+    else
+      files+=("$file")
+    fi
+  done
   [[ ${#files[@]} -gt 0 ]] || fail "$OUTPUT_DIR holds no *_results.json; add the stage sweep, or set OUTPUT_DIR"
 fi
 
@@ -113,6 +143,8 @@ if wants kg && [[ ${#files[@]} -gt 0 ]]; then
   done
 fi
 if wants report && [[ ${#files[@]} -gt 0 ]]; then
-  run report "$PYTHON" -m tools.evaluation_report "${files[@]}" --output "$REPORT_DIR"
+  mapfile -t controls < <(sort -u "$controlled")
+  [[ ${#controls[@]} -eq 0 ]] || controls=(--control "${controls[@]}")
+  run report "$PYTHON" -m tools.evaluation_report "${files[@]}" --output "$REPORT_DIR" "${controls[@]}"
 fi
 [[ ${#failed[@]} -eq 0 ]] || fail "failed: ${failed[*]}"

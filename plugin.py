@@ -16,8 +16,7 @@ The file uses only names that ms-swift 3.3.0.post1 offers as well, so it also ru
 
 Two of the rewards are the published ones and can be gamed: ``external_r1v_acc`` by naming every possible answer, and
 ``external_kg_jac`` by saying nothing (``python -m tools.reward_audit`` shows both). ``external_findings``,
-``external_acc_strict`` and ``external_consistency`` together close these ways. ``external_length`` penalizes answers
-that come near the length limit.
+``external_acc_strict`` and ``external_consistency`` together close these ways.
 
 Environment variables:
     FREEZE_NON_VISION_PARAMS=1  train the vision LoRA and lm_head only
@@ -30,7 +29,7 @@ Environment variables:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,7 +52,7 @@ from utils.consistency import asked_questions, consistency, reasoning_signs
 from utils.countdown import solves_countdown
 from utils.freezing import describe_trainable, freeze_after_construction
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name, finding_reader
-from utils.mimic import Reports, find_reports
+from utils.mimic import Reports, find_reports, reports_missing
 from utils.radeval_metric import load_radeval_metric
 from utils.run_code import answers_with_code, code_score
 from utils.strict_rewards import answers_f1, reasons_then_answers, soft_length_penalty
@@ -88,15 +87,14 @@ class StrictAccuracyORM(ORM):
 class GraphReward(ORM):
     """Base of the rewards on graphs and findings. It extracts all new texts of a call at once and caches references.
 
-    ``extract`` maps texts to graphs; by default it is the extractor that REXKG_EXTRACTOR chooses. ``reading`` says in
-    the log which part of a completion is read.
+    ``extract`` maps texts to graphs; by default it is the extractor that REXKG_EXTRACTOR chooses.
     """
 
     cached_references = 8192  # graphs of reference texts kept at most; the oldest leave first
 
-    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None, reading: str = "think"):
-        if extract is None:  # asking for the name loads the extractor now, and not within a call
-            logger.info("%s reads %s texts with %s", type(self).__name__, reading, extractor_name())
+    def __init__(self, extract: Callable[[list[str]], list[dict]] | None = None):
+        if extract is None:
+            extractor_name()  # asking for it loads the extractor now, and not within a call
         self.extract = extract or extract_knowledge_graph
         self.read = FindingReader(extract) if extract else finding_reader()
         self.references: dict[str, dict] = {}
@@ -147,7 +145,7 @@ class KnowledgeGraphORM(ReasoningReward):
         if reading not in READINGS:
             raise ValueError(f"KG_TEXT={reading!r} is unknown; set KG_TEXT=think (the default) or KG_TEXT=whole")
         self.read_completion = READINGS[reading]
-        super().__init__(extract, reading)
+        super().__init__(extract)
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
         texts = [self.read_completion(completion) for completion in completions]
@@ -295,6 +293,10 @@ class ReportORM(GraphReward):
         super().__init__(extract)
         self.reports = Reports(os.environ["KG_REPORTS"]) if os.environ.get("KG_REPORTS") else None
 
+    def lacking(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """See `ORM`."""
+        return reports_missing(rows, self.reports)
+
     def __call__(self, completions: list[str], **columns: list) -> list[float | None]:
         texts = find_reports(len(completions), columns, self.reports)
         pairs = zip(self.reading_pairs(completions, [text or "" for text in texts]), texts, strict=True)
@@ -317,14 +319,12 @@ def report_training(trainer: Any) -> None:
 
     rank, _, world_size, _ = get_dist_setting()
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else "none"
-    arguments = trainer.args
-    device_batch = arguments.per_device_train_batch_size
-    global_batch = device_batch * world_size * arguments.gradient_accumulation_steps
+    batch, steps = trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps
     logger.info("only the vision LoRA and lm_head train:\n%s", describe_trainable(trainer.model))
     logger.info(
         f"rank {rank}, world size {world_size}, backend {backend}, devices {get_device_count()},"
         f" distributed {is_dist()}, model parallel {is_mp()}, both {is_mp_ddp()};"
-        f" batch per device {device_batch}, global {global_batch}"
+        f" batch per device {batch}, global {batch * world_size * steps}"
     )
 
 

@@ -54,7 +54,10 @@ all)
   grpo
   evaluate "$OUT/sft" "$OUT/eval/sft"
   evaluate "$OUT/grpo" "$OUT/eval/grpo"
-  evaluate "$OUT/sft" "$OUT/eval/blind" --control shuffled
+  evaluate "$OUT/sft" "$OUT/eval/blind" --control shuffled # which is also the shuffled control of the folder eval/sft
+  evaluate "$OUT/sft" "$OUT/eval/sft" --control blank
+  evaluate "$OUT/grpo" "$OUT/eval/grpo" --control blank
+  evaluate "$OUT/grpo" "$OUT/eval/grpo" --control shuffled
   report "$started"
   ;;
 *)

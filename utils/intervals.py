@@ -6,14 +6,17 @@ not independent.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
 _DRAWS_AT_ONCE = 2_000_000  # patients drawn in one array: 16 MB of draws, and as much of counts
+
+_Column = TypeVar("_Column", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ def ratio_intervals(
         Interval(float(top / bottom), *map(float, np.nanpercentile(column, [tail, 100 - tail]))) if bottom else None
         for top, bottom, column in zip(*sums.sum(axis=0), shares.T, strict=True)
     ]
+
+
+def column_intervals(
+    columns: Mapping[_Column, np.ndarray], clusters: Sequence[Hashable]
+) -> dict[_Column, Interval | None]:
+    """The mean of each column [N] with its interval. All columns share the resamples.
+
+    A row does not count for a column in which its value is not finite. A column without a finite value gives None.
+    """
+    table = np.stack(list(columns.values()), axis=1)  # [N, M]
+    there = np.isfinite(table)
+    return dict(zip(columns, ratio_intervals(np.where(there, table, 0), there, clusters), strict=True))
 
 
 def difference_interval(

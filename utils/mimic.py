@@ -196,6 +196,14 @@ def find_reports(count: int, columns: Mapping[str, Sequence[Any]], reports: Repo
     return texts
 
 
+def reports_missing(rows: Sequence[Mapping[str, Any]], reports: Reports | None) -> str | None:
+    """In words, how many of the records with these columns have no report by `find_reports`; None if all have one."""
+    columns = {name: [row.get(name) for row in rows] for name in ("report", "study_id")}
+    missing = find_reports(len(rows), columns, reports).count(None)
+    remedy = "add the column report, or study_id and KG_REPORTS=FOLDER"
+    return f"{missing} of {len(rows)} records have no report to compare with; {remedy}" if missing else None
+
+
 def _read_file(path: Path, sections: Sequence[str]) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")

@@ -15,6 +15,9 @@ class ORM:
 
     A reward may have a method ``metrics(completions, **columns)`` that returns further figures of the completions as
     ``{name: (sum, count)}``. Training logs the mean of each.
+
+    It may also have a method ``lacking(rows)`` that says in words what it lacks in these records, given by their
+    columns, and returns None if nothing. It is asked before training and by `tools.check_data`.
     """
 
     reads_reasoning = False  # True if the reward applies only to records whose solution has reasoning

@@ -11,7 +11,7 @@ import numpy as np
 
 from swift.plugin.loader import describe_error
 from swift.plugin.orm import orms
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, one_line
 from utils.answers import reasoning_of
 
 QUICK = ("external_math_acc", "external_code_reward", "external_countdown")  # may be tried as well
@@ -97,12 +97,20 @@ def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapp
             use = "it is never given; leave it out, or add" if bare == len(solutions) else "they go without it; add"
             notes.append(f"reward {name} compares reasoning, and {bare} of {len(solutions)} solutions have none: {use} "
                          "explanations")  # fmt: skip
+        elif lack := lack_of(reward, columns):
+            notes.append(f"reward {name}: {lack}")
         elif (name in QUICK or getattr(reward, "is_quick", False)) and (
             value := _constant(reward, columns[:TRIED])
         ) is not None:
             notes.append(f"reward {name} is {value:g} for right, wrong and empty answers alike to the first "
                          f"{min(TRIED, len(columns))} questions, so it may be constant; see what it reads")  # fmt: skip
     return notes
+
+
+def lack_of(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> str | None:
+    """Words of the reward about what it lacks in records with these ``columns``, by its method ``lacking``."""
+    lacking = getattr(reward, "lacking", None)
+    return None if lacking is None else lacking(columns)
 
 
 def _constant(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> float | None:
@@ -158,6 +166,8 @@ def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -
             arguments["tokenizer"] = tokenizer
         try:
             registered = registered(**arguments)
+        except (ValueError, ImportError) as error:  # the reward says what it needs
+            raise UserError(f"reward {name!r} cannot be set up: {one_line(error)}") from error
         except Exception as error:  # a plugin's code may raise anything
             raise UserError(f"reward {name!r} cannot be set up: {describe_error(error)}") from error
     if not callable(registered):

@@ -42,7 +42,7 @@ A_TENSOR = "base_model.model.model.layers.1.self_attn.o_proj.lora_A.weight"
 def test_an_adapter_fills_the_model_with_and_without_the_prefix_of_peft(adapter, rename):
     tensors = load_file(adapter / WEIGHTS)
     save_file({rename(key): torch.full_like(value, 0.25) for key, value in tensors.items()}, adapter / WEIGHTS)
-    model = tiny_model(vocabulary=512)
+    model = tiny_model(vocabulary=512, layers=3)
     fill_adapter(model, read_adapter(adapter), "vision")
     assert all(bool((value == 0.25).all()) for name, value in model.named_parameters() if ".lora_" in name)
 
@@ -50,7 +50,7 @@ def test_an_adapter_fills_the_model_with_and_without_the_prefix_of_peft(adapter,
 def test_an_adapter_key_may_carry_the_adapters_name(adapter):
     tensors = load_file(adapter / WEIGHTS)
     save_file({key.replace(".weight", ".default.weight"): value for key, value in tensors.items()}, adapter / WEIGHTS)
-    model = tiny_model(vocabulary=512)
+    model = tiny_model(vocabulary=512, layers=3)
     fill_adapter(model, read_adapter(adapter), "vision")
     name = A_TENSOR.removeprefix("base_model.model.").replace(".weight", ".vision.weight")
     assert torch.equal(model.state_dict()[name], tensors[A_TENSOR])
@@ -59,7 +59,7 @@ def test_an_adapter_key_may_carry_the_adapters_name(adapter):
 def test_a_head_in_the_adapter_folder_replaces_a_tied_one(adapter):
     head = torch.randn(512, 32)
     rewrite(adapter, lambda tensors: tensors.update({"base_model.model.lm_head.weight": head}))
-    model = tiny_model(vocabulary=512)
+    model = tiny_model(vocabulary=512, layers=3)
     embedding = model.model.embed_tokens.weight.clone()
     fill_adapter(model, read_adapter(adapter), "vision")
     assert torch.equal(model.lm_head.weight, head)
@@ -90,7 +90,7 @@ def reshape(tensors):
 def test_an_adapter_of_another_base_is_refused_by_name(adapter, change, words):
     rewrite(adapter, change)
     with pytest.raises(UserError, match=f"adapter_model.safetensors: .*{words}.*belongs to another base"):
-        fill_adapter(tiny_model(vocabulary=512), read_adapter(adapter), "vision")
+        fill_adapter(tiny_model(vocabulary=512, layers=3), read_adapter(adapter), "vision")
 
 
 @pytest.mark.parametrize("content", [None, b"half"])
@@ -99,7 +99,7 @@ def test_an_unreadable_adapter_is_named(adapter, content):
     if content is not None:
         (adapter / WEIGHTS).write_bytes(content)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read .*; copy the file again"):
-        fill_adapter(tiny_model(vocabulary=512), read_adapter(adapter), "vision")
+        fill_adapter(tiny_model(vocabulary=512, layers=3), read_adapter(adapter), "vision")
 
 
 def broken_policy(world: Path, folder: Path, damage: str) -> Path:
@@ -199,7 +199,7 @@ def test_a_speech_adapter_is_saved_with_the_whole_policy(world, tmp_path):
     save_policy(policy, tmp_path / "saved")
     loaded = load_policy(tmp_path / "saved").model
     adapter = [value for name, value in loaded.named_parameters() if ".lora_" in name]
-    assert len(adapter) == 2 * 4 * 2
+    assert len(adapter) == 2 * 4 * 3
     assert all(bool((value == 0.5).all()) for value in adapter)
 
 
@@ -226,11 +226,11 @@ def test_an_adapter_knows_the_weights_it_was_trained_on(world, tmp_path):
 
 
 def test_an_adapter_of_other_shapes_is_refused_when_it_is_loaded(world, tmp_path):
-    larger = dataclasses.replace(load_policy(world / "policy"), model=tiny_model(vocabulary=512, layers=4))
+    larger = dataclasses.replace(load_policy(world / "policy"), model=tiny_model(vocabulary=512, layers=5))
     larger.model.requires_grad_(True)
     save_policy(larger, tmp_path / "larger")
     # two layers too many, four modules in each, A and B
-    with pytest.raises(UserError, match=r"16 without a place: .*layers.2.*the adapter belongs to another base"):
+    with pytest.raises(UserError, match=r"16 without a place: .*layers.3.*the adapter belongs to another base"):
         load_policy(tmp_path / "larger" / "vision-lora", base=world / "policy")
 
 

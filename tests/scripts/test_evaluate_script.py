@@ -28,6 +28,9 @@ def run(*flags: object, cwd: Path, **settings: object) -> subprocess.CompletedPr
         ({"STAGES": "sweep dance"}, ["'dance' is unknown", "tokens"]),
         ({"STAGES": "single"}, ["set ANNOTATION_FILE"]),
         ({"STAGES": "kg report", "OUTPUT_DIR": "nothing here"}, ["nothing here holds no *_results.json"]),
+        ({"CONTROLS": "blank gray"}, ["CONTROLS: 'gray' is unknown", "blank, shuffled or both"]),
+        ({"CONTROLS": "blank", "CONTROL": "shuffled"}, ["CONTROL=shuffled leaves out the real images"]),
+        ({"CONTROLS": "blank", "STAGES": "tokens report"}, ["the stages sweep and single; add one of them"]),
     ],
 )
 def test_wrong_settings_are_one_line_and_status_2(tmp_path, settings, words):
@@ -62,3 +65,55 @@ def test_a_stage_that_fails_keeps_none_from_running_and_shows_at_the_end(tmp_pat
     assert done.stderr.splitlines()[-1] == "error: failed: single"
     names = {path.name for path in (elsewhere / "out put").glob("*_results.json")}
     assert names == {f"policy_test_{group}_vqa_checkpoint_results.json" for group in ("basic", "compare", "region")}
+
+
+STAND_IN = """#!/usr/bin/env bash
+# Notes its arguments, and lists a result file as evaluate.py does.
+echo "$*" >>"$NOTES"
+control=none
+while [[ $# -gt 0 ]]; do
+  [[ "$1" != --control ]] || control="$2"
+  [[ "$1" != --list_results ]] || echo "out put/run_${control}_results.json" >>"$2"
+  shift
+done
+"""
+
+
+def test_controls_are_asked_of_every_set_of_questions_and_go_to_the_report_alone(tmp_path):
+    stand_in, notes = tmp_path / "python", tmp_path / "notes"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    done = run(
+        cwd=tmp_path,
+        PYTHON=stand_in,
+        NOTES=notes,
+        DATASET_FOLDER=tmp_path,
+        ANNOTATION_FILE="more.json",
+        CONTROLS="blank shuffled blank",
+        STAGES="sweep single kg report",
+    )
+    assert done.returncode == 0, done.stderr
+    lines = notes.read_text().splitlines()
+    asked = [line.split("--control ")[1].split()[0] for line in lines if "evaluate.py" in line]
+    assert asked[:6] == ["none", "none", "blank", "blank", "shuffled", "shuffled"]
+    assert not [line for line in lines if "kg" in line and ("blank" in line or "shuffled" in line)]
+    (report,) = [line for line in lines if "tools.evaluation_report" in line]
+    files, controls = report.split(" --output ")
+    assert files.endswith("evaluation_report out put/run_none_results.json")
+    assert controls.endswith("--control out put/run_blank_results.json out put/run_shuffled_results.json")
+
+
+def test_without_an_earlier_stage_the_controls_of_a_result_file_go_to_the_report_alone(tmp_path):
+    stand_in, notes, output = tmp_path / "python", tmp_path / "notes", tmp_path / "out put"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    output.mkdir()
+    for name in ("run", "run_blank", "alone_shuffled"):  # the last has no answers with the real images beside it
+        (output / f"{name}_results.json").touch()
+    done = run(cwd=tmp_path, PYTHON=stand_in, NOTES=notes, OUTPUT_DIR="out put", STAGES="kg report")
+    assert done.returncode == 0, done.stderr
+    *audits, report = notes.read_text().splitlines()
+    assert {word for line in audits for word in line.split() if word.endswith("_results.json")} == {
+        "put/run_results.json", "put/alone_shuffled_results.json",
+    }  # fmt: skip
+    assert report.endswith("--control out put/run_blank_results.json")

@@ -43,10 +43,27 @@ def write_runs(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def write(path: Path, results: list[dict[str, Any]], dataset: str = "test_basic_vqa") -> Path:
-    """A result file; the checkpoint is called like the file."""
-    path.write_text(json.dumps({"dataset": dataset, "checkpoint": path.stem, "results": results}), encoding="utf-8")
+def write(path: Path, results: list[dict[str, Any]], dataset: str = "test_basic_vqa", **facts: Any) -> Path:
+    """A result file with further facts; unless they name a checkpoint, it is called like the file."""
+    document = {"dataset": dataset, "checkpoint": path.stem, **facts, "results": results}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document), encoding="utf-8")
     return path
+
+
+def write_look(folder: Path, policy: str, control: str, right: set[int], **changes: Any) -> Path:
+    """The answers of a policy to 6 questions about 3 patients under a control ("none" for the real images), as
+    evaluate.py leaves them; ``right`` are the questions that it has right. ``changes`` are settings."""
+    settings = {"weights": [f"w-{policy}"], "control": control, "seed": 0, "temperature": 0.0, "max_new_tokens": 64}
+    images = {"none": "{}.png", "blank": "", "shuffled": "other-{}.png"}[control]
+    results = [
+        result(n, TRUTH if n in right else WRONG, images.format(n), image_ids=[str(n)], content_type="ab"[n % 2])
+        for n in range(6)
+    ]
+    name = f"{policy}_basic_{'' if control == 'none' else f'{control}_'}results.json"
+    return write(
+        folder / name, results, checkpoint=policy, control=control, decoding="greedy", settings=settings | changes
+    )
 
 
 def run_flags(files: dict[str, Path], output: Path, *flags: str) -> list[str]:

@@ -32,11 +32,11 @@ def frozen(world, tmp_path_factory) -> tuple[Path, str]:
 
 def test_log_groups_what_trains_with_counts_and_share(frozen):
     _, log = frozen
-    # Rank 4 on a hidden size of 32: A is 4 x 32 in each of 2 layers; the untied head is 512 x 32 = 16,384.
-    assert "model.layers.*.self_attn.qkv_proj.lora_A.vision.weight x 2: 256\n" in log
+    # Rank 4 on a hidden size of 32: A is 4 x 32 in each of 3 layers; the untied head is 512 x 32 = 16,384.
+    assert "model.layers.*.self_attn.qkv_proj.lora_A.vision.weight x 3: 384\n" in log
     assert "lm_head.weight x 1: 16,384\n" in log
-    # Adapters: 2 layers x 4 x (in + out) of qkv 32 + 64, o 32 + 32, gate_up 32 + 96, down 48 + 32 = 2,944.
-    assert "trainable 19,328 of 76,072 parameters (25.41%)" in log
+    # Adapters: 3 layers x 4 x (in + out) of qkv 32 + 64, o 32 + 32, gate_up 32 + 96, down 48 + 32 = 4,416.
+    assert "trainable 20,800 of 85,288 parameters (24.39%)" in log
 
 
 def test_log_shows_the_parallel_settings(frozen):

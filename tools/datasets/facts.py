@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swift.llm.dataset import ReadingRules, Record, damaged_records, load_records
 from swift.llm.records.presence import describe_images, unseen_images
-from swift.plugin.rewards import required_columns
+from swift.plugin.rewards import lack_of, required_columns
 from swift.trainers.rlhf_trainer.rollout import PROVIDED_COLUMNS
 from swift.utils.errors import UserError
 from tools.samples.pools import STRATIFY
@@ -71,6 +71,8 @@ def reward_facts(records: Sequence[Record], rewards: Sequence[tuple[str, Callabl
         bare = sum(not record.has_reasoning for record in records)
         if bare and getattr(reward, "reads_reasoning", False):
             lacks.append(f"{bare} of {len(records)} records have no reasoning to compare with, only an answer")
+        if lack := lack_of(reward, [record.columns for record in records]):
+            lacks.append(lack)
         yield name, "; ".join(lacks) or COMPLETE
 
 

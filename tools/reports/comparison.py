@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from swift.utils.files import write_json
+from tools.looking.compute import Looking, compute_looking
+from tools.looking.control_runs import load_with_controls
+from tools.looking.present import looking_lines, looking_summary
 from tools.reports.numbers import Numbers, RunComparison, compute_numbers, format_metric
-from tools.reports.result_files import load_runs
+from tools.reports.result_files import read_result_files
 from tools.reports.tables import align
 from tools.reports.write import ReportOptions, count_line, write_report
 from utils.get_knowledge_graph import extractor_name
@@ -18,13 +21,14 @@ from utils.metrics import TRAINING_RULE
 
 SUMMARY_METRICS = ("accuracy", "kg_jaccard", "entity_f1", "length")
 STAGES = {"sft": "SFT", "grpo": "GRPO", "blind": "blind"}  # runs with flags of their own, and their names for readers
-RESERVED = ("difference", "seconds", "extractor")  # keys of summary.json beside the runs
+RESERVED = ("difference", "seconds", "extractor", "looking")  # keys of summary.json beside the runs
 
 
 def compare_files(
     files: Mapping[str, Sequence[str | Path]],
     options: ReportOptions,
     *,
+    controls: Mapping[str, Sequence[str | Path]] | None = None,
     baseline: str | None = None,
     seconds: float | None = None,
     started: float | None = None,
@@ -33,6 +37,7 @@ def compare_files(
     terminal.
 
     Args:
+        controls: further files of runs, answered under a control.
         baseline: the run that others are compared with (default: the first).
         seconds: duration of the runs, for summary.json.
         started: time in seconds since 1970 at which the runs began, in place of ``seconds``.
@@ -40,12 +45,14 @@ def compare_files(
     Raises:
         UserError: the files do not belong together, or the baseline is not a run.
     """
-    runs = load_runs(files)
+    given = {name: read_result_files(paths) for name, paths in (controls or {}).items()}
+    runs, control_runs = load_with_controls({name: read_result_files(paths) for name, paths in files.items()}, given)
     numbers = compute_numbers(runs, baseline)
+    looking = compute_looking(runs, control_runs, numbers.baseline)
     labels = {name: STAGES.get(name, name) for name in runs}
-    write_report(runs, numbers, labels, options)
+    write_report(runs, numbers, looking, labels, options)
     seconds = round(time.time() - started, 1) if started else seconds
-    write_json(options.output / "summary.json", summary_document(numbers, seconds))
+    write_json(options.output / "summary.json", summary_document(numbers, looking, seconds))
     comparisons = _with_baseline(numbers)
     columns = {**labels}
     if comparisons:
@@ -55,6 +62,7 @@ def compare_files(
             count_line(runs[numbers.baseline]),
             comparison_table(comparison_summary(numbers), columns),
             *(significance_line(comparison, labels) for comparison in comparisons),
+            *looking_lines(looking, labels),
         ]
     )
 
@@ -92,11 +100,12 @@ def significance_line(comparison: RunComparison, labels: Mapping[str, str]) -> s
     )
 
 
-def summary_document(numbers: Numbers, seconds: float | None) -> dict[str, Any]:
+def summary_document(numbers: Numbers, looking: Looking, seconds: float | None) -> dict[str, Any]:
     """The content of summary.json."""
     summary = comparison_summary(numbers)
     intervals = {name: {metric: value.as_dict() for metric, value in row.items()} for name, row in summary.items()}
-    return intervals | {"seconds": seconds, "extractor": extractor_name()}
+    looking_part = {"looking": looking_summary(looking)} if looking else {}
+    return intervals | looking_part | {"seconds": seconds, "extractor": extractor_name()}
 
 
 def _with_baseline(numbers: Numbers) -> list[RunComparison]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ReXKG.graph import ASSERTED_TYPES, ENTITY_TYPES, RELATION_TYPES, Graph
+from tools.looking.compute import Looking
+from tools.looking.present import looking_page
 from tools.reports.numbers import RULE_METRICS, Numbers, metric_direction, metric_label, metrics_document
 from tools.reports.page import data_uri, encode_data, render_page
 from tools.reports.result_files import GROUPINGS, EvaluatedRun
@@ -36,6 +38,7 @@ QUESTION_KINDS = {  # names of entity types on the page; other types have none
 def render_report(
     runs: Mapping[str, EvaluatedRun],
     numbers: Numbers,
+    looking: Looking,
     labels: Mapping[str, str],
     title: str,
     *,
@@ -53,6 +56,7 @@ def render_report(
         "title": title,
         "date": date.today().isoformat(),
         **_tables(runs, numbers, labels),
+        "looking": looking_page(looking, list(runs)),
         "rules": list(RULE_METRICS),
         "case_metrics": [metric_label(name) for name in _case_metrics(numbers)],
         "fields": [{"name": name, "label": text} for name, text in GROUPINGS.items()],

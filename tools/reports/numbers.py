@@ -12,7 +12,7 @@ from swift.utils.errors import UserError
 from tools.reports.result_files import GROUPINGS, EvaluatedRun
 from tools.reports.tables import Table
 from utils.get_knowledge_graph import extractor_name
-from utils.intervals import LEVEL, RESAMPLES, Interval, McNemar, mcnemar_exact, ratio_intervals
+from utils.intervals import LEVEL, RESAMPLES, Interval, McNemar, column_intervals, mcnemar_exact
 from utils.metrics import ACCURACY_RULES, TRAINING_RULE, notes_of
 from utils.questions import clusters_in_words, group_rows, patients
 
@@ -95,7 +95,7 @@ def compute_numbers(runs: Mapping[str, EvaluatedRun], baseline: str | None = Non
         pairs = [pair for pair in pairs if pair[1] == baseline]
     return Numbers(
         baseline,
-        {name: _intervals({metric: run.metrics[metric] for metric in metrics}, clusters) for name, run in runs.items()},
+        {name: column_intervals({key: run.metrics[key] for key in metrics}, clusters) for name, run in runs.items()},
         {field: breakdown(runs, field, metrics) for field in GROUPINGS},
         [_compare(runs[run], runs[other], metrics, clusters) for run, other in pairs],
     )
@@ -111,7 +111,7 @@ def breakdown(runs: Mapping[str, EvaluatedRun], field: str, metrics: Sequence[st
             "name": value,
             "count": len(rows),
             "runs": {
-                name: _intervals({metric: run.metrics[metric][rows] for metric in metrics}, clusters[rows].tolist())
+                name: column_intervals({key: run.metrics[key][rows] for key in metrics}, clusters[rows].tolist())
                 for name, run in runs.items()
             },
         }
@@ -198,14 +198,7 @@ def _compare(
         for rule, metric in RULE_METRICS.items()
         if metric in metrics
     }
-    return RunComparison(run.name, baseline.name, _intervals(differences, clusters), tests)
-
-
-def _intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, Interval | None]:
-    """The mean of each metric with its interval. A question does not count for a metric that is not finite for it."""
-    table = np.stack(list(values.values()), axis=1)  # [N, M]
-    there = np.isfinite(table)
-    return dict(zip(values, ratio_intervals(np.where(there, table, 0), there, clusters), strict=True))
+    return RunComparison(run.name, baseline.name, column_intervals(differences, clusters), tests)
 
 
 def _as_dicts(intervals: Mapping[str, Interval | None]) -> dict[str, dict[str, float] | None]:

@@ -17,7 +17,7 @@ from typing import Any
 
 TEMPLATE_FOLDER = Path(__file__).parent / "templates"
 SCRIPTS = {
-    "report": ("shared", "report", "questions"),
+    "report": ("shared", "report", "looking", "questions"),
     "training": ("shared", "training"),
     "audit": ("shared", "audit"),
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fnmatch
 import glob
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ENDINGS = ("_results.json", "_token_prob.json")
 # Settings in which compared runs may differ without a warning: what they are compared for, the version of the file, and
 # numbers that a file holds beside its answers.
 EXPECTED_TO_DIFFER = {"weights", "control", "format", "tokens"} | fields_that_decide(TokenArguments, Decides.EXTRAS)
+NO_CONTROL = "none"
 # Fields of a result that name the kind of its question, with their names in tables.
 GROUPINGS = {
     "dataset": "file",
@@ -34,7 +36,32 @@ GROUPINGS = {
     "question_type": "question type",
 }
 
+QuestionKey = tuple[str, str]  # dataset, and name of the question in it
+
 logger = get_logger()
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A result file that was read."""
+
+    path: Path
+    document: dict[str, Any]
+
+    @property
+    def dataset(self) -> str:
+        """The name of its questions."""
+        return str(self.document.get("dataset", self.path.stem))
+
+    @property
+    def control(self) -> str:
+        """The control under which it was answered: none, blank or shuffled."""
+        return str(self.document.get("control") or NO_CONTROL)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The facts of the file beside its results."""
+        return {name: value for name, value in self.document.items() if name != "results"}
 
 
 @dataclass(frozen=True)
@@ -45,20 +72,30 @@ class EvaluatedRun:
     documents: list[dict[str, Any]]  # what the files say beside their results
     results: list[dict[str, Any]]
     metrics: dict[str, np.ndarray]
+    keys: tuple[QuestionKey, ...] = ()  # of the results
 
 
 def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, EvaluatedRun]:
+    """Runs by name from the paths of each one's files, as `align_runs` makes them."""
+    return align_runs({name: read_result_files(paths) for name, paths in files.items()})
+
+
+def read_result_files(paths: Iterable[str | Path]) -> list[ResultFile]:
+    """Read result files. Raises UserError for a file that is not one."""
+    return [ResultFile(Path(path), read_results(path)) for path in paths]
+
+
+def align_runs(files: Mapping[str, Sequence[ResultFile]]) -> dict[str, EvaluatedRun]:
     """Runs by name from the files of each. All must hold the same questions, in any order.
 
-    Warns of runs that were evaluated with different settings. Raises UserError for a file that is not a result file, a
-    question twice in one run, or runs that differ in their questions.
+    Warns of runs that were evaluated with different settings. Raises UserError for a question twice in one run, or runs
+    that differ in their questions.
     """
     runs: dict[str, EvaluatedRun] = {}
-    keys: list[Hashable] = []
-    for name, paths in files.items():
-        documents = [read_results(path) for path in paths]
-        by_key = _by_question(documents, paths)
-        keys = keys or list(by_key)
+    keys: tuple[QuestionKey, ...] = ()
+    for name, own in files.items():
+        by_key = results_by_question(own)
+        keys = keys or tuple(by_key)
         if other := set(keys) ^ by_key.keys():
             dataset, question = min(other, key=str)
             raise UserError(
@@ -70,7 +107,7 @@ def load_runs(files: Mapping[str, Sequence[str | Path]]) -> dict[str, EvaluatedR
             metrics = question_metrics(results)
         except ValueError as error:
             raise UserError(f"result files of {name} cannot be scored: {error}") from error
-        runs[name] = EvaluatedRun(name, [_facts(document) for document in documents], results, metrics)
+        runs[name] = EvaluatedRun(name, [file.facts for file in own], results, metrics, keys)
     if other := _different_settings(list(runs.values())):
         logger.warning("the runs were evaluated with different settings, so they may differ for that: %s", other)
     return runs
@@ -128,32 +165,40 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _by_question(documents: Sequence[dict], paths: Sequence[str | Path]) -> dict[Hashable, dict[str, Any]]:
-    """Results by (dataset, id)."""
-    by_key: dict[Hashable, dict[str, Any]] = {}
-    for document, path in zip(documents, paths, strict=True):
-        dataset = document.get("dataset", Path(path).stem)
-        for position, result in enumerate(document["results"]):
-            key = dataset, question_name(result, position)
+def results_by_question(
+    files: Sequence[ResultFile], among: Sequence[ResultFile] | None = None
+) -> dict[QuestionKey, dict[str, Any]]:
+    """The results of the files of one evaluation by (dataset, name of the question).
+
+    Raises UserError for a question that comes twice. If ``files`` are of several checkpoints, it lists those of each
+    ``among`` the files that were given together (default: ``files``).
+    """
+    by_key: dict[QuestionKey, dict[str, Any]] = {}
+    for file in files:
+        for position, result in enumerate(file.document["results"]):
+            key = file.dataset, question_name(result, position)
             if key in by_key:
                 raise UserError(
-                    f"result file {path}: question {key[1]} of {dataset} comes twice; {_one_run(documents, paths)}"
+                    f"result file {file.path}: question {key[1]} of {file.dataset} comes twice; "
+                    f"{_one_run(among or files, with_controls=among is not None)}"
                 )
-            by_key[key] = result | {"dataset": dataset}
+            by_key[key] = result | {"dataset": file.dataset}
     return by_key
 
 
-def _one_run(documents: Sequence[dict], paths: Sequence[str | Path]) -> str:
-    """The remedy if files of several checkpoints, controls or decodings came as one run."""
+def _one_run(files: Sequence[ResultFile], with_controls: bool) -> str:
+    """The remedy if files of several checkpoints, controls or decodings came as one run. ``with_controls`` if a run may
+    come together with its controls."""
     groups: dict[str, list[str]] = {}
-    for document, path in zip(documents, paths, strict=True):
-        facts = [str(document.get("checkpoint", "unknown checkpoint"))]
-        facts += [f"control {document['control']}"] if document.get("control", "none") != "none" else []
-        facts += ["sampled"] if document.get("decoding") == "sampling" else []
-        groups.setdefault(", ".join(facts), []).append(str(path))
+    for file in files:
+        facts = [str(file.document.get("checkpoint", "unknown checkpoint"))]
+        facts += [f"control {file.control}"] if file.control != NO_CONTROL and not with_controls else []
+        facts += ["sampled"] if file.document.get("decoding") == "sampling" else []
+        groups.setdefault(", ".join(facts), []).append(str(file.path))
     if len(groups) == 1:
         return "pass each file once"
-    listed = "; ".join(f"{name}: {_pattern(own, map(str, paths))}" for name, own in groups.items())
+    paths = [str(file.path) for file in files]
+    listed = "; ".join(f"{name}: {_pattern(own, paths)}" for name, own in groups.items())
     return f"these files are of {len(groups)} evaluations, pass those of one ({listed})"
 
 
@@ -188,7 +233,3 @@ def _different_settings(runs: Sequence[EvaluatedRun]) -> str:
                     words = f"{key} {known.get(key)!r} in {name}, {settings.get(key)!r} in {run.name}"
                     differences.setdefault(key, words)
     return "; ".join(differences.values())
-
-
-def _facts(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name != "results"}

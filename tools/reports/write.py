@@ -10,6 +10,8 @@ from pathlib import Path
 from swift.utils.errors import UserError
 from swift.utils.files import write_json, write_text
 from swift.utils.logger import get_logger
+from tools.looking.compute import Looking
+from tools.looking.present import looking_document, looking_numbers, looking_table, reliance_table
 from tools.reports.evaluation_page import render_report
 from tools.reports.numbers import Numbers, metric_number_table, metric_table, metrics_document
 from tools.reports.result_files import EvaluatedRun, writable
@@ -47,18 +49,42 @@ def read_report_options(arguments: argparse.Namespace) -> ReportOptions:
 
 
 def write_report(
-    runs: Mapping[str, EvaluatedRun], numbers: Numbers, labels: Mapping[str, str], options: ReportOptions
+    runs: Mapping[str, EvaluatedRun],
+    numbers: Numbers,
+    looking: Looking,
+    labels: Mapping[str, str],
+    options: ReportOptions,
 ) -> None:
-    """Write report.html, table.{csv,tex,md} and metrics.json. ``labels`` are the runs' names for readers."""
-    page = render_report(runs, numbers, labels, options.title, curves=options.curves, embed_images=options.embed_images)
+    """Write report.html, table.{csv,tex,md} and metrics.json, and looking.{csv,tex,md} if there are controls.
+    ``labels`` are the runs' names for readers."""
+    page = render_report(
+        runs, numbers, looking, labels, options.title, curves=options.curves, embed_images=options.embed_images
+    )
     table, folder = metric_table(numbers, labels), options.output
     write_text(folder / "report.html", page)
     write_text(folder / "table.csv", to_csv(metric_number_table(numbers, labels)))
     write_text(folder / "table.tex", to_latex(table, caption=options.title))
     write_text(folder / "table.md", to_markdown(table))
-    write_json(folder / "metrics.json", metrics_document(runs, numbers))
-    logger.info("wrote report.html (%.1f MB), table.csv, table.tex, table.md and metrics.json to %s",
-                len(page.encode("utf-8")) / 1e6, folder)  # fmt: skip
+    looking_part = {"looking": looking_document(looking)} if looking else {}
+    write_json(folder / "metrics.json", metrics_document(runs, numbers) | looking_part)
+    _write_looking_tables(looking, labels, options)
+    logger.info("wrote report.html (%.1f MB), table.{csv,tex,md}, %smetrics.json to %s",
+                len(page.encode("utf-8")) / 1e6, "looking.{csv,tex,md}, " if looking else "", folder)  # fmt: skip
+
+
+def _write_looking_tables(looking: Looking, labels: Mapping[str, str], options: ReportOptions) -> None:
+    """Write looking.{csv,tex,md}. Without controls, those of an earlier report are removed."""
+    paths = {ending: options.output / f"looking.{ending}" for ending in ("csv", "tex", "md")}
+    if not looking:
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        return
+    tables = looking_table(looking, labels), reliance_table(looking, labels)
+    captions = f"{options.title}: does it look", f"{options.title}: image reliance by kind of question"
+    latex = [to_latex(table, caption=caption) for table, caption in zip(tables, captions, strict=True)]
+    write_text(paths["csv"], to_csv(looking_numbers(looking, labels)))
+    write_text(paths["tex"], "\n".join(latex))
+    write_text(paths["md"], "\n".join(map(to_markdown, tables)))
 
 
 def count_line(run: EvaluatedRun) -> str:

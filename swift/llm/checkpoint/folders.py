@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,21 @@ def resolve_checkpoint(path: str | Path) -> Path:
     if is_adapter(path) or (path / "config.json").exists():
         return path
     if (best := best_checkpoint(path)) is not None:
-        logger.info("%s is a run: taking its best checkpoint, %s", path, best.name)
+        _say_once(f"{path} is a run: taking its best checkpoint, {best.name}")
         return best
     newest = newest_checkpoint(path)
     if newest is None:
         raise UserError(
             f"{path} has neither config.json nor a finished checkpoint-N; give the folder of a model or a run"
         )
-    logger.info("%s is a run: taking its newest checkpoint, %s", path, newest.name)
+    _say_once(f"{path} is a run: taking its newest checkpoint, {newest.name}")
     return newest
+
+
+@cache
+def _say_once(message: str) -> None:
+    """Log ``message``, unless this process has said it: model, reference and lock are resolved one by one."""
+    logger.info(message)
 
 
 def is_adapter(path: Path) -> bool:

@@ -62,3 +62,15 @@ def test_records_that_training_refuses_are_listed(said):
     assert "gone.png is missing" in " ".join(lines[start:])
     assert "record 2: there is no image in it" in " ".join(lines[start:])
     assert "record 3: no field 'messages' nor 'question'" in " ".join(lines[start:])
+
+
+def test_a_reward_says_which_records_have_no_report(said):
+    row = ASKED | {"images": ["a.png"], "answer": "yes"}
+    _, lines = said(row, row | {"report": "FINDINGS: No effusion."})
+    assert any(line.startswith("external_kg_report 1 of 2 records have no report to compare with") for line in lines)
+
+
+def test_a_reward_that_cannot_be_set_up_says_what_it_needs(said):
+    _, lines = said(ASKED | {"images": ["a.png"], "answer": "yes"})
+    (told,) = (line for line in lines if line.startswith("soft_overlong"))
+    assert "cannot be set up: soft_overlong needs --soft_cache_length" in told

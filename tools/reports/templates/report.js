@@ -69,40 +69,45 @@ function cell(metric, value, direction) {
     make("small", {}, `[${number(metric, value.lo, signed)}, ${number(metric, value.hi, signed)}]`));
 }
 
-/* Interval plots: one row per item, one line per run, all on the same axis from 0 to 1. */
+/* Interval plots: one row per item, one line per run of `members`, all on the same axis `range`, a mark at each quarter. */
 
-function plot(parent, rows) {
-  const keys = runs.map((run) => make("span", {}, make("span", { class: `dot ${colorOf(run)}` }), labelOf(run)));
-  parent.replaceChildren(make("div", { class: "keys" }, keys), ...rows.map(plotRow), axis());
+const QUARTER = 0.25;
+const place = (value, [low, high]) => `${100 * Math.min(Math.max((value - low) / (high - low), 0), 1)}%`;
+const quarters = ([low, high]) => Array.from({ length: Math.round((high - low) / QUARTER) + 1 }, (_, index) => low + QUARTER * index);
+
+function plot(parent, rows, members = runs, range = [0, 1]) {
+  const keys = members.map((run) => make("span", {}, make("span", { class: `dot ${colorOf(run)}` }), labelOf(run)));
+  parent.replaceChildren(make("div", { class: "keys" }, keys), ...rows.map((row) => plotRow(row, members, range)), axis(range));
 }
 
-/* `points`: per run [mean, low, high], or null. */
-function plotRow({ label, note, points }) {
-  const height = 13 * runs.length + 14;
-  const values = points.map((point) => (point ? point[0].toFixed(2) : "–")).join("  ·  ");
-  const marks = runs.flatMap((run) => (points[run] ? interval(run, points[run], 13.5 + 13 * run) : []));
+/* `points`: per member [mean, low, high], or null. */
+function plotRow({ label, note, points }, members, range) {
+  const height = 13 * members.length + 14;
+  const values = points.map((point) => (point ? minus(point[0].toFixed(2)) : "–")).join("  ·  ");
+  const marks = members.flatMap((run, line) => (points[line] ? interval(run, points[line], 13.5 + 13 * line, range) : []));
   return make("div", { class: "row" },
     make("div", { class: "label" }, label, " ", make("small", {}, note)),
     make("div", { class: "plotted" }, make("svg", { height, role: "img", "aria-label": `${label}: ${values}` },
-      grid(height), marks)),
+      grid(height, range), marks)),
     make("div", { class: "values" }, values));
 }
 
-function grid(height) {
-  return [0, 25, 50, 75, 100].map((x) => make("line", { class: "grid", x1: `${x}%`, x2: `${x}%`, y1: 0, y2: height }));
+function grid(height, range) {
+  return quarters(range).map((value) => make("line", {
+    class: value === 0 && range[0] < 0 ? "even" : "grid", x1: place(value, range), x2: place(value, range), y1: 0, y2: height,
+  }));
 }
 
-function interval(run, [mean, lo, hi], y) {
-  const at = (value) => `${100 * Math.min(Math.max(value, 0), 1)}%`;
-  const words = `${labelOf(run)}: ${mean.toFixed(3)} [${lo.toFixed(3)}, ${hi.toFixed(3)}]`;
+function interval(run, [mean, lo, hi], y, range) {
+  const words = `${labelOf(run)}: ${minus(mean.toFixed(3))} [${minus(lo.toFixed(3))}, ${minus(hi.toFixed(3))}]`;
   return [
-    make("line", { class: `whisker ${colorOf(run)}`, x1: at(lo), x2: at(hi), y1: y, y2: y }),
-    make("circle", { class: colorOf(run), cx: at(mean), cy: y, r: 5 }, make("title", {}, words)),
+    make("line", { class: `whisker ${colorOf(run)}`, x1: place(lo, range), x2: place(hi, range), y1: y, y2: y }),
+    make("circle", { class: colorOf(run), cx: place(mean, range), cy: y, r: 5 }, make("title", {}, words)),
   ];
 }
 
-function axis() {
-  const marks = [0, 25, 50, 75, 100].map((x) => make("text", { class: "middle", x: `${x}%`, y: 13 }, (x / 100).toString()));
+function axis(range) {
+  const marks = quarters(range).map((value) => make("text", { class: "middle", x: place(value, range), y: 13 }, minus(value.toString())));
   return make("div", { class: "row", "aria-hidden": "true" }, make("div"),
     make("div", { class: "plotted" }, make("svg", { height: 18 }, marks)), make("div"));
 }
