@@ -115,14 +115,14 @@ def assert_close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
         assert (measured - wanted).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", WITH_IMAGES.values(), ids=WITH_IMAGES)
 def test_flex_attention_is_sdpa_with_the_dense_mask(case, seed):
     view = view_of(seed, **case)
     assert_close(by_flex_attention(view), by_dense_mask(view))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", WITH_IMAGES.values(), ids=WITH_IMAGES)
 def test_the_rule_is_the_dense_mask(case, seed):
     view = view_of(seed, **case)
@@ -147,7 +147,7 @@ def test_blocks_are_those_of_torch(monkeypatch, window, queries):
     assert found.full_kv_num_blocks.sum() > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", VIEWS.values(), ids=VIEWS)
 def test_flash_attention_in_parts_is_sdpa_with_the_dense_mask(slow_kernel, case, seed):
     view = view_of(seed, **case)
