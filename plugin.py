@@ -55,7 +55,7 @@ from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name, f
 from utils.mimic import Reports, find_reports, reports_missing
 from utils.radeval_metric import load_radeval_metric
 from utils.run_code import answers_with_code, code_score
-from utils.strict_rewards import answers_f1, reasons_then_answers, soft_length_penalty
+from utils.strict_rewards import reasons_then_answers, soft_length_penalty, strict_accuracy
 from utils.switches import env_switch
 
 logger = get_logger()
@@ -74,14 +74,11 @@ class MultiModalAccuracyORM(ORM):
 class StrictAccuracyORM(ORM):
     """F1 of the completion's answers against the solution's, in [0, 1].
 
-    Naming every possible answer costs precision. An answer that contradicts itself ("yes, no") scores 0.
+    All ``<answer>`` spans count. Naming every possible answer costs precision; one that contradicts itself scores 0.
     """
 
     def __call__(self, completions: list[str], solution: list[str], **columns: list) -> list[float]:
-        return [
-            answers_f1(parse_answers(completion), parse_answers(truth))
-            for completion, truth in zip(completions, solution, strict=True)
-        ]
+        return [strict_accuracy(*texts) for texts in zip(completions, solution, strict=True)]
 
 
 class GraphReward(ORM):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ NEAR = 3  # words before an attribute within which a negation denies it
 _DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
 
 
+_MARKS = re.compile(r"[;*`\"\[\]|—–→]+|(?<=\w\w)['’]s\b")
+
+
 class FindingMention(NamedTuple):
     """A finding at the words ``start`` to ``end`` (excluded)."""
 
@@ -28,21 +32,27 @@ class FindingMention(NamedTuple):
     text: str  # its entity, "" if the statement says it of an organ
 
 
+def spaced_words(text: str) -> list[str]:
+    """The words of a graph's sentence or entity, with marks such as ";" and "*" as words of their own."""
+    return _MARKS.sub(r" \g<0> ", text).split()
+
+
 def entity_mentions(graph: Graph, words: Sequence[str], tags: Sequence[Tag]) -> list[FindingMention]:
     """The disorders and devices in the words. Those side by side are one ("endotracheal tube")."""
     mentions: list[FindingMention] = []
     types = {text: kind for text, kind in graph["entities"].items() if kind in ASSERTED_TYPES | DENIED_TYPES}
-    by_first: dict[str, list[list[str]]] = {}
+    by_first: dict[str, list[tuple[list[str], str]]] = {}
     for text in sorted(types, key=len, reverse=True):
-        by_first.setdefault(text.split()[0] if text.split() else text, []).append(text.split())
+        parts = spaced_words(text)
+        by_first.setdefault(parts[0] if parts else text, []).append((parts, text))
     position = 0
     while position < len(words):
         following = by_first.get(words[position], ())
-        parts = next((parts for parts in following if words[position : position + len(parts)] == parts), None)
-        if parts is None:
+        named = next((pair for pair in following if words[position : position + len(pair[0])] == pair[0]), None)
+        if named is None:
             position += 1
             continue
-        text, start, position = " ".join(parts), position, position + len(parts)
+        text, start, position = named[1], position, position + len(named[0])
         is_device, present = types[text] in _DEVICES, types[text] in ASSERTED_TYPES
         last = mentions[-1] if mentions else None
         if last and (last.end, last.is_device, last.present) == (start, is_device, present):

@@ -3,7 +3,7 @@
 A graph merges entities by their text, so "left effusion, no right effusion" has one effusion. Findings keep the two
 apart. They are read from the graphs of single statements, whatever extractor made them:
 
-1. Sentences that ask are left out, unless an answer follows ("Pneumothorax? No.").
+1. A text is divided into statements (`ReXKG/statements.py`). What is only asked states nothing.
 2. The disorders and devices of a statement's graph are found in its words. If a word occurs twice, the graph of the
    words before the second occurrence says what the first one is.
 3. The words between two findings are divided at the last comma, "and", "no" or the like. An attribute belongs to the
@@ -28,11 +28,12 @@ from ReXKG.finding_mentions import (
     divide,
     entity_mentions,
     organ_mentions,
+    spaced_words,
     with_own_polarity,
 )
 from ReXKG.finding_words import Tag, WordKind, finding_words
 from ReXKG.graph import ANATOMY, SUGGESTIVE_OF, Graph
-from ReXKG.text import split_sentences
+from ReXKG.statements import answered_sentences, stating_sentences
 
 ABNORMALITY, DEVICE = "abnormality", "device"
 GENERIC = frozenset({ABNORMALITY, DEVICE})  # names that stand for anything of their sort
@@ -40,20 +41,6 @@ NEW, DECREASED, STABLE, RESOLVED = "new", "decreased", "stable", "resolved"
 UNRESOLVED = "unresolved"  # "no finding has resolved": the course of a denial
 CACHED_STATEMENTS = 50_000
 LONGEST_STATEMENT = 200  # words of a statement that are read
-_SENTENCE = re.compile(r"(?<=[!?\n])|(?<=\.)(?!\d)")
-_ANSWER = re.compile(
-    r"\s*(?:(?:yes|no|none|negative|positive|present|absent)\s*(?:[.,;:!]|$)"
-    r"|(?:not|none|nothing|neither|nil|it is|it isn['’]t|there (?:is|are) none)\b)",
-    re.IGNORECASE,
-)
-# Questions and tasks that are written without a question mark.
-_ASKS = re.compile(
-    r"(?:compared [^,]*,\s*)?(?:(?:is|are|was|were|do|does|did|has|have|can|could|would|should|will) "
-    r"(?:there|this|that|these|the|it|any|an?|you|we)\b|(?:what|where|how|whether|list|name|identify|describe)\b"
-    r"|(?:on |in )?which (?:is|are|of|side|image|view|lung|zone|region|sex|severity|findings?|abnormalit|devices?)\b)",
-    re.IGNORECASE,
-)
-_CONCLUSION = re.compile(r"\b(?:the|my|final) answer (?:is|would be|must be|should be|:)", re.IGNORECASE)
 _NO_WORDS: frozenset[str] = frozenset()
 _NO_PLACE = _NO_WORDS, _NO_WORDS
 _DIFFUSE = frozenset({"edema", "congestion", "emphysema", "hyperinflation"})  # in both lungs unless a side is said
@@ -92,7 +79,7 @@ class TextFindings(NamedTuple):
     Attributes:
         findings: the merged findings in order of mention.
         repeated: findings of statements that the text has made before in the same words.
-        statements: the words of each statement, lower-cased and joined with blanks.
+        statements: the sentences that say something (`answered_sentences`), in lower case.
     """
 
     findings: tuple[StatedFinding, ...]
@@ -108,16 +95,16 @@ class FindingReader:
         split: returns the statements of a text, each of which ``extract`` reads alone.
     """
 
-    def __init__(self, extract: Extract, split: Callable[[str], list[str]] | None = None) -> None:
+    def __init__(self, extract: Extract, split: Callable[[str], list[str]] = stating_sentences) -> None:
         self._extract = extract
-        self._split = split or stating_sentences
+        self._split = split
         self._known: OrderedDict[str, tuple[StatedFinding, ...]] = OrderedDict()
 
     def __call__(self, texts: Sequence[str]) -> list[TextFindings]:
         """One reading per text, in order."""
         statements = [self._split(text) for text in texts]
         known = self._read_new(dict.fromkeys(statement for listed in statements for statement in listed))
-        return [_join(listed, known) for listed in statements]
+        return [_join(listed, known, text) for listed, text in zip(statements, texts, strict=True)]
 
     def _read_new(self, statements: dict[str, None]) -> dict[str, tuple[StatedFinding, ...]]:
         known = {statement: self._known[statement] for statement in statements if statement in self._known}
@@ -131,24 +118,10 @@ class FindingReader:
         return known
 
 
-def stating_sentences(text: str) -> list[str]:
-    """The sentences of a text that state a finding: all but questions that no answer follows and the announcement of
-    the answer ("so the answer is edema")."""
-    if "?" in text:
-        parts = _SENTENCE.split(text)
-        answered = [bool(_ANSWER.match(after)) for after in [*parts[1:], ""]]
-        text = "".join(part for part, kept in zip(parts, answered, strict=True) if kept or not part.endswith("?"))
-    return [sentence for part in split_sentences(text) if _states(sentence := part.strip())]
-
-
-def _states(sentence: str) -> bool:
-    return not _CONCLUSION.search(sentence) and ("?" in sentence or not _ASKS.match(sentence))
-
-
 def read_statement(graph: Graph, extract: Extract) -> tuple[StatedFinding, ...]:
     """The findings of a statement's graph, in order, not merged. ``extract`` reads parts of a statement that has the
     same word twice."""
-    words = graph["sentences"].split()[:LONGEST_STATEMENT]
+    words = spaced_words(graph["sentences"])[:LONGEST_STATEMENT]
     tags = finding_words().tag(words)
     entities = entity_mentions(graph, words, tags)
     mentions = sorted([*entities, *organ_mentions(graph, words, tags, entities)])[:MOST_FINDINGS]
@@ -247,7 +220,7 @@ def _fill_place(finding: StatedFinding, sides: frozenset[str], zones: frozenset[
     return finding._replace(sides=sides, zones=_NO_WORDS if finding.is_device else zones)
 
 
-def _join(statements: Sequence[str], known: dict[str, tuple[StatedFinding, ...]]) -> TextFindings:
+def _join(statements: Sequence[str], known: dict[str, tuple[StatedFinding, ...]], text: str) -> TextFindings:
     """The reading of a text from the findings of its statements."""
     seen: set[str] = set()
     findings: list[StatedFinding] = []
@@ -259,7 +232,8 @@ def _join(statements: Sequence[str], known: dict[str, tuple[StatedFinding, ...]]
         else:
             findings += known[statement]
         seen.add(words)
-    return TextFindings(tuple(merge_findings(findings)), repeated, tuple(statement.lower() for statement in statements))
+    said = tuple(sentence.lower() for sentence in answered_sentences(text))
+    return TextFindings(tuple(merge_findings(findings)), repeated, said)
 
 
 def merge_findings(findings: Iterable[StatedFinding]) -> list[StatedFinding]:

@@ -73,6 +73,13 @@ def parse_answers(text: str) -> frozenset[str]:
     return normalise_answers([first_sentence(text) if span is None else span])
 
 
+def parse_every_answer(text: str) -> frozenset[str]:
+    """The set of answers in all ``<answer>`` spans of a text; `parse_answers` if it has none."""
+    spans = [part.partition("</answer>") for part in text.split("<answer>")[1:]]
+    complete = [span for span, end, _ in spans if end]
+    return normalise_answers(complete) if complete else parse_answers(text)
+
+
 def normalise_answers(answers: Iterable[object]) -> frozenset[str]:
     """The single answers in ``answers``, e.g. in the ``answer`` list of an annotation, by the rule at the top."""
     parts = (part for answer in answers for part in _SEPARATOR.split(answer_text(answer)))

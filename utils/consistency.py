@@ -17,7 +17,7 @@ from ReXKG.claims import Claim, is_about, read_claims, truth_of
 from ReXKG.finding_scores import contradictions, same_finding
 from ReXKG.findings import GENERIC, NEW, RESOLVED, FindingReader, StatedFinding, TextFindings
 from ReXKG.text import tokenize
-from utils.answers import parse_answers, think_span
+from utils.answers import parse_every_answer, think_span
 from utils.strict_rewards import CONTRADICTIONS
 
 SUPPORTED, SILENT, OPPOSED = 1.0, 0.0, -1.0
@@ -159,12 +159,12 @@ def _last_user_turn(turns: Sequence[Mapping[str, Any]]) -> str:
 def consistency(completions: Sequence[str], questions: Sequence[str], reader: FindingReader) -> list[float]:
     """Support of each completion's answer by its ``<think>`` span (`support`), from -1 to 1.
 
-    A reasoning that contradicts itself scores -1. A positive score is multiplied by the share of statements that are
-    not said again in the same words.
+    All ``<answer>`` spans of a completion count as one answer. A reasoning that contradicts itself scores -1. A
+    positive score is multiplied by the share of statements that are not said again in the same words.
     """
     reasonings = [think_span(text) or "" for text in completions]
     claims = read_claims(questions, reader)
-    ordered = [sorted(parse_answers(text)) for text in completions]
+    ordered = [sorted(parse_every_answer(text)) for text in completions]
     item_claims = iter(read_claims([item for items in ordered for item in items], reader))
     scores = []
     for question, claim, items, reading in zip(questions, claims, ordered, reader(reasonings), strict=True):

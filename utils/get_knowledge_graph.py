@@ -21,6 +21,7 @@ from ReXKG.graph import Graph
 from ReXKG.lexicon.extractor import LexiconExtractor
 from ReXKG.lexicon.mention_polarity import MentionPolarity
 from ReXKG.neural.folders import ModelFolders, find_models
+from ReXKG.statements import answered_sentences, stating_sentences
 
 if TYPE_CHECKING:
     from ReXKG.neural.extractor import NeuralExtractor
@@ -51,7 +52,12 @@ def extract_knowledge_graph(texts: list[str], device: str | None = None) -> list
 @lru_cache(maxsize=1)
 def finding_reader() -> FindingReader:
     """The reader of findings that all rewards of the process share, on the extractor that the environment chooses."""
-    return FindingReader(extract_knowledge_graph)
+    return FindingReader(extract_knowledge_graph, _statements)
+
+
+def _statements(text: str) -> list[str]:
+    """The statements of a text, as the extractor of the process needs them."""
+    return (stating_sentences if _extractor(None).leaves_out_questions else answered_sentences)(text)
 
 
 def extractor_name() -> str:

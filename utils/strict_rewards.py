@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from ReXKG.graph import set_scores
-from utils.answers import has_think_answer_shape, in_form_of, think_span
+from utils.answers import has_think_answer_shape, in_form_of, parse_answers, parse_every_answer, think_span
 
 # An answer that names both of a pair is a hedge, unless the reference names both.
 CONTRADICTIONS = (frozenset({"yes", "no"}), frozenset({"m", "f"}), frozenset({"ap", "pa"}))
@@ -21,6 +21,11 @@ def answers_f1(predicted: Set[str], reference: Set[str]) -> float:
     if any(pair <= predicted and not pair <= reference for pair in CONTRADICTIONS):
         return 0.0
     return set_scores(set(predicted), set(reference)).f1
+
+
+def strict_accuracy(completion: str, solution: str) -> float:
+    """`answers_f1` of the answers in all ``<answer>`` spans of a completion against those of the solution."""
+    return answers_f1(parse_every_answer(completion), parse_answers(solution))
 
 
 def reasons_then_answers(text: str) -> bool:

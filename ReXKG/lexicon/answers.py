@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 
 LINE_MARK = ";"
-_REPLIES = ("None", "Yes", "No.", "No,", "Not ")
+_JOINT = f" {LINE_MARK}"  # a word of its own
+_REPLIES = ("None", "Yes", "No.", "No,", "Not ", "Today", "Now", "Currently", "On this ")
 _REPLY_WORDS = (
-    r"(?:None(?: (?:is|are|was|were))?(?: (?:seen|visible|identified|present))?|Yes|No|Not (?:seen|present|visible))"
+    r"(?:None(?: (?:is|are|was|were))?(?: (?:seen|visible|identified|present))?|Yes|No|Not (?:seen|present|visible)"
+    r"|(?:Today|Now|Currently|On this (?:film|image|one|study)),? "
+    r"(?:there(?:['’]s| is| are)(?: none| one)?|none|(?:it['’]s|it is|they['’]re|they are) gone))"
 )
 _REPLY = re.compile(rf"\.(?=\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:[.,]|$))")
 _REPLY_SENTENCE = re.compile(rf"\s{{1,4}}(?:→ |-> )?{_REPLY_WORDS}(?:,|$)")
@@ -25,6 +28,8 @@ _LATE_ANSWER = re.compile(
     |gone|(?:there|it|they|that|we|i|you)\ (?:is|are|do|does|can|could)(?:n['’]t|\ not|['’]t|not)
       (?:\ (?:see\ |find\ |identify\ )?(?:one|any|it|there|present|visible|seen))?
     |(?:(?:there|it|they)\ (?:is|are)|(?:there|it)['’]s)(?:\ (?:none|one|some|absent|present|gone|there|not)){0,2}
+    |(?:i['’]?d?\ |we\ )?(?:would\ )?(?:say|think|believe|suppose|guess)\ so
+    |(?:i|we)\ (?:do|would|could|can)(?:\ not|n['’]t)\ (?:say|think|believe|suppose)\ so
     |not|not\ that\ i\ can\ (?:see|tell)
     |(?:i|we)\ (?:can\ |do\ )?(?:see|find)\ (?:none|one|it)|it\ does|they\ do)\W*$)""",
     re.IGNORECASE | re.VERBOSE,
@@ -44,7 +49,7 @@ def is_asking(text: str) -> bool:
 
 def mark_replies(text: str) -> str:
     """The text with ";" in place of the dot before a reply."""
-    return _REPLY.sub(LINE_MARK, text) if any(map(text.__contains__, _REPLIES)) else text
+    return _REPLY.sub(_JOINT, text) if any(map(text.__contains__, _REPLIES)) else text
 
 
 def join_answers(sentences: list[str]) -> list[str]:
@@ -57,7 +62,7 @@ def join_answers(sentences: list[str]) -> list[str]:
             joined[asked] = _answered(joined[asked], sentence)
             asked = None
         elif joined and _REPLY_SENTENCE.match(sentence):
-            joined[-1] += LINE_MARK + sentence
+            joined[-1] += _JOINT + sentence
         else:
             if is_asking(sentence):
                 asked = len(joined)
@@ -69,5 +74,5 @@ def _answered(question: str, answer: str) -> str:
     """The question with its answer right behind its mark, if it has one, or at its end."""
     before, mark, after = question.rpartition("?")
     if not mark:
-        return f"{question}{LINE_MARK}{answer}"
-    return f"{before}{mark}{answer}{LINE_MARK}{after}" if after.strip() else f"{before}{mark}{answer}"
+        return f"{question}{_JOINT}{answer}"
+    return f"{before}{mark}{answer}{_JOINT}{after}" if after.strip() else f"{before}{mark}{answer}"

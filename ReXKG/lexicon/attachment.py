@@ -254,6 +254,7 @@ ATTACHMENT_RULES: dict[str, Callable[[_Reading, str, bool], None]] = {
     cues.OF: _Reading.read_link,
     cues.WITH: _Reading.read_link,
     cues.VERB: _Reading.read_verb,
+    cues.PERSISTS: _Reading.read_verb,
     cues.SEEN: _Reading.read_seen,
     cues.SUGGESTS: _Reading.read_suggestion,
     cues.BREAKS: _Reading.forget,

@@ -1,6 +1,6 @@
 """Names of the cues. A cue is the effect that a word or phrase of `cues.tsv` has on the reading of a sentence.
 
-A cue may have a rule in `polarity.py` (`POLARITY_RULES`, for negation), in `attachment.py` (`ATTACHMENT_RULES`, for
+A cue may have a rule in `polarity/rules.py` (`POLARITY_RULES`), in `attachment.py` (`ATTACHMENT_RULES`, for
 relations), or both. To add a cue, add a constant here, its place in `CUES`, its rows in `cues.tsv` and its rule.
 """
 
@@ -27,6 +27,8 @@ SUGGESTS = "suggests"  # "likely", "due to": relates a finding to the disorder t
 AT = "at"  # "in", "above": a place follows
 OF = "of"  # "of", "for": the owner follows
 WITH = "with"  # "with", "containing": the company follows
+COUNTS = "counts"  # "one": the same as "opens", or it names nothing ("I do not see one")
+PERSISTS = "persists"  # "remains", "came back": a verb that asserts what the last clause named
 TURNS = "turns"  # "only", "just": what there is instead of what was denied
 OPENS = "opens"  # "small", "left": begins another finding after a comma
 FITS = "fits"  # "typical", "plausible": "than" after it holds two hypotheses against each other
@@ -54,7 +56,8 @@ PLAIN = "plain"  # "cannot be excluded": no effect, but the cues inside the phra
 
 CUES = (
     NEGATES, NOT, LACKS, NEGATES_BEFORE, REMOVED, SPARES, DOUBTS, UNCERTAIN, BREAKS, ENDS, LINE, LIST, ARTICLE, PRONOUN,
-    VERB, SEEN, SHOWS, SUGGESTS, AT, OF, WITH, TURNS, OPENS, FITS, THAN, SEEKS, EXAMINES, SOUGHT, OFFERS, IF, SUPPOSES,
-    GENERALIZES, JUDGES, RULES_OUT, ASKS, AFFIRMS, RULES_VERB, PREFERS, COLON, NORMAL, BRACKET, END_BRACKET, BEFORE,
-    FILLS, PLAIN,
+    VERB, PERSISTS, SEEN, SHOWS, SUGGESTS, AT, OF, WITH, TURNS, OPENS, COUNTS, FITS, THAN, SEEKS, EXAMINES, SOUGHT,
+    OFFERS, IF, SUPPOSES, GENERALIZES, JUDGES, RULES_OUT, ASKS, AFFIRMS, RULES_VERB, PREFERS, COLON, NORMAL, BRACKET,
+    END_BRACKET, BEFORE, FILLS, PLAIN,
 )  # fmt: skip
+VERBS = (VERB, PERSISTS)

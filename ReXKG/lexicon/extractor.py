@@ -2,7 +2,7 @@
 
 Entities are words, as annotators of radiology reports made them ("small", "pleural", "effusion" are three), so that
 graphs of different wording overlap to the extent that their facts do. A sentence is read once: `LexiconExtractor.tag`
-tags its words, `polarity.py` decides what is denied, `attachment.py` relates what belongs together.
+tags its words, `polarity/` decides what is denied, `attachment.py` relates what belongs together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ReXKG.graph import SIZE, Graph, SentenceGraph
 from ReXKG.lexicon import cues, roles
 from ReXKG.lexicon.attachment import attach
 from ReXKG.lexicon.items import GAP, NUMBER, Item, make_item
-from ReXKG.lexicon.polarity import read_polarity
+from ReXKG.lexicon.polarity.rules import read_polarity
 from ReXKG.lexicon.vocabulary import Vocabulary
 from ReXKG.lexicon.word_forms import end_of_measure
 from ReXKG.lexicon.wording import read_words, split_statements
@@ -30,6 +30,7 @@ class LexiconExtractor:
 
     Attributes:
         name: "lexicon-" and a fingerprint of the vocabulary, for the records of a run.
+        leaves_out_questions: True, since no graph holds what is only asked.
 
     Args:
         extra_terms: a lexicon file of the user's (see lexicon.tsv); it overrides the project's own term by term.
@@ -37,6 +38,8 @@ class LexiconExtractor:
     Raises:
         ValueError: a row of a lexicon file is not understood; the message names file and line.
     """
+
+    leaves_out_questions = True
 
     def __init__(self, extra_terms: str | Path | None = None) -> None:
         self.vocabulary = Vocabulary(extra_terms)

@@ -13,8 +13,8 @@ from pathlib import Path
 from ReXKG.graph import DENIED_TYPES, DEVICES_ABSENT, DEVICES_PRESENT, DISORDER_ABSENT, DISORDER_PRESENT
 from ReXKG.lexicon.extractor import LexiconExtractor
 from ReXKG.lexicon.items import make_item
-from ReXKG.lexicon.polarity import resolve_polarity
-from ReXKG.lexicon.reading import ABSENT
+from ReXKG.lexicon.polarity.reading import ABSENT
+from ReXKG.lexicon.polarity.rules import resolve_polarity
 from ReXKG.lexicon.wording import read_words, word_origins
 
 _PRESENT = {

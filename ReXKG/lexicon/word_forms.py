@@ -29,6 +29,7 @@ _NOUN_LABELS = frozenset({ANATOMY, DISORDER_PRESENT, DEVICES_PRESENT, PROCEDURES
 _WRAPPING = "\"'`“”‘’*_#[]{}<>|~=+-–—;•·%&"
 
 # (ending of a plural or possessive, ending of its singular)
+_POSSESSIVES = ("'s", "’s")
 _PLURALS = (("'s", ""), ("’s", ""), ("ies", "y"), ("es", "is"), ("es", ""), ("s", ""))
 _ADVERBS = ("ly", "ally")
 
@@ -92,12 +93,13 @@ class WordForms:
         return Entry((self._table.get(core) or self.guess(core)).item if core else GAP)
 
     def inflected(self, word: str) -> Entry | None:
-        """A plural or possessive of a known noun is what its singular is. An adverb of a known concept is a degree."""
+        """A plural of a known noun is what its singular is, and "the effusion's" is the effusion. An adverb of a known
+        concept is a degree."""
         for ending, singular in _PLURALS:
             if word.endswith(ending):
                 known = self._known(word.removesuffix(ending) + singular)
                 if known and known.label in _NOUN_LABELS:
-                    return Entry(known._replace(text=word))
+                    return Entry(known if ending in _POSSESSIVES else known._replace(text=word))
         for ending in _ADVERBS:
             known = self._known(word.removesuffix(ending)) if word.endswith(ending) else None
             if known and known.label == CONCEPT:

@@ -31,6 +31,12 @@ _INNER_NUMBER = re.compile(rf"(?<!\S){_NUMBER}")
 _INNER_BRACKET = re.compile(rf"(?<!\S)\({_NUMBER}")
 _OPTION = re.compile(r"^([ \t]{0,8}\(?[A-H])\.(?=[ \t])", re.MULTILINE)
 _INNER_OPTION = re.compile(r"(?<=\s)([A-H])\.(?=\s)")
+# Dots that lead to an answer ("pneumothorax ... no").
+_TRAILING = re.compile(
+    r"(?:(?<!\.)\.{2,40}|…) {0,4}(?=(?:no|none|nope|yes|yep|absent|present|negative|positive|nothing|clear"
+    r"|not (?:seen|present|visible|there|really|at all))\b *(?:[.,;!)\n]|$))",
+    re.IGNORECASE,
+)
 _STAR = re.compile(r"(?<!\S)\*(?=\s)")
 _CHECKED, _CROSSED = re.compile("[✓✔✅]"), re.compile("[✗✘❌]")
 _MAYBE = re.compile(r"(?<!\S)\?(?=\w)")
@@ -47,15 +53,21 @@ _SHORT_LINE = 40
 
 
 def split_statements(text: str) -> list[str]:
-    """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none. A reply belongs
-    to the sentence before it ("I look for an effusion. *None* is seen"), and a late answer to its question."""
+    """The sentences of a text (`split_sentences`). The letter of an option ("A. Effusion") ends none, and neither do
+    dots before an answer ("effusion ... no"). A reply belongs to the sentence before it ("I look for an effusion.
+    *None* is seen"), and a late answer to its question."""
+    has_dots = "." in text
+    if (has_dots and ".." in text) or "…" in text:
+        text = _TRAILING.sub(" – ", text)
+    if has_dots and " vs." in text:
+        text = text.replace(" vs.", " vs")
     if "\n" in text:
         text = _OPTION.sub(r"\1)", text)
     if " A. " in text and " B. " in text:
         text = _INNER_OPTION.sub(r"\1)", text)
     if is_asking(text):
         return join_answers(split_sentences(text))
-    return split_sentences(mark_replies(text))
+    return split_sentences(mark_replies(text) if has_dots else text)
 
 
 def read_words(sentence: str) -> tuple[list[str], list[str]]:

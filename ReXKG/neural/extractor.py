@@ -1,7 +1,8 @@
 """The neural extractor: PURE's entity and relation models behind the interface of the lexicon extractor.
 
-Text is handled as the published code did: sentences of one word are skipped, the others are read word by word. All new
-sentences of a call are read together.
+Text is handled as the published code did: sentences of one word are skipped, the others are read word by word. If rules
+decide the polarity, a text is divided as they need it (`split_statements`). All new sentences of a call are read
+together.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 
 from ReXKG.graph import Graph, SentenceGraph
 from ReXKG.lexicon.mention_polarity import MentionPolarity
+from ReXKG.lexicon.wording import split_statements
 from ReXKG.neural.checkpoint import model_fingerprint
 from ReXKG.neural.entity.model import EntityModel
 from ReXKG.neural.entity.reader import EntityReader
@@ -35,6 +37,7 @@ class NeuralExtractor:
     Attributes:
         name: "neural-" and a fingerprint of weights, vocabularies and markers, and the name of the rules of polarity if
             they decide, for the records of a run.
+        leaves_out_questions: True if graphs hold nothing that is only asked, as the rules of polarity see to.
 
     Args:
         folders: the models' folders (`ReXKG.neural.folders.find_models`).
@@ -67,15 +70,20 @@ class NeuralExtractor:
         if polarity is not None:
             self.name += f"-{polarity.name}"
         self.polarity = polarity
+        self.leaves_out_questions = polarity is not None
         self.entities = EntityReader(entities, pieces[0], device, token_budget)
         self.relations = RelationReader(relations, pieces[1], table, device, token_budget)
         self.cache = SentenceCache()
 
     def __call__(self, texts: list[str]) -> list[Graph]:
         """One graph per text, in order; ``doc_key`` is the text's position."""
-        split = [split_sentences(text, _MINIMUM_WORDS) for text in texts]
         if self.polarity is None:
-            split = [[" ".join(tokenize(raw)) for raw in sentences] for sentences in split]
+            split = [[" ".join(tokenize(raw)) for raw in split_sentences(text, _MINIMUM_WORDS)] for text in texts]
+        else:
+            split = [
+                [statement for statement in split_statements(text) if len(tokenize(statement)) >= _MINIMUM_WORDS]
+                for text in texts
+            ]
         return self.cache.read_texts(split, self.read_afresh)
 
     def read_afresh(self, sentences: Sequence[str]) -> list[SentenceGraph]:

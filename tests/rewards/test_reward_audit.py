@@ -75,7 +75,8 @@ def test_every_attack_is_made_and_differs_from_the_truth(records):
         assert completions[TRUTH] == [record.solution]
         others = [text for name, texts in completions.items() if name not in (TRUTH, PARAPHRASE) for text in texts]
         assert record.solution not in others
-        assert all(has_think_answer_shape(text) for text in others if "<think>" in text)
+        spammed = completions.get("several answer tags", [])
+        assert all(has_think_answer_shape(text) for text in others if "<think>" in text and text not in spammed)
 
 
 def test_attacks_depend_on_the_seed_alone(records):

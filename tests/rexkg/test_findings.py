@@ -8,7 +8,8 @@ import time
 import pytest
 
 from ReXKG.finding_words import FindingWords
-from ReXKG.findings import FindingReader, StatedFinding, stating_sentences
+from ReXKG.findings import FindingReader, StatedFinding
+from ReXKG.statements import answered_sentences, stating_sentences
 from utils.get_knowledge_graph import extract_knowledge_graph
 
 
@@ -65,6 +66,8 @@ READINGS = [
     ("The pacemaker has been removed.", ["-pacemaker resolved"], "a device that went"),
     ("There is an effusion. The effusion is small. It is on the left.", ["+effusion 1"], "later statements add"),
     ("Is there a nodule?", [], "a question states nothing"),
+    ("Is there a nodule? The lungs are clear. So no.", ["-nodule", "-abnormality"], "an answer further on denies"),
+    ("No mass;**nodule** on the left.", ["-mass", "+nodule left"], "marks are no part of a word"),
     ("So the answer is edema.", [], "neither does the announcement of the answer"),
 ]  # fmt: skip
 
@@ -87,11 +90,20 @@ def test_a_statement_in_the_same_words_is_counted_and_not_merged(read):
     assert [finding.name for finding in reading.findings] == ["effusion", "edema"]
 
 
-def test_a_question_stays_if_an_answer_follows():
-    assert stating_sentences("Is there an effusion? Where is it?") == []
+def test_a_question_says_nothing_without_an_answer():
+    assert answered_sentences("Is there an effusion? Where is it?") == []
     for answer in ("No.", "Yes, on the left.", "Not seen.", "None is seen.", "It is absent."):
-        assert "effusion" in " ".join(stating_sentences(f"Is there an effusion? {answer}")).lower()
-    assert stating_sentences("Is there an effusion? No nodule is seen.") == ["No nodule is seen"]
+        assert "effusion" in " ".join(answered_sentences(f"Is there an effusion? {answer}")).lower()
+    assert answered_sentences("Is there an effusion? No nodule is seen.") == ["No nodule is seen"]
+
+
+def test_an_extractor_that_reads_questions_gets_them_with_their_answers():
+    asked = "Is there an effusion? The angles are sharp. So the answer is no. Is it large?"
+    assert stating_sentences(asked) == [
+        "Is there an effusion? So the answer is no ; The angles are sharp",
+        "Is it large?",
+    ]
+    assert stating_sentences("The edema has resolved. So the answer is edema.") == ["The edema has resolved"]
 
 
 def test_the_extractor_reads_each_statement_once():

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from ReXKG.graph import ENTITY_TYPES, RELATION_TYPES
-from ReXKG.lexicon import attachment, cues, polarity
+from ReXKG.lexicon import attachment, cues
 from ReXKG.lexicon.extractor import LexiconExtractor
 from ReXKG.lexicon.lexicon_files import CUES_FILE, LEXICON_FILE, TERM_LABELS, read_cues
+from ReXKG.lexicon.polarity.rules import POLARITY_RULES
 from ReXKG.lexicon.vocabulary import Vocabulary
 from ReXKG.sentence_cache import CACHED_SENTENCES
 from ReXKG.text import split_sentences, tokenize
@@ -303,7 +304,7 @@ def test_every_cue_has_rows_and_a_rule():
     assert set(phrases.values()) == set(cues.CUES)
     # "before", "fits" and "fills" are read elsewhere (see cues.py), and "plain" means that no rule applies.
     elsewhere = {cues.BEFORE, cues.FITS, cues.FILLS, cues.PLAIN}
-    assert {*polarity.POLARITY_RULES, *attachment.ATTACHMENT_RULES} | elsewhere == set(cues.CUES)
+    assert {*POLARITY_RULES, *attachment.ATTACHMENT_RULES} | elsewhere == set(cues.CUES)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,12 @@ def test_graphs_differ_from_the_model_s_in_the_labels_of_findings_alone(folders)
     assert changed
 
 
+def test_an_answer_further_on_is_read_with_its_question(folders):
+    by_rules = NeuralExtractor(folders, "cpu", polarity=RULES)
+    by_rules(["Is there edema? The vessels are sharp. So no. Alone. No mass."])
+    assert by_rules.cache.sentences() == ["Is there edema? So no ; The vessels are sharp", " No mass"]
+
+
 def test_the_name_tells_that_rules_decide(folders):
     by_model, by_rules = NeuralExtractor(folders, "cpu"), NeuralExtractor(folders, "cpu", polarity=RULES)
     assert by_rules.name == f"{by_model.name}-{RULES.name}"

@@ -15,14 +15,13 @@ SENTENCES = Path(__file__).parent / "reasoning_sentences.tsv"
 
 
 def read_sentences():
-    rows, kind = [], ""
+    """The text of each row, and the readings that are right by term."""
+    rows = []
     for line in SENTENCES.read_text(encoding="utf-8").splitlines():
         text, _, facts = line.partition("\t")
-        if line.startswith("# "):
-            kind = line[2:]
-        elif facts:
+        if facts and not line.startswith("# "):
             expected = dict(fact.replace("_", " ").split("=") for fact in facts.split())
-            rows.append(pytest.param(text.replace("\\n", "\n"), expected, id=f"{kind}: {text}"))
+            rows.append((text.replace("\\n", "\n"), expected))
     return rows
 
 
@@ -35,11 +34,20 @@ def say(text, term="pneumonia"):
     return verdict(EXTRACTOR([text])[0], term)
 
 
-@pytest.mark.parametrize(("text", "expected"), read_sentences())
-def test_a_sentence_says_what_a_careful_reader_takes_it_to_say(text, expected):
-    graph = EXTRACTOR([text])[0]
-    for term, verdicts in expected.items():
-        assert verdict(graph, term) in verdicts.split("|"), term
+def test_sentences_say_what_a_careful_reader_takes_them_to_say():
+    rows = read_sentences()
+    wrong = [
+        f"{text!r}: {term} is {said}, not {verdicts}"
+        for (text, expected), graph in zip(rows, EXTRACTOR([text for text, _ in rows]), strict=True)
+        for term, verdicts in expected.items()
+        if (said := verdict(graph, term)) not in verdicts.split("|")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_sentence_is_in_the_table_twice():
+    texts = [text for text, _ in read_sentences()]
+    assert sorted(texts) == sorted(set(texts))
 
 
 # Phrases of the public list of NegEx (Chapman et al. 2001), in sentences of our own.
@@ -144,7 +152,7 @@ def test_a_question_leaves_out_all_that_it_names_until_it_is_answered():
     ("text", "sentences"),
     [
         ("Options:\nA. Edema\nB. Mass", ["Options:\nA) Edema\nB) Mass"]),
-        ("I look for edema. None is seen. No mass.", ["I look for edema; None is seen", " No mass"]),
+        ("I look for edema. None is seen. No mass.", ["I look for edema ; None is seen", " No mass"]),
         ("Edema. No effusion. Yes-man.", ["Edema", " No effusion", " Yes-man"]),
     ],
 )

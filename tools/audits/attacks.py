@@ -1,17 +1,19 @@
 """Attacks on rewards: completions that deserve less than the truth, made from a record and its reference.
 
-The reasoning is attacked under the right answer, so that a reward has to read it. Two attacks hedge the answer under
+The reasoning is attacked under the right answer, so that a reward has to read it. Three attacks hedge the answer under
 the right reasoning. ``paraphrase`` is not an attack: it must keep the truth's reward.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ReXKG.claims import read_claims
 from ReXKG.findings import FindingReader
 from tools.audits.sentences import FLIPS, flip, join_sentences, paraphrases, sentences_of
 from utils.answers import has_think_answer_shape, normalise_answers, parse_answers, think_text
@@ -26,6 +28,7 @@ NORMAL_STATEMENTS = (
     "The heart size is normal. The lungs are clear. There is no pneumothorax. No pleural effusion is seen. "
     "The bones are intact. The mediastinum is unremarkable."
 )
+REPORT_TEMPLATE = f"FINDINGS: {NORMAL_STATEMENTS} IMPRESSION: No acute cardiopulmonary abnormality."
 REPETITIONS = 3
 MOST_ANSWERS = 30
 _DONORS = 20  # records that are looked at for another one's reasoning
@@ -81,6 +84,7 @@ class Attacks:
         self._seed = seed
         answers = dict.fromkeys(answer for record in records for answer in record.answers)
         self._every_answer = ", ".join(list(answers)[:MOST_ANSWERS])
+        self._claims = read_claims([record.question for record in records], reader)
 
     def completions(self, position: int) -> dict[str, list[str]]:
         """The completions of each attack on the record at ``position``. An attack that does not apply is left out."""
@@ -94,9 +98,14 @@ class Attacks:
             PARAPHRASE: [text for text in paraphrases(record.reasoning) if text],
             "empty reasoning": [""],
             "question copied": [record.question],
+            "question asserted": self._asserted_question(position),
             "every finding listed": [f"There is {listed} and {EVERY_FINDING[-1]}."],
             "every finding denied": [f"There is no {listed} or {EVERY_FINDING[-1]}."],
+            "every finding hedged": [f"There may be {listed} or {EVERY_FINDING[-1]}."],
+            "report template": [REPORT_TEMPLATE],
             **{f"one {kind} flipped": self._flipped(kind, sentences) for kind in FLIPS},
+            "both polarities": self._both_polarities(sentences),
+            "both sides": _both_sides(record.reasoning),
             "repetition": [" ".join([join_sentences(sentences)] * REPETITIONS)] if sentences else [],
             "padding": [f"{join_sentences(sentences)} {NORMAL_STATEMENTS}"],
             "another's reasoning": self._others(position, rng),
@@ -106,6 +115,8 @@ class Attacks:
         texts["answer alone"] = [f"<answer>{answer}</answer>"]
         hedge = "yes, no" if set(record.answers) <= {"yes", "no"} and record.answers else self._every_answer
         texts["yes, no" if hedge == "yes, no" else "every answer"] = [tagged(record.reasoning, hedge)]
+        more = "".join(f"<answer>{other}</answer>" for other in hedge.split(", ") if other not in record.answers)
+        texts["several answer tags"] = [record.solution + more] if more else []
         return {name: listed for name, listed in texts.items() if listed}
 
     def _flipped(self, kind: str, sentences: Sequence[str]) -> list[str]:
@@ -115,6 +126,23 @@ class Attacks:
             if changed and changed != sentence and self._reader([sentence])[0].findings:
                 return [join_sentences([*sentences[:number], changed, *sentences[number + 1 :]])]
         return []
+
+    def _both_polarities(self, sentences: Sequence[str]) -> list[str]:
+        """The reasoning with each sentence that states a finding followed by its opposite."""
+        stated = self._reader(sentences)
+        opposites = [
+            flip("polarity", sentence) if reading.findings else None
+            for sentence, reading in zip(sentences, stated, strict=True)
+        ]
+        pairs = [part for pair in zip(sentences, opposites, strict=True) for part in pair if part]
+        return [join_sentences(pairs)] if len(pairs) > len(sentences) else []
+
+    def _asserted_question(self, position: int) -> list[str]:
+        """The findings that the question names, all asserted, unless that is what the reference states."""
+        names = self._claims[position].names
+        text = f"The image shows {' and '.join(names)}."
+        stated = [set(reading.findings) for reading in self._reader([text, self._records[position].reasoning])]
+        return [text] if names and stated[0] != stated[1] else []
 
     def _others(self, position: int, rng: random.Random) -> list[str]:
         """Another patient's reasoning that states something else."""
@@ -132,10 +160,17 @@ class Attacks:
 
 
 ATTACK_NAMES = (
-    TRUTH, PARAPHRASE, "empty reasoning", "answer alone", "question copied", "every finding listed",
-    "every finding denied", *(f"one {kind} flipped" for kind in FLIPS), "repetition", "padding", "yes, no",
-    "every answer", "another's reasoning", "gibberish",
+    TRUTH, PARAPHRASE, "empty reasoning", "answer alone", "question copied", "question asserted",
+    "every finding listed", "every finding denied", "every finding hedged", "report template",
+    *(f"one {kind} flipped" for kind in FLIPS), "both polarities", "both sides", "repetition", "padding", "yes, no",
+    "every answer", "several answer tags", "another's reasoning", "gibberish",
 )  # fmt: skip
+
+
+def _both_sides(reasoning: str) -> list[str]:
+    """The reasoning with both sides in place of one."""
+    hedged = re.sub(r"\b(?:left|right)\b", "left and right", reasoning, flags=re.IGNORECASE)
+    return [hedged] if hedged != reasoning else []
 
 
 def _gibberish(rng: random.Random, words: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ReXKG.lexicon.attachment import attach
 from ReXKG.lexicon.extractor import LexiconExtractor
-from ReXKG.lexicon.polarity import resolve_polarity
+from ReXKG.lexicon.polarity.rules import resolve_polarity
 from ReXKG.neural.annotations import AnnotatedSentence, document
 from ReXKG.neural.mentions import Mention, Relation
 from ReXKG.text import split_sentences, tokenize

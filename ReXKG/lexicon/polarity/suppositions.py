@@ -1,39 +1,34 @@
-"""Rules for what a sentence neither asserts nor denies, and for the answers to it (`polarity.POLARITY_RULES`).
+"""Rules for what a sentence neither asserts nor denies.
 
 A *scope* begins at "whether", "if", "evaluate for", "would" and the like and leaves out the disorders and devices up to
-the main clause. A question leaves out all that it names. Either is then the topic: "yes" brings it back, a bare "no",
-"none" or "I do not see one" denies it. A heading ("edema: absent") is a topic that asserts until it is denied.
+the main clause. It may then be answered (`topics.py`).
 """
 
 from __future__ import annotations
 
-from ReXKG.lexicon import clauses, cues, roles
+from ReXKG.lexicon import cues
 from ReXKG.lexicon.items import GAP
-from ReXKG.lexicon.reading import ABSENT, ANY_ABSENT, Outside, Reading, Topic
+from ReXKG.lexicon.polarity.reading import ABSENT, Reading
 
 _NEAR = 8
 _SUGGESTING = frozenset({"suggests", "indicates", "points to", "represents", "reflects", "implies"})
 _CAUSING = frozenset({"due to", "secondary to", "related to", "attributable to", "attributed to"})
 _SPEAKERS = frozenset({"i", "we"})
-_COUNTS = frozenset({"one", "both", "some", "several"})
-_ONES = ("one", "it", "them", "some", "several", "both")
-_ENDING = frozenset({"resolve", "disappear", "vanish", "go away", "exclude", "rule out"})
 _INVERTED = frozenset({"should", "were this", "were that", "had it been", "had this been", "had that been"})
+_TURNED_ROUND = frozenset({"is there", "are there", "was there", "do we"})
+_LIKENING = frozenset({"can look", "can mimic", "mimic", "mimics", "mimicking", "simulates"})
 _INCLUDING = frozenset({"include", "includes"})
-_YES = frozenset({"yes", "yep", "yeah", "yup", "✓", "✔", "✅"})
-
-_SAYS_MORE = frozenset({cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE, cues.VERB, cues.ASKS, cues.SHOWS, cues.SEEN})
-
-_TELLING = (cues.OPENS, cues.SUGGESTS, cues.TURNS, cues.AT)
-_SAID_OF = (roles.FINDING, roles.STATE)
 
 
 def seek(reading: Reading, i: int) -> None:
     """Open a scope at a task ("*evaluate for* pneumothorax", "the *question is* about edema"). After "not" an
     infinitive is no task ("not able *to identify* a nodule"), and right behind "not" no verb asks ("in no way *does
-    this* look like edema")."""
-    is_part = reading.items[i].text.startswith("to ") or reading.negation_at == i - 1
+    this* look like edema"), nor does it after another negation ("nowhere *is there* a fracture")."""
+    text = reading.items[i].text
+    is_part = text.startswith("to ") or (reading.negation_at == i - 1 and not text.endswith("between"))
     if reading.doubt == cues.NOT and not reading.denied and is_part:
+        return
+    if text in _TURNED_ROUND and reading.negation in (cues.NOT, cues.NEGATES) and not reading.denied:
         return
     reading.negation = reading.doubt = None
     reading.open_scope(i)
@@ -62,6 +57,8 @@ def ask_if(reading: Reading, i: int) -> None:
 def suppose(reading: Reading, i: int) -> None:
     """Leave out what the clause says before and after "would" ("a pneumothorax *would* show a line"). Behind a
     condition it is never taken back ("if there were blunting, I *would* call it an effusion")."""
+    if reading.negation == cues.LACKS and reading.items[reading.negation_at].text.endswith("than"):
+        return
     if reading.scope is None:
         is_conditional = reading.scope_cue == cues.IF
         if not is_conditional and _is_opinion(reading, i):
@@ -84,6 +81,9 @@ def _is_opinion(reading: Reading, i: int) -> bool:
 def read_judgment(reading: Reading, i: int) -> None:
     """Take a "would" back that belongs to a speaker or to what is there ("I *would call* this edema", "*the* opacity
     would suggest pneumonia", not "blunting would suggest an effusion")."""
+    if i - reading.statement in (1, 2) and reading.items[i - 1].text == "to" and reading.scope is None:
+        seek(reading, i)
+        return
     if reading.negation == cues.NOT:
         reading.judged = _judged(reading, i)
     if reading.scope is None:
@@ -130,15 +130,19 @@ def _take_back(reading: Reading, i: int) -> None:
 
 def generalize(reading: Reading, i: int) -> None:
     """Leave out a general statement ("pneumonia *typically* shows an opacity", "*usually*, ..."). It names a disorder
-    and nothing known ("the opacity *usually* ..."). Signs of a disorder that include others are general too."""
+    and nothing known ("the opacity *usually* ..."). Signs of a disorder that include others are general too, and
+    so is what something "*can look* like"."""
     items = reading.items
     if items[i].text in _INCLUDING and not any(
         item.text in ("of", "in") for item in items[max(reading.clause, i - _NEAR) : i]
     ):
         return
     opens = i == reading.statement and i + 1 < len(items) and items[i + 1].text == ","
-    if opens or (_names_disorder(reading, i) and not _names_known(reading, i, (cues.ARTICLE, cues.BREAKS))):
+    names_known = _names_known(reading, i, (cues.ARTICLE, cues.BREAKS))
+    if opens or (_names_disorder(reading, i) and not names_known):
         suppose(reading, i)
+    elif items[i].text in _LIKENING and reading.scope is None:
+        reading.open_scope(i)
 
 
 def suggest(reading: Reading, i: int) -> None:
@@ -186,7 +190,8 @@ def rule_apart(reading: Reading, i: int) -> None:
     """Deny what stands between "rules" and "out" ("this *rules* pneumonia out", see `rule_out`)."""
     if not any(item.text == "out" for item in reading.items[i + 1 : i + _NEAR]):
         return
-    if reading.items[i].text in ("rules", "ruled") and reading.doubt is None and reading.scope is None:
+    is_said = reading.items[i].text in ("rules", "ruled") or reading.items[i - 1].text in ("can", "did")
+    if is_said and reading.doubt is None and reading.scope is None:
         reading.new_negation(i, cues.RULES_OUT)
     else:
         rule_out(reading, i)
@@ -198,139 +203,3 @@ def _has_subject(reading: Reading, i: int) -> bool:
         item.cue == cues.PRONOUN or (item.kind is not None and item.text.endswith("s"))
         for item in reading.items[max(reading.clause, i - _NEAR) : i]
     )
-
-
-def ask(reading: Reading, i: int) -> None:
-    """Leave out all that a question names, until it is answered."""
-    labels, start = reading.labels, reading.statement
-    if i and i - start <= 1 and reading.topic is not None:
-        return
-    asked = reading.items[start:i]
-    denies = any(item.cue == cues.NEGATES_BEFORE for item in asked) and not ANY_ABSENT.isdisjoint(labels[start:i])
-    denies = denies or any(item.text in _ENDING for item in asked)
-    labels[start:i] = [None] * (i - start)
-    reading.left_out = True
-    reading.scope = None
-    reading.new_statement(i)
-    if reading.topic is None or _names_finding(reading, start, i):
-        reading.topic = Topic(start, i, is_open=True, denies=denies)
-    if _is_said_in_part(reading, i + 1):
-        affirm(reading, i + 1)
-
-
-def _names_finding(reading: Reading, start: int, end: int) -> bool:
-    """True if an item from ``start`` to ``end - 1`` is a disorder, a device or a state."""
-    return any(item.label in ABSENT or item.role in _SAID_OF for item in reading.items[start:end])
-
-
-def _is_said_in_part(reading: Reading, i: int) -> bool:
-    """True if a fragment that begins at ``i`` tells how or where that is which was asked ("an effusion? *Small, on the
-    left*", "*probably*")."""
-    if i < len(reading.items) and reading.items[i].text in _COUNTS and clauses.ends_at(reading, i + 1):
-        return True
-    if i >= len(reading.items) or reading.items[i].cue not in _TELLING:
-        return False
-    is_place = reading.items[i].cue == cues.AT
-    for item in reading.items[i : i + _NEAR]:
-        if item.cue in (cues.ENDS, cues.LIST, cues.BREAKS):
-            return not is_place or item.cue == cues.ENDS
-        if item.label in ABSENT or item.cue in _SAYS_MORE or item.text in ("a", "an"):
-            return False
-    return True
-
-
-def affirm(reading: Reading, i: int) -> None:
-    """Bring an open topic back ("is there an effusion? *Yes*"), or deny it behind a negation ("I do not *see one*").
-    All but "yes" answer only right behind the question or at the end ("... *It does*", not "*it does* show edema")."""
-    if reading.is_bare_negation(i):
-        reading.answer_no(i)
-        return
-    items, topic = reading.items, reading.topic
-    if i + 1 < len(items) and items[i + 1].cue == cues.NOT:
-        return
-    is_last = i + 1 == len(items) or items[i + 1].cue == cues.ENDS
-    is_yes = items[i].text in _YES
-    is_answer = is_yes or is_last or (topic is not None and i == topic.end + 1) or _is_one(reading, i)
-    if not is_answer and (items[i + 1].label is not None or reading.scope is None):
-        return
-    reading.close_scope(i)
-    topic = reading.topic
-    if topic is not None and topic.is_open:
-        reading.answer(topic, is_yes=True)
-        reading.topic = None
-    elif is_yes and topic is not None:
-        reading.topic, reading.clause = None, i
-    reading.negation, reading.has_verb = None, True
-
-
-def _is_one(reading: Reading, i: int) -> bool:
-    """True for the "one" of an open question, if nothing else was named since ("edema? I *see one* on the left")."""
-    topic = reading.topic
-    if topic is None or not topic.is_open or i - topic.end > _NEAR or not reading.items[i].text.endswith(_ONES):
-        return False
-    return not any(item.kind is not None for item in reading.items[topic.end : i])
-
-
-def ends_in_answer(reading: Reading) -> bool:
-    """True if the sentence ends in a verb that names nothing, and a question is open ("edema? I think it *is*")."""
-    topic = reading.topic
-    if topic is None or not topic.is_open or reading.items[-1].cue != cues.VERB:
-        return False
-    return not any(item.kind is not None for item in reading.items[topic.end :])
-
-
-def read_colon(reading: Reading, i: int) -> None:
-    """Make what comes before a colon or dash the topic ("edema: absent"), and end a negation before it, unless it is
-    the heading itself ("*no:* edema")."""
-    if reading.is_bare_negation(i):
-        before = reading.labels[reading.clause : reading.negation_at]
-        if reading.topic is None and reading.items[i].text == ":" and not any(label in ABSENT for label in before):
-            reading.heads_list = True
-            return
-        reading.answer_no(i)
-    elif reading.denied:
-        reading.negation = None
-    elif reading.negation == cues.NEGATES_BEFORE and reading.items[i].text == ":":
-        reading.heads_list = True
-    if reading.scope is not None and reading.scope_cue != cues.OFFERS and reading.named_end > reading.scope:
-        reading.close_scope(i)
-    if reading.scope is None and not (reading.topic is not None and reading.topic.is_open):
-        is_first = reading.topic is None
-        start = reading.clause if is_first else max(reading.clause, reading.last_mark)
-        reading.topic = Topic(start, i, is_open=False, is_heading=reading.items[i].text == ":")
-
-
-def read_normal(reading: Reading, i: int) -> None:
-    """Leave out a heading that something normal is said of ("pleural effusion: the angles are *sharp*")."""
-    if reading.doubt == cues.NOT:
-        reading.negation = None
-    if reading.denied and reading.labels[i - 1] in ABSENT.values():
-        reading.spare_since_comma(i)
-    if reading.doubt is None:
-        reading.leave_out_heading(i)
-
-
-def open_bracket(reading: Reading, i: int) -> None:
-    """Make the last member before a bracket the topic of what is inside ("edema *(*no)")."""
-    if reading.topic is not None and reading.is_bare_negation(i):
-        reading.answer_no(i)
-    reading.outside = Outside(
-        i, reading.negation, reading.clause, reading.has_verb, reading.last_mark, reading.after_list, reading.topic
-    )
-    if reading.scope is None and reading.negation is None:
-        reading.topic = Topic(max(reading.clause, reading.last_mark), i, is_open=False)
-    reading.clause = reading.last_mark = i
-    reading.after_list = True
-
-
-def close_bracket(reading: Reading, i: int) -> None:
-    """End a negation that began inside the bracket, and go on as before it."""
-    outside = reading.outside
-    if outside is None:
-        return
-    if reading.negation_at > outside.start and reading.is_bare_negation(i):
-        reading.answer_no(i)
-    reading.outside = None
-    reading.topic, reading.last_mark, reading.after_list = outside.topic, outside.last_mark, outside.after_list
-    if reading.scope is None:
-        reading.negation, reading.clause, reading.has_verb = outside.negation, outside.clause, outside.has_verb

@@ -1,8 +1,4 @@
-"""The state of a sentence that is read from left to right, and what the rules of polarity do to its labels.
-
-The rules themselves are in `polarity.py` (negation), `clauses.py` (where a negation or a scope ends) and
-`suppositions.py` (what is neither asserted nor denied).
-"""
+"""The state of a sentence that is read from left to right, and what the rules of polarity do to its labels."""
 
 from __future__ import annotations
 
@@ -10,17 +6,15 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ReXKG.graph import (
-    ANATOMY,
     CONCEPT,
     DEVICES_ABSENT,
     DEVICES_PRESENT,
     DISORDER_ABSENT,
     DISORDER_PRESENT,
     PROCEDURES,
-    SIZE,
 )
 from ReXKG.lexicon import cues, roles
-from ReXKG.lexicon.items import GAP, Item
+from ReXKG.lexicon.items import Item
 
 ABSENT = {DISORDER_PRESENT: DISORDER_ABSENT, DEVICES_PRESENT: DEVICES_ABSENT}
 ANY_ABSENT = frozenset(ABSENT.values())
@@ -28,11 +22,12 @@ ANY_DEVICE = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
 ANY_FINDING = frozenset({*ABSENT, *ABSENT.values()})
 # A negation with only these words after it denies nothing that follows ("no evidence of it", "I do not see any here").
 _FILLERS = frozenset(
-    {cues.FILLS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, cues.VERB, cues.SEEN, cues.FITS, cues.SUGGESTS}
-)
+    {
+        cues.FILLS, cues.COUNTS, cues.AT, cues.OF, cues.ARTICLE, cues.PRONOUN, *cues.VERBS, cues.SEEN,
+        cues.FITS, cues.SUGGESTS,
+    }
+)  # fmt: skip
 _LONGEST_ANSWER, _NEAR = 9, 12
-_BEFORE_NOUN = frozenset({ANATOMY, CONCEPT, PROCEDURES, SIZE})
-_ENDS_OF_LIST = frozenset({cues.BREAKS, cues.ENDS, cues.VERB, cues.NEGATES})
 
 
 class Topic:
@@ -106,87 +101,6 @@ class Reading:
         self.topic: Topic | None = None
         self.heading_to_deny: Topic | None = None  # the heading that a negation right behind it denies
 
-    def read_entity(self, i: int, label: str, role: str) -> None:
-        """Deny an entity that a negation reaches, and leave out a disorder or device of a scope. A negation ends before
-        the course of another member of its list ("no pneumothorax, *stable* effusion"), and does not reach a device in
-        a place ("no kink in the *catheter*")."""
-        if self.scope is not None:
-            if label in ABSENT or role == roles.FINDING:
-                self.labels[i] = None
-                self.left_out = True
-        elif self.negation is not None:
-            if self.denied and self.after_list and self._leaves_list(i, label, role):
-                self.negation = None
-            elif i == self.judged:
-                self.judged = None
-            elif label == DISORDER_PRESENT or (label == DEVICES_PRESENT and not self.in_place):
-                self._deny_entity(i, ABSENT[label])
-            elif role == roles.FINDING or (role == roles.STATE and self.negation == cues.NOT):
-                self._deny_entity(i, DISORDER_ABSENT)
-            elif label == ANATOMY and self.heading_to_deny is not None and self.negation == cues.NEGATES:
-                self._deny_heading()
-            elif role == roles.COURSE and self.denied:
-                if self.after_list:
-                    self.negation = None
-                elif self.labels[i - 1] == DISORDER_ABSENT:
-                    self.spare_since_comma(i)
-            if role == roles.STATE and self.items[i - 1].label == ANATOMY:
-                self.spare_since_comma(i + 1)
-        if label in ABSENT:
-            self.doubt = None
-            self.named, self.named_end = self.clause, i + 1
-        if label not in _BEFORE_NOUN:
-            self.after_list = False
-
-    def _deny_entity(self, i: int, label: str) -> None:
-        self.labels[i] = label
-        self.denied = True
-        if self.heading_to_deny is not None:
-            self._deny_heading()
-        elif self.negation == cues.NOT and self.topic is not None and self.topic.is_heading:
-            self.leave_out_heading(i)
-
-    def leave_out_heading(self, i: int) -> None:
-        """Leave out a heading whose text says something else than that it is there ("cardiomegaly: the heart is *not
-        enlarged*")."""
-        topic = self.topic
-        if topic is None or not topic.is_heading or i - topic.end > _NEAR:
-            return
-        if not any(label in ABSENT for label in self.labels[topic.end : i]):
-            self.leave_out(topic.start, topic.end)
-
-    def _deny_heading(self) -> None:
-        heading, self.heading_to_deny = self.heading_to_deny, None
-        self.deny(heading.start, heading.end, ANY_FINDING)
-
-    def _leaves_list(self, i: int, label: str, role: str) -> bool:
-        """True for what is no further member of a denied list: a device after disorders ("no pneumothorax, chest *tube*
-        in place"), what was denied already ("no effusion on the left, *effusion* on the right"), what alone has no "no"
-        ("no effusion, no edema, *cardiomegaly*"), and the state of an organ ("no edema, *enlarged* heart")."""
-        if self.items[self.last_mark].text != ",":
-            return False
-        if role == roles.STATE and i + 1 < len(self.items) and self.items[i + 1].label == ANATOMY:
-            return not self.list_goes_on(i)
-        if label not in ABSENT:
-            return False
-        first = max(self.negation_at, self.last_mark - _NEAR)
-        if self.repeats:
-            leaves = True
-        elif label == DEVICES_PRESENT:
-            leaves = DEVICES_ABSENT not in self.labels[first : self.last_mark]
-        else:
-            leaves = any(item.text == self.items[i].text for item in self.items[first : self.last_mark])
-        return leaves and not self.list_goes_on(i)
-
-    def list_goes_on(self, i: int) -> bool:
-        """True if an "or" or the like follows within the list."""
-        for item in self.items[i + 1 : i + _NEAR]:
-            if item.cue in _ENDS_OF_LIST:
-                break
-            if item.cue == cues.LIST and item.text not in (",", "and"):
-                return True
-        return False
-
     def new_negation(self, i: int, cue: str) -> None:
         """Deny the entities that follow until a rule ends the negation."""
         self.repeats = self.negation == cue == cues.NEGATES and self.denied and self.after_list
@@ -215,8 +129,9 @@ class Reading:
 
     def open_scope(self, i: int) -> None:
         """Leave out the disorders and devices that follow until a rule closes the scope."""
+        if self.scope is None or self.scope_cue != cues.OFFERS:
+            self.scope_cue = self.items[i].cue or ""
         self.scope = i if self.scope is None else self.scope
-        self.scope_cue = self.items[i].cue or ""
         self.scope_has_verb = self.after_list = False
         self.scope_comma = None
 
@@ -258,45 +173,26 @@ class Reading:
         """Give the items from ``start`` to ``end - 1`` their own labels back."""
         self.labels[start:end] = [item.label for item in self.items[start:end]]
 
-    def spare_since_comma(self, i: int) -> None:
-        """End a negation at a word that makes what follows its only comma a clause of its own, not denied ("no
-        pneumothorax, mild edema *is* present")."""
-        if self.negation is not None and self.list_marks == 1 and self.items[self.last_mark].text == ",":
-            self.restore(self.last_mark, i)
-            self.negation = None
-
     def is_bare_negation(self, i: int) -> bool:
         """True if the words since the negation name nothing that it could deny."""
         if self.negation is None or self.denied or i - self.negation_at > _LONGEST_ANSWER:
             return False
         if self.negation not in (cues.NEGATES, cues.NOT):
             return False
-        if self.topic is not None and i == self.negation_at + 2 and self.items[i - 1] is GAP:
+        if self.topic is not None and i == self.negation_at + 2 and self._says_nothing(i - 1):
             return True
         return all(
             item.cue in _FILLERS if item.label is None else item.label == PROCEDURES or item.cue in _FILLERS
             for item in self.items[self.negation_at + 1 : i]
         )
 
-    def spare_known_subject(self, i: int) -> None:
-        """Spare the known thing that a judgment names before its verb, and wait for what it is not ("I do *not* think
-        *the opacity* is pneumonia")."""
-        start = self.negation_at + 2
-        if self.negation not in (cues.NOT, cues.LACKS) or not self.denied or self.list_marks or i - start > _NEAR:
-            return
-        before = self.items[start:i]
-        first = next((place for place, item in enumerate(before) if item.label is not None), 0)
-        if first and before[first - 1].cue == cues.ARTICLE and self.labels[i - 1] in ABSENT.values():
-            self.restore(start, i)
-            self.denied, self.is_unsure = False, True
+    def names(self, i: int) -> bool:
+        """True if the clause has named a disorder or device."""
+        return any(label in ANY_FINDING for label in self.labels[self.clause : i])
 
-    def is_denied_by_judgment(self) -> bool:
-        """True if a judgment has denied what its own clause denies further on ("I do *not* think the effusion *has*
-        resolved", "no evidence *that*")."""
-        if not self.denied or self.list_marks or self.negation_at < self.clause or self.outside or self.topic:
-            return False
-        begun = self.items[self.negation_at : self.negation_at + _NEAR]
-        return begun[0].cue in (cues.NOT, cues.LACKS) or any(item.text == "that" for item in begun)
+    def _says_nothing(self, i: int) -> bool:
+        """True for a word that is neither a noun nor a cue ("not *convincingly*")."""
+        return self.items[i].kind is None and self.items[i].cue is None
 
     def answer_no(self, i: int) -> None:
         """Deny the topic, or else what the clause has said so far ("edema: no")."""
@@ -319,6 +215,12 @@ class Reading:
             self.restore(topic.start, topic.end)
             return True
         return self.deny(topic.start, topic.end, ANY_FINDING)
+
+    def assert_subject_before(self, i: int) -> None:
+        """Assert what the last clause named, if the words since then name nothing else."""
+        is_near = self.named >= 0 and i - self.named_end <= _NEAR
+        if is_near and not any(item.kind is not None for item in self.items[self.named_end : i]):
+            self.restore(self.named, self.named_end)
 
     def deny_subject_before(self, i: int) -> bool:
         """Deny what the last clause named, if no other has come between ("there was edema, but it has *resolved*"). A

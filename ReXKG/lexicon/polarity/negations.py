@@ -1,80 +1,58 @@
-"""Polarity: present, denied or left out, for each disorder and device of a sentence.
-
-The items are read from left to right. Each is first read as an entity, if it is one (`Reading.read_entity`), and then
-by the rule of its cue, if `POLARITY_RULES` has one. A rule may change what a negation reaches from there on, deny what
-the clause has said so far, begin a clause (`clauses.py`), or leave out what the sentence does not assert
-(`suppositions.py`). A rule's docstring says what it does and gives the example that it is for.
-
-Some concepts are denied as disorders are, as annotators did: a finding ("no acute *process*") by any negation, a state
-by "not" ("is not *enlarged*"; "no enlarged nodes" denies the nodes).
-"""
+"""Rules for what is denied: negations, denials that look back, doubts, and what ends a negation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from ReXKG.graph import DISORDER_ABSENT
-from ReXKG.lexicon import clauses, cues, suppositions
-from ReXKG.lexicon.items import Item
-from ReXKG.lexicon.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
+from ReXKG.lexicon import cues
+from ReXKG.lexicon.polarity import clauses, reach, suppositions, topics
+from ReXKG.lexicon.polarity.reading import ABSENT, ANY_DEVICE, ANY_FINDING, Reading
 
-_NEAR, _SOON = 12, 6
-_LESSER = frozenset({"less", "worse", "poorer"})
+_NEAR, _SOON, _FEW = 12, 6, 3
 _SO = frozenset({"so", "therefore", "thus", "hence"})
+_ADJECTIVES = frozenset({"worsening", "changed", "smaller", "larger", "bigger", "clearing", "enlargement"})
+_SCARCELY = ("hardly", "scarcely", "barely")
+_IN_VAIN = ("nothing", "empty", "none")
+_ONLY = ("only", "just", "merely", "simply")
+_OUT = ("is out", "are out")
 _COMPARING = (" than", " as")
 _TAKEN_BACK = (cues.NOT, cues.LACKS)
+_DENYING = (cues.NOT, cues.NEGATES, cues.NEGATES_BEFORE)
 _EARLIER = frozenset({"prior", "previous", "previously", "earlier", "before"})
-
-
-def read_polarity(items: Sequence[Item]) -> Reading:
-    """The reading of a sentence's items to their end. Its ``labels`` are those of the items, disorders and devices
-    turned into their "notpresent" form if the sentence denies them, and None for what is not an entity and for what the
-    sentence neither asserts nor denies. Linear: a clause is looked back on once."""
-    reading = Reading(items)
-    read_entity, rule_of = reading.read_entity, POLARITY_RULES.get
-    for i, (_, label, _, role, cue) in enumerate(items):
-        if label is not None:
-            read_entity(i, label, role)
-        if cue is not None and (rule := rule_of(cue)):
-            rule(reading, i)
-    if reading.is_bare_negation(len(items)):
-        reading.answer_no(len(items))
-    elif items and (items[-1].text in ("there is", "there are") or suppositions.ends_in_answer(reading)):
-        suppositions.affirm(reading, len(items) - 1)
-    return reading
-
-
-def resolve_polarity(items: Sequence[Item]) -> list[str | None]:
-    """The labels of `read_polarity`."""
-    return read_polarity(items).labels
 
 
 def begin_negation(reading: Reading, i: int) -> None:
     """Deny the entities that follow ("no", "without") until another rule ends the negation. Right behind a heading it
     denies the heading too ("pneumothorax: *no* pleural line"). A "not" that waits takes it back ("I can *not* say that
-    there is *no* edema"), and so does a lack ("it is *wrong to* say that there is *no* edema")."""
+    there is *no* edema"), and so does a lack ("it is *wrong to* say that there is *no* edema").
+    Things that are counted are there ("*none of* the nodules is calcified")."""
     if reading.is_unsure:
         reading.is_unsure = False
+        return
+    if reading.items[i].text == "neither" and reading.scope is not None and reading.scope_cue == cues.OFFERS:
         return
     suppositions.judge_clause(reading, i)
     if reading.scope is not None and reading.after_list:
         reading.close_scope(i)
     cue = reading.items[i].cue or ""
-    repeats = cue == cues.NEGATES or (cue == cues.NOT and reading.items[i - 1].cue == cues.VERB)
-    if repeats and clauses.waits(reading) and (reading.doubt or reading.negation) in _TAKEN_BACK:
+    repeats = cue == cues.NEGATES or (cue == cues.NOT and reading.items[i - 1].cue in (*cues.VERBS, cues.NOT))
+    goes_on = cue == cues.NOT and reading.items[i - 1].text == "and" and reading.list_marks == 1 and not reading.denied
+    if (goes_on or (repeats and clauses.waits(reading))) and (reading.doubt or reading.negation) in _TAKEN_BACK:
         reading.negation = reading.doubt = None
         return
     reading.new_negation(i, cue)
     reading.has_verb = False
     reading.doubt = cue
+    if reading.items[i].text == "none of" and any(item.cue == cues.ARTICLE for item in reading.items[i + 1 : i + 2]):
+        reading.judged = i + 2
     topic = reading.topic
     reading.heading_to_deny = topic if topic is not None and topic.is_heading and topic.end == i - 1 else None
 
 
 def begin_lack(reading: Reading, i: int) -> None:
-    """Deny what follows ("free of", "argues against"). A doubt right before it takes it back ("*not free of*
-    edema")."""
-    if reading.doubt is not None and not reading.denied:
+    """Deny what follows ("free of", "argues against"). A doubt before it takes it back ("*not free of* edema"), and
+    so does a judgment ("*wrong to* say the lungs are free of edema")."""
+    is_judged = reading.negation == cues.LACKS and reading.items[reading.negation_at].text.endswith((" to", " that"))
+    if (reading.doubt is not None or is_judged) and not reading.denied:
         suppositions.judge_clause(reading, i)
         reading.negation = reading.doubt = None
     else:
@@ -91,8 +69,12 @@ def end_negation(reading: Reading, i: int) -> None:
 def turn(reading: Reading, i: int) -> None:
     """End a negation that has met what it denies before or after what there is instead ("no pneumonia, *only*
     atelectasis", "no pneumonia, atelectasis *instead*")."""
+    if reading.items[i].text == "as" and reading.items[reading.negation_at].text != "not so much":
+        return
     if reading.denied:
-        reading.spare_since_comma(i)
+        reach.spare_since_comma(reading, i)
+        reading.negation = None
+    elif reading.negation == cues.NOT and reading.items[i].text in _ONLY:
         reading.negation = None
 
 
@@ -100,13 +82,13 @@ def open_finding(reading: Reading, i: int) -> None:
     """End a negation before the size or side of another finding ("no pneumothorax, *small* effusion"), unless an
     "or" follows in the list ("no pneumothorax, large effusion *or* edema"), or at a size behind it ("no pneumothorax,
     effusion *small*")."""
-    if not (reading.negation and reading.denied):
+    if not (reading.negation and reading.denied) or reading.heads_list:
         return
     if not reading.after_list:
         if reading.labels[i - 1] == DISORDER_ABSENT and clauses.ends_at(reading, i + 1):
-            reading.spare_since_comma(i)
+            reach.spare_since_comma(reading, i)
         return
-    if reading.items[reading.last_mark].text != "or" and not reading.list_goes_on(i):
+    if reading.items[reading.last_mark].text != "or" and not reach.list_goes_on(reading, i):
         reading.negation = None
 
 
@@ -119,9 +101,11 @@ def read_seen(reading: Reading, i: int) -> None:
         reading.doubt = None
         deny_before(reading, i)
     elif topic is not None and topic.is_open and (i == topic.end + 1 or _concludes(reading, i)):
-        suppositions.affirm(reading, i)
+        topics.affirm(reading, i)
     elif reading.items[i].label is None:
         clauses.read_verb(reading, i)
+    elif clauses.ends_at(reading, i + 1):
+        reach.spare_since_comma(reading, i)
 
 
 def _concludes(reading: Reading, i: int) -> bool:
@@ -145,33 +129,53 @@ def read_place(reading: Reading, i: int) -> None:
 
 
 def read_owner(reading: Reading, i: int) -> None:
-    """Let a negation reach no device after "of", if it has met what it denies ("no fracture *of* the lead"). The "for"
-    of a verb of examining opens a scope ("inspect the apices *for* pneumothorax")."""
-    reading.in_place = reading.in_place or reading.denied
+    """Let a negation reach no device that a noun belongs to ("no fracture *of* the lead"). The "for" of a verb of
+    examining opens a scope ("inspect the apices *for* pneumothorax"). What something is too sharp "*for*" is
+    denied."""
+    if reading.items[i].text == "for" and any(item.text == "too" for item in reading.items[max(0, i - _FEW) : i]):
+        reading.new_negation(i, cues.LACKS)
+        reading.in_place = True
+        return
+    reading.in_place = reading.in_place or reading.denied or reading.items[i - 1].kind is not None
     if reading.examines and reading.items[i].text == "for":
         suppositions.seek(reading, i)
 
 
 def spare(reading: Reading, i: int) -> None:
-    """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity"). Right before
-    an entity or "or" the word is an adjective and spares nothing ("no *worsening* opacity")."""
+    """End a negation at the change that it denies: the finding is spared ("no *change* in the opacity", "neither the
+    effusion nor the edema has *changed*"). An adjective before an entity spares nothing ("no *worsening* opacity"), nor
+    does the first of two ("no *change* or opacity")."""
     following = reading.items[i + 1] if i + 1 < len(reading.items) else None
+    if reading.items[i - 1].cue in cues.VERBS and reading.items[reading.clause].text == "neither":
+        reading.restore(reading.clause, i)
+        return
     denies_other = reading.denied and reading.labels[i] not in ABSENT.values()
-    if not (denies_other or (following and (following.label or following.text == "or"))):
+    is_adjective = following is not None and following.label is not None and reading.items[i].text in _ADJECTIVES
+    if not (denies_other or is_adjective or (following and following.text == "or")):
         reading.negation = None
 
 
 def doubt(reading: Reading, i: int) -> None:
-    """Wait for a denial to turn into its opposite ("*almost* resolved", "*difficult* to exclude")."""
+    """Wait for a denial to turn into its opposite ("*almost* resolved", "*difficult* to exclude"). Right behind a
+    question it denies ("an effusion? *Hardly*"), and so does "*hardly* pneumonia"."""
+    topic = reading.topic
+    is_answer = topic is not None and topic.is_open and i == topic.end + 1 and clauses.ends_at(reading, i + 1)
+    if is_answer and reading.items[i].text in _SCARCELY:
+        reading.answer(topic, is_yes=False)
+    elif reading.items[i].text == "hardly" and any(item.label in ABSENT for item in reading.items[i + 1 : i + 2]):
+        reading.new_negation(i, cues.NOT)
+        return
     reading.doubt = cues.DOUBTS
 
 
 def leave_unsure(reading: Reading, i: int) -> None:
     """End a "not" that denies the certainty only ("I am not *sure* there is an effusion"), and leave a denial open
-    ("not *sure* it has resolved")."""
+    ("not *sure* it has resolved"). To *tell* edema from pneumonia is a task."""
     if (reading.doubt == cues.NOT and not reading.denied) or reading.items[i].text.startswith("not "):
         reading.negation = None
         reading.is_unsure = True
+    elif reading.items[i].text == "tell" and reading.doubt is None and _names_disorder(reading, i):
+        suppositions.seek(reading, i)
 
 
 def deny_before(reading: Reading, i: int) -> None:
@@ -179,20 +183,31 @@ def deny_before(reading: Reading, i: int) -> None:
     those that follow ("*resolved* edema"), or else those of the clause before ("there was edema, but it has
     *resolved*"). What was not seen on an earlier image is not denied."""
     if reading.scope is not None:
-        if not reading.after_list or reading.items[reading.last_mark].text == "or":
+        is_apart = reading.after_list and reading.items[reading.last_mark].text != "or"
+        if not is_apart and not reading.items[i].text.endswith(_IN_VAIN):
             return
         reading.close_scope(i)
-    if reading.doubt is not None and not reading.denied:
+    if (reading.doubt is not None and not reading.denied) or _is_of_part(reading, i):
         reading.negation = reading.doubt = None
     elif reading.is_unsure:
         reading.is_unsure = False
-    elif reading.is_denied_by_judgment():
+    elif reach.is_denied_by_judgment(reading):
         reading.restore(reading.negation_at, i)
-    elif reading.items[i].text.startswith("no longer") and _is_of_size(reading, i + 1):
+    elif reading.items[i].text.startswith("no longer") and clauses.ends_in_degree(reading, i + 1):
         reading.has_verb = True
     elif not _is_of_the_past(reading, i):
         _deny_named(reading, i)
     reading.clause = i
+
+
+def persist(reading: Reading, i: int) -> None:
+    """Assert what the last clause said to be gone, if this one has no subject ("the effusion is gone on the right, but
+    *persists* on the left"). It is a verb besides."""
+    since = reading.items[max(reading.named_end, i - _NEAR) : i]
+    is_gone = any(item.cue == cues.NEGATES_BEFORE for item in since)
+    if is_gone and reading.scope is None and reading.negation is None and since[-1].cue not in _DENYING:
+        reading.assert_subject_before(i)
+    clauses.read_verb(reading, i)
 
 
 def _deny_named(reading: Reading, i: int) -> None:
@@ -223,9 +238,10 @@ def _is_of_the_past(reading: Reading, i: int) -> bool:
     return False
 
 
-def _is_of_size(reading: Reading, i: int) -> bool:
-    """True if the part of the sentence ends in the one word at ``i``, a size or the like ("is no longer *large*")."""
-    return i < len(reading.items) and reading.items[i].cue == cues.OPENS and clauses.ends_at(reading, i + 1)
+def _is_of_part(reading: Reading, i: int) -> bool:
+    """True if the clause is of a part of something ("*most of* the edema has disappeared")."""
+    clause = reading.items[max(reading.clause, i - _NEAR) : i]
+    return any(item.cue == cues.DOUBTS and item.text.endswith(" of") for item in clause)
 
 
 def _names_disorder(reading: Reading, i: int) -> bool:
@@ -239,78 +255,17 @@ def _names_disorder(reading: Reading, i: int) -> bool:
 
 
 def deny_devices_before(reading: Reading, i: int) -> None:
-    """Deny the devices of the clause so far ("the tube has been *removed*"). The noun "removal" is not a cue:
-    annotators of real reports call the tube of "removal of the tube" present about twice as often as absent."""
+    """Deny the devices of the clause so far ("the tube has been *removed*"), and a hypothesis that "*is out*". The
+    noun "removal" is not a cue: annotators of real reports call the tube of "removal of the tube" present about twice
+    as often as absent."""
     if reading.doubt is not None:
         reading.negation = reading.doubt = None
     elif reading.scope is None:
         topic = reading.topic
-        if not reading.deny(reading.clause, i, ANY_DEVICE) and topic is not None and i == topic.end + 1:
+        is_out = reading.items[i].text in _OUT and clauses.ends_at(reading, i + 1)
+        is_denied = reading.deny(reading.clause, i, ANY_FINDING if is_out else ANY_DEVICE)
+        if not is_denied and topic is not None and i == topic.end + 1:
             reading.deny(topic.start, topic.end, ANY_DEVICE)
+        elif not is_denied:
+            reading.deny_subject_before(i)
         reading.clause = i
-
-
-def suggest_finding(reading: Reading, i: int) -> None:
-    """Open another finding after a list mark ("no effusion, *likely* atelectasis"), and see `suppositions.suggest`."""
-    open_finding(reading, i)
-    suppositions.suggest(reading, i)
-
-
-def compare(reading: Reading, i: int) -> None:
-    """Deny the hypothesis that another is held against ("more likely atelectasis *than* pneumonia"), or the one before
-    ("less like pneumonia *than* edema")."""
-    kinds = [
-        not _LESSER.isdisjoint(item.text.split())
-        for item in reading.items[max(reading.clause, i - _NEAR) : i]
-        if item.cue in (cues.SUGGESTS, cues.FITS)
-    ]
-    if any(kinds):
-        reading.deny(reading.clause, i, ANY_FINDING)
-        reading.negation = None
-    elif kinds:
-        reading.new_negation(i, cues.LACKS)
-
-
-POLARITY_RULES: dict[str, Callable[[Reading, int], None]] = {
-    cues.NEGATES: begin_negation,
-    cues.NOT: begin_negation,
-    cues.LACKS: begin_lack,
-    cues.NEGATES_BEFORE: deny_before,
-    cues.REMOVED: deny_devices_before,
-    cues.UNCERTAIN: leave_unsure,
-    cues.LINE: clauses.begin_line,
-    cues.SPARES: spare,
-    cues.DOUBTS: doubt,
-    cues.BREAKS: clauses.begin_clause,
-    cues.ENDS: clauses.begin_statement,
-    cues.LIST: clauses.read_list_mark,
-    cues.ARTICLE: clauses.read_article,
-    cues.PRONOUN: clauses.read_pronoun,
-    cues.VERB: clauses.read_verb,
-    cues.SEEN: read_seen,
-    cues.AT: read_place,
-    cues.OF: read_owner,
-    cues.WITH: end_negation,
-    cues.TURNS: turn,
-    cues.OPENS: open_finding,
-    cues.THAN: compare,
-    cues.SEEKS: suppositions.seek,
-    cues.SOUGHT: suppositions.seek_before,
-    cues.EXAMINES: suppositions.examine,
-    cues.OFFERS: suppositions.seek,
-    cues.IF: suppositions.ask_if,
-    cues.SUPPOSES: suppositions.suppose,
-    cues.GENERALIZES: suppositions.generalize,
-    cues.JUDGES: suppositions.read_judgment,
-    cues.SUGGESTS: suggest_finding,
-    cues.FITS: open_finding,
-    cues.RULES_OUT: suppositions.rule_out,
-    cues.ASKS: suppositions.ask,
-    cues.AFFIRMS: suppositions.affirm,
-    cues.RULES_VERB: suppositions.rule_apart,
-    cues.PREFERS: suppositions.read_judgment,
-    cues.COLON: suppositions.read_colon,
-    cues.NORMAL: suppositions.read_normal,
-    cues.BRACKET: suppositions.open_bracket,
-    cues.END_BRACKET: suppositions.close_bracket,
-}

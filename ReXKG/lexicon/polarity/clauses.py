@@ -1,16 +1,19 @@
-"""Clauses: where a sentence's clauses, statements and scopes begin and end. Rules for `polarity.POLARITY_RULES`."""
+"""Rules for where a sentence's clauses, statements and scopes begin and end."""
 
 from __future__ import annotations
 
 from ReXKG.graph import ANATOMY
 from ReXKG.lexicon import cues
-from ReXKG.lexicon.reading import Reading
+from ReXKG.lexicon.polarity import reach
+from ReXKG.lexicon.polarity.reading import Reading
 
 _IN_PLACE_OF = frozenset({"rather than", "instead of", "as opposed to"})
-
 _PART_ENDS = (cues.ENDS, cues.LIST, cues.BREAKS)
-
-_SHORT_SETTING = 4
+_MEMBER = (cues.LIST, cues.OPENS, cues.AT, cues.OF, cues.FITS)
+_NEAR, _FEW = 8, 3
+HELPING = frozenset({"do", "does", "did", "can", "could", "would"})
+_SETTINGS = frozenset({"in", "for", "between"})
+_SHORT_SETTING = 5
 
 
 def waits(reading: Reading) -> bool:
@@ -23,6 +26,12 @@ def ends_at(reading: Reading, i: int) -> bool:
     return i >= len(reading.items) or reading.items[i].cue in _PART_ENDS
 
 
+def ends_in_degree(reading: Reading, i: int) -> bool:
+    """True if a part of the sentence ends in the one word at ``i``, a size or the like ("is no longer *large*", "only a
+    *trace*")."""
+    return i < len(reading.items) and reading.items[i].cue == cues.OPENS and ends_at(reading, i + 1)
+
+
 def begin_clause(reading: Reading, i: int) -> None:
     """Begin a clause ("but", "there"). No negation crosses its beginning in either direction, except a "not" that has
     denied nothing yet ("I do *not* think that *there is* an effusion", "*nothing* suggests that *there is* one")."""
@@ -32,6 +41,8 @@ def begin_clause(reading: Reading, i: int) -> None:
         goes_on = reading.items[i - 1].text == "that" or reading.items[i - 1].cue == cues.SUGGESTS
         if waits(reading) or (goes_on and reading.is_bare_negation(i)):
             return
+    elif reading.items[i].text == "apart from" and reading.scope is not None:
+        return
     else:
         reading.is_unsure = False
         if reading.is_bare_negation(i):
@@ -43,15 +54,30 @@ def begin_clause(reading: Reading, i: int) -> None:
 def begin_statement(reading: Reading, i: int) -> None:
     """Begin a statement (";", a new line, the next bullet). Options go on over bullets, and so does the
     negation of all ("not seen: ...")."""
-    if reading.scope is not None and reading.scope_cue == cues.OFFERS and reading.items[i].text == "•":
+    is_bullet = reading.items[i].text == "•"
+    if reading.scope is not None and reading.scope_cue == cues.OFFERS and (is_bullet or _is_member(reading, i + 1)):
         return
-    goes_on = reading.heads_list and reading.items[i].text == "•"
+    begins_list = is_bullet and reading.topic is None and reading.is_bare_negation(i) and not reading.names(i)
+    goes_on = is_bullet and (reading.heads_list or begins_list)
     if not goes_on and reading.is_bare_negation(i):
         reading.answer_no(i)
+    elif _answers_yes(reading, i):
+        reading.answer(reading.topic, is_yes=True)
+        reading.topic = None
     reading.new_statement(i)
     reading.heads_list = goes_on
     if goes_on:
         reading.new_negation(i, cues.NEGATES)
+
+
+def _is_member(reading: Reading, i: int) -> bool:
+    """True if the part at ``i`` is only named, as an option is."""
+    for item in reading.items[i : i + _NEAR]:
+        if item.cue == cues.ENDS:
+            return True
+        if item.cue is not None and item.cue not in _MEMBER:
+            return False
+    return len(reading.items) <= i + _NEAR
 
 
 def begin_line(reading: Reading, i: int) -> None:
@@ -64,13 +90,15 @@ def begin_line(reading: Reading, i: int) -> None:
 
 
 def leave_out_setting(reading: Reading, i: int) -> None:
-    """Leave out the disorder of a general setting, at the comma behind it ("*in edema,* the vessels are blurred")."""
+    """Leave out the disorders of a general setting or a choice, at the comma behind it ("*in edema,* the vessels are
+    blurred", "*between edema and pneumonia,* I choose edema")."""
     start = reading.statement
     start += reading.items[start].cue == cues.ENDS
-    if i - start <= _SHORT_SETTING and reading.items[start].text in ("in", "for"):
+    if i - start <= _SHORT_SETTING and reading.items[start].text in _SETTINGS:
         if any(item.cue in (cues.ARTICLE, cues.COLON) for item in reading.items[start:i]):
             return
         reading.leave_out(start, i)
+        reading.clause = i
 
 
 def read_list_mark(reading: Reading, i: int) -> None:
@@ -85,6 +113,9 @@ def read_list_mark(reading: Reading, i: int) -> None:
             reading.scope_comma = i if text == "," and not reading.after_list else None
     elif reading.is_bare_negation(i):
         reading.answer_no(i)
+    elif _answers_yes(reading, i):
+        reading.answer(reading.topic, is_yes=True)
+        reading.topic = None
     elif text == "," and not reading.has_verb:
         leave_out_setting(reading, i)
     if reading.has_verb and reading.scope is None:
@@ -96,9 +127,21 @@ def read_list_mark(reading: Reading, i: int) -> None:
     reading.list_marks += 1
 
 
+def _answers_yes(reading: Reading, i: int) -> bool:
+    """True if a verb right behind a question answers it ("an effusion? We *do*, on the left", "*It is*")."""
+    topic = reading.topic
+    is_near = topic is not None and topic.is_open and topic.end < i - 1 <= topic.end + _FEW
+    last = reading.items[i - 1]
+    return is_near and (last.text in HELPING or last.cue in cues.VERBS) and not reading.names(i)
+
+
 def read_article(reading: Reading, i: int) -> None:
     """End a negation at a known thing that is named after a list mark ("no effusion, and *the* heart ..."). A scope
     ends there after a comma ("if it is large, *the* ...")."""
+    if reading.heads_list:
+        return
+    if reading.denied and reading.negation_at == reading.clause and reading.items[reading.clause].text == "without":
+        reading.negation = None
     if reading.after_list:
         if reading.scope is None:
             reading.negation = None
@@ -118,6 +161,12 @@ def read_pronoun(reading: Reading, i: int) -> None:
     reading.after_list = False
 
 
+def read_shows(reading: Reading, i: int) -> None:
+    """End a negation at its only comma before a verb of showing ("no hernia, the *spine shows* scoliosis")."""
+    if reading.denied:
+        reach.spare_since_comma(reading, i)
+
+
 def read_verb(reading: Reading, i: int) -> None:
     """End a negation at a verb ("no effusion *is* seen"). The words between a single comma and the verb are a clause of
     their own and are not denied ("no pneumothorax, *mild edema is* present"). A "not" that has denied nothing yet goes
@@ -134,8 +183,8 @@ def read_verb(reading: Reading, i: int) -> None:
     elif waits(reading) or (reading.is_bare_negation(i) and (reading.topic or i > reading.negation_at + 1)):
         return
     else:
-        reading.spare_since_comma(i)
-        reading.spare_known_subject(i)
+        reach.spare_since_comma(reading, i)
+        reach.spare_known_subject(reading, i)
         if reading.is_unsure and reading.negation is not None:
             return
     reading.negation, reading.has_verb = None, True
