@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
 
 from swift.llm.dataset import Record
 from swift.llm.images.source import ImageSource, open_image
@@ -195,3 +196,13 @@ class PromptOrder(Sampler[int]):
     def _distinct(self) -> int:
         """Number of places of an epoch before repetition."""
         return self.length if self.repeats == 1 else -(-self.length // self.block) * self.block
+
+
+class FollowEpoch(TrainerCallback):
+    """Sets the epoch of the order of prompts when an epoch begins."""
+
+    def __init__(self, order: PromptOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.order.set_epoch(int(state.epoch or 0))

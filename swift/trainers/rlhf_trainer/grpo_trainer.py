@@ -61,6 +61,7 @@ from swift.utils.files import write_json_lines
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step
 from swift.utils.run_info import plain
+from swift.utils.stages import staged
 
 logger = get_logger()
 
@@ -151,11 +152,10 @@ class GRPOTrainer(PolicyTrainer):
 
     def probe(self) -> Paths:
         """The fast paths that the model takes, measured (swift.engine.probe)."""
-        chosen = self.args.compile_rollout
-        compiled = self.args.device.type == "cuda" if chosen == "auto" else chosen == "true"
-        examples = example_prompts(self.train_dataset)
-        compiled = compiled and not self.synced
-        return choose_paths(self.model, self.template, examples, self.compute_type, compile_rollout=compiled)
+        asked, examples = self.args.compile_rollout, example_prompts(self.train_dataset)
+        compiled = not self.synced and (asked == "true" or (asked == "auto" and self.args.device.type == "cuda"))
+        more = {"compile_rollout": compiled, "attn_impl": self.policy.attn_impl}
+        return choose_paths(self.model, self.template, examples, self.compute_type, **more)
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
@@ -239,17 +239,8 @@ class GRPOTrainer(PolicyTrainer):
         self, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: Tensor | None = None
     ) -> Completions:
         """Sample by the paths that the model takes."""
-        paths = self.paths
-        return generate(
-            self.model,
-            prompts,
-            group_size,
-            sampling,
-            uniforms,
-            shared=paths.shared,
-            synced=self.synced,
-            compiled=paths.compiled,
-        )
+        paths = {"shared": self.paths.shared, "compiled": self.paths.compiled}
+        return generate(self.model, prompts, group_size, sampling, uniforms, synced=self.synced, **paths)
 
     def _uniforms(self, items: list[PromptItem], attempt: int) -> Tensor:
         """The random numbers of a rollout, a function of seed, step, attempt and prompt in whichever process."""
@@ -298,12 +289,13 @@ class GRPOTrainer(PolicyTrainer):
 
     # -- update --------------------------------------------------------------------------------------------------
 
+    @staged("forward")
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum of this micro-batch's token losses over the tokens of the global batch.
 
         Data-parallel training averages gradients over processes, hence the factor world_size.
         """
-        batch, args = inputs["batch"], self.args
+        args, batch = self.args, inputs["batch"]
         weights = {"epsilon": args.epsilon, "epsilon_high": args.epsilon_high, "beta": args.beta}
         if self.passes is None:
             scores = self._score(model, batch.rollout, with_entropy=True)
