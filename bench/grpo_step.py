@@ -1,6 +1,7 @@
 """Comparison of the three hot paths of a GRPO step with their plain forms, in one run.
 
     python -m bench.grpo_step [--prompt 512] [--group 8] [--completion 64] [--rounds 5] [--device cuda]
+    python -m bench.grpo_step --against FOLDER      # whole steps, in turns with another checkout
 
 The model has Phi-4-multimodal's architecture, random weights and width 512. The head is measured alone, with Phi-4's
 vocabulary. Each form of it runs in a process of its own and is judged by the memory that it takes beyond its inputs and
@@ -14,7 +15,9 @@ import json
 import multiprocessing
 import platform
 import resource
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
+from bench.against.steps import WIDTHS, compare_steps
 from bench.timing import Comparison, compare
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.chunked_head import ChunkedLogProbs
@@ -30,6 +34,7 @@ from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import generate
 from swift.llm.checkpoint.adapters import add_vision_adapter
 from swift.llm.template.protocol import EncodedPrompt
+from swift.utils.errors import reports_user_errors
 from tools.demo_world.policy import policy_config, train_tokenizer
 
 VOCABULARY = 200_064
@@ -40,7 +45,7 @@ def build(prompt: int, group: int, completion: int, device: str) -> tuple[torch.
     """Build a model with a trainable vision LoRA, one prompt, and a group of full-length completions."""
     torch.manual_seed(0)
     config: Phi4MultimodalConfig = policy_config(train_tokenizer(["a"]))
-    config.update({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8})
+    config.update(WIDTHS)
     model = Phi4MultimodalForCausalLM(config).eval()
     model.model.embed_tokens.weight.data.mul_(3)  # otherwise all distributions are flat and differences do not show
     add_vision_adapter(model, rank=16, alpha=32)
@@ -116,6 +121,7 @@ def _in_own_process(*arguments: object) -> int:
         return pool.apply(head_memory, arguments)
 
 
+@reports_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -124,7 +130,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--completion", type=int, default=64, help="tokens of each completion")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each form")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to run")
+    parser.add_argument("--against", type=Path, help="another checkout; compare whole steps with it, and nothing else")
     args = parser.parse_args(argv)
+    if args.against is not None:
+        compare_steps(args)
+        return
 
     memory = {chunked: _in_own_process(chunked, args.group * args.completion, args.device) for chunked in (False, True)}
     model, prompts, completions = build(args.prompt, args.group, args.completion, args.device)
@@ -153,4 +163,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
