@@ -15,6 +15,7 @@ apart. They are read from the graphs of single statements, whatever extractor ma
 from __future__ import annotations
 
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -88,7 +89,8 @@ class TextFindings(NamedTuple):
 
 
 class FindingReader:
-    """Reads texts as findings. Statements that were read before are remembered, at most `CACHED_STATEMENTS`.
+    """Reads texts as findings. Statements that were read before are remembered, at most `CACHED_STATEMENTS`. Threads
+    take turns, since rewards run in several.
 
     Args:
         extract: returns the graphs of texts.
@@ -99,11 +101,13 @@ class FindingReader:
         self._extract = extract
         self._split = split
         self._known: OrderedDict[str, tuple[StatedFinding, ...]] = OrderedDict()
+        self._turn = threading.RLock()
 
     def __call__(self, texts: Sequence[str]) -> list[TextFindings]:
         """One reading per text, in order."""
         statements = [self._split(text) for text in texts]
-        known = self._read_new(dict.fromkeys(statement for listed in statements for statement in listed))
+        with self._turn:
+            known = self._read_new(dict.fromkeys(statement for listed in statements for statement in listed))
         return [_join(listed, known, text) for listed, text in zip(statements, texts, strict=True)]
 
     def _read_new(self, statements: dict[str, None]) -> dict[str, tuple[StatedFinding, ...]]:

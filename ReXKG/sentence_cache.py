@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -13,10 +14,11 @@ LONGEST_CACHED = 1_000
 
 class SentenceCache:
     """Sentence to graph, for at most `CACHED_SENTENCES` sentences of at most `LONGEST_CACHED` characters each. The
-    least recently used is forgotten first."""
+    least recently used is forgotten first. Threads take turns, since rewards run in several."""
 
     def __init__(self) -> None:
         self._graphs: OrderedDict[str, SentenceGraph] = OrderedDict()
+        self._turn = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -34,7 +36,8 @@ class SentenceCache:
             texts: the sentences of each text.
             read: returns the graphs of sentences; called once, with all different sentences that are not remembered.
         """
-        graphs = self._recall(dict.fromkeys(sentence for sentences in texts for sentence in sentences), read)
+        with self._turn:
+            graphs = self._recall(dict.fromkeys(sentence for sentences in texts for sentence in sentences), read)
         return [
             merge_sentences((graphs[sentence] for sentence in sentences), doc_key=str(position))
             for position, sentences in enumerate(texts)

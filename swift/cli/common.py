@@ -38,6 +38,7 @@ logger = get_logger()
 
 RESUME_ADVICE = "CHEX_RESUME_ADVICE"  # variable in which a script says how its runs are resumed
 LOCK = ".lock"  # in the run folder
+RESUME_FACTS = ("environment", "extractor", "prompts_per_step", "steps_per_rollout")  # when a run is resumed
 
 
 def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Template]:
@@ -88,13 +89,14 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             "image_separator": IMAGE_SEPARATOR,
             "environment": switches_set(os.environ, SWITCHES + ROUNDING),
             "prompts_per_step": trainer.prompts_per_step,
+            "steps_per_rollout": trainer.steps_at_once,
         }
         settings, contents = _settings(arguments), contents_of_files(arguments)
         if skipped := facts.get("skipped", {}).get("records"):
             contents["dataset"].append(value_digest(skipped))  # a run without the same records is another run
         if args.resume_from_checkpoint is not None:
             stated = {name: plain(value) for name, value in settings.items()}
-            compared = {name: plain(facts.get(name)) for name in ("environment", "extractor", "prompts_per_step")}
+            compared = {name: plain(facts.get(name)) for name in RESUME_FACTS}
             allowed, folder = args.resume_changed, Path(args.output_dir)
             facts["changes"] = changes_of_run(folder, stated, contents, compared, allowed=allowed)
         write_run_info(args.output_dir, settings, contents=contents, **facts)

@@ -47,7 +47,8 @@ def build_trainer(
     load_external_plugins(training.external_plugins)
     rewards = build_rewards(training.reward_funcs, training)
     columns = required_columns(rewards)
-    read = read_data(data, training.seed, require_solution="solution" in columns)
+    needs_solution = "solution" in columns or training.flat_groups == "dpo"
+    read = read_data(data, training.seed, require_solution=needs_solution)
     read = read.checked(partial(check_columns, columns=columns))
     for note in reward_notes(rewards, [record.columns for record in read.train]):
         logger.warning("%s", note)

@@ -36,7 +36,7 @@ from swift.llm.policy import input_embeddings, output_head
 from swift.utils.stages import count_work, staged
 
 KeysAndValues = list[Tensor]  # keys and values of layer 0, then of layer 1 and so on, each [1, heads, tokens, width]
-SliceLoss = Callable[[slice, LogProbs], Tensor]  # completions [n of N] and their scores -> a sum over tokens, a scalar
+SliceLoss = Callable[[slice, LogProbs], Tensor]  # completions [n of N] and their scores -> a sum over them, a scalar
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ def sliced_loss(
 ) -> tuple[Tensor, LogProbs]:
     """The sum of ``slice_loss`` over all completions (N = B * G, groups adjacent), and their scores without gradient.
 
-    ``slice_loss`` must be a sum over tokens in which a token's part depends on its own score alone. ``model`` may be
-    wrapped for data parallelism. If gradients are enabled, they are computed here, and the ``backward`` of the result,
-    which may be called once, hands them to the parameters.
+    ``slice_loss`` must be a sum over completions in which a completion's part depends on its own scores alone.
+    ``model`` may be wrapped for data parallelism. If gradients are enabled, they are computed here, and the
+    ``backward`` of the result, which may be called once, hands them to the parameters.
     """
     core = getattr(model, "module", model)
     size = group_size(prompts, completions)

@@ -20,6 +20,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from swift.llm.deepspeed_configs import check_mismatches, check_precision, deepspeed_config, skip_shared_memory_kernel
+from swift.llm.estimator_flags import EstimatorFlags
 from swift.llm.ms_swift_arguments import (
     BuiltInRewardFlags,
     GroupFlags,
@@ -201,7 +202,7 @@ class RunArguments(OrderFlags, TrainingArguments):
 
 
 @dataclass
-class RLHFArguments(GroupFlags, BuiltInRewardFlags, RunArguments):
+class RLHFArguments(EstimatorFlags, GroupFlags, BuiltInRewardFlags, RunArguments):
     """The settings of GRPO."""
 
     output_dir: str = _flag("folder of the run", "output/grpo")
@@ -255,13 +256,20 @@ class RLHFArguments(GroupFlags, BuiltInRewardFlags, RunArguments):
         _require(
             group >= 2, f"--num_generations {group} must be 2 or more: a group of one has no advantage to learn from"
         )
+        self.check_rollout()
+        steps = self.steps_per_rollout
         adapt_batch(self)
         self.check_group(self.per_device_train_batch_size)
+        if self.steps_per_generation is not None:
+            self.steps_per_generation = steps * self.gradient_accumulation_steps
         _require(self.num_iterations >= 1, f"--num_iterations {self.num_iterations} must be 1 or more")
+        uses = f"--num_iterations {self.num_iterations}"
+        if steps > 1:
+            uses += f" times the {steps} optimizer steps of --steps_per_generation"
         _require(
-            self.save_steps < 1 or self.save_steps % self.num_iterations == 0,
-            f"--save_steps {self.save_steps:g} must be a multiple of --num_iterations {self.num_iterations}: "
-            "a checkpoint cannot hold half-used rollouts",
+            self.save_steps < 1 or self.save_steps % (self.num_iterations * steps) == 0,
+            f"--save_steps {self.save_steps:g} must be a multiple of {uses}: a checkpoint cannot hold half-used "
+            "rollouts",
         )
 
     def _check_sampling(self) -> None:
@@ -272,6 +280,7 @@ class RLHFArguments(GroupFlags, BuiltInRewardFlags, RunArguments):
         for name in not_negative:
             _require((getattr(self, name) or 0) >= 0, f"--{name} {getattr(self, name)} must be 0 or more")
         _require(0 < self.top_p <= 1, f"--top_p {self.top_p} must be above 0 and at most 1")
+        self.check_estimator()
 
 
 @dataclass

@@ -137,14 +137,8 @@ class OrderFlags:
 
 @dataclass(kw_only=True)
 class GroupFlags:
-    """Sampling and loss of GRPO beyond the published run's flags."""
+    """Sampling and micro-batches of GRPO beyond the published run's flags."""
 
-    epsilon_high: float | None = flag("upper clip range of the probability ratio; default: as epsilon")
-    scale_rewards: Literal["true", "false", "group", "none"] = field(
-        default="group",
-        metadata={"help": "divide advantages by the group's standard deviation: true or group; false or none"}
-        | {"nargs": "?", "const": "group"},
-    )
     repetition_penalty: float = flag("divides the score of tokens that occurred; scoring leaves it out", 1.0)
     stop_words: list[str] = field(
         default_factory=list, metadata={"help": "texts that end a completion, which contains them"}
@@ -153,15 +147,13 @@ class GroupFlags:
 
     def check_group(self, batch_size: int) -> None:
         """Check the values of these flags for a batch of ``batch_size`` completions. Raises UserError."""
-        high, mini = self.epsilon_high, self.mini_batch_size
-        require(high is None or high > 0, f"--epsilon_high {high} must be above 0")
+        mini = self.mini_batch_size
         require(self.repetition_penalty > 0, f"--repetition_penalty {self.repetition_penalty} must be above 0")
         require(all(self.stop_words), "--stop_words holds an empty text, which would end every completion; remove it")
         require(
             mini is None or (mini >= 1 and batch_size % mini == 0),
             f"--mini_batch_size {mini} must divide the {batch_size} completions of a device's batch",
         )
-        self.scale_rewards = {"true": "group", "false": "none"}.get(self.scale_rewards, self.scale_rewards)
 
 
 @dataclass(kw_only=True)

@@ -104,7 +104,7 @@ REFUSED = (
     ("pass --adapters FOLDER, or --resume_from_checkpoint FOLDER", "ckpt_dir lora_modules"),
     ("completions are samples; leave it out", "num_beams"),
     ("choose the optimizer with --optim", "optimizer adafactor"),
-    ("the loss is the policy loss of GRPO, or the likelihood of whole solutions; leave it out", "loss_type loss_scale"),
+    ("every token of a solution or completion counts alike; leave it out", "loss_scale"),
     ("files are read one after the other; mix them into one file", "interleave_prob"),
     ("the policy is a language model that answers; leave it out", "task_type"),
     ("the model's own rotary embedding is used; leave it out", "rope_scaling"),

@@ -18,9 +18,10 @@ from utils.switches import ROUNDING
 logger = get_logger()
 
 # Flags that may differ when a run is resumed, beside those that only watch: an engine and the division of a step over
-# processes and micro-batches change roundings only. The prompts of a step are compared instead.
+# processes and micro-batches change roundings only. The prompts of a step, and the steps of a rollout, are compared
+# instead. The loss bnpo is averaged per micro-batch, so its size counts there.
 RESUMED = {
-    "per_device_train_batch_size", "gradient_accumulation_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
     "resume_changed", "image_root", "allow_links", "on_error", "strict", "rollout_gather", "compile_rollout",
     "tokens_per_pass", "profile_steps",
     "deepspeed", "fsdp", "fsdp_config", "use_cpu", "ddp_backend", "ddp_bucket_cap_mb",
@@ -79,7 +80,8 @@ def changes_of_run(
         logger.warning("%s has no readable args.json: whether the resumed run is the same cannot be checked", folder)
         return []
     before, digests = written.get("arguments") or {}, written.get("contents") or {}
-    names = [name for name in settings if name in before and name not in WATCHING | contents.keys() | RESUMED]
+    free = RESUMED - ({"per_device_train_batch_size"} if settings.get("loss_type") == "bnpo" else set())
+    names = [name for name in settings if name in before and name not in WATCHING | contents.keys() | free]
     changes = [
         f"--{name} was {before[name]!r} and is now {settings[name]!r}"
         for name in sorted(names)

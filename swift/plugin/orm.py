@@ -13,6 +13,9 @@ class ORM:
     ``completions``. A parameter without a default names a column that every record must have, such as ``solution`` in
     ``__call__(self, completions, solution, **columns)``. This is checked before training starts.
 
+    ``__call__`` may be a coroutine (``async def``). Rewards of a step run at the same time, each in a thread or on an
+    event loop. A parameter ``log_metric`` receives a function ``log_metric(name, value)``, whose means training logs.
+
     A reward may have a method ``metrics(completions, **columns)`` that returns further figures of the completions as
     ``{name: (sum, count)}``. Training logs the mean of each.
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from swift.plugin.calling import call_all, is_coroutine
 from swift.plugin.loader import describe_error
 from swift.plugin.orm import orms
 from swift.utils.errors import UserError, one_line
@@ -17,6 +21,13 @@ from utils.answers import reasoning_of
 QUICK = ("external_math_acc", "external_code_reward", "external_countdown")  # may be tried as well
 TRIED = 8  # records that rewards are tried on before training
 TRAINER_STATE = "trainer_state"  # the one column that is an object, the same for all completions
+LOG_METRIC = "log_metric"  # parameter of a reward that receives a function log_metric(name, value)
+# Names in the log that a reward may not use for metrics of its own.
+TAKEN = re.compile(
+    r"loss|reward|reward_std|kl|entropy|epoch|step|grad_norm|learning_rate|truncated|masked_tokens|completion_length.*|"
+    r".*_groups|(dpo|cispo)_.*|clip_ratio.*|(rewards|seconds|signs)/.*|(eval|train|test)_.*"
+)
+LogMetric = Callable[[str, float], None]
 LARGEST_REWARD = 1e15  # sums and squares of a group stay finite in float32
 
 
@@ -52,6 +63,8 @@ def required_columns(rewards: Iterable[tuple[str, Callable]]) -> dict[str, str]:
     for name, reward in rewards:
         parameters = list(inspect.signature(reward).parameters.values())
         for parameter in parameters[1:]:
+            if parameter.name == LOG_METRIC:
+                continue
             if parameter.default is parameter.empty and parameter.kind not in (
                 parameter.VAR_KEYWORD,
                 parameter.VAR_POSITIONAL,
@@ -60,31 +73,61 @@ def required_columns(rewards: Iterable[tuple[str, Callable]]) -> dict[str, str]:
     return required
 
 
+def logs_metrics(reward: Callable) -> bool:
+    """True if a reward asks for ``log_metric``, by a parameter of this name."""
+    return LOG_METRIC in inspect.signature(reward).parameters
+
+
 def reward_matrix(
-    rewards: list[tuple[str, Callable]], completions: list[str], columns: Mapping[str, Any]
+    rewards: list[tuple[str, Callable]],
+    completions: list[str],
+    columns: Mapping[str, Any],
+    *,
+    timeout: float | None = None,
+    log_metric: LogMetric | None = None,
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Score N completions with R rewards: float32 [N, R], NaN for None.
+    """Score N completions with R rewards, all at once: float32 [N, R], NaN for None.
 
     Args:
         rewards: R (name, reward) pairs, as ``build_rewards`` returns them.
         completions: N texts.
         columns: dataset columns, each a list of N values aligned with ``completions``, and the trainer's state.
+        timeout: seconds that a reward may take.
+        log_metric: receives the metrics that rewards log themselves, reward by reward.
 
     Raises:
-        UserError: a reward raises, or returns anything other than N values, each a finite number or None.
+        UserError: a reward raises, takes too long, logs a metric that cannot be logged, or returns anything other than
+            N values, each a finite number or None.
         ValueError: a column does not hold N values.
     """
     for column, values in columns.items():
         if column != TRAINER_STATE and len(values) != len(completions):
             raise ValueError(f"column {column!r} has {len(values)} values for {len(completions)} completions")
+    logged: dict[str, list[tuple[str, float]]] = {name: [] for name, _ in rewards}
+    calls = [(name, _bound(name, reward, completions, columns, logged[name])) for name, reward in rewards]
     scores = np.full((len(completions), len(rewards)), np.nan, dtype=np.float32)
-    for index, (name, reward) in enumerate(rewards):
-        try:
-            returned = reward(completions, **columns)
-        except Exception as error:  # a plugin's code may raise anything
-            raise UserError(f"reward {name!r} failed: {describe_error(error)}") from error
+    for index, ((name, _), returned) in enumerate(zip(rewards, call_all(calls, timeout), strict=True)):
         scores[:, index] = _checked(name, returned, len(completions))
+    for metric, value in (entry for entries in logged.values() for entry in entries):
+        if log_metric is not None:
+            log_metric(metric, value)
     return scores
+
+
+def _bound(
+    name: str, reward: Callable, completions: list[str], columns: Mapping[str, Any], logged: list[tuple[str, float]]
+) -> partial:
+    """The call of a reward, which notes in ``logged`` the metrics that it logs."""
+
+    def log_metric(metric: str, value: float) -> None:
+        if TAKEN.fullmatch(metric):
+            raise ValueError(f"log_metric: {metric!r} is a name that the log has already; choose another one")
+        if not math.isfinite(value):
+            raise ValueError(f"log_metric: {metric!r} is {value}; log a finite number")
+        logged.append((metric, float(value)))
+
+    given = {LOG_METRIC: log_metric} if logs_metrics(reward) else {}
+    return partial(reward, completions, **{**columns, **given})
 
 
 def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,6 +158,8 @@ def lack_of(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> str | Non
 
 def _constant(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> float | None:
     """The value of the reward for everything tried on these records; None if there are several, or none."""
+    if is_coroutine(reward) or logs_metrics(reward):
+        return None
     seen: set[float] = set()
     answers = [row.get("solution") or "" for row in columns]
     for turn in range(len(columns)):

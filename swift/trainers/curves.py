@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 
 from swift.utils.files import replacing
 
-# The panels, as titles and names in the log. A name that ends in "/" stands for all names that begin with it.
+# The panels, as titles and names in the log. A name that ends in "/" stands for all names one level below it.
 PANELS = (
     ("Reward", ("reward", "rewards/")),
     ("Spread of rewards within groups", ("reward_std",)),
+    ("Spread of each reward over a batch", ("rewards/*/std",)),
     ("Shares", ("zero_spread_groups", "dropped_groups", "truncated", "clip_ratio")),
     ("Signs of gaming (shares)", ("signs/",)),
     ("KL to the reference (nats per token)", ("kl",)),
@@ -71,7 +73,8 @@ def color_number(place: int) -> int:
 
 def curve_label(name: str) -> str:
     """Label of a logged name in a legend."""
-    return name.split("/")[-1].removeprefix("external_").removeprefix("completion_").replace("_", " ")
+    name = name.removesuffix("/std").split("/")[-1]
+    return name.removeprefix("external_").removeprefix("completion_").replace("_", " ")
 
 
 def _series(history: Sequence[dict[str, Any]], patterns: tuple[str, ...]) -> Series:
@@ -90,7 +93,9 @@ def _series(history: Sequence[dict[str, Any]], patterns: tuple[str, ...]) -> Ser
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or (pattern.endswith("/") and name.startswith(pattern))
+    if pattern.endswith("/"):
+        return name.startswith(pattern) and "/" not in name.removeprefix(pattern)
+    return fnmatchcase(name, pattern)
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:

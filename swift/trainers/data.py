@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
-from transformers import TrainerCallback
 
 from swift.llm.dataset import Record
 from swift.llm.images.source import ImageSource, open_image
@@ -147,15 +146,23 @@ def _thumbnail(source: ImageSource) -> ImageSource:
 class PromptOrder(Sampler[int]):
     """A new permutation of ``length`` prompts per epoch, in which every block of ``block`` prompts is repeated.
 
-    Without ``shuffles`` every epoch has the data set's own order. ``block`` is the number of prompts of one optimizer
-    step over all processes. With ``repeats`` = num_iterations, a batch of rollouts is used that many times in
-    succession. With ``repeats`` above 1, a last block that is too short is filled from the permutation's beginning,
-    since its repeats would otherwise share a step.
+    Without ``shuffles`` every epoch has the data set's own order. ``block`` is the number of prompts of one rollout
+    over all processes, which serves one optimizer step or several. With ``repeats`` = num_iterations, a rollout is used
+    that many times in succession. With ``whole_blocks``, or ``repeats`` above 1, a last block that is too short is
+    filled from the permutation's beginning, since its steps would otherwise get prompts of another rollout.
     """
 
-    def __init__(self, length: int, seed: int, block: int = 1, repeats: int = 1, shuffles: bool = True) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        block: int = 1,
+        repeats: int = 1,
+        shuffles: bool = True,
+        whole_blocks: bool = False,
+    ) -> None:
         self.length, self.seed, self.block, self.repeats = length, seed, block, repeats
-        self.shuffles = shuffles
+        self.shuffles, self.whole_blocks = shuffles, whole_blocks or repeats > 1
         self.epoch = 0
         self.drawn = 0  # places of this epoch that have been yielded
 
@@ -195,14 +202,4 @@ class PromptOrder(Sampler[int]):
 
     def _distinct(self) -> int:
         """Number of places of an epoch before repetition."""
-        return self.length if self.repeats == 1 else -(-self.length // self.block) * self.block
-
-
-class FollowEpoch(TrainerCallback):
-    """Sets the epoch of the order of prompts when an epoch begins."""
-
-    def __init__(self, order: PromptOrder) -> None:
-        self.order = order
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.order.set_epoch(int(state.epoch or 0))
+        return -(-self.length // self.block) * self.block if self.whole_blocks else self.length

@@ -20,7 +20,8 @@ class Means:
         self.sums[name] = (old_total + total, old_count + count)
 
     def extreme(self, name: str, value: float) -> None:
-        """Keep the smallest (`..._min`) or largest (`..._max`) value observed."""
+        """Keep the smallest (`..._min`) or largest (`..._max`) value observed. An infinite one counts as none, for a
+        process that has nothing to observe."""
         choose = min if name.endswith("_min") else max
         self.extremes[name] = choose(self.extremes.get(name, value), value)
 
@@ -51,7 +52,8 @@ class Means:
                 values[name] = float(table[:, 2 * position].sum()) / count
         for position, name in enumerate(self.extremes, start=2 * len(self.sums)):
             column = table[:, position]
-            values[name] = float(column.min() if name.endswith("_min") else column.max())
+            if bool((finite := column.isfinite()).any()):
+                values[name] = float(column[finite].min() if name.endswith("_min") else column[finite].max())
         self.sums.clear()
         self.extremes.clear()
         return values

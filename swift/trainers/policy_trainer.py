@@ -1,11 +1,9 @@
-"""Common base of the GRPO and SFT trainers: checkpoints of policies, the order of prompts, and stopping on a signal."""
+"""Common base of the GRPO and SFT trainers: checkpoints of policies, and the order of prompts."""
 
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +12,15 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, get_worker_info
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from transformers.trainer_utils import IntervalStrategy
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, ProgressCallback
 
 from swift.llm.arguments import RunArguments
 from swift.llm.checkpoint.checksums import CHECKSUMS, checksums
 from swift.llm.checkpoint.save import is_small, save_policy
 from swift.llm.policy import Policy, trainable_parameters
-from swift.trainers.data import FollowEpoch, PromptDataset, PromptItem, PromptOrder
+from swift.trainers.callbacks import EvaluateAtTheEnd, FollowEpoch, StopAfterStep
+from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.finite import REMEDY, check_gradient, check_loss, check_weights
 from swift.trainers.master_weights import keep_in_float32
 from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_per_part, refuse_large_model
@@ -41,67 +39,12 @@ from swift.utils.stages import staged
 logger = get_logger()
 
 
-class StopAfterStep(TrainerCallback):
-    """Stops training on SIGINT or SIGTERM in any process: finishes the step and writes a checkpoint first.
-
-    A second signal stops at once. Training stops only after a step that ``every`` divides, since a checkpoint cannot
-    hold rollouts that are to be used again.
-    """
-
-    def __init__(self, every: int = 1) -> None:
-        self.every = every
-        self.signal: int | None = None
-        self.stopped = False
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Handle the signals within the block. Outside the main thread it does nothing, as Python requires."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _request(self, number: int, _frame: Any) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-        if is_master() and get_worker_info() is None:  # a terminal signals all processes, data loader workers included
-            logger.warning("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.every == 0 and self._any_process_signaled(args):
-            self.stopped = control.should_save = control.should_training_stop = True
-        return control
-
-    def _any_process_signaled(self, args) -> bool:
-        """True in all processes if any of them got a signal, since all must leave the loop at the same step."""
-        if args.world_size == 1:
-            return self.signal is not None
-        signaled = torch.tensor(int(self.signal is not None), device=args.device)
-        torch.distributed.all_reduce(signaled, op=torch.distributed.ReduceOp.MAX)
-        return bool(signaled)
-
-
-class EvaluateAtTheEnd(TrainerCallback):
-    """Evaluates after the last step, if there is anything to evaluate on, however the evaluation steps fall."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps and args.eval_strategy != IntervalStrategy.NO:
-            control.should_evaluate = True
-        return control
-
-
 class PolicyTrainer(ShardedTrainer):
     """A `transformers.Trainer` over prompts whose checkpoints are policy folders.
 
     ``prompts_per_device`` is the number of dataset items (prompts, or groups of them) in a micro-batch of one process.
-    ``repeats`` is the number of optimizer steps that use the same prompts. ``remedy`` ends messages about numbers that
-    are not finite.
+    The prompts of ``steps_at_once`` optimizer steps are prepared together, and used ``repeats`` times, step by step.
+    ``remedy`` ends messages about numbers that are not finite.
     """
 
     remedy = REMEDY
@@ -115,6 +58,7 @@ class PolicyTrainer(ShardedTrainer):
         *,
         prompts_per_device: int,
         repeats: int = 1,
+        steps_at_once: int = 1,
         **kwargs: Any,
     ) -> None:
         if args.ddp_find_unused_parameters is None:
@@ -122,13 +66,13 @@ class PolicyTrainer(ShardedTrainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=list, **kwargs)
         self.policy = policy
         self.prompts_per_device = prompts_per_device
-        self.repeats = repeats
+        self.repeats, self.steps_at_once = repeats, steps_at_once
         self.model_accepts_loss_kwargs = True  # the loss is averaged over the global batch here, not by the Trainer
         self._resumed: str | None = None  # checkpoint whose random state is still to be restored
         self.compute_type: torch.dtype | None = None  # of matrix products, if the trainable weights are kept in float32
         self.facts: dict[str, Any] = {}  # about the data, for args.json
         self.card: dict[str, Any] = {}  # facts for the README.md of checkpoints
-        self.stop = StopAfterStep(repeats)
+        self.stop = StopAfterStep(repeats * steps_at_once)
         self.add_callback(self.stop)
         self.add_callback(EvaluateAtTheEnd())
         self.remove_callback(ProgressCallback)
@@ -228,7 +172,14 @@ class PolicyTrainer(ShardedTrainer):
         """Build the data loader of this process over prompts in the order of `PromptOrder`."""
         args, count = self.args, len(self.train_dataset)
         seed = args.seed if args.data_seed is None else args.data_seed
-        self.order = PromptOrder(count, seed, self.prompts_per_step, self.repeats, shuffles=args.shuffles)
+        self.order = PromptOrder(
+            count,
+            seed,
+            self.prompts_per_step * self.steps_at_once,
+            self.repeats,
+            shuffles=args.shuffles,
+            whole_blocks=self.steps_at_once > 1,
+        )
         self.add_callback(FollowEpoch(self.order))
         loader = DataLoader(
             self.train_dataset,
@@ -261,17 +212,17 @@ class PolicyTrainer(ShardedTrainer):
                 break
             batches.append(batch)
         self._load_rng_state(self._resumed)
-        self._announce_next_step()
+        self._announce_next()
         return batches
 
-    def _announce_next_step(self) -> None:
-        """Prefetch the prompts of the next step, unless data loader workers decode them.
+    def _announce_next(self) -> None:
+        """Prefetch the prompts that are prepared together next, unless data loader workers decode them.
 
         The data loader holds one batch in advance, so at the start of an epoch it draws one more than a step takes.
         """
         args = self.args
-        if args.dataloader_num_workers == 0 and self.state.global_step + 1 < self.state.max_steps:
-            count, size = args.gradient_accumulation_steps + 1, self.prompts_per_device
+        if args.dataloader_num_workers == 0 and self.state.global_step + self.steps_at_once < self.state.max_steps:
+            count, size = args.gradient_accumulation_steps * self.steps_at_once + 1, self.prompts_per_device
             self.train_dataset.prefetch(self.order.ahead(count, size, args.process_index, args.world_size))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -321,6 +272,12 @@ class PolicyTrainer(ShardedTrainer):
     def all_sum(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes."""
         return self.accelerator.reduce(value, reduction="sum")
+
+    def all_values(self, values: Tensor) -> Tensor:
+        """The numbers [n] of all processes as one tensor. Processes may have different counts n; none is infinite."""
+        padded = self.accelerator.pad_across_processes(values, pad_index=-math.inf)
+        joined = self.accelerator.gather(padded)
+        return joined[joined.isfinite()]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:

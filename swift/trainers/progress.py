@@ -67,7 +67,7 @@ def summary(logs: dict[str, float]) -> str:
     rewards = [
         f"{name.removeprefix('rewards/').removeprefix('external_')} {value:.2f}"
         for name, value in logs.items()
-        if name.startswith("rewards/") and not name.endswith("_std")
+        if name.startswith("rewards/") and not name.endswith("/std")
     ]
     place = 2 if "reward" in logs else len(parts)
     parts[place:place] = rewards

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from swift.trainers.sharding.parameters import cut, local_part, release
+from swift.trainers.sharding.parameters import cut, is_sharded, local_part, release, whole_values
 from swift.trainers.stand_ins import places_of, replaced
 
 
@@ -65,6 +65,7 @@ class Snapshot:
 
         Engines keep views of the parts, so the values are written over them, and the model's own ones back from copies.
         """
+        release(model)  # after a forward, FSDP2's root may hold whole parameters, whose memory will be freed
         parameters = dict(model.named_parameters())
         parts = {name: local_part(parameters[name]) for name in self.values}
         own = {name: part.clone() for name, part in parts.items()}
@@ -73,6 +74,28 @@ class Snapshot:
             yield
         finally:
             _overwrite(model, parts, own)
+
+    @torch.no_grad()
+    def mix(self, model: nn.Module, share: float) -> None:
+        """Move every value towards the model's: ``share`` of the model's value plus 1 - share of the old one."""
+        release(model)
+        parameters = dict(model.named_parameters())
+        for name, value in self.values.items():
+            value.lerp_(local_part(parameters[name]).to(value.dtype), share)
+
+    def whole(self, model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+        """The whole values by name on the CPU, an empty dict unless ``keep``. All processes call it together."""
+        if not is_sharded(model):
+            return {name: value.cpu() for name, value in self.values.items()} if keep else {}
+        with self.written_into(model):
+            named = dict(model.named_parameters())
+            return whole_values(((name, named[name]) for name in self.values), keep=keep)
+
+    def load(self, model: nn.Module, values: dict[str, Tensor]) -> None:
+        """Take whole ``values``, as :meth:`whole` returned them. Raises KeyError if one is missing."""
+        parameters = dict(model.named_parameters())
+        for name, value in self.values.items():
+            value.copy_(cut(parameters[name], values[name]))
 
     def nbytes(self) -> int:
         """Size of the copy in bytes."""

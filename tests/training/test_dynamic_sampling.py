@@ -8,8 +8,8 @@ from swift.engine.batch import Completions, collate_prompts
 from swift.llm.dataset import Record
 from swift.llm.template.phi4 import EncodedPrompt
 from swift.trainers.data import PromptItem
+from swift.trainers.rlhf_trainer.advantages import group_advantages
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_flat_groups
-from swift.trainers.rlhf_trainer.loss import group_advantages
 from swift.trainers.rlhf_trainer.rollout import Rollout
 
 

@@ -14,8 +14,9 @@ from transformers import Phi4MultimodalForCausalLM
 from swift.engine.batch import collate_completions, collate_prompts
 from swift.engine.probe import Paths
 from swift.llm.checkpoint.load import load_policy
+from swift.trainers.rlhf_trainer.advantages import combine_rewards, group_advantages
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
-from swift.trainers.rlhf_trainer.loss import clipped_surrogate, combine_rewards, group_advantages, k3_kl
+from swift.trainers.rlhf_trainer.loss import clipped_surrogate, k3_kl
 from swift.utils.errors import UserError
 from tests.support.builders import logits
 from tests.support.grpo_runs import make_trainer

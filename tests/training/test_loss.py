@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from swift.trainers.rlhf_trainer.loss import (
-    bounded_exp,
-    clipped_surrogate,
-    combine_rewards,
-    group_advantages,
-    k3_kl,
-    masked_mean,
-)
+from swift.trainers.rlhf_trainer.advantages import combine_rewards, group_advantages
+from swift.trainers.rlhf_trainer.loss import bounded_exp, clipped_surrogate, k3_kl, masked_mean
 
 
 def loss_from_the_formula(logps, old, reference, advantages, mask, epsilon, beta):

@@ -9,7 +9,7 @@ import torch
 
 from swift.engine.logprobs import completion_logprobs
 from swift.trainers.reference import Snapshot
-from tests.support.builders import random_completions, random_prompts, tiny_model, train_adapter_and_head
+from tests.support.builders import random_completions, random_prompts, run_python, tiny_model, train_adapter_and_head
 from utils.freezing import untie_head
 
 
@@ -53,3 +53,12 @@ def test_snapshot_holds_trainable_tensors_only():
     train_adapter_and_head(model)
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert Snapshot.of(model).values.keys() == names
+
+
+def test_a_divided_model_that_has_just_run_takes_the_values_of_a_snapshot():
+    """FSDP2's root holds whole parameters after a forward. Values were written over them after they had been freed."""
+    result = run_python("tests.support.processes.fsdp_reference")
+    assert result.returncode == 0, result.stderr
+    differences = [float(line) for line in result.stdout.split()]
+    assert len(differences) == 6
+    assert max(differences) < 1e-6

@@ -67,9 +67,8 @@ def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
     series, shown_settings = list(dict.fromkeys(label_of(row.setting, varying(rows)) for row in rows)), varying(rows)
     rows = [row for row in rows if any(run.history for run in row.runs)]
     names = {name for row in rows for run in row.runs for entry in run.history for name in entry}
-    panels = [
-        name for name in (LENGTH, "reward", *sorted(n for n in names if n.startswith("rewards/"))) if name in names
-    ]
+    rewards = sorted(name for name in names if name.startswith("rewards/") and not name.endswith("/std"))
+    panels = [name for name in (LENGTH, "reward", *rewards) if name in names]
     if not panels:
         return None
     several = len({row.setting[FIGURE_SIZE] for row in rows}) > 1

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from swift.trainers.rlhf_trainer.rollout import Rollout
-from swift.utils.files import replacing
+from swift.utils.files import replacing, write_json_lines
 from swift.utils.json_lines import JsonLinesFile, json_line
+from swift.utils.run_info import plain
 
 
 class CompletionsLog:
@@ -87,4 +88,11 @@ def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], lo
                 "in_loss": bool(rollout.in_loss[row]),
             }
         )
+        if rollout.preference is not None and rollout.preference[row]:
+            rows[-1]["preference"] = int(rollout.preference[row])
     return rows
+
+
+def write_rows(path: str | Path, step: int, rollout: Rollout, reward_names: Sequence[str], logps: Tensor) -> None:
+    """Write the rows of `completion_rows` to a file of their own, numbers that are not finite included."""
+    write_json_lines(path, [plain(row) for row in completion_rows(step, rollout, reward_names, logps)])

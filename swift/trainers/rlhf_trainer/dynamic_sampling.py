@@ -7,10 +7,12 @@ that is still flat after the last one is masked out of the loss.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
+from swift.llm.arguments import RLHFArguments
+from swift.trainers.metrics import Means
+from swift.trainers.rlhf_trainer.flat_groups import without
 from swift.trainers.rlhf_trainer.rollout import Rollout
 
 RollOutOthers = Callable[[int, set[int], int], Rollout]  # (groups, prompts taken already, attempt)
@@ -47,9 +49,24 @@ def replace_flat_groups(
             order[old] = len(rollout) + new
         rollout = rollout.concat(fresh).select(order)
         flat = flat[len(spread) :]
-    in_loss = rollout.in_loss.clone()
-    in_loss.view(-1, rollout.group_size)[flat] = False
-    return replace(rollout, in_loss=in_loss)
+    return without(rollout, flat)
+
+
+def resampled(
+    rollout: Rollout,
+    args: RLHFArguments,
+    means: Means,
+    roll_out_others: RollOutOthers,
+    *,
+    try_again: Callable[[bool], bool] = bool,
+) -> Rollout:
+    """``rollout``, with its flat groups replaced as in `replace_flat_groups` if the run's arguments ask for it. Their
+    share is observed."""
+    if not args.dynamic_sample:
+        return rollout
+    min_std = args.min_group_std
+    means.add("dropped_groups", float((rollout.std <= min_std).sum()), len(rollout))
+    return replace_flat_groups(rollout, min_std, args.max_resample_times, roll_out_others, try_again=try_again)
 
 
 def other_prompts(prompts: int, count: int, taken: set[int], key: tuple[int, ...]) -> list[int]:

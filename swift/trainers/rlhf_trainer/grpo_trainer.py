@@ -4,10 +4,11 @@ One optimizer step:
 
 1. Draw prompts and encode each once.
 2. Sample G completions of every prompt in one decoding batch.
-3. Score the completions with the rewards, and turn rewards into advantages within each group.
-4. Per micro-batch, run one forward and backward for the clipped loss plus the KL to the reference.
+3. Score the completions with the rewards, and turn rewards into advantages (advantages.py).
+4. Complete the micro-batches with the terms of the loss that depend on the whole step (step_terms.py).
+5. Per micro-batch, run one forward and backward for the policy loss plus the KL to the reference (policy_loss.py).
 
-Formulas and their sources are in loss.py.
+Formulas and their sources are in loss.py and advantages.py.
 """
 
 from __future__ import annotations
@@ -27,40 +28,41 @@ from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.logprobs import LogProbs, completion_logprobs
 from swift.engine.long_groups import Passes
 from swift.engine.probe import Paths, choose_paths
-from swift.engine.rollout.choosing import Sampling, prompt_uniforms
+from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import generate
 from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import Record
 from swift.llm.policy import Policy, embeds_prompts_frozen, prompt_embeddings
 from swift.llm.template.protocol import Template
-from swift.plugin.rewards import reward_matrix, reward_metrics
 from swift.trainers.accumulation import gradients_kept
 from swift.trainers.data import PromptDataset, PromptItem, example_prompts
 from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
+from swift.trainers.rlhf_trainer.advantages import Estimator, combine_rewards, group_spread
 from swift.trainers.rlhf_trainer.agreement import check_sampled, samples_whole_distribution
-from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, CompletionsRecorder, completion_rows
-from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, replace_flat_groups
-from swift.trainers.rlhf_trainer.figures import observe_rewards, observe_rollout, observe_sums, observe_tokens
-from swift.trainers.rlhf_trainer.loss import combine_rewards, group_advantages
+from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, CompletionsRecorder, write_rows
+from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, resampled
+from swift.trainers.rlhf_trainer.figures import observe_answers, observe_rollout, observe_tokens
+from swift.trainers.rlhf_trainer.flat_groups import FlatGroups
+from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, score_for_loss, with_advantages
 from swift.trainers.rlhf_trainer.passes import check_passes, choose_passes
-from swift.trainers.rlhf_trainer.policy_loss import LossTerms, TokenFigures, policy_loss, sliced_policy_loss
-from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, choose_reference
+from swift.trainers.rlhf_trainer.policy_loss import LossTerms, PolicyLoss, TokenFigures, sliced_policy_loss
+from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, SyncReference, choose_reference
 from swift.trainers.rlhf_trainer.rollout import (
-    MicroBatch,
+    VALIDATION,
     Rollout,
     describe_rollout,
     largest_load,
-    reward_columns,
     rollout_out_of_memory,
+    rollout_uniforms,
     sampling_settings,
 )
+from swift.trainers.rlhf_trainer.scoring import RewardScorer
+from swift.trainers.rlhf_trainer.step_terms import StepTerms
 from swift.trainers.step_clock import UPDATE, StepClock
-from swift.utils.files import write_json_lines
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step
-from swift.utils.run_info import plain
 from swift.utils.stages import staged
 
 logger = get_logger()
@@ -90,8 +92,8 @@ class GRPOTrainer(PolicyTrainer):
         **kwargs: Any,
     ) -> None:
         self.template = template
-        self.rewards = list(reward_funcs)
-        self.reward_names = [name for name, _ in self.rewards]
+        self.scorer = RewardScorer(reward_funcs, template.prefilled, args.reward_timeout, lambda: self.state)
+        self.reward_names = self.scorer.names
         super().__init__(
             policy.model if model is None else model,
             args,
@@ -99,13 +101,18 @@ class GRPOTrainer(PolicyTrainer):
             policy,
             prompts_per_device=args.per_device_train_batch_size // args.num_generations,
             repeats=args.num_iterations,
+            steps_at_once=args.steps_per_rollout,
             eval_dataset=PromptDataset(eval_dataset, template) if eval_dataset else None,
             **kwargs,
         )
         self.ref_model = ref_model
-        self.weights = torch.tensor(args.reward_weights or [1.0] * len(self.rewards))
+        self.weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_names))
         self.sampling = sampling_settings(args, template)
         self.means = Means()
+        self.estimator = Estimator.of(args, self.weights)
+        self.policy_loss = PolicyLoss.of(args)
+        self.flat_groups = FlatGroups.of(args, self.weights, template, self.scorer)
+        self.step_terms = StepTerms(args, self.means, self._score_now, self.all_sum, self.all_values)
         self.clock = StepClock(self.means, "rollout", "reward")
         self.add_callback(self.clock)
         self.completions_log = CompletionsLog(Path(args.output_dir) / "completions.jsonl")
@@ -122,8 +129,10 @@ class GRPOTrainer(PolicyTrainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any):
         """Train; the reference is the policy as it is now, before a checkpoint is resumed."""
         if self.args.beta:
-            self.reference = choose_reference(self.model, self.ref_model)
+            self.reference = choose_reference(self.model, self.ref_model, moves=self.args.sync_ref_model)
             self.ref_model = self.reference.model
+            if self.args.sync_ref_model:
+                self.add_callback(SyncReference(self.reference))
         self.passes = choose_passes(self.args.tokens_per_pass, self.largest_step(), self.plan_of, self.args.device)
         plan = self.memory_plan()
         announce_plan(plan, self.args.device)
@@ -140,6 +149,8 @@ class GRPOTrainer(PolicyTrainer):
         """Divide the reference as the policy was divided, and choose the fast paths."""
         if self.reference is not None:
             self.reference.divide(self.model)
+            if self.args.sync_ref_model and self._resumed is not None:
+                self.reference.load(self.model, self._resumed)
         with self.whole_policy(), self.computing_weights():
             self.paths = self.probe()
             if self.passes is not None:
@@ -176,42 +187,47 @@ class GRPOTrainer(PolicyTrainer):
     ) -> tuple[list[dict[str, MicroBatch]], Tensor | None]:
         """All micro-batches of one optimizer step, sampled and scored, and the completion tokens of the global batch.
 
-        With num_iterations above 1 the same micro-batches come back that many times.
+        A rollout serves one step or several, each with micro-batches of its own (steps_per_generation), and the same
+        micro-batches come back as often as num_iterations says.
         """
-        batches = self.take_prompts(epoch_iterator, num_batches)
-        if not batches:
-            return [], None
-        if self.state.global_step % self.args.num_iterations == 0 or not self._micro_batches:
-            self.model.eval()
-            try:
-                with self.whole_policy(), self.computing_weights():
-                    rollouts = self._sample(batches)
-                self._micro_batches = [self._compare(rollout) for rollout in rollouts]
-            except torch.OutOfMemoryError as error:
-                raise rollout_out_of_memory(
-                    self.state.global_step + 1, sum(map(len, batches)), self.args.num_generations
-                ) from error
-        tokens = sum(batch.rollout.loss_mask.sum() for batch in self._micro_batches)
-        return [{"batch": batch} for batch in self._micro_batches], self.all_sum(tokens)
+        steps, place = self.steps_at_once, self.state.global_step % (self.steps_at_once * self.args.num_iterations)
+        if place % steps == 0 or not self._micro_batches:
+            batches = self.take_prompts(epoch_iterator, num_batches * (steps - place % steps))
+            if not batches:
+                return [], None
+            if place == 0 or not self._micro_batches:  # otherwise the same prompts come back with num_iterations
+                self._micro_batches = self._prepare(batches)
+        start = place % max(1, len(self._micro_batches) // num_batches) * num_batches
+        batches, tokens = self.step_terms.complete(self._micro_batches[start : start + num_batches])
+        return [{"batch": batch} for batch in batches], tokens
 
-    def _sample(self, batches: list[list[PromptItem]]) -> list[Rollout]:
-        """Roll out all micro-batches of the step at once and split the result into micro-batches again. With dynamic
-        sampling, groups without spread are replaced in between."""
+    def _prepare(self, prompts: list[list[PromptItem]]) -> list[MicroBatch]:
+        """Roll out micro-batches of prompts, score them under the policies that the loss compares with, and turn their
+        rewards into advantages."""
+        self.model.eval()
+        try:
+            with self.whole_policy(), self.computing_weights():
+                rewards, rollouts = self._sample(prompts)
+            with self.clock.timed(UPDATE):
+                policies = self.model, self.reference
+                batches = [score_for_loss(rollout, *policies, self.args, self._score) for rollout in rollouts]
+        except torch.OutOfMemoryError as error:
+            count, step = sum(map(len, prompts)), self.state.global_step + 1
+            raise rollout_out_of_memory(step, count, self.args.num_generations) from error
+        return with_advantages(batches, rewards, self.estimator, self.all_sum)
+
+    def _sample(self, batches: list[list[PromptItem]]) -> tuple[Tensor, list[Rollout]]:
+        """Roll out all micro-batches at once and split the result into micro-batches again. In between, groups without
+        spread are replaced or treated. Returns also the rewards [N, R] that the completions of all have earned."""
         rollout = self._roll_out([item for batch in batches for item in batch], attempt=0)
-        if self.args.dynamic_sample:
-            min_std = self.args.min_group_std
-            self.means.add("dropped_groups", float((rollout.std <= min_std).sum()), len(rollout))
-            anywhere = self.any_process if self.synced else bool
-            rollout = replace_flat_groups(
-                rollout, min_std, self.args.max_resample_times, self._roll_out_others, try_again=anywhere
-            )
-        observe_rollout(self.means, rollout, self.reward_names, self.weights)
+        anywhere = self.any_process if self.synced else bool
+        rollout = resampled(rollout, self.args, self.means, self._roll_out_others, try_again=anywhere)
+        observe_rollout(self.means, rollout, self.reward_names, self.weights, self.all_sum)
         with self.clock.timed("reward"):
-            whole = [self.template.prefilled + text for text in rollout.texts]
-            columns = reward_columns(rollout.items, rollout.group_size, rollout.completions, whole, self.state)
-            observe_sums(self.means, reward_metrics(self.rewards, whole, columns))
+            self.scorer.observe_figures(self.means, rollout)
+            rewards, rollout = rollout.rewards, self.flat_groups(rollout, self.means)
         starts = np.cumsum([0] + [len(batch) for batch in batches])
-        return [rollout.select(range(start, stop)) for start, stop in itertools.pairwise(starts.tolist())]
+        return rewards, [rollout.select(range(start, stop)) for start, stop in itertools.pairwise(starts.tolist())]
 
     def _roll_out(self, items: list[PromptItem], attempt: int) -> Rollout:
         """Sample a group of completions of each prompt and score them."""
@@ -221,32 +237,23 @@ class GRPOTrainer(PolicyTrainer):
             if self.share_embeddings:
                 embeds = prompt_embeddings(self.model, prompts.input_ids, prompts.image_inputs())
                 prompts = prompts.with_embeds(embeds)
-            uniforms = self._uniforms(items, attempt)
+            uniforms = rollout_uniforms(items, size, self.args, self.state.global_step, attempt)
             completions = self._generate(prompts if self.paths.shared else pictured, size, self.sampling, uniforms)
             tokens = [self.template.decode_tokens(ids) for ids in completions.token_lists()]
             texts = ["".join(pieces) for pieces in tokens]
         with self.clock.timed("reward"):
-            whole = [self.template.prefilled + text for text in texts]
-            columns = reward_columns(items, size, completions, whole, self.state)
-            rewards = reward_matrix(self.rewards, whole, columns)
-            rewards = torch.as_tensor(rewards, dtype=torch.float32, device=device)
-            scaled = self.args.scale_rewards != "none"
-            advantages, std = group_advantages(combine_rewards(rewards, self.weights.to(device)), size, scaled)
+            rewards = self.scorer(items, size, completions, texts)
+            std = group_spread(combine_rewards(rewards, self.weights.to(device)), size)
         in_loss = completions.finished if self.args.overlong_filter else torch.ones_like(completions.finished)
-        return Rollout(items, prompts, completions, texts, tokens, rewards, advantages, std, in_loss)
+        unknown = torch.zeros(len(texts), device=device)  # advantages, until all rewards of the batch are known
+        return Rollout(items, prompts, completions, texts, tokens, rewards, unknown, std, in_loss)
 
     def _generate(
         self, prompts: PromptBatch, group_size: int, sampling: Sampling, uniforms: Tensor | None = None
     ) -> Completions:
         """Sample by the paths that the model takes."""
-        paths = {"shared": self.paths.shared, "compiled": self.paths.compiled}
-        return generate(self.model, prompts, group_size, sampling, uniforms, synced=self.synced, **paths)
-
-    def _uniforms(self, items: list[PromptItem], attempt: int) -> Tensor:
-        """The random numbers of a rollout, a function of seed, step, attempt and prompt in whichever process."""
-        key = (self.args.seed, self.state.global_step, attempt)
-        shape = (self.args.num_generations, self.args.max_completion_length)
-        return torch.from_numpy(np.concatenate([prompt_uniforms((*key, item.index), *shape) for item in items]))
+        paths = {"shared": self.paths.shared, "compiled": self.paths.compiled, "synced": self.synced}
+        return generate(self.model, prompts, group_size, sampling, uniforms, **paths)
 
     def _roll_out_others(self, count: int, taken: set[int], attempt: int) -> Rollout:
         """Roll out ``count`` prompts outside ``taken``, other ones in every process."""
@@ -254,19 +261,14 @@ class GRPOTrainer(PolicyTrainer):
         indexes = other_prompts(len(self.train_dataset), count, taken, key)
         return self._roll_out(self.train_dataset.items(indexes), attempt)
 
-    @torch.no_grad()
-    def _compare(self, rollout: Rollout) -> MicroBatch:
-        """Score ``rollout`` under the reference, and under the sampling policy if it will be used more than once."""
-        reference_logps = old_logps = None
+    def _score_now(self, rollout: Rollout) -> LogProbs:
+        """Score ``rollout`` under the policy as it is now, entropy included, without gradient."""
+        self.model.eval()
         with self.clock.timed(UPDATE):
-            if self.reference is not None:
-                with self.reference.standing_in(self.model) as model:
-                    reference_logps = self._score(model, rollout).logps
-            if self.args.num_iterations > 1:
-                old_logps = self._score(self.model, rollout).logps
-        return MicroBatch(rollout, reference_logps, old_logps)
+            return self._score(self.model, rollout, with_entropy=True)
 
     def _score(self, model: nn.Module, rollout: Rollout, with_entropy: bool = False) -> LogProbs:
+        """Score ``rollout`` under ``model`` by the path that it takes."""
         return completion_logprobs(
             model,
             rollout.prompts,
@@ -278,32 +280,32 @@ class GRPOTrainer(PolicyTrainer):
 
     @torch.no_grad()
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
-        """Observe the rewards of one greedy completion per prompt."""
+        """Observe the rewards of one greedy completion per prompt, or of as many samples as num_generations_eval."""
+        count = self.args.num_generations_eval
         prompts = collate_prompts([item.prompt for item in items], self.sampling.pad_token_id, self.args.device)
-        completions = self._generate(prompts, 1, replace(self.sampling, temperature=0))
-        texts = [self.template.prefilled + self.template.decode(ids) for ids in completions.token_lists()]
-        columns = reward_columns(items, 1, completions, texts, self.state)
-        rewards = torch.as_tensor(reward_matrix(self.rewards, texts, columns))
-        observe_rewards(means, rewards, self.reward_names, self.weights)
-        means.add("completion_length", float(completions.lengths.sum()), len(completions))
+        sampling = self.sampling if count else replace(self.sampling, temperature=0)
+        uniforms = rollout_uniforms(items, count, self.args, VALIDATION) if count else None
+        completions = self._generate(prompts, count or 1, sampling, uniforms)
+        texts = [self.template.decode(ids) for ids in completions.token_lists()]
+        rewards = self.scorer(items, count or 1, completions, texts, means.add)
+        observe_answers(means, rewards, self.reward_names, self.weights, completions, count)
 
     # -- update --------------------------------------------------------------------------------------------------
 
     @staged("forward")
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sum of this micro-batch's token losses over the tokens of the global batch.
+        """This micro-batch's part of the loss of the step.
 
         Data-parallel training averages gradients over processes, hence the factor world_size.
         """
-        args, batch = self.args, inputs["batch"]
-        weights = {"epsilon": args.epsilon, "epsilon_high": args.epsilon_high, "beta": args.beta}
+        batch: MicroBatch = inputs["batch"]
         if self.passes is None:
             scores = self._score(model, batch.rollout, with_entropy=True)
-            total, figures = policy_loss(scores, LossTerms.of(batch), **weights)
+            total, figures = self.policy_loss(scores, LossTerms.of(batch))
         else:
-            total, figures = sliced_policy_loss(model, batch, self.passes, temperature=args.temperature, **weights)
+            total, figures = sliced_policy_loss(model, batch, self.passes, self.policy_loss, self.args.temperature)
         self._last = batch.rollout, figures
-        loss = total / num_items_in_batch.clamp(min=1) * self.args.world_size
+        loss = total / batch.divisor * self.args.world_size
         return (loss, figures) if return_outputs else loss
 
     def training_step(
@@ -317,11 +319,16 @@ class GRPOTrainer(PolicyTrainer):
                 losses.append(super().training_step(model, {"batch": part}, num_items_in_batch))
             rollout, figures = self._last
             if part.old_logps is None and samples_whole_distribution(self.sampling):
-                check_sampled(figures.logps, figures.observed["entropy"], rollout.completions.mask)
+                check_sampled(figures.logps, figures.observed["entropy"], rollout.sampled)
             observe_tokens(self.means, figures)
             if self.recorder is not None:
                 self.recorder.add(self.state.global_step + 1, rollout, figures.logps)
         return sum(losses)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.sync_ref_model:
+            self.reference.save(self.model, output_dir, writes=self.args.should_save)
 
     def describe_batch(self, inputs: dict[str, Any]) -> str:
         """The rows and tokens of a micro-batch and the flags that make it smaller."""
@@ -331,12 +338,11 @@ class GRPOTrainer(PolicyTrainer):
         """Write the groups of the last micro-batch, whose loss or gradient is not finite, beside completions.jsonl."""
         step, (rollout, figures) = self.state.global_step + 1, self._last
         path = Path(self.args.output_dir) / f"not_finite_step{step}_process{self.args.process_index}.jsonl"
-        rows = completion_rows(step, rollout, self.reward_names, figures.logps)
-        write_json_lines(path, [plain(row) for row in rows])
+        write_rows(path, step, rollout, self.reward_names, figures.logps)
         return f", its groups are in {path}"
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the means of the steps since the last entry along with the Trainer's own figures."""
         if "loss" in logs:
-            logs.update(self.means.pop(self.gather_rows))
+            logs.update(self.means.pop(self.gather_rows) | self.scorer.pop_logged(self.gather_rows))
         super().log(logs, *args, **kwargs)

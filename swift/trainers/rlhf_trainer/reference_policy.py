@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from swift.engine.attention.choice import attend_by, decoder_attention
 from swift.trainers.reference import Snapshot
 from swift.trainers.sharding.parameters import is_sharded
+from swift.utils.errors import UserError
+from swift.utils.files import replacing
 from swift.utils.logger import get_logger
 
 logger = get_logger()
+
+SAVED = "reference.pt"  # in a checkpoint, if the reference moves
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,24 @@ class ReferencePolicy:
         elif is_sharded(policy):
             logger.warning("the reference is a second model and is whole in every process, unlike the policy")
 
+    def save(self, model: nn.Module, folder: str | Path, *, writes: bool) -> None:
+        """Write a snapshot into a checkpoint if this process ``writes``. All processes call it together."""
+        values = self.snapshot.whole(model, keep=writes)
+        if writes:
+            with replacing(Path(folder) / SAVED) as temporary:
+                torch.save(values, temporary)
+
+    def load(self, model: nn.Module, folder: str | Path) -> None:
+        """Take the snapshot of a checkpoint. Raises UserError if the checkpoint holds none, or another."""
+        path = Path(folder) / SAVED
+        try:
+            self.snapshot.load(model, torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: no reference to resume with --sync_ref_model ({error}); resume from a checkpoint of a run "
+                "with this flag"
+            ) from error
+
     def nbytes(self) -> int:
         """Size of the snapshot or of the second model in bytes."""
         if self.snapshot is not None:
@@ -49,13 +74,33 @@ class ReferencePolicy:
         return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
 
 
-def choose_reference(policy: nn.Module, other: nn.Module | None) -> ReferencePolicy:
+class SyncReference(TrainerCallback):
+    """Moves the reference towards the policy every ``ref_model_sync_steps`` optimizer steps: it becomes
+    ``ref_model_mixup_alpha`` times the policy plus the remaining share of itself (TR-DPO, arXiv 2404.09656)."""
+
+    def __init__(self, reference: ReferencePolicy) -> None:
+        self.reference = reference
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step % args.ref_model_sync_steps == 0:
+            self.reference.snapshot.mix(model, args.ref_model_mixup_alpha)
+
+
+def choose_reference(policy: nn.Module, other: nn.Module | None, *, moves: bool = False) -> ReferencePolicy:
     """Take ``policy`` as it is now for the reference, or ``other`` if it is given.
 
     A snapshot also stands for an ``other`` that differs from ``policy`` in trainable tensors only. A
-    second model stays on its device. Both models are whole here: engines divide the policy later.
+    second model stays on its device. Both models are whole here: engines divide the policy later. A reference that
+    ``moves`` is kept in float32, because small moves would round to nothing, and must be a snapshot (else UserError).
     """
     snapshot = Snapshot.of(policy) if other is None else Snapshot.of_other(policy, other)
+    if moves and snapshot is None:
+        raise UserError(
+            "--sync_ref_model mixes what trains into the reference, but --ref_model differs from --model in other "
+            "tensors too; leave --ref_model or --sync_ref_model out"
+        )
+    if moves:
+        snapshot = Snapshot({name: value.float() for name, value in snapshot.values.items()})
     if snapshot is None:
         other.requires_grad_(False).eval()
     reference = ReferencePolicy(snapshot, other if snapshot is None else None)

@@ -1,4 +1,4 @@
-"""Records of sampled groups on their way to the loss: rollouts and micro-batches."""
+"""Sampled groups with their rewards and advantages. The next record on their way to the loss is in micro_batch.py."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from swift.engine.batch import Completions, PromptBatch, concat_completions, concat_prompts
-from swift.engine.rollout.choosing import Sampling
+from swift.engine.rollout.choosing import Sampling, prompt_uniforms
 from swift.engine.rollout.stop_words import StopWords
 from swift.llm.arguments import RLHFArguments
 from swift.llm.dataset import last_question
@@ -24,6 +25,7 @@ from swift.utils.logger import get_logger
 
 logger = get_logger()
 
+VALIDATION = 1 << 31  # in place of the step in the random numbers of validation, which are the same at every step
 # Columns that every reward may ask for, whatever the data set has.
 PROVIDED_COLUMNS = frozenset({"solution", "images", "messages", "prompts", "completion_tokens", TRAINER_STATE})
 
@@ -38,9 +40,10 @@ class Rollout:
     texts: list[str]  # [N]
     tokens: list[list[str]]  # [N] pieces that join to the text
     rewards: Tensor  # [N, R], NaN if a reward does not apply
-    advantages: Tensor  # [N]
+    advantages: Tensor  # [N], 0 until the rewards of the whole batch are known
     std: Tensor  # [B] standard deviation of the weighted reward within each group
-    in_loss: Tensor  # bool [N]: completions that count in the loss
+    in_loss: Tensor  # bool [N]: completions that count in the policy loss
+    preference: Tensor | None = None  # [N]: 1 for an answer to be preferred to the one with -1 in its group, else 0
 
     def __post_init__(self) -> None:
         fields = (self.completions, self.texts, self.tokens, self.rewards, self.advantages, self.in_loss)
@@ -60,6 +63,12 @@ class Rollout:
     def loss_mask(self) -> Tensor:
         """True at the tokens that count in the loss, [N, C]."""
         return self.completions.mask & self.in_loss[:, None]
+
+    @property
+    def sampled(self) -> Tensor:
+        """True at the tokens that the policy has sampled, [N, C]. Those of solutions are not among them."""
+        mask = self.completions.mask
+        return mask if self.preference is None else mask & (self.preference < 1)[:, None]
 
     def parts(self, size: int) -> list[Rollout]:
         """The completions in blocks of ``size``. A block holds whole groups, or a part of one group.
@@ -83,6 +92,7 @@ class Rollout:
             completions=whole.completions.select(rows),
             texts=[whole.texts[row] for row in rows],
             tokens=[whole.tokens[row] for row in rows],
+            preference=None if whole.preference is None else whole.preference[rows],
             **{name: getattr(whole, name)[rows] for name in ("rewards", "advantages", "in_loss")},
         )
 
@@ -100,10 +110,11 @@ class Rollout:
             self.advantages[rows],
             self.std[list(groups)],
             self.in_loss[rows],
+            None if self.preference is None else self.preference[rows],
         )
 
     def concat(self, other: Rollout) -> Rollout:
-        """The rollout of the groups of both."""
+        """The rollout of the groups of both, neither of which has preferences yet."""
         return Rollout(
             self.items + other.items,
             concat_prompts(self.prompts, other.prompts),
@@ -115,27 +126,6 @@ class Rollout:
                 for name in ("rewards", "advantages", "std", "in_loss")
             ),
         )
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """A rollout with the log-probabilities that the loss compares the policy's with."""
-
-    rollout: Rollout
-    reference_logps: Tensor | None  # [N, C]; None when beta is 0
-    old_logps: Tensor | None  # [N, C]; None when each rollout is used once: the policy is then its own old policy
-
-    def parts(self, size: int | None) -> list[MicroBatch]:
-        """This batch in blocks of ``size`` completions (`Rollout.parts`); None leaves it whole."""
-        if size is None or size >= len(self.rollout.texts):
-            return [self]
-        batches, start = [], 0
-        for rollout in self.rollout.parts(size):
-            rows, width = slice(start, start + len(rollout.texts)), rollout.completions.ids.shape[1]
-            logps = (None if part is None else part[rows, :width] for part in (self.reference_logps, self.old_logps))
-            batches.append(MicroBatch(rollout, *logps))
-            start = rows.stop
-        return batches
 
 
 def describe_rollout(rollout: Rollout) -> str:
@@ -183,7 +173,7 @@ def largest_load(args: RLHFArguments, dataset: PromptDataset, prompts_per_device
     shortest, longest = prompt_lengths(dataset)
     completions = min(args.mini_batch_size or math.inf, min(prompts_per_device, most) * group)
     return Load(
-        prompts=min(prompts_per_device * args.gradient_accumulation_steps, most),
+        prompts=min(prompts_per_device * args.gradient_accumulation_steps * args.steps_per_rollout, most),
         shortest_prompt=shortest,
         longest_prompt=longest,
         group_size=group,
@@ -199,6 +189,15 @@ def rollout_out_of_memory(step: int, prompts: int, group_size: int) -> UserError
         f"step {step}: out of memory in the rollout of {prompts} prompts with {group_size} completions each; halve "
         "--per_device_train_batch_size, --num_generations or --max_completion_length, or lower --dynamic_hd"
     )
+
+
+def rollout_uniforms(
+    items: Sequence[PromptItem], size: int, args: RLHFArguments, step: int, attempt: int = 0
+) -> Tensor:
+    """The random numbers [N, C] of ``size`` completions of each prompt, a function of the run's seed, the step, the
+    attempt and the prompt in whichever process."""
+    key, length = (args.seed, step, attempt), args.max_completion_length
+    return torch.from_numpy(np.concatenate([prompt_uniforms((*key, item.index), size, length) for item in items]))
 
 
 def sampling_settings(args: RLHFArguments, template: Template) -> Sampling:

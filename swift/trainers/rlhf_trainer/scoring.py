@@ -1,0 +1,69 @@
+"""Scoring of completions with the rewards of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from swift.engine.batch import Completions
+from swift.plugin.rewards import LogMetric, logs_metrics, reward_matrix, reward_metrics
+from swift.trainers.data import PromptItem
+from swift.trainers.metrics import Means
+from swift.trainers.rlhf_trainer.figures import observe_sums
+from swift.trainers.rlhf_trainer.rollout import Rollout, reward_columns
+
+
+class RewardScorer:
+    """Scores completions with ``rewards``, (name, reward) pairs, and collects the metrics that they log themselves.
+
+    Args:
+        prefilled: text that every completion begins with and that was not sampled.
+        timeout: seconds that a reward may take; None for any time.
+        state: returns the Trainer's state, which rewards may ask for.
+    """
+
+    def __init__(
+        self, rewards: Sequence[tuple[str, Any]], prefilled: str, timeout: float | None, state: Callable[[], Any]
+    ) -> None:
+        self.rewards = list(rewards)
+        self.names = [name for name, _ in self.rewards]
+        self.prefilled, self.timeout, self.state = prefilled, timeout, state
+        self.logged = Means()  # metrics of rewards' own, whose names may differ between processes
+        self._logs = any(logs_metrics(reward) for _, reward in self.rewards)
+
+    def __call__(
+        self,
+        items: Sequence[PromptItem],
+        group_size: int,
+        completions: Completions,
+        texts: Sequence[str],
+        log_metric: LogMetric | None = None,
+    ) -> Tensor:
+        """Rewards [N, R] of N completions, ``group_size`` of each of ``items``, NaN if one does not apply.
+
+        ``texts`` are the completions as text. ``log_metric`` receives the metrics of rewards' own; by default they go
+        to the training log.
+        """
+        whole = [self.prefilled + text for text in texts]
+        columns = reward_columns(items, group_size, completions, whole, self.state())
+        log_metric = log_metric or self.logged.add
+        scores = reward_matrix(self.rewards, whole, columns, timeout=self.timeout, log_metric=log_metric)
+        return torch.as_tensor(scores, dtype=torch.float32, device=completions.ids.device)
+
+    def observe_figures(self, means: Means, rollout: Rollout) -> None:
+        """Observe the further figures of rewards that have a method ``metrics``."""
+        whole = [self.prefilled + text for text in rollout.texts]
+        columns = reward_columns(rollout.items, rollout.group_size, rollout.completions, whole, self.state())
+        observe_sums(means, reward_metrics(self.rewards, whole, columns))
+
+    def pop_logged(self, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The means of rewards' own metrics since the last call, over all processes, which call it together. ``gather``
+        is as in `Means.pop`."""
+        if not self._logs:
+            return {}
+        self.logged.expect(sorted(set(gather_object(self.logged.names))))
+        return self.logged.pop(gather)
