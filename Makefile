@@ -37,6 +37,7 @@ bench: setup
 	$(RUN) -m bench.kg_hostile
 	$(RUN) -m bench.kg_reward
 	$(RUN) -m bench.images
+	$(RUN) -m bench.long_groups
 	$(RUN) -m bench.load_checkpoint
 	$(RUN) -m bench.evaluate
 	$(RUN) -m bench.report

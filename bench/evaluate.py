@@ -1,6 +1,7 @@
 """Questions per second of the evaluation engine against a loop that takes one question at a time, in one run.
 
     python -m bench.evaluate --model output/demo/grpo [--dataset_folder data/demo] [--questions 40] [--rounds 2]
+    python -m bench.evaluate --model output/demo/grpo --against FOLDER      # the engine of another checkout, in turns
 
 The loop is the published way: for each question its images are read and tiled afresh, its prompt is prefilled, its
 answer decoded alone. The engine is what evaluate.py runs. Both take turns over the same questions, the first ones of
@@ -14,6 +15,7 @@ import argparse
 import json
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -21,6 +23,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from bench.against.turns import take_turns
 from bench.timing import compare
 from swift.engine.batch import collate_prompts
 from swift.engine.sampling import generate
@@ -98,13 +101,38 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="questions per batch (default: as evaluate.py chooses)")
     parser.add_argument("--num_workers", type=int, help="threads that read ahead (default: as evaluate.py chooses)")
     parser.add_argument("--rounds", type=int, default=2, help="counted rounds of each form")
+    parser.add_argument("--against", type=Path, help="another checkout; compare with its engine, and nothing else")
     return parser.parse_args(argv)
+
+
+def compare_engines(args: argparse.Namespace) -> None:
+    """Compare the engine of this checkout with that of ``args.against``. Prints the table and the JSON line."""
+    settings = {
+        "model": str(Path(args.model).resolve()),
+        "dataset_folder": str(args.dataset_folder.resolve()),
+        "questions": args.questions,
+        "max_new_tokens": args.max_new_tokens,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        settings_of = dict.fromkeys(("old", "new"), settings)
+        old, new = take_turns("answer", args.against, settings_of, args.rounds, Path(folder))
+    count = new.facts[0]["questions"]
+    same = len({fact["texts"] for fact in old.facts + new.facts}) == 1
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(f"{count} questions, at most {args.max_new_tokens} new tokens; medians of {args.rounds}\n")
+    print(f"{'':24}{'old':>12}{'new':>12}{'ratio':>9}")
+    speedup = old.seconds / new.seconds
+    print(f"{'questions per second':24}{count / old.seconds:>12.2f}{count / new.seconds:>12.2f}{speedup:>8.2f}x\n")
+    print(json.dumps({"speedup": round(speedup, 3), "text_identical": same, "questions": count}))
 
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table and the JSON line."""
     args = parse_arguments(argv)
+    if args.against is not None:
+        compare_engines(args)
+        return 0
     folder = args.dataset_folder / "annotations" / "eval"
     files = [load_records([folder / name], max_samples=args.questions) for name in SWEEP]
     records = list(chain.from_iterable(files))

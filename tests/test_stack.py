@@ -40,7 +40,7 @@ ALLOWED = {
     "evaluate": ("swift.evaluation", "swift.utils"),
     "evaluate_token_prob": ("swift.evaluation", "swift.utils"),
     "tools": (*SWIFT, "swift.cli", "ReXKG"),
-    "bench": (*SWIFT, "ReXKG", "tools", "plugin"),
+    "bench": (*SWIFT, "swift.cli", "ReXKG", "tools", "plugin"),
     "tests": (*SWIFT, "swift", "swift.cli", "ReXKG", "tools", "bench", "plugin", "evaluate", "evaluate_token_prob"),
 }
 

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swift.engine.attention.choice import FLEX, PARTS, decoder_attention
+from swift.engine.attention.masks import row_masks
 from swift.engine.batch import Completions, PromptBatch
 from swift.engine.chunked_head import Choices, HeadCall, scoring_head
-from swift.engine.model_inputs import FULL, SLIDING, attention_masks, decoder_layers, prompt_positions, token_types
-from swift.engine.packing import Layout, packed_layout, plain_layout
+from swift.engine.model_inputs import FULL, SLIDING, decoder_layers, prompt_positions, token_types
+from swift.engine.packing import Layout, PackedRows, packed_layout, plain_layout
 from swift.llm.policy import input_embeddings, output_head
+from swift.utils.stages import count_work
 
-DENSE_MASK_ATTENTION = ("sdpa", "eager")
+PACKING_ATTENTION = ("sdpa", "eager", FLEX, PARTS)
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ def why_plain(model: nn.Module) -> str | None:
 
     `probe.py` measures afterwards if the packed layout agrees with the plain one.
     """
-    attention, layers = model.config._attn_implementation, decoder_layers(model)
-    if attention not in DENSE_MASK_ATTENTION:
+    attention, layers = decoder_attention(model), decoder_layers(model)
+    if attention not in PACKING_ATTENTION:
         return f"{attention} takes no per-token mask"
     if other := sorted(layers.kinds - {FULL, SLIDING}):
         return f"its {other[0]} layers take no per-token mask"
@@ -74,9 +77,13 @@ def row_inputs(
     images = prompts.image_inputs()
     positions = prompt_positions(model, prompts.input_ids, prompts.order, prompts.mask, images)
     layout = (packed_layout if packed else plain_layout)(prompts, completions, positions)
+    count_work(layout.position_ids.shape[-2:].numel(), len(layout.targets))
+    mask = layout.visible
+    if isinstance(mask, PackedRows):
+        mask = row_masks(model, mask, prompts.input_ids)
     inputs = {
         **_model_inputs(model, prompts, images, layout),
-        "attention_mask": _attention_mask(model, prompts, layout),
+        "attention_mask": mask,
         "position_ids": layout.position_ids,
         "use_cache": False,
     }
@@ -92,35 +99,6 @@ def _model_inputs(model: nn.Module, prompts: PromptBatch, images: dict[str, Tens
         return {"inputs_embeds": torch.cat([prompts.embeds, suffix], dim=1)}
     input_ids = torch.cat([prompts.input_ids, plan.suffix_ids], dim=1)
     return {"input_ids": input_ids, **token_types(model, input_ids), **images}
-
-
-def _attention_mask(model: nn.Module, prompts: PromptBatch, plan: Layout) -> Tensor | dict[str, Tensor]:
-    if plan.visible.ndim == 2:
-        return plan.visible
-    return dense_masks(model, plan.visible, plan.order, prompts.input_ids)
-
-
-def dense_masks(model: nn.Module, visible: Tensor, order: Tensor, prompt_ids: Tensor) -> Tensor | dict[str, Tensor]:
-    """The masks that the layers of ``model`` need for a causal mask ``visible``, bool [rows, queries, keys].
-
-    ``order`` [rows, keys] is each token's number in its own sequence. The queries are the last ones of the keys.
-    ``prompt_ids`` [rows, P] are those of the first keys, among which the image tokens are.
-    """
-    layers = decoder_layers(model)
-    image_tokens = torch.zeros_like(order, dtype=torch.bool)
-    if layers.images_both_ways:
-        image_tokens[:, : prompt_ids.shape[1]] = prompt_ids == model.config.image_token_id
-    masks = attention_masks(layers, visible, order, image_tokens)
-    if model.config._attn_implementation != "eager":
-        return masks
-    if isinstance(masks, dict):
-        return {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
-    return _additive(masks, model.dtype)
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask as numbers to add to attention scores: eager attention adds its mask, SDPA takes booleans."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def scatter(flat: Tensor, mask: Tensor) -> Tensor:

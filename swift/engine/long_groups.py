@@ -26,12 +26,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from swift.engine.attention.masks import row_masks
 from swift.engine.batch import Completions, PromptBatch
 from swift.engine.chunked_head import HeadCall, scoring_head
-from swift.engine.logprobs import LogProbs, dense_masks, scatter
+from swift.engine.logprobs import LogProbs, scatter
 from swift.engine.model_inputs import next_positions, prompt_positions, token_types
-from swift.engine.packing import group_mask, group_size
+from swift.engine.packing import PROMPT, PackedRows, group_size
 from swift.llm.policy import input_embeddings, output_head
+from swift.utils.stages import count_work, staged
 
 KeysAndValues = list[Tensor]  # keys and values of layer 0, then of layer 1 and so on, each [1, heads, tokens, width]
 SliceLoss = Callable[[slice, LogProbs], Tensor]  # completions [n of N] and their scores -> a sum over them, a scalar
@@ -74,6 +76,7 @@ class Gradients:
     def __post_init__(self) -> None:
         self.values = [None] * len(self.parameters)
 
+    @staged("backward")
     def propagate(
         self, outputs: Sequence[Tensor], wanted: Sequence[Tensor] | None, leaves: KeysAndValues, sums: Sequence[Tensor]
     ) -> None:
@@ -227,7 +230,6 @@ class _Group:
         """
         leaves = _leaves(before)
         prompt, count, last = self.prompt, section.stop - section.start, slice(self.width, None)
-        visible = torch.ones(1, count + 1, section.stop + 1, dtype=torch.bool, device=prompt.mask.device)
         positions, order = (
             torch.cat([values[..., columns], values[..., last]], dim=-1)
             for values, columns in ((self.positions, section), (prompt.order, slice(0, section.stop)))
@@ -236,7 +238,8 @@ class _Group:
             inputs = {"input_ids": prompt.input_ids, **token_types(self.model, prompt.input_ids), **self.images}
         else:
             inputs = {"inputs_embeds": torch.cat([prompt.embeds[:, section], prompt.embeds[:, last]], dim=1)}
-        cache = self._run(inputs, leaves, visible.tril(section.start), positions, order, keep=1)[1]
+        rows = PackedRows(torch.full_like(order, PROMPT), order, count + 1)
+        cache = self._run(inputs, leaves, rows, positions, keep=1)[1]
         return leaves, [value[..., :-1, :] for value in cache.added]
 
     def _score(self, completions: Completions, prefix: KeysAndValues) -> LogProbs:
@@ -247,7 +250,6 @@ class _Group:
         row = torch.where(step == 0, prompt.input_ids[0, -1], targets.roll(1))[None]
         following = next_positions(self.positions, prompt.mask)[:, None] + step - 1
         positions = torch.where(step == 0, self.positions[..., -1:], following)
-        known = torch.ones(1, len(step), self.width, dtype=torch.bool, device=device)
         order = torch.cat([prompt.order[:, : self.width], self.width + step[None]], dim=1)
         call = HeadCall(torch.arange(len(step), device=device), targets, self.temperature, self.with_entropy)
         if prompt.embeds is None:
@@ -255,9 +257,9 @@ class _Group:
         else:
             embeds = input_embeddings(self.model)(row).to(prompt.embeds.dtype)
             inputs = {"inputs_embeds": torch.where((step == 0)[None, :, None], prompt.embeds[:, -1:], embeds)}
-        visible = torch.cat([known, group_mask(completion_of[None] + 1)], dim=2)
+        segments = torch.cat([torch.full_like(order[:, : self.width], PROMPT), completion_of[None] + 1], dim=1)
         with scoring_head(output_head(self.model), call):
-            flat = self._run(inputs, prefix, visible, positions, order)[0]
+            flat = self._run(inputs, prefix, PackedRows(segments, order, len(step)), positions)[0]
         entropy = None if call.entropy is None else scatter(call.entropy, completions.mask)
         return LogProbs(scatter(flat, completions.mask), entropy)
 
@@ -265,18 +267,18 @@ class _Group:
         self,
         inputs: dict[str, Tensor],
         before: KeysAndValues,
-        visible: Tensor,
+        rows: PackedRows,
         positions: Tensor,
-        order: Tensor,
         keep: int = 0,
     ) -> tuple[Tensor, PromptSoFar]:
-        """The head's output and the keys and values of one pass. ``visible`` is bool [1, queries, keys], and ``order``
-        [1, keys]. The head reads the last ``keep`` tokens, by default all."""
-        prompt_ids = self.prompt.input_ids[:, : min(self.width, order.shape[1])]
+        """The head's output and the keys and values of one pass. ``rows`` is one row, whose first keys are those
+        ``before``. The head reads the last ``keep`` tokens, by default all."""
+        prompt_ids = self.prompt.input_ids[:, : min(self.width, rows.segments.shape[1])]
+        count_work(rows.queries, keep or rows.queries)
         cache = PromptSoFar(before)
         output = self.forward(
             **inputs,
-            attention_mask=dense_masks(self.model, visible, order, prompt_ids),
+            attention_mask=row_masks(self.model, rows, prompt_ids),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,

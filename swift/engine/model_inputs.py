@@ -1,4 +1,4 @@
-"""Inputs of a model's forward pass besides token ids: token types, positions, and masks for its kinds of layers.
+"""Inputs of a model's forward pass besides token ids: token types and positions. Also its kinds of layers.
 
 Phi-4-multimodal has positions that count tokens, and causal layers only. Qwen-VL models place the tokens of an image on
 a grid, with three positions per token. Gemma 3 lets the tokens of an image see each other in both directions, and most
@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -63,26 +62,3 @@ def decoder_layers(model: nn.Module) -> Layers:
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or [SLIDING if window else FULL]
     return Layers(frozenset(kinds), window, "token_type_ids" in forward_names(model))
-
-
-def attention_masks(layers: Layers, visible: Tensor, order: Tensor, image_tokens: Tensor) -> Tensor | dict[str, Tensor]:
-    """Masks for rows of one or several sequences, bool [rows, 1, Q, L]: one if all layers are of one kind, otherwise a
-    mask per kind.
-
-    ``visible`` bool [rows, Q (query), L (key)] is the causal mask of the last Q of L tokens, ``order`` [rows, L] each
-    token's number in its own sequence, and ``image_tokens`` bool [rows, L] is True at image tokens.
-    """
-    queries, keys = visible.shape[1:]
-    if layers.images_both_ways:
-        begins = image_tokens & ~nn.functional.pad(image_tokens, (1, 0))[:, :-1]
-        block = torch.where(image_tokens, begins.cumsum(dim=1), 0)
-        own_block = block[:, keys - queries :, None]
-        visible = visible | ((own_block == block[:, None, :]) & (own_block > 0))
-    masks = dict.fromkeys((FULL, SLIDING), visible[:, None])
-    if SLIDING in layers.kinds and layers.window < keys:
-        near = order[:, None, :] > order[:, keys - queries :, None] - layers.window
-        own = torch.eye(keys, dtype=torch.bool, device=order.device)[keys - queries :]
-        masks[SLIDING] = ((visible & near) | own)[:, None]
-    if len(layers.kinds) == 1:
-        return masks[next(iter(layers.kinds))]
-    return masks

@@ -20,6 +20,24 @@ PROMPT = 0
 
 
 @dataclass(frozen=True)
+class PackedRows:
+    """Tokens of packed rows, the last of which ask and all of which are asked."""
+
+    segments: Tensor  # [rows, L] PADDING, PROMPT, or the number of a completion in its group from 1
+    order: Tensor  # [rows, L] number of each token in its own sequence
+    queries: int  # Q, tokens at the ends of rows for which attention is computed
+
+    def __post_init__(self) -> None:
+        if self.segments.shape != self.order.shape or self.queries > self.segments.shape[1]:
+            raise ValueError(f"{tuple(self.segments.shape)} segments, {tuple(self.order.shape)} in order")
+
+    @property
+    def first_query(self) -> int:
+        """Column of the first token for which attention is computed."""
+        return self.segments.shape[1] - self.queries
+
+
+@dataclass(frozen=True)
 class Layout:
     """Places of prompt and completion tokens in a model input, and the hidden states that predict each token.
 
@@ -28,8 +46,7 @@ class Layout:
 
     suffix_ids: Tensor  # [rows, L - P] completion tokens
     position_ids: Tensor  # [rows, L], or [3, rows, L] if the prompts' positions are [3, B, P]
-    order: Tensor  # [rows, L] number of each token in its own sequence
-    visible: Tensor  # bool [rows, L (query), L (key)] when packed, long [rows, L] when plain
+    visible: PackedRows | Tensor  # when plain, long [rows, L] with 0 in padding
     predictor_rows: Tensor  # [T] flat index (row * L + column) of the hidden state that predicts each token
     targets: Tensor  # [T] completion tokens, completion by completion
     repeats: int  # rows per prompt: 1 when packed, G when plain
@@ -55,7 +72,6 @@ def plain_layout(prompts: PromptBatch, completions: Completions, positions: Tens
     return Layout(
         suffix_ids=completions.ids,
         position_ids=_join(positions.repeat_interleave(repeats, dim=-2), suffix),
-        order=(mask.cumsum(dim=1) - 1).clamp(min=0),
         visible=mask.long(),
         predictor_rows=(first + steps)[completions.mask],
         targets=completions.ids[completions.mask],
@@ -95,8 +111,7 @@ def packed_layout(prompts: PromptBatch, completions: Completions, positions: Ten
     return Layout(
         suffix_ids=suffix_ids,
         position_ids=_join(positions, next_positions(positions, prompts.mask)[:, None] + step),
-        order=_join(prompts.order, prompts.lengths[:, None] + step),
-        visible=group_mask(segments),
+        visible=PackedRows(segments, _join(prompts.order, prompts.lengths[:, None] + step), width),
         predictor_rows=row_of * width + previous,
         targets=targets,
         repeats=1,
@@ -108,16 +123,17 @@ def _join(prompt: Tensor, suffix: Tensor) -> Tensor:
     return torch.cat([prompt, suffix.expand(*prompt.shape[:-1], -1)], dim=-1)
 
 
-def group_mask(segments: Tensor) -> Tensor:
-    """Causal mask of packed rows, bool [rows, L (query), L (key)], from ``segments`` [rows, L].
+def group_mask(segments: Tensor, queries: int) -> Tensor:
+    """Causal mask of packed rows, bool [rows, Q (query), L (key)], from ``segments`` [rows, L].
 
-    A query sees the keys of its own segment and those of the prompt. Padding sees itself only, since a softmax over no
-    key is not a number.
+    The last ``queries`` (Q) tokens ask. A query sees the keys of its own segment and those of the
+    prompt. Padding sees itself only, since a softmax over no key is not a number.
     """
-    query, key = segments[:, :, None], segments[:, None, :]
-    visible = ((query == key) | (key == PROMPT)) & (query != PADDING) & (key != PADDING)
     length = segments.shape[1]
-    return visible.tril_() | torch.eye(length, dtype=torch.bool, device=segments.device)
+    first = length - queries
+    query, key = segments[:, first:, None], segments[:, None, :]
+    visible = ((query == key) | (key == PROMPT)) & (query != PADDING)
+    return visible.tril_(first) | torch.eye(length, dtype=torch.bool, device=segments.device)[first:]
 
 
 def group_size(prompts: PromptBatch, completions: Completions) -> int:

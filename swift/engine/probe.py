@@ -28,13 +28,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from swift.engine.attention.choice import attend_by, decoder_attention, packing_attentions
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
 from swift.engine.logprobs import completion_logprobs, why_plain
 from swift.engine.long_groups import Passes, sliced_loss
 from swift.engine.model_inputs import FULL, decoder_layers, token_types
 from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import decode
-from swift.llm.policy import is_phi4
+from swift.llm.policy import decoder_layers_of, is_phi4
 from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.utils.errors import UserError, one_line
 from swift.utils.logger import get_logger
@@ -46,6 +47,7 @@ logger = get_logger()
 # half precision a wrong mask could hide below the tolerance alone.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 FLOORS = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 5e-3}
+GRADIENT_TOLERANCES = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.1}  # relative to their mean size
 MARGIN = 16  # tokens that a probe's prompt and completion may have beyond the prompt of the run
 LENGTHS = (4, 2)  # tokens of each completion of a group
 WORDS = (9, 14)  # tokens of the two prompts without images
@@ -83,8 +85,10 @@ def choose_paths(
     compute: torch.dtype | None = None,
     *,
     compile_rollout: bool = False,
+    attn_impl: str = "auto",
 ) -> Paths:
-    """Measure the paths and choose, with one line in the log for each.
+    """Measure the paths and choose, with one line in the log for each. The decoder uses from then on what packed rows
+    take best among the kinds of attention that ``attn_impl`` allows.
 
     ``examples`` are prompts of the run, the first of them with an image if the run has images. ``compute`` is the type
     that the model computes in, if its weights are kept in another one. Compiled decode steps are measured if
@@ -98,10 +102,11 @@ def choose_paths(
     model.eval()
     try:
         with first_layers(model):
-            reason, unshared, uncompiled = _compare_paths(model, template, examples, dtype, compile_rollout)
+            reason, unshared, uncompiled = _compare_paths(model, template, examples, dtype, compile_rollout, attn_impl)
     finally:
         model.train(training)
-    logger.info("log-probabilities: %s", "packed" if reason is None else f"plain ({reason})")
+    packed = f"packed ({decoder_attention(model)})"
+    logger.info("log-probabilities: %s", packed if reason is None else f"plain ({reason})")
     _log_unshared(unshared)
     return Paths(reason is None, unshared is None, compile_rollout and unshared is None and uncompiled is None)
 
@@ -125,6 +130,7 @@ def _compare_paths(
     examples: Sequence[EncodedPrompt],
     dtype: torch.dtype,
     compile_rollout: bool,
+    attn_impl: str,
 ) -> tuple[str | None, str | None, str | None]:
     """Reasons against packed rows, shared caches and compiled steps; None where there is none."""
     tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.float32])
@@ -139,7 +145,7 @@ def _compare_paths(
         )
     plain = plain[completions.mask]
     tolerance = min(tolerance, max(FLOORS.get(dtype, FLOORS[torch.float32]), 4 * off))
-    reason = why_plain(model) or _why_not("packed rows", lambda: _packed(model, prompts, completions), plain, tolerance)
+    reason = _take_attention(model, prompts, completions, plain, tolerance, attn_impl)
     unshared = _why_not("shared caches", lambda: _sampled(model, template, prompts, completions), plain, tolerance)
     uncompiled = None
     if compile_rollout and unshared is None:
@@ -147,6 +153,48 @@ def _compare_paths(
         uncompiled = _why_not("compiled decode steps", measure, plain, tolerance)
         logger.info("rollout: decode steps are %s", f"not compiled ({uncompiled})" if uncompiled else "compiled")
     return reason, unshared, uncompiled
+
+
+def _take_attention(
+    model: nn.Module, prompts: PromptBatch, completions: Completions, plain: Tensor, tolerance: float, attn_impl: str
+) -> str | None:
+    """Let the decoder use the first attention under which packed rows agree with ``plain``. Returns the reason if there
+    is none. The decoder then uses its own, which is tried last."""
+    own, reason = decoder_attention(model), None
+    measure = partial(_packed, model, prompts, completions)
+    for name in packing_attentions(model, attn_impl, completions.ids.device):
+        attend_by(model, name)
+        reason = why_plain(model) or _why_not("packed rows", measure, plain, tolerance)
+        if reason is None and name != own:
+            reason = _why_not_backward(model, prompts, completions)
+        if reason is None:
+            return None
+        if name != own:
+            logger.info("%s is not used: %s", name, reason)
+    return reason
+
+
+def _why_not_backward(model: nn.Module, prompts: PromptBatch, completions: Completions) -> str | None:
+    """Reason that gradients of packed rows cannot be used. They are measured at the first vector among the decoder's
+    weights, so they have passed all layers."""
+    vector = next(value for value in decoder_layers_of(model).parameters() if value.ndim == 1)
+    trained = vector.requires_grad
+
+    def gradient(packed: bool) -> Tensor:
+        logps = completion_logprobs(model, prompts, completions, packed=packed).logps
+        return torch.autograd.grad(logps.mean(), vector)[0].float()
+
+    vector.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            expected = gradient(packed=False)
+            scale, tolerance = (
+                expected.abs().mean(),
+                GRADIENT_TOLERANCES.get(model.dtype, GRADIENT_TOLERANCES[torch.float32]),
+            )
+            return _why_not("gradients", lambda: gradient(packed=True) / scale, expected / scale, tolerance, "times")
+    finally:
+        vector.requires_grad_(trained)
 
 
 @contextmanager
@@ -271,13 +319,15 @@ def _sampled(
     return forced.logps[completions.mask]
 
 
-def _why_not(name: str, measure: Callable[[], Tensor], expected: Tensor, tolerance: float) -> str | None:
+def _why_not(
+    name: str, measure: Callable[[], Tensor], expected: Tensor, tolerance: float, unit: str = "nats per token"
+) -> str | None:
     """Reason not to take a path: its error, or its difference from ``expected``; None if it agrees."""
     try:
         off = _distance(measure(), expected)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         return f"{name} fail in this model: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    return None if off < tolerance else f"{name} differ by {off:.2g} nats per token, over {tolerance:g}"
+    return None if off < tolerance else f"{name} differ by {off:.2g} {unit}, over {tolerance:g}"
 
 
 def _distance(measured: Tensor, expected: Tensor) -> float:

@@ -58,7 +58,9 @@ class ModelArguments(LoraFlags):
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _flag(
         "type of the weights; auto: as saved", "auto"
     )
-    attn_impl: Literal["auto", "flash_attn", "flash_attention_2", "sdpa", "eager"] = _flag("attention kernel", "auto")
+    attn_impl: Literal["auto", "flash_attn", "flash_attention_2", "flex_attention", "sdpa", "eager"] = _flag(
+        "attention kernel; auto: sdpa, and FlexAttention in packed rows on a GPU", "auto"
+    )
     train_type: Literal["dummy", "lora", "full"] = _flag(
         "dummy: train the adapters of the checkpoint; lora: add new ones; full: train all weights", "dummy"
     )
@@ -146,12 +148,16 @@ class RunArguments(OrderFlags, TrainingArguments):
         "auto: once if they fit",
         "auto",
     )
+    profile_steps: int = _flag(
+        "steps to profile: their stages go to profile.json, a trace of the last to trace.json.gz", 0
+    )
     remove_unused_columns: bool = False
 
     _argument_group_name = "training (and every other flag of transformers.TrainingArguments)"
 
     def __post_init__(self):
         self._check_finite()
+        _require(self.profile_steps >= 0, f"--profile_steps {self.profile_steps} must be 0 or more")
         if self.eval_steps is None:
             self.eval_steps = self.save_steps
         if self.warmup_ratio is not None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.llm.images.protocol import ImageProcessor
 from swift.llm.phi4_names import NATIVE
+from swift.utils.stages import staged
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Policy:
     base: Path  # the full folder that the weights were loaded from
     own_head: bool = False  # the head came with the adapter and differs from the base's
     fingerprint: dict[str, str] | None = None  # of the base's weights (base_weights.py)
+    attn_impl: str = "auto"  # the attention that was asked for, as --attn_impl names it
 
 
 def input_embeddings(model: nn.Module) -> nn.Module:
@@ -33,6 +35,12 @@ def input_embeddings(model: nn.Module) -> nn.Module:
 def output_head(model: nn.Module) -> nn.Linear:
     """The linear layer from hidden states to logits."""
     return model.get_output_embeddings()
+
+
+def decoder_layers_of(model: nn.Module) -> nn.Module:
+    """The layers of the decoder, or the decoder itself if it has no list of them. Towers of images are left out."""
+    decoder = model.get_decoder()
+    return getattr(decoder, "layers", decoder)
 
 
 def look_both_ways(model: nn.Module) -> None:
@@ -88,6 +96,7 @@ def embeds_prompts_frozen(model: nn.Module) -> bool:
     return not any(parameter.requires_grad for module in stage for parameter in module.parameters())
 
 
+@staged("prefill")
 @torch.no_grad()
 def prompt_embeddings(model: nn.Module, input_ids: Tensor, images: dict[str, Tensor]) -> Tensor:
     """Token embeddings [B, P, H] of ``input_ids`` [B, P] with image features in place of image tokens."""

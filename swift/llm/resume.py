@@ -23,6 +23,7 @@ logger = get_logger()
 RESUMED = {
     "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
     "resume_changed", "image_root", "allow_links", "on_error", "strict", "rollout_gather", "compile_rollout",
+    "tokens_per_pass", "profile_steps",
     "deepspeed", "fsdp", "fsdp_config", "use_cpu", "ddp_backend", "ddp_bucket_cap_mb",
     "ddp_broadcast_buffers", "ddp_find_unused_parameters",
 }  # fmt: skip

@@ -25,13 +25,16 @@ from swift.trainers.finite import REMEDY, check_gradient, check_loss, check_weig
 from swift.trainers.master_weights import keep_in_float32
 from swift.trainers.memory_plan import Load, MemoryPlan, plan_memory, processes_per_part, refuse_large_model
 from swift.trainers.metrics import Means
+from swift.trainers.profile.step_profile import StepProfile
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
 from swift.trainers.sharding.trainer import ShardedTrainer
+from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import write_best
+from swift.utils.stages import staged
 
 logger = get_logger()
 
@@ -87,6 +90,8 @@ class PolicyTrainer(ShardedTrainer):
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise UserError("no parameter is trainable; choose parameters with --trainable REGEX or --train_type")
         self.keep_masters()
+        if self.args.profile_steps and is_master():
+            self.add_callback(StepProfile(self.args.profile_steps, self.args.output_dir, self.model.dtype))
         self._resumed = resume_from_checkpoint
         try:
             with self.stop.watching():
@@ -136,6 +141,7 @@ class PolicyTrainer(ShardedTrainer):
         with Snapshot.of(self.model, self.compute_type).swapped_into(self.model):
             yield
 
+    @staged("backward")
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
@@ -190,6 +196,7 @@ class PolicyTrainer(ShardedTrainer):
         """0, since the Trainer's estimate counts neither images nor shared prompts."""
         return 0
 
+    @staged("waiting for images")
     def take_prompts(self, epoch_iterator: Iterator[list[PromptItem]], num_batches: int) -> list[list[PromptItem]]:
         """Take the next ``num_batches`` micro-batches of prompts, or fewer at the end of an epoch.
 

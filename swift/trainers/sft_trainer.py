@@ -20,6 +20,7 @@ from swift.trainers.memory_plan import Load, MemoryPlan, announce_plan
 from swift.trainers.metrics import Means
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.trainers.question_groups import QuestionGroups, collate_groups
+from swift.utils.stages import staged
 
 Batch = tuple[PromptBatch, Completions, Tensor]  # as collate_groups returns it
 
@@ -58,7 +59,10 @@ class SFTTrainer(PolicyTrainer):
         """Choose the fast path of scoring."""
         with self.whole_policy(), self.computing_weights():
             examples = example_prompts(self.train_dataset.prompts)
-            self.packed = choose_paths(self.model, self.template, examples, self.compute_type).packed
+            chosen = choose_paths(
+                self.model, self.template, examples, self.compute_type, attn_impl=self.policy.attn_impl
+            )
+            self.packed = chosen.packed
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
@@ -113,6 +117,7 @@ class SFTTrainer(PolicyTrainer):
             "--questions_per_row, or pass --gradient_checkpointing true"
         )
 
+    @staged("forward")
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Negative log-likelihood of this micro-batch over the number of tokens in the global batch.
 

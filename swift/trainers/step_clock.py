@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from transformers import TrainerCallback
 
 from swift.trainers.metrics import Means
+from swift.utils.stages import stage as profiled
 
 UPDATE = "update"
+PROFILED = {"rollout": "decode", UPDATE: "reference"}  # names in a profile of what is timed outside of the update
 
 
 class StepClock(TrainerCallback):
@@ -30,7 +32,8 @@ class StepClock(TrainerCallback):
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds of the block to ``stage``."""
         began = time.perf_counter()
-        yield
+        with profiled(PROFILED.get(stage, stage)):
+            yield
         self.seconds[stage] += time.perf_counter() - began
 
     def on_step_begin(self, args, state, control, **kwargs):

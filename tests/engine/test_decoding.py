@@ -157,9 +157,17 @@ def test_slices_draw_the_same_tokens(model, prompts, monkeypatch):
         assert passes == batches
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """Compiled steps are traced as one graph, and run without the compiler's slow part."""
+    torch._dynamo.reset()
+    step = torch.compile(decoding.eager_step, fullgraph=True, dynamic=True, backend="eager")
+    monkeypatch.setattr(rollout, "compiled_step", lambda device: step)
+
+
 @pytest.mark.parametrize("kind", [*WRITERS, *MORE_WRITERS])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_other_models_draw_the_tokens_of_repeated_caches(kind, temperature, world, tmp_path):
+def test_other_models_draw_the_tokens_of_repeated_caches(kind, temperature, world, tmp_path, traced):
     """Prompts of three lengths, the second with two images; windows of 16 tokens pass over them."""
     (WRITERS | MORE_WRITERS)[kind](tmp_path)
     policy = load_policy(tmp_path)
@@ -174,6 +182,8 @@ def test_other_models_draw_the_tokens_of_repeated_caches(kind, temperature, worl
         expected = generate_repeated(policy.model, prompts, size, settings, drawn).token_lists()
         assert generate(policy.model, prompts, size, settings, drawn).token_lists() == expected
         assert generate(policy.model, prompts, size, settings, drawn, shared=False).token_lists() == expected
+    if temperature:
+        assert generate(policy.model, prompts, size, settings, drawn, compiled=True).token_lists() == expected
 
 
 @pytest.mark.parametrize("fixed", [False, True])
@@ -223,8 +233,9 @@ def one_by_one(model, prompts, steps):
     return found
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("embedded", [False, True])
-def test_each_completion_crosses_the_longrope_switch_on_its_own(embedded):
+def test_each_completion_crosses_the_longrope_switch_on_its_own(embedded, compiled, traced):
     model = longrope_model()
     # lengths below, up to and beyond the switch; the third and the fourth cross it, with an image and without
     prompts = random_prompts(images=(0, 0, 1, 0, 2), lengths=(5, 30, 9, 22, 4), sizes=((28, 28),))
@@ -232,7 +243,7 @@ def test_each_completion_crosses_the_longrope_switch_on_its_own(embedded):
     if embedded:
         prompts = prompts.with_embeds(prompt_embeddings(model, prompts.input_ids, prompts.image_inputs()))
     settings = Sampling(12, STOPS[:1], PAD, 0.0, banned_token_ids=BANNED)
-    found = generate(model, prompts, 2, settings).token_lists()
+    found = generate(model, prompts, 2, settings, compiled=compiled).token_lists()
     assert found == [row for row in expected for _ in range(2)]
     assert any(length <= 24 < length + 12 for length in prompts.lengths.tolist())
 

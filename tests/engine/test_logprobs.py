@@ -116,7 +116,7 @@ def test_image_features_do_not_depend_on_the_other_images_of_the_batch(model):
 
 def test_group_mask_by_hand():
     # columns: padding, prompt, prompt, c1, c1, c2
-    mask = group_mask(torch.tensor([[PADDING, 0, 0, 1, 1, 2]]))[0].int().tolist()
+    mask = group_mask(torch.tensor([[PADDING, 0, 0, 1, 1, 2]]), queries=6)[0].int().tolist()
     assert mask == [
         [1, 0, 0, 0, 0, 0],  # padding sees itself
         [0, 1, 0, 0, 0, 0],

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from swift.engine import packing
+from swift.engine.attention import views
 from swift.engine.logprobs import why_plain
 from swift.engine.probe import WORDS, Paths, choose_paths, first_layers, probe_batch, shares_cache
 from swift.llm.checkpoint.load import load_policy
@@ -144,13 +145,13 @@ def test_completions_that_see_each_other_are_noticed_in_either_precision(world, 
     template = template_for(policy)
     examples = [template.encode_prompt(record) for record in load_records([world / "data" / "train.json"])]
 
-    def leaky(segments):
+    def leaky(segments, queries):
         length = segments.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         return causal & (segments != packing.PADDING)[:, None, :] | torch.eye(length, dtype=torch.bool)
 
     assert choose_paths(policy.model, template, examples).packed
-    monkeypatch.setattr(packing, "group_mask", leaky)
+    monkeypatch.setattr(views, "group_mask", leaky)
     assert not choose_paths(policy.model, template, examples).packed
 
 

@@ -247,3 +247,44 @@ def test_tokens_are_shaded_by_what_they_owe_to_the_image(run, tmp_path):
     assert outcome["words"].endswith("vision dependency 0.040 nats")
     assert outcome["weight"].endswith("vision weight1.25")
     assert outcome["after"] == ["false", "false", 0]
+
+
+PROFILE = {
+    "first_step": 2,
+    "steps": 2,
+    "device": "cpu",
+    "bandwidth_gb_per_second": 25.1,
+    "compute_tflops": 0.09,
+    "trace": "trace.json.gz",
+    "stages": [
+        {"stage": "decode", "seconds": 1.5, "share": 0.75, "tokens_per_second": 1234.5, "compute_share": 0.01,
+         "bandwidth_share": 0.625},
+        {"stage": "reward", "seconds": 0.5, "share": 0.25},
+    ],
+}  # fmt: skip
+
+
+@needs_chromium
+def test_the_page_shows_where_a_step_goes(run, tmp_path):
+    (run / "profile.json").write_text(json.dumps(PROFILE))
+    assert main([str(run), "--output", str(tmp_path)]) == 0
+    steps = """
+    outcome.rows = all("#stages tbody tr").map((row) => [...row.children].map((cell) => cell.textContent));
+    outcome.bars = all("#stages .part").map((part) => part.getBoundingClientRect().width);
+    outcome.facts = one("#profile-facts").textContent;
+    """
+    outcome = visit(tmp_path / "training.html", tmp_path / "visit", steps).outcome
+    assert outcome["rows"] == [
+        ["decode", "1.500", "75.0%", "1,235", "1.0%", "62.5%"],
+        ["reward", "0.500", "25.0%", "", "", ""],
+    ]
+    assert outcome["bars"][0] == pytest.approx(3 * outcome["bars"][1], rel=0.05)
+    assert outcome["facts"].startswith("Mean of 2 steps from step 2 on, cpu.")
+    assert outcome["errors"] == []
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"stages": 1}'])
+def test_a_run_without_a_readable_profile_has_no_such_table(run, content):
+    if content is not None:
+        (run / "profile.json").write_text(content)
+    assert page_data(run, "", 10)["profile"] is None

@@ -35,6 +35,12 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     return []
 
 
+def read_profile(run: Path) -> dict[str, Any] | None:
+    """The profile of a few steps in the run's profile.json. None without a readable file."""
+    profile = try_read_json(run / "profile.json")
+    return profile if isinstance(profile, dict) and isinstance(profile.get("stages"), list) else None
+
+
 def read_completions(path: Path) -> Iterator[CompletionRow]:
     """The rows of completions.jsonl. A line cut off at the very end, as a kill leaves it, is passed over. Raises
     UserError for any other line that is not a row."""

@@ -19,6 +19,7 @@ from tools.reports.training_log import (
     read_arguments,
     read_completions,
     read_history,
+    read_profile,
     reward_spread,
     survey,
     total_reward,
@@ -114,6 +115,7 @@ def page_data(run: Path, title: str, count: int) -> dict[str, Any]:
             }
             for name, series in panels(history)
         ],
+        "profile": read_profile(run),
         "sampled": len(sampled),
         "flat": sum(reward_spread(totals) <= FLAT for totals in sampled.values()),
         "groups": shown,

@@ -20,8 +20,6 @@ def export_program_variables(environment: Mapping[str, str]) -> str:
     python = environment.get("PYTHON") or sys.executable
     os.environ["PYTHON"] = python
     os.environ["FREEZE_NON_VISION_PARAMS"] = environment.get("FREEZE_NON_VISION_PARAMS") or "1"
-    if spins := environment.get("GOMP_SPINCOUNT"):
-        os.environ["GOMP_SPINCOUNT"] = spins
     return python
 
 

@@ -23,7 +23,6 @@ DEMO_DEFAULTS = {
     "MAX_COMPLETION_LENGTH": "64",
     "DTYPE": "float32",
     "DYNAMIC_SAMPLE": "false",
-    "GOMP_SPINCOUNT": "5000",  # as in tools/demo.sh
 }
 DEMO_RUN_DEFAULTS = {**DEMO_DEFAULTS, "MAX_STEPS": "100", "OUTPUT_DIR": "output/demo_train"}
 DEMO_SWEEP_DEFAULTS = {

@@ -11,10 +11,9 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from swift.engine.graphs import WatchedGraphs
 from swift.engine.rollout.decoding import StepFunction, eager_step
 from swift.engine.rollout.group_cache import GroupCache
-
-GRAPHS = 64  # most graphs that a process compiles
 
 
 def compiled_step(device: torch.device) -> StepFunction:
@@ -24,10 +23,9 @@ def compiled_step(device: torch.device) -> StepFunction:
 
 @cache
 def _compiled() -> StepFunction:
-    """The compiled `eager_step`. Each kind of cache and model takes a few graphs, so more of them are allowed than the
-    usual eight."""
-    torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
-    return torch.compile(eager_step, fullgraph=True, dynamic=True)
+    compiled = torch.compile(eager_step, fullgraph=True, dynamic=True)
+    consequence = "steps of other shapes are not compiled; --compile_rollout false compiles none"
+    return WatchedGraphs(compiled, eager_step, "the decode step", consequence)
 
 
 class CapturedStep:

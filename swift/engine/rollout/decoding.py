@@ -18,6 +18,7 @@ from swift.engine.model_inputs import next_positions, prompt_positions, token_ty
 from swift.engine.rollout.choosing import Chooser, Sampling
 from swift.engine.rollout.group_cache import GroupCache, grouped_attention, why_not_grouped
 from swift.engine.rollout.pace import Pace
+from swift.utils.stages import count_work, staged
 
 LEAVING = 8  # one in so many rows must have ended before rows leave, since the others are copied
 
@@ -45,10 +46,12 @@ def eager_step(model: nn.Module, tokens: Tensor, positions: Tensor, cache: Group
     return output.logits[:, -1]
 
 
+@staged("prefill")
 def prefill(model: nn.Module, prompts: PromptBatch, group_size: int, new_tokens: int, *, fixed: bool) -> Prefilled:
     """Read the prompts once each. Raises ValueError if the model's cache cannot be shared by a group."""
     if reason := why_not_grouped(model):
         raise ValueError(reason)
+    count_work(prompts.mask.numel(), len(prompts))
     images = prompts.image_inputs()
     positions = prompt_positions(model, prompts.input_ids, prompts.order, prompts.mask, images)
     if prompts.embeds is not None:
@@ -164,5 +167,6 @@ def decode_groups(
             if step + 1 < limit:
                 pace.pass_begins()
                 read.cache.begin_step(step)
+                count_work(len(chosen), len(chosen))
                 logits = step_function(model, chosen, rows.first + step, read.cache)
     return tokens, ended

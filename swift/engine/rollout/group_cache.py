@@ -19,17 +19,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, Cache, PreTrainedConfig
+from transformers import AttentionInterface, Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from swift.engine.attention.choice import attention_named, configs_of, refuse_unknown
 from swift.engine.model_inputs import FULL, SLIDING, decoder_layers
 from swift.engine.rollout.part_attention import MASKED, attend_part, join_parts
 
 NAME = "grouped_decoding"
 BLOCK = 64  # tokens of completions for which memory is taken at once
 PROMPT_BLOCK = 128  # fixed shapes: prompts are padded to multiples of this
-# Arguments of an attention function that change its result, and that this one does not know.
-UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
 @dataclass
@@ -219,9 +218,7 @@ def attend_grouped(
     The signature is the one that transformers asks for. ``key`` is the layer of a `GroupCache`. Returns [M, 1, query
     heads, head size].
     """
-    unknown = [name for name in UNKNOWN if others.get(name) is not None]
-    if unknown or dropout:
-        raise ValueError(f"attention with {', '.join(unknown) or 'dropout'} is not known here")
+    refuse_unknown(others, dropout)
     layer, cache, sight = key, key.cache, key.sight
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads = layer.own_keys.shape[1]
@@ -261,13 +258,5 @@ AttentionInterface.register(NAME, attend_grouped)
 @contextmanager
 def grouped_attention(model: nn.Module) -> Iterator[None]:
     """Let the model's layers attend by `attend_grouped` within the block. Masks are not made then."""
-    found = (getattr(module, "config", None) for module in model.modules())
-    configs = {id(config): config for config in found if isinstance(config, PreTrainedConfig)}
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    for config in configs.values():
-        config._attn_implementation_internal = NAME
-    try:
+    with attention_named(configs_of(model.modules()), NAME):
         yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]

@@ -48,7 +48,7 @@ def load_policy(
     model = policy.model.eval()
     model.requires_grad_(False)
     logger.info("loaded %s (%s, %s)", folder.path, model.dtype, model.config._attn_implementation)
-    return policy
+    return replace(policy, attn_impl=attn_impl or "auto")
 
 
 def _with_adapters(policy: Policy, folder: PolicyFolder) -> Policy:
@@ -92,8 +92,11 @@ def _activate(model: nn.Module, adapters: Collection[str]) -> None:
 
 
 def attention_implementation(name: str | None) -> str:
-    """The transformers name for ``--attn_impl``. Flash attention becomes sdpa, with a warning, if it cannot run."""
-    if name in (None, "auto"):
+    """The transformers name of the attention outside of packed rows for ``--attn_impl``. FlexAttention is for packed
+    rows alone. Flash attention becomes sdpa, with a warning, if it cannot run."""
+    if name == "flex_attention" and not torch.cuda.is_available():
+        logger.warning("FlexAttention needs CUDA: using sdpa instead")
+    if name in (None, "auto", "flex_attention"):
         return "sdpa"
     if name in ("flash_attn", "flash_attention_2"):
         if torch.cuda.is_available() and is_flash_attn_2_available():

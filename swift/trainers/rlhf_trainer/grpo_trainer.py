@@ -65,6 +65,7 @@ from swift.trainers.sharding.parameters import is_sharded
 from swift.trainers.step_clock import UPDATE, StepClock
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step
+from swift.utils.stages import staged
 
 logger = get_logger()
 
@@ -165,11 +166,10 @@ class GRPOTrainer(PolicyTrainer):
 
     def probe(self) -> Paths:
         """The fast paths that the model takes, measured (swift.engine.probe)."""
-        chosen = self.args.compile_rollout
-        compiled = self.args.device.type == "cuda" if chosen == "auto" else chosen == "true"
-        examples = example_prompts(self.train_dataset)
-        compiled = compiled and not self.synced
-        return choose_paths(self.model, self.template, examples, self.compute_type, compile_rollout=compiled)
+        asked, examples = self.args.compile_rollout, example_prompts(self.train_dataset)
+        compiled = not self.synced and (asked == "true" or (asked == "auto" and self.args.device.type == "cuda"))
+        more = {"compile_rollout": compiled, "attn_impl": self.policy.attn_impl}
+        return choose_paths(self.model, self.template, examples, self.compute_type, **more)
 
     def memory_plan(self) -> MemoryPlan:
         """The memory that this process will take."""
@@ -294,6 +294,7 @@ class GRPOTrainer(PolicyTrainer):
 
     # -- update --------------------------------------------------------------------------------------------------
 
+    @staged("forward")
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of the loss of the step.
 

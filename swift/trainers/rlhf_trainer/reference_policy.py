@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from swift.engine.attention.choice import attend_by, decoder_attention
 from swift.trainers.reference import Snapshot
 from swift.trainers.sharding.parameters import is_sharded
 from swift.utils.errors import UserError
@@ -34,6 +35,7 @@ class ReferencePolicy:
         """The model that scores as the reference within the block: ``policy`` with the snapshot's values, or the second
         model."""
         if self.snapshot is None:
+            attend_by(self.model, decoder_attention(policy))
             yield self.model
         else:
             stand_in = self.snapshot.written_into if is_sharded(policy) else self.snapshot.swapped_into

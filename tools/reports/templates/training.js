@@ -16,6 +16,33 @@ function header() {
   if (!data.facts.length) byId("arguments").parentElement.remove();
 }
 
+/* The stages of the profiled steps. Shares of limits are blank where a stage has none. */
+function profile() {
+  const own = data.profile;
+  if (!own) return void byId("profile").remove();
+  const percent = (value) => (value === undefined ? "" : `${(100 * value).toFixed(1)}%`);
+  const columns = [
+    ["stage", (row) => row.stage], ["seconds per step", (row) => row.seconds.toFixed(3)], ["share", (row) => percent(row.share)],
+    ["tokens per second", (row) => (row.tokens_per_second === undefined ? "" : Math.round(row.tokens_per_second).toLocaleString("en"))],
+    ["of compute limit", (row) => percent(row.compute_share)], ["of bandwidth limit", (row) => percent(row.bandwidth_share)],
+  ];
+  const trace = own.trace ? ` The trace of one more step is in ${own.trace}; chrome://tracing and ui.perfetto.dev open it.` : "";
+  byId("profile-facts").textContent = `Mean of ${own.steps} ${own.steps === 1 ? "step" : "steps"} from step ${own.first_step} on, ` +
+    `${own.device}. Limits as measured: ${own.bandwidth_gb_per_second.toFixed(0)} GB/s by copying, ` +
+    `${short(own.compute_tflops)} TFLOP/s by matrix products. Work counts weights, not attention.${trace}`;
+  byId("stages").append(
+    make("thead", {}, make("tr", {}, columns.map(([name]) => make("th", { scope: "col" }, name)))),
+    make("tbody", {}, own.stages.map((row) => make("tr", {}, columns.map(([, show], place) => {
+      const share = make(place ? "td" : "th", place ? {} : { scope: "row" }, show(row));
+      if (place === 2) {
+        const part = make("i", { class: "part" });
+        part.style.setProperty("--part", row.share);
+        share.append(part);
+      }
+      return share;
+    })))));
+}
+
 function matches(group) {
   const kinds = {
     all: true, flat: group.flat, spread: !group.flat,
@@ -113,6 +140,7 @@ function filters() {
 }
 
 header();
+profile();
 if (data.groups.length) {
   const share = (100 * data.flat / data.sampled).toFixed(0);
   byId("counts").textContent = `${data.groups.length.toLocaleString("en")} of ${data.sampled.toLocaleString("en")} groups, evenly over the ` +

@@ -1,0 +1,1 @@
+"""Attention in packed rows: dense masks, FlexAttention, and flash attention in parts."""
