@@ -112,6 +112,11 @@ class EstimatorFlags:
             "--kl_in_reward does not go with --scale_rewards gdpo, which normalizes each reward by itself, and the KL "
             "is none of them; leave one out",
         )
+        require(
+            self.vision_mask == "gray" or self.measures_vision,
+            f"--vision_mask {self.vision_mask} does nothing by itself; pass --vision_weights true, --vision_top_share "
+            "or --log_vision_dependency true too, or leave it out",
+        )
         for name, asked in (
             ("--kl_in_reward", self.kl_in_reward),
             ("--sync_ref_model", self.sync_ref_model),

@@ -17,8 +17,11 @@ from swift.llm.checkpoint.load import load_policy
 from swift.llm.images.masks import noise_image
 from swift.llm.images.source import open_image
 from swift.llm.policy import prompt_embeddings
+from swift.llm.resume import changes_of_run
 from swift.trainers.rlhf_trainer.micro_batch import score_for_loss
 from swift.trainers.rlhf_trainer.vision.masked_prompts import MaskedPrompts
+from swift.utils.errors import UserError
+from swift.utils.files import write_json
 from tests.support.grpo_runs import make_trainer
 
 FLAGS = {"vision_weights": True, "vision_top_share": 0.5, "max_steps": 1, "beta": 0.2}
@@ -172,3 +175,14 @@ def test_noise_is_a_function_of_size_and_seed():
     assert np.array_equal(first, again)
     assert not np.array_equal(first, np.asarray(open_image(noise_image(40, 30, 8))))
     assert first.std() > 60  # 73.9 for even values in 0..255
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("vision_weights", True), ("vision_top_share", 0.4), ("vision_mask", "noise")]
+)
+def test_a_run_is_not_resumed_with_other_weights(tmp_path, flag, value):
+    before = {"vision_weights": False, "vision_top_share": 1.0, "vision_mask": "gray", "log_vision_dependency": False}
+    write_json(tmp_path / "args.json", {"arguments": before})
+    with pytest.raises(UserError, match=f"--{flag} was {before[flag]!r} and is now {value!r}"):
+        changes_of_run(tmp_path, before | {flag: value}, {}, {}, allowed=False)
+    assert changes_of_run(tmp_path, before | {"log_vision_dependency": True}, {}, {}, allowed=False) == []
