@@ -22,7 +22,7 @@ demo: setup
 	PYTHON=$(CURDIR)/$(RUN) tools/demo.sh
 
 test: setup
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile $(FLAGS)
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(FLAGS)
 
 lint: setup
 	$(RUN) -m ruff check .
