@@ -11,7 +11,7 @@ them, and its gradient is summed in float32 over the chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,7 +26,8 @@ def chunk_rows(vocabulary: int) -> int:
     return max(1, CHUNK_ELEMENTS // vocabulary)
 
 
-def _chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+def chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """Logits over ``temperature`` [T, V], float32, of a chunk of hidden states [T, H]."""
     return nn.functional.linear(hidden, weight, bias).float().div_(temperature)
 
 
@@ -40,12 +41,12 @@ class ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature, with_entropy):
         rows = chunk_rows(weight.shape[0])
-        masters, weight, bias = (weight, bias), *_in_type(hidden.dtype, weight, bias)
+        masters, weight, bias = (weight, bias), *in_type(hidden.dtype, weight, bias)
         logps = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         log_normalizer = torch.empty_like(logps)
         entropy = torch.empty_like(logps) if with_entropy else logps.new_empty(0)
-        for part in _slices(hidden.shape[0], rows):
-            logits = _chunk_logits(hidden[part], weight, bias, temperature)
+        for part in slices(hidden.shape[0], rows):
+            logits = chunk_logits(hidden[part], weight, bias, temperature)
             normalizer = logits.logsumexp(dim=-1)
             logps[part] = logits.gather(1, targets[part, None]).squeeze(1) - normalizer
             log_normalizer[part] = normalizer
@@ -60,13 +61,13 @@ class ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_logps, _grad_entropy):
         hidden, *masters, targets, log_normalizer = ctx.saved_tensors
-        weight, bias = _in_type(hidden.dtype, *masters)
+        weight, bias = in_type(hidden.dtype, *masters)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(masters[0]) if needs_weight else None
         grad_bias = torch.zeros_like(masters[1]) if needs_bias else None
-        for part in _slices(hidden.shape[0], chunk_rows(weight.shape[0])):
-            grad = _chunk_logits(hidden[part], weight, bias, ctx.temperature)
+        for part in slices(hidden.shape[0], chunk_rows(weight.shape[0])):
+            grad = chunk_logits(hidden[part], weight, bias, ctx.temperature)
             grad = grad.sub_(log_normalizer[part, None]).exp_().neg_()
             grad[torch.arange(grad.shape[0], device=grad.device), targets[part]] += 1
             grad = grad.mul_(grad_logps[part, None] / ctx.temperature).to(weight.dtype)
@@ -79,7 +80,8 @@ class ChunkedLogProbs(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
-def _in_type(dtype: torch.dtype, *values: Tensor | None) -> tuple[Tensor | None, ...]:
+def in_type(dtype: torch.dtype, *values: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The values in a type; None stays."""
     return tuple(None if value is None else value.to(dtype) for value in values)
 
 
@@ -89,11 +91,12 @@ def _add_product(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
     if total.dtype == grad.dtype:
         total.addmm_(grad.t(), hidden)
         return
-    for rows in _slices(len(total), max(1, CHUNK_ELEMENTS // total.shape[1])):
+    for rows in slices(len(total), max(1, CHUNK_ELEMENTS // total.shape[1])):
         total[rows] += grad[:, rows].t() @ hidden
 
 
-def _slices(length: int, size: int) -> Iterator[slice]:
+def slices(length: int, size: int) -> Iterator[slice]:
+    """Successive slices of ``size`` that cover ``length``."""
     return (slice(start, start + size) for start in range(0, length, size))
 
 
@@ -113,9 +116,9 @@ def token_choices(
     """Compute the choices at hidden states ``hidden`` [T, H] whose chosen tokens are ``targets`` [T], chunk by chunk.
     ``alternatives`` is K."""
     parts = []
-    weight, bias = _in_type(hidden.dtype, weight, bias)
-    for part in _slices(hidden.shape[0], chunk_rows(weight.shape[0])):
-        logits = _chunk_logits(hidden[part], weight, bias, temperature)
+    weight, bias = in_type(hidden.dtype, weight, bias)
+    for part in slices(hidden.shape[0], chunk_rows(weight.shape[0])):
+        logits = chunk_logits(hidden[part], weight, bias, temperature)
         ranks = 1 + (logits > logits.gather(1, targets[part, None])).sum(dim=-1)
         top, ids = logits.topk(alternatives, dim=-1)
         parts.append((ranks, ids, top - logits.logsumexp(dim=-1, keepdim=True)))
@@ -124,11 +127,12 @@ def token_choices(
 
 @dataclass
 class HeadCall:
-    """Request of a scoring forward to the head, and its results beyond log-probabilities: ``entropy`` and ``choices``.
+    """Request of a scoring forward to the head, and its results beyond log-probabilities: ``entropy``, ``choices`` and
+    ``hidden``.
 
     ``rows`` [T] indexes the hidden states flattened over batch and sequence. ``targets`` [T] are the token ids to score
     there. If ``alternatives`` is set, :class:`Choices` with that many alternatives are computed, which costs a second
-    projection.
+    projection. With ``with_hidden`` the hidden states [T, H] are kept, without gradient.
     """
 
     rows: Tensor
@@ -136,17 +140,15 @@ class HeadCall:
     temperature: float
     with_entropy: bool = False
     alternatives: int | None = None
+    with_hidden: bool = False
     entropy: Tensor | None = None
     choices: Choices | None = None
+    hidden: Tensor | None = None
 
 
 @contextmanager
 def scoring_head(head: nn.Linear, call: HeadCall) -> Iterator[None]:
-    """Let ``head`` return the log-probabilities [T] of ``call`` in place of logits within the block.
-
-    The head's forward is exchanged, rather than its weights used from outside, so that the whole pass stays inside the
-    wrapped model's forward. DistributedDataParallel and DeepSpeed need this to synchronize gradients.
-    """
+    """Let ``head`` return the log-probabilities [T] of ``call`` in place of logits within the block."""
 
     def forward(hidden: Tensor) -> Tensor:
         hidden = hidden.reshape(-1, hidden.shape[-1])[call.rows]
@@ -154,12 +156,24 @@ def scoring_head(head: nn.Linear, call: HeadCall) -> Iterator[None]:
             hidden, head.weight, head.bias, call.targets, call.temperature, call.with_entropy
         )
         call.entropy = entropy if call.with_entropy else None
+        call.hidden = hidden.detach() if call.with_hidden else None
         if call.alternatives is not None:
             call.choices = token_choices(
                 hidden, head.weight, head.bias, call.targets, call.temperature, call.alternatives
             )
         return logps
 
+    with exchanged_forward(head, forward):
+        yield
+
+
+@contextmanager
+def exchanged_forward(head: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let ``head`` compute ``forward`` within the block.
+
+    The head's forward is exchanged, rather than its weights used from outside, so that the whole pass stays inside the
+    wrapped model's forward. DistributedDataParallel and DeepSpeed need this to synchronize gradients.
+    """
     replaced = vars(head).get("forward")
     head.forward = forward
     try:

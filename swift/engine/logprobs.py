@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class LogProbs:
     logps: Tensor  # [N, C] float32, natural logarithm, at the sampling temperature
     entropy: Tensor | None  # [N, C] float32 nats, without gradient; None unless requested
     choices: Choices | None = None  # of all T tokens, completion by completion; None unless requested
+    hidden: Tensor | None = None  # [T, H] that predict these tokens, without gradient; None unless requested
 
 
 def why_plain(model: nn.Module) -> str | None:
@@ -50,32 +52,42 @@ def completion_logprobs(
     packed: bool = True,
     with_entropy: bool = False,
     alternatives: int | None = None,
+    with_hidden: bool = False,
 ) -> LogProbs:
     """Score every token of ``completions`` (N = B * G, groups adjacent) after its prompt.
 
     ``model`` may be wrapped for data parallelism. ``packed`` chooses one row per group over one row per completion. If
-    ``alternatives`` is set, the result has ranks and that many most likely tokens. The log-probabilities are
-    differentiable with respect to all parameters that require gradients.
+    ``alternatives`` is set, the result has ranks and that many most likely tokens. With ``with_hidden`` it has the
+    hidden states. The log-probabilities are differentiable with respect to all parameters that require gradients.
     """
     unwrapped = getattr(model, "module", model)
-    images = prompts.image_inputs()
-    positions = prompt_positions(unwrapped, prompts.input_ids, prompts.order, prompts.mask, images)
-    plan = (packed_layout if packed else plain_layout)(prompts, completions, positions)
-    call = HeadCall(plan.predictor_rows, plan.targets, temperature, with_entropy, alternatives)
-    count_work(plan.position_ids.shape[-2:].numel(), len(plan.targets))
-    mask = plan.visible
-    if isinstance(mask, PackedRows):
-        mask = row_masks(unwrapped, mask, prompts.input_ids)
+    layout, inputs = row_inputs(unwrapped, prompts, completions, packed)
+    call = HeadCall(layout.predictor_rows, layout.targets, temperature, with_entropy, alternatives, with_hidden)
     with scoring_head(output_head(unwrapped), call):
-        flat = model(
-            **_model_inputs(unwrapped, prompts, images, plan),
-            attention_mask=mask,
-            position_ids=plan.position_ids,
-            use_cache=False,
-        ).logits
+        flat = model(**inputs).logits
     logps = scatter(flat, completions.mask)
     entropy = None if call.entropy is None else scatter(call.entropy, completions.mask)
-    return LogProbs(logps, entropy, call.choices)
+    return LogProbs(logps, entropy, call.choices, call.hidden)
+
+
+def row_inputs(
+    model: nn.Module, prompts: PromptBatch, completions: Completions, packed: bool
+) -> tuple[Layout, dict[str, Any]]:
+    """The places of tokens in rows of prompts and completions, and the arguments of the model's forward for them."""
+    images = prompts.image_inputs()
+    positions = prompt_positions(model, prompts.input_ids, prompts.order, prompts.mask, images)
+    layout = (packed_layout if packed else plain_layout)(prompts, completions, positions)
+    count_work(layout.position_ids.shape[-2:].numel(), len(layout.targets))
+    mask = layout.visible
+    if isinstance(mask, PackedRows):
+        mask = row_masks(model, mask, prompts.input_ids)
+    inputs = {
+        **_model_inputs(model, prompts, images, layout),
+        "attention_mask": mask,
+        "position_ids": layout.position_ids,
+        "use_cache": False,
+    }
+    return layout, inputs
 
 
 def _model_inputs(model: nn.Module, prompts: PromptBatch, images: dict[str, Tensor], plan: Layout) -> dict[str, Tensor]:

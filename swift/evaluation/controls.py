@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
 from swift.llm.dataset import Record
-from swift.llm.images.source import ImageSource, image_size
+from swift.llm.images.masks import gray_image
+from swift.llm.images.source import image_size
 from swift.utils.errors import UserError
 from utils.questions import cluster_of
-
-BLANK_GRAY = 128  # nearly 0 after normalization
 
 
 def shuffle_images(records: Sequence[Record], seed: int) -> list[Record]:
@@ -41,17 +38,8 @@ def shuffle_images(records: Sequence[Record], seed: int) -> list[Record]:
 
 def blank_images(records: Sequence[Record]) -> list[Record]:
     """The same questions, each image replaced by an evenly gray one of the same size."""
-    blank: dict[tuple[int, int], ImageSource] = {}
-
-    def replaced(source: ImageSource) -> ImageSource:
-        size = image_size(source)
-        if size not in blank:
-            file = io.BytesIO()
-            Image.new("L", size, BLANK_GRAY).save(file, "PNG")
-            blank[size] = ImageSource(f"blank {size[0]} x {size[1]}", data=file.getvalue())
-        return blank[size]
-
-    return [replace(record, images=tuple(map(replaced, record.images))) for record in records]
+    return [replace(record, images=tuple(gray_image(*image_size(source)) for source in record.images))
+            for record in records]  # fmt: skip
 
 
 def _owners(records: Sequence[Record]) -> list[str]:

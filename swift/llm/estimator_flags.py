@@ -50,6 +50,12 @@ class EstimatorFlags:
         "reinforce_plus_plus true"
     )
     top_entropy_quantile: float = flag("share of the most uncertain tokens that the policy learns from", 1.0)
+    vision_weights: bool = flag("weigh completions by what their tokens owe to the image (VPPO)", False)
+    vision_top_share: float = flag(
+        "share of the tokens of each completion, those that owe most to the image, that the policy learns from", 1.0
+    )
+    log_vision_dependency: bool = flag("measure and log what tokens owe to the image, also without weights", False)
+    vision_mask: Literal["gray", "noise"] = flag("what stands in place of the image for vision dependency", "gray")
     sync_ref_model: bool = flag("move the reference towards the policy as training goes", False)
     ref_model_sync_steps: int = flag("sync_ref_model: optimizer steps between two moves", 512)
     ref_model_mixup_alpha: float = flag("sync_ref_model: share of the policy in the new reference", 0.6)
@@ -67,6 +73,11 @@ class EstimatorFlags:
     )
     dpo_beta: float = flag("flat_groups dpo: how sharply the reference answer is preferred", 0.1)
     reward_timeout: float | None = flag("seconds that a reward may take for one call; default: any time")
+
+    @property
+    def measures_vision(self) -> bool:
+        """True if a flag asks for what tokens owe to the image."""
+        return self.vision_weights or self.vision_top_share < 1 or self.log_vision_dependency
 
     @property
     def steps_per_rollout(self) -> int:
@@ -101,6 +112,11 @@ class EstimatorFlags:
             "--kl_in_reward does not go with --scale_rewards gdpo, which normalizes each reward by itself, and the KL "
             "is none of them; leave one out",
         )
+        require(
+            self.vision_mask == "gray" or self.measures_vision,
+            f"--vision_mask {self.vision_mask} does nothing by itself; pass --vision_weights true, --vision_top_share "
+            "or --log_vision_dependency true too, or leave it out",
+        )
         for name, asked in (
             ("--kl_in_reward", self.kl_in_reward),
             ("--sync_ref_model", self.sync_ref_model),
@@ -119,7 +135,7 @@ class EstimatorFlags:
         for name in ("ref_model_sync_steps", "num_generations_eval"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name} {value} must be 1 or more")
-        for name in ("top_entropy_quantile", "ref_model_mixup_alpha"):
+        for name in ("top_entropy_quantile", "vision_top_share", "ref_model_mixup_alpha"):
             value = getattr(self, name)
             require(0 < value <= 1, f"--{name} {value} must be above 0 and at most 1")
 

@@ -21,6 +21,7 @@ PANELS = (
     ("Signs of gaming (shares)", ("signs/",)),
     ("KL to the reference (nats per token)", ("kl",)),
     ("Entropy (nats per token)", ("entropy",)),
+    ("Vision dependency (nats per token)", ("vision_dependency",)),
     ("Completion length (tokens)", ("completion_length", "completion_length_min", "completion_length_max")),
     ("Loss", ("loss", "eval_loss")),
     ("Gradient norm", ("grad_norm",)),

@@ -30,7 +30,7 @@ WATCHING = frozenset(
         "report_to", "run_name", "project", "log_completions", "log_level", "log_level_replica", "log_on_each_node",
         "logging_dir", "disable_tqdm", "skip_memory_metrics", "check_images", "dataset_num_proc", "ddp_timeout",
         "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory",
-        "dataloader_prefetch_factor", "reward_timeout",
+        "dataloader_prefetch_factor", "reward_timeout", "log_vision_dependency",
     }
 )  # fmt: skip
 # Flags of training that name files whose digest a sweep keeps and compares.

@@ -45,8 +45,8 @@ def test_the_named_set_is_what_the_freezing_hook_trains(folder):
 def grpo_run(world, folder, tmp_path_factory) -> Path:
     """The checkpoint of one GRPO step on new adapters."""
     output = tmp_path_factory.mktemp("grpo") / "run"
-    command = rlhf_command(world, output, model=folder, max_steps=1, train_type="lora", dynamic_sample=True)
-    assert rlhf(command) == 0
+    flags = {"train_type": "lora", "dynamic_sample": True, "vision_weights": True}
+    assert rlhf(rlhf_command(world, output, model=folder, max_steps=1, **flags)) == 0
     return output / "checkpoint-1"
 
 
@@ -57,6 +57,8 @@ def test_grpo_takes_a_step(grpo_run, folder):
     rows = [json.loads(line) for line in (grpo_run.parent / "completions.jsonl").read_text().splitlines()]
     assert len(rows) == 8
     assert all(len(row["per_token_logps"][0]) == len(row["raw_completion_tokens"][0]) for row in rows)
+    assert all(len(row["per_token_vision_dependency"][0]) == len(row["token_ids"]) for row in rows)
+    assert state["vision_dependency"] > 1e-6
     trained = load_policy(grpo_run).model.state_dict()
     before = load_policy(folder).model.state_dict()
     assert any(".lora_B." in name for name in trained)

@@ -29,7 +29,10 @@ ENGINES = {
 DIVIDED = ("zero3", "fsdp")
 # Adam turns the sign of a gradient near zero into a whole step, so roundings grow with the learning rate.
 FLAGS = {"trainable": "vision-lora+head", "beta": 0.2, "learning_rate": 1e-3, "max_steps": STEPS, "save_steps": SAVED}
+FLAGS |= {"vision_weights": True, "vision_top_share": 0.5}  # normalized over all processes
 DYNAMIC = {
+    "vision_weights": False,
+    "vision_top_share": 1.0,
     "dynamic_sample": True,
     "min_group_std": 0.07,  # no group is replaced at the first step
     "torch_dtype": "bfloat16",
@@ -86,7 +89,7 @@ def dynamic(request, world, folder) -> tuple[str, Path]:
 
 def steps(run: Path) -> list[dict[str, float]]:
     state = json.loads((run / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
-    names = ("step", "loss", "kl", "grad_norm", "reward", "dropped_groups")
+    names = ("step", "loss", "kl", "grad_norm", "reward", "dropped_groups", "vision_dependency", "masked_tokens")
     return [{name: entry[name] for name in names if name in entry} for entry in state["log_history"] if "loss" in entry]
 
 

@@ -82,6 +82,7 @@ def test_groups_show_every_completion_with_its_rewards(run):
     ]  # fmt: skip
     assert second["completions"][1]["rewards"] == {"acc": None, "kg": 1.0}
     assert second["completions"][1]["tokens"]["nats"] == [50, 100, 25]
+    assert "looks" not in second["completions"][1]["tokens"]
 
 
 def test_groups_are_taken_evenly_with_both_ends():
@@ -201,6 +202,51 @@ def test_the_page_draws_curves_and_walks_through_groups(run, tmp_path):
     assert outcome["bold"] == 0
     assert "step 1" in outcome["read"]
     assert outcome["theme"] == "dark"
+
+
+def looking_rows(run) -> None:
+    """All completions of the run with dependencies, but for the second one, which has no image."""
+    lines = [json.loads(line) for line in (run / "completions.jsonl").read_text().splitlines()[:-1]]
+    for place, one in enumerate(lines):
+        one |= {"per_token_vision_dependency": None if place == 1 else [[0.04, 2.5, 0.25]], "vision_weight": 1.25}
+    (run / "completions.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+
+
+def test_dependencies_are_thousandths_of_nats_beside_the_tokens(run):
+    """(0.04 + 2.5 + 0.25) / 3 = 0.93 in either step, whose curve completions alone give."""
+    looking_rows(run)
+    data = page_data(run, "", 10)
+    first, second = data["groups"][0]["completions"]
+    assert (first["tokens"]["looks"], first["weight"]) == ([40, 2500, 250], 1.25)
+    assert "looks" not in second["tokens"]
+    panel = next(panel for panel in data["panels"] if panel["title"].startswith("Vision dependency"))
+    assert panel["series"][0]["y"] == [pytest.approx(0.93)]
+
+
+@needs_chromium
+def test_tokens_are_shaded_by_what_they_owe_to_the_image(run, tmp_path):
+    """The square root of 0.04 nats is 0.2, and from 1 nat on the shade is full."""
+    looking_rows(run)
+    assert main([str(run), "--output", str(tmp_path)]) == 0
+    steps = """
+    const toggles = () => all("#filters button").map((one) => one.getAttribute("aria-pressed"));
+    one("#tokens").click();
+    one("#looks").click();
+    outcome.pressed = toggles();
+    outcome.shades = all(".token").map((token) => Number(token.style.getPropertyValue("--look")));
+    one(".token").focus();
+    outcome.words = one(".tokeninfo").textContent;
+    outcome.weight = one(".completion .marks").textContent;
+    one("#looks").click();
+    outcome.after = [...toggles(), all(".token").length];
+    """
+    outcome = visit(tmp_path / "training.html", tmp_path / "visit", steps).outcome
+    assert outcome["errors"] == []
+    assert outcome["pressed"] == ["false", "true"]
+    assert outcome["shades"] == [0.2, 1, 0.5]
+    assert outcome["words"].endswith("vision dependency 0.040 nats")
+    assert outcome["weight"].endswith("vision weight1.25")
+    assert outcome["after"] == ["false", "false", 0]
 
 
 PROFILE = {

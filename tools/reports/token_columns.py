@@ -16,6 +16,7 @@ def token_columns(
     entropies: Sequence[float] | None = None,
     ranks: Sequence[int] | None = None,
     alternatives: Sequence[Sequence[Mapping[str, Any]]] | None = None,
+    dependencies: Sequence[float] | None = None,
 ) -> dict[str, Any] | None:
     """Columns as long as ``tokens``. None unless there are tokens with as many log-probabilities (natural logarithm).
 
@@ -26,6 +27,7 @@ def token_columns(
     ``ranks``      {position: rank} for ranks other than 1
     ``others``     {position: [[text, hundredths], ...]} from the ``alternatives`` {"token", "logprob"} to tokens that
                    were not nearly certain
+    ``looks``      visual dependencies in thousandths of nats; null if not finite
     """
     if not tokens or not logps or len(tokens) != len(logps):
         return None
@@ -45,8 +47,10 @@ def token_columns(
             for position, logp in enumerate(logps)
             if isinstance(logp, int | float) and logp < UNSURE
         }
+    if dependencies and len(dependencies) == len(tokens):
+        columns["looks"] = [_hundredths(dependency, 10) for dependency in dependencies]
     return columns
 
 
-def _hundredths(value: Any, sign: int = 1) -> int | None:
-    return round(100 * sign * value) if isinstance(value, int | float) and math.isfinite(value) else None
+def _hundredths(value: Any, factor: int = 1) -> int | None:
+    return round(100 * factor * value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -78,6 +78,8 @@ def survey(
                 step[f"rewards/{name}"].append(value)
         if tokens := row.get("per_token_logps"):
             step["completion_length"].append(len(tokens[0]))
+        if (dependencies := row.get("per_token_vision_dependency")) and row.get("preference") != 1:
+            step["vision_dependency"] += dependencies[0]
         if "finished" in row:
             step["truncated"].append(not row["finished"])
     for (number, _), totals in groups.items():

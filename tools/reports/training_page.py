@@ -31,7 +31,8 @@ GROUPS = 400  # groups of completions on a page
 FACTS = (
     "model", "ref_model", "dataset", "train_type", "learning_rate", "beta", "epsilon", "num_generations", "temperature",
     "max_completion_length", "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations",
-    "dynamic_sample", "reward_funcs", "reward_weights", "max_steps", "num_train_epochs", "seed",
+    "dynamic_sample", "vision_weights", "vision_top_share", "reward_funcs", "reward_weights", "max_steps",
+    "num_train_epochs", "seed",
 )  # fmt: skip
 
 
@@ -69,8 +70,9 @@ def show_groups(
 
 def show_completion(row: CompletionRow, weights: Mapping[str, float]) -> dict[str, Any]:
     """One completion for the page."""
-    texts, logps = (row.get(name) or [None] for name in ("raw_completion_tokens", "per_token_logps"))
-    tokens = token_columns(row["completion"], texts[0], logps[0])
+    names = ("raw_completion_tokens", "per_token_logps", "per_token_vision_dependency")
+    texts, logps, dependencies = ((row.get(name) or [None])[0] for name in names)
+    tokens = token_columns(row["completion"], texts, logps, dependencies=dependencies)
     return {
         "text": row["completion"],
         "reward": round(total_reward(row, weights), 4),
@@ -78,6 +80,7 @@ def show_completion(row: CompletionRow, weights: Mapping[str, float]) -> dict[st
         "advantage": round(row["advantage"], 3) if "advantage" in row else None,
         "finished": row.get("finished", True),
         "in_loss": row.get("in_loss", True),
+        **({"weight": round(row["vision_weight"], 3)} if "vision_weight" in row else {}),
         **({"tokens": tokens} if tokens else {}),
     }
 

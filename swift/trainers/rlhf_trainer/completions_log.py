@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
+from swift.trainers.rlhf_trainer.micro_batch import LossWeights, MicroBatch
 from swift.trainers.rlhf_trainer.rollout import Rollout
 from swift.utils.files import replacing, write_json_lines
 from swift.utils.json_lines import JsonLinesFile, json_line
@@ -53,9 +54,10 @@ class CompletionsRecorder(TrainerCallback):
         self.reward_names = list(reward_names)
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, step: int, rollout: Rollout, logps: Tensor) -> None:
-        """Collect the rows of ``rollout``; arguments are those of :func:`completion_rows`."""
-        self._rows += completion_rows(step, rollout, self.reward_names, logps)
+    def add(self, step: int, batch: MicroBatch, logps: Tensor) -> None:
+        """Collect the rows of a micro-batch. The other arguments are those of :func:`completion_rows`."""
+        rows = completion_rows(step, batch.rollout, self.reward_names, logps)
+        self._rows += rows if batch.dependency is None else with_dependency(rows, batch.dependency, batch.weights)
 
     def on_step_end(self, args, state, control, **kwargs):
         rows, self._rows = gather_object(self._rows), []
@@ -90,6 +92,17 @@ def completion_rows(step: int, rollout: Rollout, reward_names: Sequence[str], lo
         )
         if rollout.preference is not None and rollout.preference[row]:
             rows[-1]["preference"] = int(rollout.preference[row])
+    return rows
+
+
+def with_dependency(rows: list[dict[str, Any]], dependency: Tensor, weights: LossWeights) -> list[dict[str, Any]]:
+    """The rows of completions with the visual ``dependency`` [N, C] of their tokens (nats), or null without an image,
+    and the weight of each completion if it has one."""
+    for place, row in enumerate(rows):
+        values = dependency[place, : len(row["token_ids"])].tolist()
+        row["per_token_vision_dependency"] = None if any(map(math.isnan, values)) else [values]
+        if weights.trajectories is not None:
+            row["vision_weight"] = float(weights.trajectories[place])
     return rows
 
 

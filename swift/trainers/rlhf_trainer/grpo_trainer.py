@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from swift.engine.batch import Completions, PromptBatch, collate_prompts
-from swift.engine.logprobs import LogProbs, completion_logprobs
+from swift.engine.logprobs import LogProbs
 from swift.engine.long_groups import Passes
 from swift.engine.probe import Paths, choose_paths
 from swift.engine.rollout.choosing import Sampling
@@ -45,7 +45,7 @@ from swift.trainers.rlhf_trainer.completions_log import CompletionsLog, Completi
 from swift.trainers.rlhf_trainer.dynamic_sampling import other_prompts, resampled
 from swift.trainers.rlhf_trainer.figures import observe_answers, observe_rollout, observe_tokens
 from swift.trainers.rlhf_trainer.flat_groups import FlatGroups
-from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, score_for_loss, with_advantages
+from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, TokenScorer, score_for_loss, with_advantages
 from swift.trainers.rlhf_trainer.passes import check_passes, choose_passes
 from swift.trainers.rlhf_trainer.policy_loss import LossTerms, PolicyLoss, TokenFigures, sliced_policy_loss
 from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy, SyncReference, choose_reference
@@ -60,6 +60,8 @@ from swift.trainers.rlhf_trainer.rollout import (
 )
 from swift.trainers.rlhf_trainer.scoring import RewardScorer
 from swift.trainers.rlhf_trainer.step_terms import StepTerms
+from swift.trainers.rlhf_trainer.vision.masked_prompts import MaskedPrompts
+from swift.trainers.sharding.parameters import is_sharded
 from swift.trainers.step_clock import UPDATE, StepClock
 from swift.utils.logger import get_logger
 from swift.utils.run_folder import finished_step
@@ -112,6 +114,7 @@ class GRPOTrainer(PolicyTrainer):
         self.estimator = Estimator.of(args, self.weights)
         self.policy_loss = PolicyLoss.of(args)
         self.flat_groups = FlatGroups.of(args, self.weights, template, self.scorer)
+        self.masked_prompts = MaskedPrompts.of(args, template)
         self.step_terms = StepTerms(args, self.means, self._score_now, self.all_sum, self.all_values)
         self.clock = StepClock(self.means, "rollout", "reward")
         self.add_callback(self.clock)
@@ -205,12 +208,17 @@ class GRPOTrainer(PolicyTrainer):
         """Roll out micro-batches of prompts, score them under the policies that the loss compares with, and turn their
         rewards into advantages."""
         self.model.eval()
+        alike = is_sharded(self.model)
         try:
             with self.whole_policy(), self.computing_weights():
                 rewards, rollouts = self._sample(prompts)
+                masked = [self.masked_prompts(self.model, rollout, alike=alike) for rollout in rollouts]
             with self.clock.timed(UPDATE):
                 policies = self.model, self.reference
-                batches = [score_for_loss(rollout, *policies, self.args, self._score) for rollout in rollouts]
+                batches = [
+                    score_for_loss(rollout, *policies, self.args, self._score, prompts)
+                    for rollout, prompts in zip(rollouts, masked, strict=True)
+                ]
         except torch.OutOfMemoryError as error:
             count, step = sum(map(len, prompts)), self.state.global_step + 1
             raise rollout_out_of_memory(step, count, self.args.num_generations) from error
@@ -267,16 +275,10 @@ class GRPOTrainer(PolicyTrainer):
         with self.clock.timed(UPDATE):
             return self._score(self.model, rollout, with_entropy=True)
 
-    def _score(self, model: nn.Module, rollout: Rollout, with_entropy: bool = False) -> LogProbs:
-        """Score ``rollout`` under ``model`` by the path that it takes."""
-        return completion_logprobs(
-            model,
-            rollout.prompts,
-            rollout.completions,
-            temperature=self.args.temperature,
-            packed=self.paths.packed,
-            with_entropy=with_entropy,
-        )
+    @property
+    def _score(self) -> TokenScorer:
+        """Scores rollouts under a model by the path that it takes."""
+        return TokenScorer(self.args.temperature, self.paths.packed)
 
     @torch.no_grad()
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
@@ -322,7 +324,7 @@ class GRPOTrainer(PolicyTrainer):
                 check_sampled(figures.logps, figures.observed["entropy"], rollout.sampled)
             observe_tokens(self.means, figures)
             if self.recorder is not None:
-                self.recorder.add(self.state.global_step + 1, rollout, figures.logps)
+                self.recorder.add(self.state.global_step + 1, part, figures.logps)
         return sum(losses)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from swift.engine.logprobs import LogProbs
+from swift.engine.batch import PromptBatch
+from swift.engine.divergence import completion_divergences
+from swift.engine.logprobs import LogProbs, completion_logprobs
 from swift.llm.arguments import RLHFArguments
 from swift.trainers.rlhf_trainer.advantages import AllSum, Estimator
 from swift.trainers.rlhf_trainer.reference_policy import ReferencePolicy
@@ -25,6 +27,10 @@ class LossWeights:
     def select(self, rows: slice, width: int) -> LossWeights:
         """The weights of successive completions, up to ``width`` tokens each."""
         return LossWeights(_cut(self.tokens, rows, width), _cut(self.trajectories, rows))
+
+    def with_tokens(self, tokens: Tensor) -> LossWeights:
+        """These weights, with those of tokens multiplied by ``tokens`` [N, C]."""
+        return LossWeights(tokens if self.tokens is None else self.tokens * tokens, self.trajectories)
 
     def times(self, token_loss: Tensor) -> Tensor:
         """The weighted ``token_loss``, which is [N, C], or [N, 1] if all tokens of a completion have the same."""
@@ -61,7 +67,7 @@ class PreferenceTerms:
 class MicroBatch:
     """A rollout with the log-probabilities that the loss compares the policy's with.
 
-    The last three fields are known when an optimizer step begins (step_terms.py).
+    ``divisor``, ``weights`` and ``preferences`` are known when an optimizer step begins (step_terms.py).
     """
 
     rollout: Rollout
@@ -71,6 +77,7 @@ class MicroBatch:
     divisor: Tensor | None = None  # scalar that the sum of token losses is divided by
     weights: LossWeights = LossWeights()
     preferences: PreferenceTerms | None = None
+    dependency: Tensor | None = None  # [N, C] nats that tokens owe to the image, NaN without one; None if not measured
 
     def parts(self, size: int | None) -> list[MicroBatch]:
         """This batch in blocks of ``size`` completions (`Rollout.parts`); None leaves it whole."""
@@ -88,6 +95,7 @@ class MicroBatch:
                     self.divisor,
                     self.weights.select(rows, width),
                     None if self.preferences is None else self.preferences.select(rows),
+                    _cut(self.dependency, rows, width),
                 )
             )
             start = rows.stop
@@ -100,29 +108,62 @@ def _cut(value: Tensor | None, rows: slice, width: int | None = None) -> Tensor 
     return value[rows] if width is None else value[rows, :width]
 
 
+@dataclass(frozen=True)
+class TokenScorer:
+    """Scores the tokens of rollouts in the rows that the model takes."""
+
+    temperature: float
+    packed: bool
+
+    def __call__(self, model: nn.Module, rollout: Rollout, **wanted: bool) -> LogProbs:
+        """The log-probabilities under ``model``. ``wanted`` are further results of `completion_logprobs`."""
+        rows = {"temperature": self.temperature, "packed": self.packed}
+        return completion_logprobs(model, rollout.prompts, rollout.completions, **rows, **wanted)
+
+    def dependency(
+        self, model: nn.Module, rollout: Rollout, masked: PromptBatch | None, hidden: Tensor | None
+    ) -> Tensor:
+        """The visual dependency [N, C] of tokens in nats, NaN for prompts without an image.
+
+        It is the divergence of the distributions at ``hidden`` [T, H] from those after the prompts ``masked``.
+        """
+        if masked is None:
+            return torch.full(rollout.completions.ids.shape, torch.nan, device=rollout.completions.ids.device)
+        rows = {"temperature": self.temperature, "packed": self.packed}
+        values = completion_divergences(model, masked, rollout.completions, hidden, **rows)
+        pictured = torch.tensor([bool(item.prompt.images) for item in rollout.items], device=values.device)
+        return values.masked_fill(~pictured.repeat_interleave(rollout.group_size)[:, None], torch.nan)
+
+
 @torch.no_grad()
 def score_for_loss(
     rollout: Rollout,
     policy: nn.Module,
     reference: ReferencePolicy | None,
     args: RLHFArguments,
-    score: Callable[[nn.Module, Rollout], LogProbs],
+    score: TokenScorer,
+    masked: PromptBatch | None = None,
 ) -> MicroBatch:
     """Score ``rollout`` under the reference, if there is one, and under the ``policy`` that sampled it, if it will be
-    used by more than one optimizer step or the KL is taken off the rewards. ``args`` are those of the run.
+    used by more than one optimizer step, the KL is taken off the rewards, or its prompts are also ``masked`` to measure
+    visual dependency. ``args`` are those of the run.
 
     The KL of a completion is the sum of p - q over its tokens, p and q being the log-probabilities of policy and
     reference.
     """
-    reference_logps = old_logps = penalty = None
+    reference_logps = old_logps = penalty = dependency = None
     if reference is not None:
         with reference.standing_in(policy) as model:
             reference_logps = score(model, rollout).logps
-    if args.steps_per_rollout * args.num_iterations > 1 or args.kl_in_reward:
-        old_logps = score(policy, rollout).logps
+    reused = args.steps_per_rollout * args.num_iterations > 1 or args.kl_in_reward
+    own = score(policy, rollout, with_hidden=masked is not None) if reused or masked is not None else None
+    if reused:
+        old_logps = own.logps
     if args.kl_in_reward:
         penalty = args.beta * (old_logps - reference_logps).sum(dim=1)
-    return MicroBatch(rollout, reference_logps, old_logps, penalty)
+    if args.measures_vision:
+        dependency = score.dependency(policy, rollout, masked, None if masked is None else own.hidden)
+    return MicroBatch(rollout, reference_logps, old_logps, penalty, dependency=dependency)
 
 
 def with_advantages(

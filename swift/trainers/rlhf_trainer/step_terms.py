@@ -17,8 +17,9 @@ from swift.engine.logprobs import LogProbs
 from swift.llm.arguments import RLHFArguments
 from swift.trainers.metrics import Means
 from swift.trainers.rlhf_trainer.loss import loss_divisor, preference_slope
-from swift.trainers.rlhf_trainer.micro_batch import LossWeights, MicroBatch, PreferenceTerms
+from swift.trainers.rlhf_trainer.micro_batch import MicroBatch, PreferenceTerms
 from swift.trainers.rlhf_trainer.rollout import Rollout
+from swift.trainers.rlhf_trainer.vision.weights import observe_dependency, with_vision_weights
 
 
 class StepTerms:
@@ -26,7 +27,7 @@ class StepTerms:
 
     Args:
         args: the arguments of the run.
-        means: receives the figures of preferences.
+        means: receives the figures of preferences and of visual dependency.
         score: scores a rollout under the policy as it is now, entropy included, without gradient.
         all_sum: sums a tensor over the processes.
         all_values: joins tensors [n] of all processes, whose n may differ, to one.
@@ -71,6 +72,10 @@ class StepTerms:
             )
             for batch in batches
         ]
+        if batches[0].dependency is not None:
+            for batch in batches:
+                observe_dependency(self.means, batch.rollout, batch.dependency)
+            batches = with_vision_weights(batches, args, self.all_values)
         preferring = args.flat_groups == "dpo" and bool(preferring)
         if args.top_entropy_quantile == 1 and not preferring:
             return batches, tokens
@@ -91,7 +96,7 @@ class StepTerms:
             return list(batches)
         threshold = torch.quantile(values, 1 - self.args.top_entropy_quantile)
         return [
-            replace(batch, weights=LossWeights((score.entropy >= threshold).float(), batch.weights.trajectories))
+            replace(batch, weights=batch.weights.with_tokens((score.entropy >= threshold).float()))
             for batch, score in zip(batches, scores, strict=True)
         ]
 

@@ -31,6 +31,7 @@ def test_the_defaults_are_what_runs_did_before_there_was_a_choice(base):
     assert (args.loss_type, args.importance_sampling_level, args.advantage_estimator) == ("dapo", "token", "grpo")
     assert (args.scale_rewards, args.kl_in_reward, args.top_entropy_quantile) == ("group", False, 1.0)
     assert (args.flat_groups, args.sync_ref_model, args.steps_per_rollout) == ("keep", False, 1)
+    assert (args.vision_weights, args.measures_vision) == (False, False)
     assert args.num_generations_eval is args.reward_timeout is args.delta is None
 
 
@@ -66,6 +67,8 @@ def test_an_estimator_brings_its_scale_and_the_place_of_the_kl(base, flags, scal
         ("--sync_ref_model --beta 0", "--sync_ref_model needs a reference policy"),
         ("--flat_groups dpo --beta 0", "--flat_groups dpo needs a reference policy"),
         ("--top_entropy_quantile 0", "--top_entropy_quantile 0.0 must be above 0 and at most 1"),
+        ("--vision_top_share 0", "--vision_top_share 0.0 must be above 0 and at most 1"),
+        ("--vision_mask noise", "--vision_mask noise does nothing by itself; pass --vision_weights true"),
         ("--ref_model_mixup_alpha 2", "--ref_model_mixup_alpha 2.0 must be above 0 and at most 1"),
         ("--ref_model_sync_steps 0", "--ref_model_sync_steps 0 must be 1 or more"),
         ("--num_generations_eval 0", "--num_generations_eval 0 must be 1 or more"),

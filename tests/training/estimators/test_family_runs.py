@@ -49,6 +49,7 @@ def run(world, folder, **flags):
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
         {"loss_type": "cispo", "epsilon_high": 1.05, "advantage_estimator": "rloo"},
         {"loss_type": "sapo", "scale_rewards": "gdpo"},
+        {"loss_type": "dapo", "vision_weights": True, "vision_top_share": 0.4, "top_entropy_quantile": 0.8},
         {"loss_type": "dr_grpo", "advantage_estimator": "reinforce_plus_plus", "top_entropy_quantile": 0.4},
     ],
     ids=lambda flags: flags["loss_type"],

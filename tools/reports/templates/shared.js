@@ -149,8 +149,12 @@ function smoothed(values, weight = 0.9) {
 const tokenHint = () => ["Tokens: sure ", make("span", { class: "scale" }),
   " unlikely (5% or less); dotted: below one half. Point at one, or use Tab and the arrow keys, to read it."];
 
-/* Tokens shaded by how unlikely they were; one is read by pointing at it or with the arrow keys.
-   `tokens`: {nats, lengths or texts, entropies?, ranks?, others?} as tools/reports/token_columns.py writes them. */
+const lookHint = () => ["Tokens: what they owe to the image, none ", make("span", { class: "scale looks" }),
+  " 1 nat or more. Point at one, or use Tab and the arrow keys, to read it."];
+
+/* Tokens shaded by how unlikely they were, or by what they owe to the image; one is read by pointing at it or with the
+   arrow keys. `tokens`: {nats, lengths or texts, entropies?, ranks?, others?, looks?} as tools/reports/token_columns.py
+   writes them. */
 
 function tokenTexts({ text, tokens }) {
   if (tokens.texts) return tokens.texts;
@@ -158,15 +162,20 @@ function tokenTexts({ text, tokens }) {
   return tokens.lengths.map((length) => text.slice(start, start += length));
 }
 
-function tokenView({ text: whole, tokens }) {
+function tokenView({ text: whole, tokens }, looks = false) {
   const texts = tokenTexts({ text: whole, tokens });
   const info = make("p", { class: "tokeninfo", "aria-live": "polite" });
   const spans = texts.map((text, index) => {
     const nats = tokens.nats[index];
     const span = make("span", { class: "token", tabindex: index ? -1 : 0 }, text || "end");
     span.classList.toggle("end", !text);
-    span.classList.toggle("unlikely", nats !== null && nats > 69);
-    span.style.setProperty("--doubt", nats === null ? 1 : Math.min(1, nats / 300));
+    if (looks) {
+      span.classList.add("looks");
+      span.style.setProperty("--look", Math.min(1, Math.sqrt((tokens.looks[index] ?? 0) / 1000)));
+    } else {
+      span.classList.toggle("unlikely", nats !== null && nats > 69);
+      span.style.setProperty("--doubt", nats === null ? 1 : Math.min(1, nats / 300));
+    }
     const tell = () => { info.textContent = tokenWords(text, tokens, index); };
     span.addEventListener("pointerenter", tell);
     span.addEventListener("focus", tell);
@@ -187,12 +196,13 @@ function tokenView({ text: whole, tokens }) {
   return make("div", {}, paragraph, info);
 }
 
-function tokenWords(text, { nats, entropies, ranks, others }, index) {
+function tokenWords(text, { nats, entropies, ranks, others, looks }, index) {
   const chance = (hundredths) => (hundredths === null ? "0" : short(Math.exp(-hundredths / 100)));
   const log = nats[index] === null ? "not finite" : minus((-nats[index] / 100).toFixed(2));
   const parts = [`${JSON.stringify(text)}: probability ${chance(nats[index])}, log-probability ${log}`];
   if (ranks) parts.push(`rank ${ranks[index] ?? 1}`);
   if (entropies && entropies[index] !== null) parts.push(`entropy ${(entropies[index] / 100).toFixed(2)} nats`);
+  if (looks && looks[index] !== null) parts.push(`vision dependency ${(looks[index] / 1000).toFixed(3)} nats`);
   const instead = (others?.[index] ?? []).filter(([other]) => other !== text);
   const list = instead.map(([other, hundredths]) => `${JSON.stringify(other)} ${chance(hundredths)}`).join(", ");
   return parts.join(", ") + (list ? `; instead: ${list}` : "");

@@ -1,6 +1,6 @@
 /* Curves, and the groups of completions one by one. */
 
-const chosen = { kind: "all", query: "", tokens: false };
+const chosen = { kind: "all", query: "", view: "text" };
 let shown = data.groups;
 
 function header() {
@@ -74,7 +74,7 @@ function draw() {
     make("p", { class: "note" }, group.flat
       ? [make("span", { class: "flat" }, "no spread"), " all completions earned the same reward, so the group trains nothing"]
       : `spread of rewards ${short(group.spread)}`),
-    chosen.tokens ? make("p", { class: "note" }, tokenHint()) : "",
+    chosen.view === "text" ? "" : make("p", { class: "note" }, chosen.view === "looks" ? lookHint() : tokenHint()),
     ...best.map((one) => completion(one, highest)));
 }
 
@@ -94,9 +94,15 @@ function completion(one, highest) {
     part.style.setProperty("--part", Math.abs(one.advantage) / highest);
     marks.append(make("div", {}, "advantage", make("b", {}, signed(one.advantage))), make("div", { class: "bar" }, part));
   }
+  if (one.weight !== undefined) marks.append(make("div", {}, "vision weight", make("span", {}, short(one.weight))));
   if (notes) marks.append(make("span", { class: "flat" }, notes));
   return make("div", { class: "completion" }, marks,
-    chosen.tokens && one.tokens ? tokenView(one) : make("p", {}, one.text || "(nothing)"));
+    canShow(one, chosen.view) ? tokenView(one, chosen.view === "looks") : make("p", {}, one.text || "(nothing)"));
+}
+
+/* Whether a completion can be shown as tokens shaded by probability or by what they owe to the image. */
+function canShow(one, view) {
+  return Boolean({ text: false, tokens: one.tokens, looks: one.tokens?.looks }[view]);
 }
 
 function move(by) {
@@ -108,14 +114,14 @@ function filters() {
   const kinds = [["all", "all groups"], ["flat", "without spread"], ["spread", "with spread"], ["truncated", "with a truncated completion"],
     ["not in loss", "left out of the loss"]];
   byId("filters").append(picker("groups", kinds, "all", (value) => { chosen.kind = value; refresh(); }));
-  if (data.groups.some((group) => group.completions.some((one) => one.tokens))) {
-    const toggle = button("Token probabilities", () => {
-      chosen.tokens = !chosen.tokens;
-      toggle.setAttribute("aria-pressed", chosen.tokens);
-      draw();
-    }, { id: "tokens", "aria-pressed": false });
-    byId("filters").append(toggle);
-  }
+  const views = [["tokens", "Token probabilities"], ["looks", "Vision dependency"]];
+  const possible = views.filter(([view]) => data.groups.some((group) => group.completions.some((one) => canShow(one, view))));
+  const toggles = possible.map(([view, label]) => [view, button(label, () => {
+    chosen.view = chosen.view === view ? "text" : view;
+    for (const [name, toggle] of toggles) toggle.setAttribute("aria-pressed", chosen.view === name);
+    draw();
+  }, { id: view, "aria-pressed": false })]);
+  byId("filters").append(...toggles.map(([, toggle]) => toggle));
   const walk = document.querySelector(".walk");
   walk.prepend(button("←", () => move(-1), { id: "previous", "aria-label": "Previous group" }));
   walk.append(button("→", () => move(1), { id: "next", "aria-label": "Next group" }));
