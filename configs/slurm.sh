@@ -22,7 +22,7 @@ export FREEZE_NON_VISION_PARAMS="${FREEZE_NON_VISION_PARAMS:-1}"
 
 GPUS="${SLURM_GPUS_ON_NODE:-1}"
 read -r HEAD < <(scontrol show hostnames "$SLURM_JOB_NODELIST") # a pipe to head could end scontrol, and the job with it
-PORT=$((20000 + SLURM_JOB_ID % 20000))
+PORT=$((10000 + SLURM_JOB_ID % 20000)) # below those that the system hands out by itself
 
 # The number of a node is known on the node alone, hence the shell there.
 # shellcheck disable=SC2016

@@ -20,6 +20,7 @@ set -euo pipefail
 [[ $1 == --kill-on-bad-exit=1 ]] && shift
 SLURM_NODEID=0 "$@" &
 first=$!
+trap 'kill "$first" 2>/dev/null || true' EXIT
 SLURM_NODEID=1 "$@"
 wait "$first"
 """

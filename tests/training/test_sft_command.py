@@ -94,7 +94,8 @@ def test_two_micro_batches_make_one_big_step(full, world, tmp_path):
     assert losses(tmp_path / "checkpoint-2") == pytest.approx(expected, abs=1e-5)
     weights = dict(parts.model.named_parameters())
     for name, value in full.model.named_parameters():
-        assert torch.allclose(value, weights[name], atol=1e-4), name
+        if not name.endswith("k_proj.bias"):  # attention does not depend on it, so Adam makes steps of its rounding
+            assert torch.allclose(value, weights[name], atol=1e-4), name
 
 
 def test_a_run_of_full_training_resumes_to_the_same_weights(full, world, tmp_path):
@@ -132,8 +133,8 @@ def test_a_tied_head_can_train_without_the_input_embedding(world, tmp_path):
 
 def test_train_type_lora_adds_adapters_that_load_back(bare, tmp_path):
     trainer = make_trainer(bare, tmp_path, train_type="lora", lora_rank=2, lora_alpha=6)
-    # 2 layers of 4 linear maps, each with an A and a B.
-    assert len(trained(trainer)) == 2 * 4 * 2
+    # 3 layers of 4 linear maps, each with an A and a B.
+    assert len(trained(trainer)) == 3 * 4 * 2
     assert all(".lora_A.vision." in name or ".lora_B.vision." in name for name in trained(trainer))
     trainer.train()
     config = json.loads((tmp_path / "checkpoint-2" / "adapter_config.json").read_text())
