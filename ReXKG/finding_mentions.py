@@ -16,8 +16,6 @@ CARDIOMEGALY = "cardiomegaly"
 MOST_FINDINGS = 40  # in one statement
 NEAR = 3  # words before an attribute within which a negation denies it
 _DEVICES = frozenset({DEVICES_PRESENT, DEVICES_ABSENT})
-
-
 _MARKS = re.compile(r"[;*`\"\[\]|—–→]+|(?<=\w\w)['’]s\b")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from utils.calibration import calibration
-from utils.intervals import ratio_intervals
+from utils.intervals import column_intervals
 from utils.metrics import RULES, TRAINING_RULE, Result, answer_scores, question_metrics
 from utils.questions import group_rows, patients
 
@@ -39,10 +39,8 @@ def summarize_results(results: Sequence[Result]) -> dict[str, Any]:
 
 def intervals(values: Mapping[str, np.ndarray], clusters: Sequence[str]) -> dict[str, dict[str, float]]:
     """The mean of each array [N] with its interval, by name. NaN does not count."""
-    table = np.stack(list(values.values()), axis=1)
-    there = np.isfinite(table)
-    ratios = ratio_intervals(np.where(there, table, 0.0), there, clusters)
-    return {name: interval.as_dict() for name, interval in zip(values, ratios, strict=True) if interval is not None}
+    found = column_intervals(values, clusters)
+    return {name: interval.as_dict() for name, interval in found.items() if interval is not None}
 
 
 def by_type(results: Sequence[Result], values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

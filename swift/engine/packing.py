@@ -126,8 +126,8 @@ def _join(prompt: Tensor, suffix: Tensor) -> Tensor:
 def group_mask(segments: Tensor, queries: int) -> Tensor:
     """Causal mask of packed rows, bool [rows, Q (query), L (key)], from ``segments`` [rows, L].
 
-    The last ``queries`` (Q) tokens ask. A query sees the keys of its own segment and those of the
-    prompt. Padding sees itself only, since a softmax over no key is not a number.
+    The last ``queries`` (Q) tokens ask. A query sees the keys of its own segment and those of the prompt. Padding sees
+    itself only, since a softmax over no key is not a number.
     """
     length = segments.shape[1]
     first = length - queries

@@ -188,10 +188,8 @@ def _why_not_backward(model: nn.Module, prompts: PromptBatch, completions: Compl
     try:
         with torch.enable_grad():
             expected = gradient(packed=False)
-            scale, tolerance = (
-                expected.abs().mean(),
-                GRADIENT_TOLERANCES.get(model.dtype, GRADIENT_TOLERANCES[torch.float32]),
-            )
+            scale = expected.abs().mean()
+            tolerance = GRADIENT_TOLERANCES.get(model.dtype, GRADIENT_TOLERANCES[torch.float32])
             return _why_not("gradients", lambda: gradient(packed=True) / scale, expected / scale, tolerance, "times")
     finally:
         vector.requires_grad_(trained)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from swift.trainers.rlhf_trainer.advantages import combine_rewards, group_advantages
-from swift.trainers.rlhf_trainer.loss import bounded_exp, clipped_surrogate, k3_kl, masked_mean
+from swift.trainers.rlhf_trainer.loss import bounded_exp, clipped_surrogate, k3_kl, masked_sum
 
 
 def loss_from_the_formula(logps, old, reference, advantages, mask, epsilon, beta):
@@ -39,7 +39,8 @@ def test_loss_equals_the_formula_in_float64(seed):
     assert np.allclose(advantages.numpy(), expected_advantages, atol=1e-5)
     tensors = [torch.tensor(value, dtype=torch.float32) for value in (logps, old, reference)]
     token_loss, _ = clipped_surrogate(tensors[0], tensors[1], advantages, 0.2)
-    loss = masked_mean(token_loss + 0.5 * k3_kl(tensors[0], tensors[2]), torch.tensor(mask))
+    token_loss = token_loss + 0.5 * k3_kl(tensors[0], tensors[2])
+    loss = masked_sum(token_loss, torch.tensor(mask), "dapo") / mask.sum()
     expected = loss_from_the_formula(logps, old, reference, expected_advantages, mask, 0.2, 0.5)
     assert abs(float(loss) - expected) < 1e-5 * max(1, abs(expected))
 

@@ -93,9 +93,11 @@ def test_two_micro_batches_make_one_big_step(full, world, tmp_path):
     expected = [entry["loss"] for entry in full.state.log_history if "loss" in entry]
     assert losses(tmp_path / "checkpoint-2") == pytest.approx(expected, abs=1e-5)
     weights = dict(parts.model.named_parameters())
+    # Attention does not depend on the bias of keys. Adam makes up to a whole step of the rounding of its gradient.
+    steps_of_rounding = 2 * full.state.global_step * full.args.learning_rate
     for name, value in full.model.named_parameters():
-        if not name.endswith("k_proj.bias"):  # attention does not depend on it, so Adam makes steps of its rounding
-            assert torch.allclose(value, weights[name], atol=1e-4), name
+        tolerance = steps_of_rounding if name.endswith("k_proj.bias") else 1e-4
+        assert torch.allclose(value, weights[name], atol=tolerance), name
 
 
 def test_a_run_of_full_training_resumes_to_the_same_weights(full, world, tmp_path):

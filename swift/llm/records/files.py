@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from swift.llm.records.tables import TABLE_SUFFIXES, read_table
+from swift.llm.records.tables import TABLE_SUFFIXES, read_table, read_text
 from swift.llm.records.turns import CONVERSATION_FIELDS, QUESTION_FIELDS
 from swift.utils.digests import file_digest
 from swift.utils.errors import UserError
@@ -83,12 +83,7 @@ def read_items(path: str | Path) -> list[tuple[Any, str]]:
 def _read_file(path: Path) -> list[tuple[Any, str]]:
     if path.suffix.lower() in TABLE_SUFFIXES:
         return read_table(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"dataset {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"dataset {path} cannot be read ({error.strerror}); fix its permissions") from error
+    text = read_text(path)
     if text.lstrip().startswith("["):
         items = _parse_json(text, path, first_line=1)
         return [(item, f"{path} record {index}") for index, item in enumerate(items)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import base64
 import csv
+import io
 import json
 import math
 import sys
@@ -30,18 +31,25 @@ def read_table(path: Path) -> list[tuple[dict[str, Any], str]]:
     ]
 
 
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    csv.field_size_limit(sys.maxsize)  # a cell may hold a report
+def read_text(path: Path, newline: str | None = None) -> str:
+    """The text of a file, with ``newline`` as `open` takes it. Raises UserError if it is not UTF-8 or not readable."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=SEPARATORS[path.suffix.lower()], strict=True)
-            rows = [(reader.line_num, row) for row in reader]
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
     except UnicodeDecodeError as error:
         raise UserError(f"dataset {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"dataset {path} is malformed at line {reader.line_num} ({error}); save it again") from error
     except OSError as error:
         raise UserError(f"dataset {path} cannot be read ({error.strerror}); fix its permissions") from error
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    csv.field_size_limit(sys.maxsize)  # a cell may hold a report
+    text = io.StringIO(read_text(path, newline=""), newline="")
+    reader = csv.DictReader(text, delimiter=SEPARATORS[path.suffix.lower()], strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"dataset {path} is malformed at line {reader.line_num} ({error}); save it again") from error
     for line, row in rows:
         if None in row:
             raise UserError(f"dataset {path} has more cells than columns at line {line}; quote cells with separators")

@@ -131,8 +131,3 @@ def loss_divisor(
     else:
         divisor = completions * length
     return divisor.clamp(min=1)
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` over the True places of ``mask`` (bool, same shape), 0 if there are none."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

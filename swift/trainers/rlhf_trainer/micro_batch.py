@@ -26,7 +26,7 @@ class LossWeights:
 
     def select(self, rows: slice, width: int) -> LossWeights:
         """The weights of successive completions, up to ``width`` tokens each."""
-        return LossWeights(_cut(self.tokens, rows, width), _cut(self.trajectories, rows))
+        return LossWeights(of_rows(self.tokens, rows, width), of_rows(self.trajectories, rows))
 
     def with_tokens(self, tokens: Tensor) -> LossWeights:
         """These weights, with those of tokens multiplied by ``tokens`` [N, C]."""
@@ -89,20 +89,21 @@ class MicroBatch:
             batches.append(
                 MicroBatch(
                     rollout,
-                    _cut(self.reference_logps, rows, width),
-                    _cut(self.old_logps, rows, width),
-                    _cut(self.penalty, rows),
+                    of_rows(self.reference_logps, rows, width),
+                    of_rows(self.old_logps, rows, width),
+                    of_rows(self.penalty, rows),
                     self.divisor,
                     self.weights.select(rows, width),
                     None if self.preferences is None else self.preferences.select(rows),
-                    _cut(self.dependency, rows, width),
+                    of_rows(self.dependency, rows, width),
                 )
             )
             start = rows.stop
         return batches
 
 
-def _cut(value: Tensor | None, rows: slice, width: int | None = None) -> Tensor | None:
+def of_rows(value: Tensor | None, rows: slice, width: int | None = None) -> Tensor | None:
+    """The ``value`` of successive completions, up to ``width`` tokens each if it has one per token; None stays."""
     if value is None:
         return None
     return value[rows] if width is None else value[rows, :width]

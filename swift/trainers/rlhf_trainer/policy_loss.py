@@ -18,7 +18,7 @@ from swift.trainers.rlhf_trainer.loss import (
     masked_sum,
     sapo_loss,
 )
-from swift.trainers.rlhf_trainer.micro_batch import LossWeights, MicroBatch, PreferenceTerms
+from swift.trainers.rlhf_trainer.micro_batch import LossWeights, MicroBatch, PreferenceTerms, of_rows
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class LossTerms:
     def select(self, rows: slice, width: int) -> LossTerms:
         """The terms of successive completions, up to ``width`` tokens each."""
         values = (self.tokens, self.mask, self.reference_logps, self.old_logps)
-        cut = (None if value is None else value[rows, :width] for value in values)
+        own = (of_rows(value, rows, width) for value in values)
         preferences = None if self.preferences is None else self.preferences.select(rows)
-        return LossTerms(self.advantages[rows], *cut, self.weights.select(rows, width), preferences)
+        return LossTerms(self.advantages[rows], *own, self.weights.select(rows, width), preferences)
 
 
 @dataclass(frozen=True)

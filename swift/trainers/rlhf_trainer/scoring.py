@@ -48,17 +48,22 @@ class RewardScorer:
         ``texts`` are the completions as text. ``log_metric`` receives the metrics of rewards' own; by default they go
         to the training log.
         """
-        whole = [self.prefilled + text for text in texts]
-        columns = reward_columns(items, group_size, completions, whole, self.state())
+        whole, columns = self._whole(items, group_size, completions, texts)
         log_metric = log_metric or self.logged.add
         scores = reward_matrix(self.rewards, whole, columns, timeout=self.timeout, log_metric=log_metric)
         return torch.as_tensor(scores, dtype=torch.float32, device=completions.ids.device)
 
     def observe_figures(self, means: Means, rollout: Rollout) -> None:
         """Observe the further figures of rewards that have a method ``metrics``."""
-        whole = [self.prefilled + text for text in rollout.texts]
-        columns = reward_columns(rollout.items, rollout.group_size, rollout.completions, whole, self.state())
+        whole, columns = self._whole(rollout.items, rollout.group_size, rollout.completions, rollout.texts)
         observe_sums(means, reward_metrics(self.rewards, whole, columns))
+
+    def _whole(
+        self, items: Sequence[PromptItem], group_size: int, completions: Completions, texts: Sequence[str]
+    ) -> tuple[list[str], dict[str, Any]]:
+        """The texts with what they begin with, and the columns that rewards read beside them."""
+        whole = [self.prefilled + text for text in texts]
+        return whole, reward_columns(items, group_size, completions, whole, self.state())
 
     def pop_logged(self, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means of rewards' own metrics since the last call, over all processes, which call it together. ``gather``
