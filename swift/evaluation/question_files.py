@@ -21,7 +21,7 @@ from swift.llm.dataset import (
 )
 from swift.llm.images.source import ImageSource
 from swift.llm.prompting import adapt_records, system_text, view_of
-from swift.llm.records.files import find_part
+from swift.llm.records.files import find_part, record_files
 from swift.llm.records.presence import describe_images, unseen_images
 from swift.utils.digests import value_digest
 from swift.utils.distributed import is_master
@@ -149,7 +149,9 @@ def _annotation_files(arguments: EvaluationArguments) -> list[Path]:
     if arguments.annotation_file is not None:
         return [Path(arguments.annotation_file)]
     folder = Path(arguments.dataset_folder) / "annotations" / "eval"
-    found = [folder / name for name in SWEEP if (folder / name).is_file()] or sorted(folder.glob("*.json*"))
+    found = [folder / name for name in SWEEP if (folder / name).is_file()]
+    if not found and folder.is_dir():
+        found = record_files(folder)
     if not found:
         raise UserError(
             f"{folder} holds no file of questions; put {', '.join(SWEEP)} there, or some of them, name another "

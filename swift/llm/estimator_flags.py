@@ -113,6 +113,11 @@ class EstimatorFlags:
             "is none of them; leave one out",
         )
         require(
+            not (self.kl_in_reward and self.flat_groups == "dpo"),
+            "--flat_groups dpo does not go with --kl_in_reward: the KL of the solution would be taken off the reward "
+            "of the answer that it stands for; pass --kl_in_reward false, or leave --flat_groups out",
+        )
+        require(
             self.vision_mask == "gray" or self.measures_vision,
             f"--vision_mask {self.vision_mask} does nothing by itself; pass --vision_weights true, --vision_top_share "
             "or --log_vision_dependency true too, or leave it out",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -26,19 +28,23 @@ class Means:
         self.extremes[name] = choose(self.extremes.get(name, value), value)
 
     @property
-    def names(self) -> list[str]:
-        """Names of the observed means, in the order of their first observation."""
-        return list(self.sums)
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names of the observed means, and of the extremes, in the order of their first observation."""
+        return list(self.sums), list(self.extremes)
 
-    def expect(self, names: Iterable[str]) -> None:
-        """Hold exactly these means in this order, including any that this process has not observed."""
-        self.sums = {name: self.sums.get(name, (0.0, 0.0)) for name in names}
+    def unite(self, names: Iterable[tuple[list[str], list[str]]]) -> None:
+        """Hold the means and extremes of all processes, whose ``names`` are given, in one order. What this process has
+        not observed counts as nothing."""
+        sums, extremes = (dict.fromkeys(itertools.chain(*lists)) for lists in zip(*names, strict=True))
+        self.sums = {name: self.sums.get(name, (0.0, 0.0)) for name in sums}
+        nothing = {name: math.inf if name.endswith("_min") else -math.inf for name in extremes}
+        self.extremes = {name: self.extremes.get(name, value) for name, value in nothing.items()}
 
     def pop(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the means over all processes since the last call, in the order of their first observation, and reset.
 
         ``gather`` turns a tensor [1, K] of this process into [world_size, K]. Names and their order must be the same in
-        all processes. A mean without observations is left out.
+        all processes, as :meth:`unite` makes them. A mean without observations is left out.
         """
         names = [*self.sums, *self.extremes]
         if not names:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback
@@ -244,9 +244,7 @@ class PolicyTrainer(ShardedTrainer):
         self.model.eval()
         with self.whole_policy(), self.computing_weights():
             self._observe_own(dataset, means)
-        # If any process has an item, process 0 has one. A process without items has observed no name.
-        means.expect(broadcast_object_list([means.names])[0])
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.pop(self.gather_rows).items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.pop_means(means).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -264,6 +262,12 @@ class PolicyTrainer(ShardedTrainer):
     def observe_validation(self, items: list[PromptItem], means: Means) -> None:
         """Add the figures of a batch of validation prompts to ``means``."""
         raise NotImplementedError
+
+    def pop_means(self, means: Means) -> dict[str, float]:
+        """The means over all processes, which call it together and may have observed different ones. Resets them."""
+        if self.args.world_size > 1:
+            means.unite(gather_object([means.names]))
+        return means.pop(self.gather_rows)
 
     def gather_rows(self, row: Tensor) -> Tensor:
         """The rows [1, K] of all processes as one table [world_size, K] on the CPU."""

@@ -48,6 +48,11 @@ def test_a_csv_of_pandas_is_read(folder):
         ("[FINDINGS] no effusion [end]", "[FINDINGS] no effusion [end]"),
         ('"two\nlines"', "two\nlines"),
         ("a\x00b", "a\x00b"),
+        ("['left lung' 'right lung']", ["left lung", "right lung"]),
+        ("\"['left lung'\n 'right lung']\"", ["left lung", "right lung"]),
+        ("True", True),
+        ("[NaN]", [None]),
+        ("[1e999]", [None]),
         ("[" * 100_000 + "]" * 100_000, "[" * 100_000 + "]" * 100_000),
     ],
 )
@@ -101,6 +106,12 @@ def test_values_of_parquet_can_be_written_as_json(tmp_path):
         ("a.csv", b"question,answer\nq,\xff\n", "not UTF-8"),
         ("a.parquet", b"PAR1 nothing", "cannot be read as Parquet"),
         ("a.csv", b"question,answer\n", "holds no records"),
+        ("a.csv", b"question,answer,answer\nq,a,b\n", "two columns 'answer'"),
+        ("a.csv", b'question,answer\nq,a\nq,"b" c\n', "malformed at line 3.*double the quotes"),
+        ("a.csv", b"\x1f\x8b\x08", "is compressed; unpack it"),
+        ("a.csv", b"PK\x03\x04", "Excel workbook"),
+        ("a.json", b"ARROW1", "is an Arrow file"),
+        ("a.txt", b"question,answer\nq,a\n", "or a table whose name ends in .csv"),
     ],
 )
 def test_a_bad_table_is_one_line(tmp_path, name, content, said):
@@ -108,3 +119,43 @@ def test_a_bad_table_is_one_line(tmp_path, name, content, said):
     with pytest.raises(UserError, match=said) as caught:
         load_records([tmp_path / name])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "\ufeffquestion;answer\r\nq, r;yes\r\n;\r\n"),
+        ("a.csv", "sep=;\r\nquestion;answer\r\nq, r;yes\r\n"),
+        ("a.csv", "question\tanswer\nq, r\tyes\n"),
+        ("a.tsv", 'question,answer\n"q, r",yes\n'),
+        ("a.csv", 'question,answer,,\n"q, r",yes,,\n,,,\n'),
+        ("a.csv", '[{"question": "q, r", "answer": "yes"}]'),
+        ("a.CSV", '{"question": "q, r", "answer": "yes"}\n'),
+    ],
+    ids=["semicolons", "the line of Excel", "tabs", "commas", "empty columns and rows", "JSON", "JSON lines"],
+)
+def test_tables_as_other_programs_write_them(tmp_path, name, text):
+    assert rows(tmp_path / name, text) == [{"question": "q, r", "answer": "yes"}]
+
+
+def test_parquet_under_another_name_is_read(tmp_path):
+    parquet.write_table(pyarrow.table({"question": ["q"]}), tmp_path / "a.json")
+    assert [item for item, _ in read_items(tmp_path / "a.json")] == [{"question": "q"}]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.timestamp("ns"), pyarrow.duration("ns"), pyarrow.time64("ns")])
+def test_times_that_python_cannot_hold_are_read(tmp_path, kind):
+    table = {"question": ["q"], "when": pyarrow.array([1_700_000_000_123], pyarrow.int64()).cast(kind)}
+    parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    assert "when" in read_items(tmp_path / "a.parquet")[0][0]
+
+
+def test_turns_may_have_nulls_in_place_of_the_other_form(folder):
+    turns = [
+        {"role": None, "content": None, "from": "human", "value": "Is there an effusion?"},
+        {"role": "assistant", "content": "no", "from": None, "value": None},
+    ]
+    parquet.write_table(pyarrow.table({"image": ["a.png"], "conversations": [turns]}), folder / "train.parquet")
+    (record,) = load_records([folder / "train.parquet"])
+    assert record.messages[-1]["content"].endswith("Is there an effusion?")
+    assert record.solution == "no"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from swift.llm.records.files import record_files
 from swift.utils.errors import UserError
 from tools.samples.pools import Questions, evaluation_patients
 from utils.questions import patient_of
@@ -49,11 +50,11 @@ class EvaluationGuard:
 
 
 def read_guard(places: Sequence[Path], shared: str) -> EvaluationGuard:
-    """Read the patients of evaluation files, or of all .json files in folders.
+    """Read the patients of evaluation files, or of all files of records in folders.
 
     Raises UserError if there are no files and ``shared`` is not "allow", because shared patients cannot be found then.
     """
-    files = [file for place in places for file in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
+    files = [file for place in places for file in (record_files(place) if place.is_dir() else [place])]
     present = [file for file in files if file.is_file()]
     if shared == "allow":
         return EvaluationGuard(present, frozenset(), shared)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from swift.llm.records.tables import TABLE_SUFFIXES, read_table, read_text
+from swift.llm.records.tables import TABLE_SUFFIXES, is_table, read_table, read_text
 from swift.llm.records.turns import CONVERSATION_FIELDS, QUESTION_FIELDS
 from swift.utils.digests import file_digest
 from swift.utils.errors import UserError
@@ -21,6 +21,7 @@ from swift.utils.logger import get_logger
 
 logger = get_logger()
 
+RECORD_SUFFIXES = {".json", ".jsonl", *TABLE_SUFFIXES}
 _PART = re.compile(r"(.+)#(\d+)(?:!(\d+))?")
 
 
@@ -73,6 +74,11 @@ def _existing(path: Path) -> Path:
     raise UserError(f"dataset {path} does not exist; correct the path")
 
 
+def record_files(folder: Path) -> list[Path]:
+    """The files in ``folder`` that may hold records, by their names, in alphabetical order."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in RECORD_SUFFIXES)
+
+
 def read_items(path: str | Path) -> list[tuple[Any, str]]:
     """The objects of a file or of a part of one, as they are, each with its name for messages. Raises UserError for a
     file that is neither JSON nor a table."""
@@ -81,7 +87,7 @@ def read_items(path: str | Path) -> list[tuple[Any, str]]:
 
 
 def _read_file(path: Path) -> list[tuple[Any, str]]:
-    if path.suffix.lower() in TABLE_SUFFIXES:
+    if is_table(path):
         return read_table(path)
     text = read_text(path)
     if text.lstrip().startswith("["):
@@ -120,7 +126,7 @@ def _parse_json(text: str, path: Path, first_line: int) -> Any:
         line = first_line + error.lineno - 1
         raise UserError(
             f"dataset {path} is malformed JSON at line {line}, column {error.colno} ({error.msg}); "
-            "it must be a JSON list, or one JSON object per line"
+            "it must be a JSON list, or one JSON object per line, or a table whose name ends in .csv, .tsv or .parquet"
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"dataset {path} from line {first_line} cannot be read ({error}); fix the file") from error

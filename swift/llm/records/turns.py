@@ -126,6 +126,8 @@ def _read_turns(messages: Any, field: str) -> tuple[list[Turn], list[ImageValue]
 
 def _read_turn(message: Any, place: str, images: list[ImageValue]) -> list[Turn]:
     """One turn, or the two of ms-swift's ``{"human", "assistant"}``. Images within it are added to ``images``."""
+    if isinstance(message, dict):  # tables fill what one of two forms lacks with nulls
+        message = {name: value for name, value in message.items() if value is not None}
     if isinstance(message, dict) and "human" in message and "assistant" in message:
         pair = (("user", message["human"]), ("assistant", message["assistant"]))
         return [{"role": role, "content": _content(text, place, role, images)} for role, text in pair]

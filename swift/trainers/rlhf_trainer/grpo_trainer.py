@@ -111,8 +111,7 @@ class GRPOTrainer(PolicyTrainer):
         self.weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_names))
         self.sampling = sampling_settings(args, template)
         self.means = Means()
-        self.estimator = Estimator.of(args, self.weights)
-        self.policy_loss = PolicyLoss.of(args)
+        self.estimator, self.policy_loss = Estimator.of(args, self.weights), PolicyLoss.of(args)
         self.flat_groups = FlatGroups.of(args, self.weights, template, self.scorer)
         self.masked_prompts = MaskedPrompts.of(args, template)
         self.step_terms = StepTerms(args, self.means, self._score_now, self.all_sum, self.all_values)
@@ -154,11 +153,12 @@ class GRPOTrainer(PolicyTrainer):
             self.reference.divide(self.model)
             if self.args.sync_ref_model and self._resumed is not None:
                 self.reference.load(self.model, self._resumed)
+        divided = is_sharded(self.model)  # gathered parameters do not show it
         with self.whole_policy(), self.computing_weights():
             self.paths = self.probe()
             if self.passes is not None:
-                examples = example_prompts(self.train_dataset)
-                self.passes = check_passes(self.passes, self.model, self.template, examples, self.paths.packed)
+                taken = self.model, self.template, example_prompts(self.train_dataset)
+                self.passes = check_passes(self.passes, *taken, packed=self.paths.packed, divided=divided)
 
     def rollout_bytes(self) -> float:
         """Bytes that a rollout takes beside the weights, from the memory plan."""
@@ -346,5 +346,5 @@ class GRPOTrainer(PolicyTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the means of the steps since the last entry along with the Trainer's own figures."""
         if "loss" in logs:
-            logs.update(self.means.pop(self.gather_rows) | self.scorer.pop_logged(self.gather_rows))
+            logs.update(self.pop_means(self.means) | self.scorer.pop_logged(self.pop_means))
         super().log(logs, *args, **kwargs)

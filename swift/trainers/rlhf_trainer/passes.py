@@ -12,7 +12,6 @@ from swift.engine.long_groups import Passes
 from swift.engine.probe import why_not_sliced
 from swift.llm.template.protocol import EncodedPrompt, Template
 from swift.trainers.memory_plan import Load, MemoryPlan
-from swift.trainers.sharding.parameters import is_sharded
 from swift.utils.logger import get_logger
 
 logger = get_logger()
@@ -62,11 +61,18 @@ def candidates(load: Load) -> Iterator[Passes]:
 
 
 def check_passes(
-    passes: Passes, model: nn.Module, template: Template, examples: Sequence[EncodedPrompt], packed: bool
+    passes: Passes,
+    model: nn.Module,
+    template: Template,
+    examples: Sequence[EncodedPrompt],
+    *,
+    packed: bool,
+    divided: bool,
 ) -> Passes | None:
     """``passes``, unless the model cannot take long groups in them; then None, with the reason in the log. ``packed``
-    says that it takes packed rows; ``examples`` are prompts of the run."""
-    reason = "weights are divided over processes" if is_sharded(model) else None
+    says that it takes packed rows, ``divided`` that an engine divides its weights over processes; ``examples`` are
+    prompts of the run."""
+    reason = "weights are divided over processes" if divided else None
     if reason is None and not packed:
         reason = "log-probabilities are not packed"
     reason = reason or why_not_sliced(model, template, examples)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from swift.engine.batch import Completions
@@ -65,10 +64,7 @@ class RewardScorer:
         whole = [self.prefilled + text for text in texts]
         return whole, reward_columns(items, group_size, completions, whole, self.state())
 
-    def pop_logged(self, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The means of rewards' own metrics since the last call, over all processes, which call it together. ``gather``
-        is as in `Means.pop`."""
-        if not self._logs:
-            return {}
-        self.logged.expect(sorted(set(gather_object(self.logged.names))))
-        return self.logged.pop(gather)
+    def pop_logged(self, pop_means: Callable[[Means], dict[str, float]]) -> dict[str, float]:
+        """The means of rewards' own metrics since the last call. ``pop_means`` takes them over all processes, which
+        call it together."""
+        return pop_means(self.logged) if self._logs else {}

@@ -62,6 +62,7 @@ def test_an_estimator_brings_its_scale_and_the_place_of_the_kl(base, flags, scal
         ("--delta 1.2", "--delta 1.2 must be above 1 + epsilon_high = 1.2"),
         ("--epsilon_high 0.5 --delta 1.4", "must be above 1 + epsilon_high = 1.5"),
         ("--scale_rewards gdpo --advantage_estimator rloo", "gdpo does not go with --advantage_estimator rloo"),
+        ("--flat_groups dpo --kl_in_reward true", "--flat_groups dpo does not go with --kl_in_reward"),
         ("--scale_rewards gdpo --kl_in_reward true", "--kl_in_reward does not go with --scale_rewards gdpo"),
         ("--kl_in_reward true --beta 0", "--kl_in_reward needs a reference policy, and with --beta 0 there is none"),
         ("--sync_ref_model --beta 0", "--sync_ref_model needs a reference policy"),
