@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from swift.llm.checkpoint.checksums import CHECKSUMS, verify_checksums
+from swift.llm.resumable import check_resumable, is_model_alone
 from swift.utils.decisive import WATCHING
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.files import try_read_json
 from swift.utils.logger import get_logger
-from swift.utils.run_folder import complete_checkpoints, finished_step
+from swift.utils.run_folder import CHECKSUMS, finished_step, is_unfinished, numbered_checkpoints, step_in_name
 from utils.switches import ROUNDING
 
 logger = get_logger()
 
+ASIDE = "unused-"  # before the name of a checkpoint that a resumed run does not come from
 # Flags that may differ when a run is resumed, beside those that only watch: an engine and the division of a step over
 # processes and micro-batches change roundings only. The prompts of a step, and the steps of a rollout, are compared
 # instead. The loss bnpo is averaged per micro-batch, so its size counts there.
@@ -42,21 +44,20 @@ def resume_folder(output_dir: str, resume: str | None, overwrite: bool, only_mod
     if resume in (None, "false", "False"):
         return None
     if resume in ("true", "True"):
-        newest = _newest_intact(folder)
-        if newest is None:
+        checkpoint = _newest_intact(folder, only_model=only_model, overwrite=overwrite)
+        if checkpoint is None:
             logger.warning("%s holds no finished checkpoint: starting from the beginning", folder)
             return None
-        checkpoint = newest
     elif finished_step(resume) is not None:
         checkpoint = Path(resume)
-        verify_checksums(checkpoint, "name an older checkpoint")
+        check_resumable(checkpoint, "name an older checkpoint, or copy this one again", only_model=only_model)
     else:
         raise UserError(
             f"--resume_from_checkpoint {resume} has no complete trainer_state.json; name a checkpoint-N folder, or true"
         )
     if not (checkpoint / CHECKSUMS).exists():
-        logger.warning("%s has no %s: its files are taken as they are", checkpoint, CHECKSUMS)
-    if not only_model and not any(checkpoint.glob("rng_state*.pth")):
+        logger.warning("%s has no %s: changed bytes in its weights would not be noticed", checkpoint, CHECKSUMS)
+    if not only_model and is_model_alone(checkpoint):
         raise UserError(
             f"--resume_from_checkpoint: {checkpoint} was saved by --save_only_model true, without optimizer and random "
             "state; start a new run with it as --model"
@@ -111,15 +112,41 @@ def _without_rounding(value: Any) -> Any:
     return {k: v for k, v in value.items() if k not in ROUNDING} if isinstance(value, dict) else value
 
 
-def _newest_intact(folder: Path) -> Path | None:
-    """The newest complete checkpoint whose files are as they were written. Damaged ones are warned of."""
-    for checkpoint in complete_checkpoints(folder):
-        try:
-            verify_checksums(checkpoint, "the checkpoint before it is taken")
-        except UserError as error:
-            logger.warning("%s", error)
+def set_later_aside(output_dir: str | Path, step: int) -> None:
+    """Rename the checkpoints of later steps than ``step``, from which a run is about to continue, so that they are not
+    taken for its own. Half-written ones are removed."""
+    later = [path for path in numbered_checkpoints(output_dir) if step_in_name(path) > step]
+    for path in later:
+        if is_unfinished(path):
+            shutil.rmtree(path)
         else:
-            return checkpoint
+            target = path.with_name(ASIDE + path.name)
+            shutil.rmtree(target, ignore_errors=True)
+            path.rename(target)
+            logger.warning("%s is kept as %s; remove it if you do not need it", path, target.name)
+
+
+def _newest_intact(folder: Path, *, only_model: bool, overwrite: bool) -> Path | None:
+    """The newest checkpoint that can be resumed, with a warning of newer ones that are damaged. None if there is none,
+    or none but half-written ones, or if the run is overwritten. Raises UserError if all are damaged."""
+    problems = []
+    for checkpoint in numbered_checkpoints(folder):
+        if is_unfinished(checkpoint):
+            continue
+        try:
+            check_resumable(checkpoint, "", only_model=only_model)
+        except UserError as error:
+            problems.append(str(error).rstrip("; "))
+            continue
+        if problems and is_master():
+            logger.warning("%s is resumed, because later ones are damaged: %s", checkpoint, "; ".join(problems))
+        return checkpoint
+    if problems and not overwrite:
+        more = f"; so are {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UserError(
+            f"--resume_from_checkpoint true: no checkpoint in {folder} can be resumed ({problems[0]}{more}); copy one "
+            "again, or pass --overwrite_output_dir true to remove the run and start anew"
+        )
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from swift.llm.arguments import RunArguments
-from swift.llm.checkpoint.checksums import CHECKSUMS, checksums
+from swift.llm.checkpoint.checksums import checksums
 from swift.llm.checkpoint.save import is_small, save_policy
 from swift.llm.policy import Policy, trainable_parameters
+from swift.llm.resume import set_later_aside
 from swift.trainers.callbacks import EvaluateAtTheEnd, FollowEpoch, StopAfterStep
 from swift.trainers.data import PromptDataset, PromptItem, PromptOrder
 from swift.trainers.finite import REMEDY, check_gradient, check_loss, check_weights
@@ -28,12 +31,13 @@ from swift.trainers.metrics import Means
 from swift.trainers.profile.step_profile import StepProfile
 from swift.trainers.progress import LogLines, ProgressBar
 from swift.trainers.reference import Snapshot
+from swift.trainers.repeatable import sums_in_order
 from swift.trainers.sharding.trainer import ShardedTrainer
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.files import write_json
 from swift.utils.logger import get_logger
-from swift.utils.run_folder import write_best
+from swift.utils.run_folder import CHECKSUMS, WRITING, begin_checkpoint, finished_step, write_best
 from swift.utils.stages import staged
 
 logger = get_logger()
@@ -93,8 +97,11 @@ class PolicyTrainer(ShardedTrainer):
         if self.args.profile_steps and is_master():
             self.add_callback(StepProfile(self.args.profile_steps, self.args.output_dir, self.model.dtype))
         self._resumed = resume_from_checkpoint
+        if self.args.should_save:
+            done = finished_step(resume_from_checkpoint) if resume_from_checkpoint else 0
+            set_later_aside(self.args.output_dir, done)
         try:
-            with self.stop.watching():
+            with self.stop.watching(), sums_in_order(self.args.device):
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             if self.progress is not None:
@@ -292,13 +299,30 @@ class PolicyTrainer(ShardedTrainer):
             save_policy(self.policy, folder, state_dict, full=self.args.save_full, card=card)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            write_json(folder / CHECKSUMS, checksums(folder))
-            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
-                write_best(self.args.output_dir, self.state.best_model_checkpoint, self.state.best_metric)
+        """Write a checkpoint, which is complete once it has checksums and its mark is gone, and remove the oldest ones.
+        A failure leaves nothing of it. The Trainer would remove those that the clock calls old."""
+        args, folder = self.args, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            if args.should_save:
+                begin_checkpoint(folder)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if args.should_save:
+                write_json(folder / CHECKSUMS, checksums(folder))
+                (folder / WRITING).unlink()
+        except BaseException:
+            if args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            args.save_total_limit = limit
+        if args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(args.output_dir, limit, best)
+            if args.load_best_model_at_end and best is not None:
+                write_best(args.output_dir, best, self.state.best_metric)
 
     def _load_best_model(self) -> None:
         """Take the weights of the best checkpoint, as `--load_best_model_at_end` asks."""

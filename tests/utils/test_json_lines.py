@@ -236,16 +236,12 @@ def test_completions_are_cut_back_at_a_resume_and_a_torn_line_goes(tmp_path):
 
 
 @pytest.mark.parametrize("line", [b"5\n", b"{}\n", b'{"step": "1"}\n', b"{\n", b"\xc3\n"])
-def test_another_damaged_line_of_completions_is_named(tmp_path, line):
+def test_another_damaged_line_of_completions_is_named_to_readers(tmp_path, line):
     log = CompletionsLog(tmp_path / "completions.jsonl")
     log.append([COMPLETION])
     log.path.write_bytes(log.path.read_bytes() + line)
     with pytest.raises(UserError, match=r"completions\.jsonl is damaged at line 2 .*remove the line"):
-        log.truncate(5)
-    with pytest.raises(UserError, match=r"completions\.jsonl is damaged at line 2 .*remove the line"):
         list(read_completions(log.path))
-    log.truncate(0)  # a new run in this folder: nothing of it is read
-    assert log.path.read_bytes() == b""
 
 
 def test_progress_is_the_newest_step_whatever_else_is_there(tmp_path):

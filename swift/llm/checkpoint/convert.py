@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from swift.llm.checkpoint.adapters import FOLDERS, WEIGHTS, Adapter, write_adapter_config
 from swift.llm.checkpoint.assemble import empty_model, match_tensors, refuse_zero_adapters
-from swift.llm.checkpoint.checksums import CHECKSUMS, checksums, verify_checksums
+from swift.llm.checkpoint.checksums import checksums, verify_checksums
 from swift.llm.checkpoint.folders import PolicyFolder
 from swift.llm.checkpoint.layouts import Checkpoint, read_checkpoint
 from swift.llm.checkpoint.remote_config import processor_config, remote_config, remote_lora
@@ -31,6 +31,7 @@ from swift.llm.phi4_names import REMOTE_MODEL_CODE
 from swift.utils.errors import UserError
 from swift.utils.files import read_json, write_json
 from swift.utils.logger import get_logger
+from swift.utils.run_folder import CHECKSUMS
 
 COPIED = (
     "tokenizer.json tokenizer_config.json vocab.json merges.txt added_tokens.json special_tokens_map.json "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ from transformers import TrainerCallback
 from swift.trainers.rlhf_trainer.micro_batch import LossWeights, MicroBatch
 from swift.trainers.rlhf_trainer.rollout import Rollout
 from swift.utils.files import replacing, write_json_lines
-from swift.utils.json_lines import JsonLinesFile, json_line
+from swift.utils.json_lines import json_line
+from swift.utils.logger import get_logger
 from swift.utils.run_info import plain
+
+logger = get_logger()
+
+LONGEST_ROW = 1 << 26  # bytes; a row of 100,000 tokens takes a tenth of it
+NAMED_LINES = 12  # lines in a message
 
 
 class CompletionsLog:
@@ -33,17 +40,49 @@ class CompletionsLog:
     def truncate(self, last_step: int) -> None:
         """Remove rows of steps after ``last_step``, which a resumed run writes again, and an incomplete last line.
 
-        Raises UserError for any other line without a step, unless all rows are removed anyway.
+        Lines that are not rows are moved to a file beside, with one warning, unless all rows are removed anyway.
         """
         if not self.path.exists():
             return
-        lines = JsonLinesFile(self.path, "remove the line, or the file")
+        aside, damaged = self.path.with_name(f"{self.path.name}.damaged"), []
         with replacing(self.path) as temporary, temporary.open("wb") as new:
-            for line in lines.lines() if last_step > 0 else ():
-                if not isinstance(line.value.get("step"), int):
-                    raise lines.damage(line.number, "field 'step' is missing or not a whole number")
-                if line.value["step"] <= last_step:
-                    new.write(line.content)
+            for number, content, step in _pieces(self.path) if last_step > 0 else ():
+                if step is None:
+                    damaged.append(number)
+                    with aside.open("ab") as file:
+                        file.write(content)
+                elif step <= last_step:
+                    new.write(content)
+        if damaged:
+            numbers = list(map(str, dict.fromkeys(damaged)))
+            more = f" and {len(numbers) - NAMED_LINES} more" if len(numbers) > NAMED_LINES else ""
+            shown = ", ".join(numbers[:NAMED_LINES]) + more
+            logger.warning("%s: not rows, and moved to %s: lines %s", self.path, aside.name, shown)
+
+
+def _pieces(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
+    """Number (from 1), content and step of every line. Lines that are not rows have None for a step, and longer ones
+    than ``LONGEST_ROW`` come in pieces. A last line without its newline is left out unless it is a whole row."""
+    number, continued = 1, False
+    with path.open("rb") as file:
+        while piece := file.readline(LONGEST_ROW):
+            ended, cut = piece.endswith(b"\n"), len(piece) == LONGEST_ROW
+            step = None if continued or cut else _step_of(piece)
+            if step is not None and not ended:
+                piece, ended = piece + b"\n", True
+            if ended or continued or cut:
+                yield number, piece, step
+            number, continued = number + ended, not ended
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a row; None if ``line`` is not one."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if type(step) is int and step > 0 else None
 
 
 class CompletionsRecorder(TrainerCallback):
