@@ -26,7 +26,7 @@ from swift.utils.logger import get_logger
 
 logger = get_logger()
 
-Setting = tuple[str, Callable[[], Any], Callable[[Any], Any]]  # words for it, how it is read, and how it is set
+GuardedSetting = tuple[str, Callable[[], Any], Callable[[Any], Any]]  # words for it, how it is read, and how it is set
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _warn_of_change(who: str, words: str, now: str) -> None:
     logger.warning("%s changed %s to %s; it is changed back", who, words, now)
 
 
-def _settings(folder_only: bool) -> Iterator[Setting]:
+def _settings(folder_only: bool) -> Iterator[GuardedSetting]:
     yield "the working directory", _working_directory, os.chdir
     if folder_only:
         return

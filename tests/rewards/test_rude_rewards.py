@@ -16,7 +16,9 @@ import torch
 from swift.plugin import guards, orms
 from swift.plugin.loader import load_external_plugins
 from swift.plugin.rewards import build_rewards, lack_of, reward_matrix, reward_metrics
+from swift.trainers.rlhf_trainer import scoring
 from swift.utils.errors import UserError
+from tests.support.grpo_runs import make_trainer
 
 
 def good(completions, **columns):
@@ -77,9 +79,8 @@ def test_figures_and_questions_before_training_get_copies_too():
 
 
 @pytest.fixture
-def warnings(caplog, monkeypatch):
+def warnings(caplog):
     """Messages of the project's logger."""
-    monkeypatch.setattr(guards.logger, "propagate", True)
     guards._warn_of_change.cache_clear()
     return caplog
 
@@ -223,3 +224,13 @@ def test_other_methods_that_end_the_process_are_errors(monkeypatch):
         reward_metrics([("leaves", Leaves(False))], ["a"], {})
     with pytest.raises(UserError, match=r"Leaves failed in lacking: .*SystemExit: 0"):
         lack_of(Leaves(False), [{}])
+
+
+def test_a_reward_that_never_applies_is_warned_of_once(tmp_path, world, monkeypatch, caplog):
+    monkeypatch.setattr(scoring, "SILENT_CALLS", 2)
+    monkeypatch.setitem(orms, "silent", lambda completions, **columns: [None] * len(completions))
+    make_trainer(world, tmp_path / "run", reward_funcs=["silent"], max_steps=3).train()
+    assert [record.message for record in caplog.records if "appl" in record.message] == [
+        "no reward applies to any completion of a step: there is nothing to learn from it",
+        "reward silent applied to no completion so far; see what it reads, or leave it out",
+    ]
