@@ -23,7 +23,7 @@ Environment variables:
     KG_TEXT=whole               let external_kg_jac read the whole completion instead of its <think> part
     KG_REPORTS=FOLDER           reports of the studies for external_kg_report
     RADEVAL_METRIC=radgraph:radgraph_partial   the metric of external_radeval
-    CHEX_RUN_CODE=1             let external_code_reward run the code that the model writes
+    CHEX_RUN_CODE=1             let external_code_reward run the code that the model writes, in a sandbox
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from utils.freezing import describe_trainable, freeze_after_construction
 from utils.get_knowledge_graph import extract_knowledge_graph, extractor_name, finding_reader
 from utils.mimic import Reports, find_reports, reports_missing
 from utils.radeval_metric import load_radeval_metric
-from utils.run_code import answers_with_code, code_score
+from utils.run_code import answers_with_code, chosen_runner, code_score
 from utils.strict_rewards import reasons_then_answers, soft_length_penalty, strict_accuracy
 from utils.switches import env_switch
 
@@ -233,17 +233,17 @@ class CountdownORM(ORM):
 class CodeRewardORM(ORM):
     """Share of the test cases in ``verification_info`` that the last fenced block of the completion passes.
 
-    ``utils.run_code`` has the form of the column. Code runs only with CHEX_RUN_CODE=1; without, a record that
-    requires it is an error.
+    ``utils.run_code`` has the form of the column. Code runs only with CHEX_RUN_CODE=1, in a sandbox; without, a record
+    that requires it is an error.
     """
 
     def __init__(self):
-        self.may_run = env_switch("CHEX_RUN_CODE")
+        self.run = chosen_runner()
 
     def __call__(self, completions: list[str], verification_info: list | None = None, **columns: list) -> list[float]:
         rows = zip(completions, verification_info or [None] * len(completions), strict=True)
         with ThreadPoolExecutor(max_workers=8) as pool:
-            return list(pool.map(lambda row: code_score(*row, self.may_run), rows))
+            return list(pool.map(lambda row: code_score(*row, self.run), rows))
 
 
 class CodeFormatORM(ORM):

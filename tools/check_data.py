@@ -10,7 +10,6 @@ The status is 1 if training would refuse a record of the files as they are. FILE
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from swift.plugin import orms
 from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.leaving import run_to_its_end
 from tools.datasets.facts import DataFacts, metric_facts, read_facts, reward_facts
 from tools.reports.tables import align
 
@@ -87,4 +87,4 @@ def _print_facts(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_its_end(main)

@@ -25,6 +25,7 @@ from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_text
+from swift.utils.leaving import run_to_its_end
 from tools.audits.attacks import PARAPHRASE, TRUTH, Attacks, AuditRecord, make_record
 from tools.audits.pages import matrix_page, signs_page
 from tools.audits.scoring import AttackCell, score_attacks, table_of
@@ -146,4 +147,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_to_its_end(main)

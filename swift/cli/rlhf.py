@@ -9,7 +9,6 @@ The flags are those of `transformers.TrainingArguments` and further ones with ms
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,6 +22,7 @@ from swift.trainers.rlhf_trainer import grpo_trainer
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.trainers.rlhf_trainer.rollout import PROVIDED_COLUMNS
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.leaving import run_to_its_end
 from swift.utils.logger import get_logger
 from utils.get_knowledge_graph import extractor_name
 
@@ -90,4 +90,4 @@ def check_columns(records: Sequence[Record], columns: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_its_end(main)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 import zipfile
+import zlib
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import TrainerState
-from transformers.trainer_pt_utils import safe_globals
 
 from swift.llm.checkpoint.adapters import read_adapter
 from swift.llm.checkpoint.checksums import verify_checksums
@@ -20,9 +19,11 @@ from swift.llm.checkpoint.folders import is_adapter
 from swift.llm.checkpoint.stored_tensors import find_shards, list_tensors
 from swift.utils.errors import UserError, one_line
 from swift.utils.files import read_json
+from swift.utils.plain_pickles import read_plain_pickle
 from swift.utils.run_folder import CHECKSUMS, STATE_FILE, step_in_name
 
 OPTIMIZER, SCHEDULER, RANDOM = "optimizer.pt", "scheduler.pt", "rng_state*.pth"
+SCALER, REFERENCE = "scaler.pt", "reference.pt"  # of some runs only
 
 
 def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) -> None:
@@ -43,10 +44,16 @@ def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) 
     lost = [name for name, files in states.items() if not files]
     if lost and not is_model_alone(checkpoint):
         raise UserError(f"{checkpoint}: {', '.join(lost)} missing; {remedy}")
-    checks = {OPTIMIZER: _is_optimizer, SCHEDULER: _is_scheduler, RANDOM: _is_random}
-    for name, files in states.items():
-        for file in files:
-            _check_state(file, checks[name], remedy)
+    checks = {
+        OPTIMIZER: _is_optimizer,
+        SCHEDULER: _is_scheduler,
+        RANDOM: _is_random,
+        SCALER: _is_dict,
+        REFERENCE: _is_dict,
+    }
+    for name, is_right in checks.items():
+        for file in sorted(checkpoint.glob(name)):
+            _check_state(file, is_right, remedy)
 
 
 def is_model_alone(checkpoint: Path) -> bool:
@@ -71,23 +78,31 @@ def _check_log(checkpoint: Path, remedy: str) -> None:
 
 def _check_state(file: Path, is_right: Callable[[Any], bool], remedy: str) -> None:
     """Check one file of the state of training. Nothing in it is executed."""
-    try:
-        mapped = zipfile.is_zipfile(file)
-        if mapped and not (file.parent / CHECKSUMS).exists():
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-                if damaged is not None:
-                    raise ValueError(f"{damaged} is damaged")
-        with safe_globals() if file.match(RANDOM) else nullcontext():
-            state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # whatever torch makes of strange bytes
-        raise UserError(f"{file} cannot be read ({one_line(error)}); {remedy}") from error
+    mapped = zipfile.is_zipfile(file)
+    if mapped and not (file.parent / CHECKSUMS).exists():
+        _check_archive(file, remedy)
+    state = read_plain_pickle(file, remedy, mapped=mapped)
     try:
         right = is_right(state)
     except (TypeError, ValueError, KeyError, RuntimeError, OverflowError, AttributeError, IndexError):
         right = False
     if not right:
         raise UserError(f"{file} holds something else than its name says; {remedy}")
+
+
+def _check_archive(file: Path, remedy: str) -> None:
+    """Compare the parts of an archive with the checksums in it."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{file} cannot be read ({one_line(error)}); {remedy}") from error
+    if damaged is not None:
+        raise UserError(f"{file} cannot be read ({damaged} is damaged); {remedy}")
+
+
+def _is_dict(state: Any) -> bool:
+    return isinstance(state, dict)
 
 
 def _is_optimizer(state: Any) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
+import logging
 import sys
 import threading
 import time
@@ -18,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from swift.plugin.loader import describe_error
+from swift.plugin.guards import named_errors, settings_kept
+from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
 
@@ -40,18 +42,24 @@ def call_all(calls: Sequence[Call], timeout: float | None = None) -> list[Any]:
         UserError: a reward raises, or takes more than ``timeout`` seconds. The message names it. Rewards that still run
             are not waited for.
     """
-    if len(calls) == 1 and timeout is None and not is_coroutine(_function(calls[0])):
-        ((name, call),) = calls
-        with _signs_of_life(lambda: [name]):
-            return [_named(name, lambda: _settled(call()))]
+    with settings_kept("reward " + ", ".join(name for name, _ in calls)):
+        if len(calls) == 1 and timeout is None and not is_coroutine(_function(calls[0])):
+            ((name, call),) = calls
+            with signs_of_life(lambda: [name]), named_errors(_failed(name)):
+                return [_settled(call())]
+        return _call_together(calls, timeout)
+
+
+def _call_together(calls: Sequence[Call], timeout: float | None) -> list[Any]:
     futures = {name: _start(call, _function((name, call))) for name, call in calls}
-    with _signs_of_life(lambda: [name for name, future in futures.items() if not future.done()]):
+    with signs_of_life(lambda: [name for name, future in futures.items() if not future.done()]):
         concurrent.futures.wait(futures.values(), timeout, concurrent.futures.FIRST_EXCEPTION)
     late = [name for name, future in futures.items() if not future.done()]
     try:
         for name, future in futures.items():
             if future.done():
-                _named(name, future.result)
+                with named_errors(_failed(name)):
+                    future.result()
         if late:
             raise UserError(
                 f"reward {late[0]!r} took more than --reward_timeout {timeout:g} seconds; see what it waits for, or "
@@ -68,16 +76,18 @@ def _function(call: Call) -> Callable:
     return call[1].func if isinstance(call[1], functools.partial) else call[1]
 
 
-def _named(name: str, call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except Exception as error:  # a plugin's code may raise anything
-        raise UserError(f"reward {name!r} failed: {describe_error(error)}") from error
+def _failed(name: str) -> str:
+    return f"reward {name!r} failed"
+
+
+def _ended(error: BaseException) -> Exception:
+    """An error in place of one that would end the thread or the event loop, and leave the rewards in it waiting."""
+    return RuntimeError(f"{type(error).__name__} {error}".strip()).with_traceback(error.__traceback__)
 
 
 def _start(call: Callable[[], Any], reward: Callable) -> concurrent.futures.Future:
     if is_coroutine(reward):
-        return asyncio.run_coroutine_threadsafe(call(), _event_loop())
+        return asyncio.run_coroutine_threadsafe(_contained(call()), _event_loop())
     future: concurrent.futures.Future = concurrent.futures.Future()
     future.set_running_or_notify_cancel()  # a thread cannot be cancelled any more
     settings = _torch_settings()
@@ -86,6 +96,8 @@ def _start(call: Callable[[], Any], reward: Callable) -> concurrent.futures.Futu
         try:
             with settings():
                 future.set_result(_settled(call()))
+        except (KeyboardInterrupt, SystemExit) as error:
+            future.set_exception(_ended(error))
         except BaseException as error:
             future.set_exception(error)
 
@@ -94,11 +106,18 @@ def _start(call: Callable[[], Any], reward: Callable) -> concurrent.futures.Futu
     return future
 
 
+async def _contained(coroutine: Any) -> Any:
+    try:
+        return await coroutine
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise _ended(error) from error
+
+
 def _settled(result: Any) -> Any:
     """``result``, or what it turns out to be if a plain function returned a coroutine."""
     if not inspect.iscoroutine(result):
         return result
-    return asyncio.run_coroutine_threadsafe(result, _event_loop()).result()
+    return asyncio.run_coroutine_threadsafe(_contained(result), _event_loop()).result()
 
 
 @functools.cache
@@ -135,14 +154,16 @@ def _nothing() -> Iterator[None]:
 
 
 @contextmanager
-def _signs_of_life(pending: Callable[[], list[str]]) -> Iterator[None]:
+def signs_of_life(pending: Callable[[], list[str]]) -> Iterator[None]:
     """Within the block, log the ``pending`` rewards every `SIGN_OF_LIFE` seconds."""
     began, done = time.monotonic(), threading.Event()
 
     def watch() -> None:
         while not done.wait(SIGN_OF_LIFE):
             if names := ", ".join(pending()):
-                logger.info("waiting for reward %s since %.0f seconds", names, time.monotonic() - began)
+                # The log of other processes begins with warnings, and only one of them may be waiting.
+                level = logging.INFO if is_master() else logging.WARNING
+                logger.log(level, "waiting for reward %s since %.0f seconds", names, time.monotonic() - began)
 
     threading.Thread(target=watch, daemon=True).start()
     try:

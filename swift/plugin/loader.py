@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from swift.plugin.guards import describe_error, settings_kept
 from swift.utils.errors import UserError
 
 OWN_PLUGIN = Path(__file__).resolve().parents[2] / "plugin.py"  # this project's rewards
@@ -43,26 +43,12 @@ def _import_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a plugin's code may raise anything
+        with settings_kept(f"--external_plugins {path}", folder_only=True):
+            spec.loader.exec_module(module)
+    except BaseException as error:  # a plugin's code may raise anything, SystemExit included
         del sys.modules[module_name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise UserError(
             f"--external_plugins {path}: {describe_error(error, path)}; fix the plugin and start again"
         ) from error
-
-
-def describe_error(error: Exception, path: Path | None = None) -> str:
-    """Describe ``error`` on one line, as ``line N: ErrorType: message``.
-
-    With ``path``, N is the innermost line within that file. Otherwise the file of the innermost line precedes it.
-    """
-    message = " ".join(str(error).split())
-    if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if path is None or frame.filename == str(path)
-    ]
-    if not frames:
-        return f"{type(error).__name__}: {message}"
-    place = f"line {frames[-1].lineno}" if path else f"{frames[-1].filename} line {frames[-1].lineno}"
-    return f"{place}: {type(error).__name__}: {message}"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from swift.plugin.calling import call_all, is_coroutine
-from swift.plugin.loader import describe_error
+from swift.plugin.calling import call_all, is_coroutine, signs_of_life
+from swift.plugin.guards import copied, named_errors, settings_kept
 from swift.plugin.orm import orms
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
 from utils.answers import reasoning_of
 
 QUICK = ("external_math_acc", "external_code_reward", "external_countdown")  # may be tried as well
@@ -117,7 +119,7 @@ def reward_matrix(
 def _bound(
     name: str, reward: Callable, completions: list[str], columns: Mapping[str, Any], logged: list[tuple[str, float]]
 ) -> partial:
-    """The call of a reward, which notes in ``logged`` the metrics that it logs."""
+    """The call of a reward, which notes in ``logged`` the metrics that it logs. It gets copies of all lists."""
 
     def log_metric(metric: str, value: float) -> None:
         if TAKEN.fullmatch(metric):
@@ -127,7 +129,12 @@ def _bound(
         logged.append((metric, float(value)))
 
     given = {LOG_METRIC: log_metric} if logs_metrics(reward) else {}
-    return partial(reward, completions, **{**columns, **given})
+    return partial(reward, list(completions), **_own(columns), **given)
+
+
+def _own(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns for one reward, which may change them. Of the trainer's state, the log stays shared."""
+    return {name: copy.copy(value) if name == TRAINER_STATE else copied(value) for name, value in columns.items()}
 
 
 def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -153,7 +160,10 @@ def reward_notes(rewards: Iterable[tuple[str, Callable]], columns: Sequence[Mapp
 def lack_of(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> str | None:
     """Words of the reward about what it lacks in records with these ``columns``, by its method ``lacking``."""
     lacking = getattr(reward, "lacking", None)
-    return None if lacking is None else lacking(columns)
+    if lacking is None:
+        return None
+    with settings_kept("a reward"), named_errors(f"reward {type(reward).__name__} failed in lacking"):
+        return lacking([copied(dict(row)) for row in columns])
 
 
 def _constant(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> float | None:
@@ -167,8 +177,9 @@ def _constant(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> float |
         names = set().union(*columns)
         given = {name: [row.get(name) for row in columns] for name in names} | {"completion_tokens": [1] * len(columns)}
         try:
-            seen |= {float(value) for value in reward(tried, **given) if value is not None}
-        except Exception:
+            with settings_kept("a reward"), named_errors("a trial failed"):
+                seen |= {float(value) for value in reward(tried, **copied(given)) if value is not None}
+        except UserError:
             return None
         if len(seen) > 1:
             return None
@@ -188,15 +199,18 @@ def reward_metrics(
     """
     figures: dict[str, tuple[float, float]] = {}
     for name, reward in rewards:
-        if not hasattr(reward, "metrics"):
-            continue
-        try:
-            returned = reward.metrics(completions, **columns)
-            pairs = {figure: (float(total), float(count)) for figure, (total, count) in returned.items()}
-        except Exception as error:  # a plugin's code may raise anything
-            raise UserError(f"reward {name!r} failed in metrics: {describe_error(error)}") from error
-        figures = pairs | figures
+        if hasattr(reward, "metrics"):
+            with _watched(name), named_errors(f"reward {name!r} failed in metrics"):
+                returned = reward.metrics(list(completions), **_own(columns))
+                pairs = {figure: (float(total), float(count)) for figure, (total, count) in returned.items()}
+            figures = pairs | figures
     return figures
+
+
+@contextmanager
+def _watched(name: str) -> Iterator[None]:
+    with settings_kept(f"reward {name}"), signs_of_life(lambda: [name]):
+        yield
 
 
 def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -> Callable:
@@ -209,12 +223,9 @@ def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -
         }
         if "tokenizer" in parameters:
             arguments["tokenizer"] = tokenizer
-        try:
+        clear = (ValueError, ImportError)  # with these the reward says what it needs
+        with _watched(name), named_errors(f"reward {name!r} cannot be set up", clear):
             registered = registered(**arguments)
-        except (ValueError, ImportError) as error:  # the reward says what it needs
-            raise UserError(f"reward {name!r} cannot be set up: {one_line(error)}") from error
-        except Exception as error:  # a plugin's code may raise anything
-            raise UserError(f"reward {name!r} cannot be set up: {describe_error(error)}") from error
     if not callable(registered):
         raise UserError(f"reward {name!r} is a {type(registered).__name__}; register a class or a function")
     return registered
@@ -222,21 +233,35 @@ def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -
 
 def _checked(name: str, returned: Any, count: int) -> list[float]:
     """The ``count`` values that a reward returned, NaN for None."""
-    try:
-        values = [np.nan if value is None else float(value) for value in returned]
-    except (TypeError, ValueError) as error:
+    returned = returned.tolist() if hasattr(returned, "tolist") else returned  # an array, a tensor or a series
+    if not isinstance(returned, (list, tuple)):
         raise UserError(
-            f"reward {name!r} must return a list of {count} numbers (None if it does not apply): {error}"
-        ) from error
-    if len(values) != count:
-        raise UserError(f"reward {name!r} returned {len(values)} values for {count} completions; return one each")
-    for position, (value, original) in enumerate(zip(values, returned, strict=True)):
-        if original is not None and not abs(value) <= LARGEST_REWARD:
-            raise UserError(
-                f"reward {name!r} returned {value} for completion {position}; return a finite number up to "
-                f"{LARGEST_REWARD:.0e}, or None if the reward does not apply"
-            )
-    return values
+            f"reward {name!r} returned a {type(returned).__name__}; return a list of {count} numbers, with None where "
+            "the reward does not apply"
+        )
+    if len(returned) != count:
+        raise UserError(f"reward {name!r} returned {len(returned)} values for {count} completions; return one each")
+    return [_number(value, f"reward {name!r} returned", position) for position, value in enumerate(returned)]
+
+
+def _number(value: Any, beginning: str, position: int) -> float:
+    """One value of a reward, NaN for None."""
+    if value is None:
+        return math.nan
+    try:
+        number = float(value.item() if hasattr(value, "item") else value)
+        words = str(number)
+    except OverflowError:
+        number, words = math.inf, "a number too large for float"
+    except (TypeError, ValueError, RuntimeError):
+        number, words = math.nan, f"a {type(value).__name__}"
+    if isinstance(value, (str, bytes, bytearray)) or not abs(number) <= LARGEST_REWARD:
+        words = f"a {type(value).__name__}" if isinstance(value, (str, bytes, bytearray)) else words
+        raise UserError(
+            f"{beginning} {words} for completion {position}; return a finite number up to {LARGEST_REWARD:.0e}, or "
+            "None if the reward does not apply"
+        )
+    return number
 
 
 def _known_names() -> str:

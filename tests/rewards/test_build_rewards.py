@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
+import torch
 
 import plugin
 from swift.plugin import orms
@@ -87,8 +92,26 @@ def broken(completions, **columns):
         (lambda completions, **columns: [0.0], "'bad' returned 1 values for 2 completions"),
         (lambda completions, **columns: [0.0, float("nan")], "'bad' returned nan for completion 1"),
         (lambda completions, **columns: [float("inf"), 0.0], "'bad' returned inf for completion 0"),
-        (lambda completions, **columns: 1.0, "'bad' must return a list of 2 numbers"),
-        (lambda completions, **columns: ["a", "b"], "'bad' must return a list of 2 numbers"),
+        (lambda completions, **columns: 1.0, "'bad' returned a float; return a list of 2 numbers"),
+        (lambda completions, **columns: None, "'bad' returned a NoneType; return a list"),
+        (lambda completions, **columns: (1.0 for _ in completions), "'bad' returned a generator; return a list"),
+        (lambda completions, **columns: map(len, completions), "'bad' returned a map; return a list"),
+        (lambda completions, **columns: dict.fromkeys(completions, 1.0), "'bad' returned a dict; return a list"),
+        (lambda completions, **columns: {0.0, 1.0}, "'bad' returned a set; return a list"),
+        (lambda completions, **columns: "12", "'bad' returned a str; return a list"),
+        (lambda completions, **columns: np.array(1.0), "'bad' returned a float; return a list"),
+        (lambda completions, **columns: np.ones((2, 1)), "'bad' returned a list for completion 0"),
+        (lambda completions, **columns: ["1", 0.0], "'bad' returned a str for completion 0"),
+        (lambda completions, **columns: [1.0, 1j], "'bad' returned a complex for completion 1"),
+        (lambda completions, **columns: np.array([1j, 0]), "'bad' returned a complex for completion 0"),
+        (lambda completions, **columns: [0, 10**400], "'bad' returned a number too large for float for completion 1"),
+        (lambda completions, **columns: [-(10**5000), 0], "'bad' returned a number too large for float"),
+        (lambda completions, **columns: [[1.0], [2.0]], "'bad' returned a list for completion 0"),
+        (lambda completions, **columns: [torch.ones(2), 1], "'bad' returned a Tensor for completion 0"),
+        (lambda completions, **columns: [np.float32("nan"), 1], "'bad' returned nan for completion 0"),
+        (lambda completions, **columns: [1e16, 1], "'bad' returned 1e\\+16 for completion 0"),
+        (lambda completions, **columns: sys.exit(0), r"'bad' failed: .*test_build_rewards.py line \d+: SystemExit: 0"),
+        (lambda completions, **columns: next(iter(())), "'bad' failed: .*: StopIteration"),
         (broken, r"'bad' failed: .*test_build_rewards.py line \d+: KeyError: 'laterality'"),
     ],
 )
@@ -96,6 +119,31 @@ def test_a_reward_that_misbehaves_is_named(registered, reward, message):
     registered(bad=reward)
     with pytest.raises(UserError, match=message):
         reward_matrix(build_rewards(["bad"]), ["a", "b"], {})
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        (0.5, None),
+        np.array([0.5, None]),
+        [np.float16(0.5), None],
+        [torch.tensor(0.5), None],
+        [torch.ones(1, requires_grad=True) / 2, None],
+        [Fraction(1, 2), None],
+        [Decimal("0.5"), None],
+    ],
+    ids=["tuple", "array", "numbers of numpy", "tensors of none", "tensors of one", "fractions", "decimals"],
+)
+def test_what_is_clearly_numbers_is_taken(returned):
+    matrix = reward_matrix([("good", lambda completions, **columns: returned)], ["a", "b"], {})
+    np.testing.assert_array_equal(matrix, [[0.5], [np.nan]])
+
+
+@pytest.mark.parametrize(
+    "returned", [np.array([True, False]), torch.tensor([1, 0]), torch.tensor([1.0, 0.0]).bfloat16()]
+)
+def test_an_array_or_tensor_is_taken(returned):
+    assert reward_matrix([("good", lambda completions, **columns: returned)], ["a", "b"], {}).tolist() == [[1], [0]]
 
 
 def test_a_column_of_the_wrong_length_is_named():

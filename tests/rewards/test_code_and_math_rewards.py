@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,8 @@ from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError
 from utils.countdown import solves_countdown
 from utils.run_code import fenced_code, fraction_passed, run_python
+
+limited = partial(run_python, confined=False)  # tests/rewards/test_code_attacks.py is about the sandbox
 
 COUNTDOWN = [
     ("asdf", [1, 2], 3, False, "garbage"),
@@ -93,12 +96,12 @@ CODE = [
 
 @pytest.mark.parametrize(("completion", "info", "expected", "reason"), CODE)
 def test_code_reward_truth_table(monkeypatch, completion, info, expected, reason):
-    monkeypatch.setenv("CHEX_RUN_CODE", "1")
+    monkeypatch.setenv("CHEX_RUN_CODE", "unsafe")
     assert plugin.CodeRewardORM()([completion], verification_info=[info]) == [expected], reason
 
 
 def test_code_reward_accepts_verification_info_as_json_text(monkeypatch):
-    monkeypatch.setenv("CHEX_RUN_CODE", "1")
+    monkeypatch.setenv("CHEX_RUN_CODE", "unsafe")
     text = '{"language": "python", "test_cases": [{"input": "", "output": "1"}]}'
     assert plugin.CodeRewardORM()([fenced("print(1)")], verification_info=[text]) == [1.0]
 
@@ -129,14 +132,14 @@ def test_a_misspelt_switch_is_refused(monkeypatch):
 )
 def test_limited_process_stops(program, seconds, reason):
     started = time.monotonic()
-    assert run_python(program, seconds=seconds) is None, reason
+    assert limited(program, seconds=seconds) is None, reason
     assert time.monotonic() - started < 10
 
 
 def test_limited_process_sees_no_environment_and_no_files_of_ours(monkeypatch):
     monkeypatch.setenv("CHEX_SECRET", "x")
-    printed = run_python("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}), sorted(os.listdir()))")
-    assert printed == "[] ['program.py', 'stdout']\n"
+    printed = limited("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}), sorted(os.listdir()))")
+    assert printed == "[] []\n"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def test_limited_process_sees_no_environment_and_no_files_of_ours(monkeypatch):
     ids=["killed with its session", "busy in a session of its own until its CPU time is up"],
 )
 def test_what_the_program_started_ends_too(program):
-    child = int(run_python(program, seconds=1))
+    child = int(limited(program, seconds=1))
     deadline = time.monotonic() + 8
     while _is_running(child) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -164,8 +167,8 @@ def _is_running(pid: int) -> bool:
 
 
 def test_outputs_are_compared_line_by_line_without_trailing_blanks():
-    assert fraction_passed("print('a ')\nprint('b')", [{"input": "", "output": "a\nb\n"}]) == 1.0
-    assert fraction_passed("print('a b')", [{"input": "", "output": "a\nb\n"}]) == 0.0
+    assert fraction_passed("print('a ')\nprint('b')", [{"input": "", "output": "a\nb\n"}], limited) == 1.0
+    assert fraction_passed("print('a b')", [{"input": "", "output": "a\nb\n"}], limited) == 0.0
 
 
 def test_fenced_code_picks_the_language():

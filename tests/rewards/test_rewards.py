@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -301,7 +303,7 @@ def test_the_trainer_gives_the_question_to_its_rewards(columns, turns, expected)
 
 
 def test_rewards_may_ask_for_images_messages_prompts_and_the_state_of_the_trainer():
-    state = object()
+    state = SimpleNamespace(global_step=3)
     seen = {}
 
     def looks(completions, images, messages, prompts, trainer_state, **columns):
@@ -314,7 +316,7 @@ def test_rewards_may_ask_for_images_messages_prompts_and_the_state_of_the_traine
     assert seen["prompts"] == ["prompt 0"] * 3 + ["prompt 1"] * 3
     asked = {"role": "user", "content": "Effusion?"}
     assert seen["messages"] == [[asked, {"role": "assistant", "content": letter}] for letter in "uvwxyz"]
-    assert seen["state"] is state
+    assert seen["state"] == state
 
 
 def test_length_counts_with_a_tokenizer_where_nobody_has_counted():

@@ -54,7 +54,7 @@ def load_other_model(path: Path, dtype: torch.dtype | str, attention: str, dynam
 
 def _load_config(path: Path) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True)
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # values of the wrong type fail anywhere in transformers
         raise UserError(f"{path / 'config.json'} describes no model: {one_line(error)}; copy it again") from error
 
@@ -89,6 +89,7 @@ def _load_weights(path: Path, config: PreTrainedConfig, dtype: torch.dtype | str
                 attn_implementation=attention,
                 output_loading_info=True,
                 local_files_only=True,
+                trust_remote_code=False,
             )
     except Exception as error:  # broken files fail anywhere in transformers
         raise UserError(f"{path}: weights cannot be loaded: {one_line(error)}; copy its files again") from error

@@ -7,7 +7,6 @@ closed and opened again after every ``WINDOW`` bytes, and larger tensors are cop
 from __future__ import annotations
 
 import hashlib
-import pickle
 import zipfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from swift.utils.errors import UserError
 from swift.utils.files import read_json
+from swift.utils.plain_pickles import read_plain_pickle
 
 NAMED = 12  # names in a message
 WINDOW = 32 * 2**20  # bytes
@@ -204,18 +204,16 @@ class _Mapping:
     def reopen(self) -> None:
         """Release the pages read so far."""
         self._handle = None
+        if self.file.suffix != ".safetensors":
+            mappable = zipfile.is_zipfile(self.file)  # the format before torch 1.6 is not
+            remedy = "save the weights as safetensors if you trust them"
+            self._handle = read_plain_pickle(self.file, remedy, mapped=mappable)
+            if not isinstance(self._handle, dict) or not all(isinstance(key, str) for key in self._handle):
+                raise UserError(f"{self.file}: holds something other than tensors by name; copy the file again")
+            return
         try:
-            if self.file.suffix == ".safetensors":
-                self._handle = safe_open(self.file, framework="pt")
-            else:
-                mappable = zipfile.is_zipfile(self.file)  # the format before torch 1.6 is not
-                self._handle = torch.load(self.file, map_location="cpu", weights_only=True, mmap=mappable)
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f"{self.file} is not a pickle of plain tensors and could run code, so it is not read; "
-                "save the weights as safetensors if you trust them"
-            ) from error
-        except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+            self._handle = safe_open(self.file, framework="pt")
+        except (OSError, SafetensorError) as error:
             raise UserError(f"{self.file} cannot be read ({_first_line(error)}); copy the file again") from error
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from swift.trainers.sharding.parameters import is_sharded
 from swift.utils.errors import UserError
 from swift.utils.files import replacing
 from swift.utils.logger import get_logger
+from swift.utils.plain_pickles import read_plain_pickle
 
 logger = get_logger()
 
@@ -60,8 +61,9 @@ class ReferencePolicy:
         """Take the snapshot of a checkpoint. Raises UserError if the checkpoint holds none, or another."""
         path = Path(folder) / SAVED
         try:
-            self.snapshot.load(model, torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-        except (OSError, KeyError, RuntimeError) as error:
+            values = read_plain_pickle(path, "resume from another checkpoint", mapped=True)
+            self.snapshot.load(model, values)
+        except (UserError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}: no reference to resume with --sync_ref_model ({error}); resume from a checkpoint of a run "
                 "with this flag"

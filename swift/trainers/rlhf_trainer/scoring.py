@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,12 @@ from swift.trainers.data import PromptItem
 from swift.trainers.metrics import Means
 from swift.trainers.rlhf_trainer.figures import observe_sums
 from swift.trainers.rlhf_trainer.rollout import Rollout, reward_columns
+from swift.utils.distributed import is_master
+from swift.utils.logger import get_logger
+
+logger = get_logger()
+
+SILENT_CALLS = 10  # after which a reward that has never applied is warned of
 
 
 class RewardScorer:
@@ -33,6 +40,8 @@ class RewardScorer:
         self.prefilled, self.timeout, self.state = prefilled, timeout, state
         self.logged = Means()  # metrics of rewards' own, whose names may differ between processes
         self._logs = any(logs_metrics(reward) for _, reward in self.rewards)
+        self._silent = dict.fromkeys(self.names, 0)  # calls so far, of rewards that have applied to no completion yet
+        self._warned = False
 
     def __call__(
         self,
@@ -50,7 +59,21 @@ class RewardScorer:
         whole, columns = self._whole(items, group_size, completions, texts)
         log_metric = log_metric or self.logged.add
         scores = reward_matrix(self.rewards, whole, columns, timeout=self.timeout, log_metric=log_metric)
+        if is_master():
+            self._warn_of_silence(~np.isnan(scores).all(axis=0))
         return torch.as_tensor(scores, dtype=torch.float32, device=completions.ids.device)
+
+    def _warn_of_silence(self, applied: np.ndarray) -> None:
+        """Warn of rewards that are None throughout. ``applied`` [R] says which ones were not in this call."""
+        if not applied.any() and not self._warned:
+            self._warned = True
+            logger.warning("no reward applies to any completion of a step: there is nothing to learn from it")
+        for name in np.array(self.names)[applied]:
+            self._silent.pop(name, None)
+        for name in self._silent:
+            self._silent[name] += 1
+            if self._silent[name] == SILENT_CALLS:
+                logger.warning("reward %s applied to no completion so far; see what it reads, or leave it out", name)
 
     def observe_figures(self, means: Means, rollout: Rollout) -> None:
         """Observe the further figures of rewards that have a method ``metrics``."""

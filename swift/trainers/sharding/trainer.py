@@ -28,6 +28,7 @@ from swift.trainers.sharding.parameters import is_sharded, local_part, whole_sha
 from swift.utils.errors import UserError
 from swift.utils.files import replacing
 from swift.utils.logger import get_logger
+from swift.utils.plain_pickles import read_plain_pickle
 
 logger = get_logger()
 
@@ -152,7 +153,7 @@ class ShardedTrainer(Trainer):
         """Take up weights, optimizer and scheduler of a checkpoint under an engine."""
         self._load_from_checkpoint(str(folder))
         optimizer, scheduler = (
-            torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)
+            read_plain_pickle(folder / name, "resume from another checkpoint", mapped=True)
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
         )
         load_whole_state(self.model, self.optimizer, self._groups, optimizer)

@@ -1,0 +1,1 @@
+"""Attacks on this project: programs, pickles and rewards."""
