@@ -31,7 +31,7 @@ COMMANDS = {
     "-m tools.prepare_data": ("images", "reports"),
     "-m tools.check_data": ("image_root",),
     "-m tools.ask": ("temperature",),
-    "-m tools.make_demo": ("output", "policy"),
+    "-m tools.make_demo": ("output", "policy", "prose", "prevalence", "style"),
     "-m tools.make_kg_annotations": ("output",),
     "-m tools.rehearse": ("folder", "layout", "layers", "config"),
     "-m ReXKG": ("models",),
