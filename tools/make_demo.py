@@ -15,9 +15,9 @@ from pathlib import Path
 
 from swift.utils.errors import UserError, reports_user_errors
 from tools.demo_world.build import make_demo, make_policy
+from tools.demo_world.canvas import STYLES
 from tools.demo_world.dataset import WorldConfig
 from tools.demo_world.sheet import write_sheet
-from tools.demo_world.style import STYLES
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

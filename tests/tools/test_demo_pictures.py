@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tools.demo_world.canvas import STYLES
 from tools.demo_world.facts import Finding, Study
 from tools.demo_world.render import draw_study
-from tools.demo_world.style import STYLES
 
 BLANK = Study("demo-0", "demo-0", "demo-0", patient=5, index=5, view="pa", sex="m")
 

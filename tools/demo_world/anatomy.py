@@ -11,8 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tools.demo_world.canvas import Canvas, Plate, Point, Stroke, clouds, enlarged, smooth_closed, smooth_open
-from tools.demo_world.style import DrawingStyle
+from tools.demo_world.canvas import (
+    Canvas,
+    DrawingStyle,
+    Plate,
+    Point,
+    Stroke,
+    clouds,
+    enlarged,
+    smooth_closed,
+    smooth_open,
+)
 
 MIDLINE = 224.0
 HEART_RATIO = {None: 0.43, "mild": 0.52, "moderate": 0.60, "severe": 0.68}

@@ -25,13 +25,13 @@ from tqdm import tqdm
 from swift.utils.errors import UserError
 from swift.utils.files import read_json, try_read_json, write_json
 from swift.utils.logger import get_logger
+from tools.demo_world.canvas import STYLES, USUAL, DrawingStyle
 from tools.demo_world.dataset import World, WorldConfig, build_world
 from tools.demo_world.facts import Study
 from tools.demo_world.policy import write_policy
 from tools.demo_world.pretraining import pretrain
 from tools.demo_world.render import draw_study
 from tools.demo_world.reports import report_of
-from tools.demo_world.style import STYLES, USUAL, DrawingStyle
 
 KIND, VERSION = "demo world", 7
 FILM_SIZE = (448, 512)  # portrait, as chest films are: tiling pads it, so the demo exercises masked patches

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from tools.demo_world.canvas import USUAL
 from tools.demo_world.comparison import drafts_of_pair, further_of_pair
 from tools.demo_world.facts import PREVALENCE, Study, first_study, next_study
 from tools.demo_world.language import FactSentence, further
 from tools.demo_world.phrasing import QUESTION_TEMPLATES
 from tools.demo_world.questions import YES_NO, Draft, drafts_of
-from tools.demo_world.style import USUAL
 
 SPLITS = ("train", "valid", "test")
 EVALUATION_FILES = {group: f"eval/test_{group}_vqa.json" for group in ("basic", "compare", "region")}
@@ -34,7 +34,7 @@ class WorldConfig:
 
     Counts are per split (train, valid, test), or per image or pair of images (train, valid). ``prose`` is the share of
     the items for SFT about two images that are written without tags. ``prevalence`` is the chance of each finding and
-    device in a first study. ``style`` names the drawing (`tools.demo_world.style`).
+    device in a first study. ``style`` names the drawing (`tools.demo_world.canvas`).
     """
 
     seed: int = 0

@@ -6,9 +6,8 @@ import numpy as np
 
 from tools.demo_world import anatomy, pathology
 from tools.demo_world.anatomy import Body
-from tools.demo_world.canvas import CANVAS_SIZE, HALF, Canvas, Plate, Stroke, enlarged
+from tools.demo_world.canvas import CANVAS_SIZE, HALF, STYLES, USUAL, Canvas, DrawingStyle, Plate, Stroke, enlarged
 from tools.demo_world.facts import SIDES, Study
-from tools.demo_world.style import STYLES, USUAL, DrawingStyle
 
 _OPACITIES = {
     "consolidation": pathology.consolidation,

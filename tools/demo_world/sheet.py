@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from tools.demo_world.canvas import STYLES, USUAL
 from tools.demo_world.facts import DEVICES, Finding, Study
 from tools.demo_world.render import draw_study
-from tools.demo_world.style import STYLES, USUAL
 
 _COLUMNS, _TILE, _CAPTION = 5, 224, 24
 
