@@ -15,7 +15,7 @@ from pathlib import Path
 
 from swift.utils.errors import UserError, reports_user_errors
 from tools.demo_world.build import make_demo, make_policy
-from tools.demo_world.canvas import STYLES
+from tools.demo_world.canvas import DRAWING_STYLES
 from tools.demo_world.dataset import WorldConfig
 from tools.demo_world.sheet import write_sheet
 
@@ -58,7 +58,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     kind.add_argument(
         "--style",
-        choices=STYLES,
+        choices=DRAWING_STYLES,
         default=default.style,
         help="drawing: usual, or shifted as by another hospital's machine (default: %(default)s)",
     )

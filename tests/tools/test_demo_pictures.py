@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tools.demo_world.canvas import STYLES
+from tools.demo_world.canvas import DRAWING_STYLES
 from tools.demo_world.facts import Finding, Study
 from tools.demo_world.render import draw_study
 
@@ -46,14 +46,14 @@ def test_the_usual_style_draws_as_it_did_before_there_were_styles() -> None:
 @pytest.mark.parametrize("facts", SHIFTED_FACTS, ids=lambda value: str(value)[:60])
 def test_the_shifted_style_shows_every_fact(facts: dict) -> None:
     """Grain is a function of the film alone, so the two films differ by the fact alone."""
-    blank, drawn = (draw_study(s, 0, STYLES["shifted"]).astype(float) for s in (BLANK, replace(BLANK, **facts)))
+    blank, drawn = (draw_study(s, 0, DRAWING_STYLES["shifted"]).astype(float) for s in (BLANK, replace(BLANK, **facts)))
     changed = np.abs(drawn - blank) > 8
     assert changed.sum() > 150
 
 
 def test_the_shifted_style_is_another_look_of_the_same_bodies() -> None:
     """Smaller chest, coarser grain, lead letters in a lower corner."""
-    usual, shifted = (draw_study(BLANK, 0, STYLES[name]).astype(float) for name in ("usual", "shifted"))
+    usual, shifted = (draw_study(BLANK, 0, DRAWING_STYLES[name]).astype(float) for name in ("usual", "shifted"))
     assert np.abs(usual - shifted).mean() > 10
     grain = [np.abs(np.diff(film[20:60, 100:140], axis=1)).mean() for film in (usual, shifted)]
     assert grain[1] > 2 * grain[0]

@@ -106,7 +106,7 @@ def shares_of(config: WorldConfig) -> tuple[float, float]:
 
 
 def test_prose_and_prevalence_are_as_asked_and_change_nothing_else() -> None:
-    """Of 7 kinds a first study has 7 x 0.15 = 1.05 at most, some of which find no free place."""
+    """A first study has 7 x 0.15 = 1.05 findings, less those that find no free place."""
     usual = WorldConfig(seed=3, patients=(120, 20, 30), questions=(3, 2), eval_questions=40)
     tagged, common = shares_of(replace(usual, prose=0.0))
     assert tagged == 0.0

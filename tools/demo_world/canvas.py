@@ -86,9 +86,9 @@ class DrawingStyle:
     letters_low: bool = False
 
 
-USUAL = "usual"
-STYLES = {
-    USUAL: DrawingStyle(),
+USUAL_STYLE = "usual"
+DRAWING_STYLES = {
+    USUAL_STYLE: DrawingStyle(),
     "shifted": DrawingStyle(
         width=(0.88, 0.98),
         height=(0.98, 1.08),

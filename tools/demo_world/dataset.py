@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.demo_world.canvas import USUAL
+from tools.demo_world.canvas import USUAL_STYLE
 from tools.demo_world.comparison import drafts_of_pair, further_of_pair
 from tools.demo_world.facts import PREVALENCE, Study, first_study, next_study
 from tools.demo_world.language import FactSentence, further
@@ -44,7 +44,7 @@ class WorldConfig:
     eval_questions: int = 200
     prose: float = IN_PROSE
     prevalence: float = PREVALENCE
-    style: str = USUAL
+    style: str = USUAL_STYLE
 
     def as_dict(self) -> dict[str, Any]:
         """The values as plain lists and numbers, for the manifest."""

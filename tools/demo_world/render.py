@@ -6,7 +6,17 @@ import numpy as np
 
 from tools.demo_world import anatomy, pathology
 from tools.demo_world.anatomy import Body
-from tools.demo_world.canvas import CANVAS_SIZE, HALF, STYLES, USUAL, Canvas, DrawingStyle, Plate, Stroke, enlarged
+from tools.demo_world.canvas import (
+    CANVAS_SIZE,
+    DRAWING_STYLES,
+    HALF,
+    USUAL_STYLE,
+    Canvas,
+    DrawingStyle,
+    Plate,
+    Stroke,
+    enlarged,
+)
 from tools.demo_world.facts import SIDES, Study
 
 _OPACITIES = {
@@ -19,7 +29,7 @@ _DEVICES = {"endotracheal tube": pathology.endotracheal_tube, "pacemaker": patho
 _BODY_STREAM, _FILM_STREAM, _FINDING_STREAM = 101, 102, 103
 
 
-def draw_study(study: Study, seed: int, style: DrawingStyle = STYLES[USUAL]) -> np.ndarray:
+def draw_study(study: Study, seed: int, style: DrawingStyle = DRAWING_STYLES[USUAL_STYLE]) -> np.ndarray:
     """The study's film as uint8 [448, 448]. Equal arguments give equal bytes. The body depends on the patient alone,
     and each finding has its own random stream. So two studies that differ in one fact differ only at its place."""
     body = Body.sample(np.random.default_rng([seed, _BODY_STREAM, study.patient]), style)
