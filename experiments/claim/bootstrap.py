@@ -26,7 +26,7 @@ from scipy import stats
 
 from utils.intervals import LEVEL
 
-DRAWS = 4000
+DRAWS = 2000
 POWER = 0.8
 
 
