@@ -16,8 +16,15 @@ from pathlib import Path
 
 from experiments.claim.comparisons import compare_all
 from experiments.claim.plan import PLAN_FILE, RESULTS, ClaimPlan, read_plan
-from experiments.claim.report import Tables, all_sections, as_sweep, fill_sections
-from experiments.claim.tables import HOME, AskedQuestions, read_asked_questions, read_run_table, write_records
+from experiments.claim.report import all_sections, as_sweep, fill_sections
+from experiments.claim.tables import (
+    HOME,
+    QuestionsByWorld,
+    TablesByTag,
+    read_asked_questions,
+    read_run_table,
+    write_records,
+)
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import try_read_json, write_text
 from swift.utils.logger import get_logger
@@ -27,7 +34,7 @@ from tools.sweeps.summary import summarize_sweep
 logger = get_logger()
 
 
-def read_tables(plan: ClaimPlan, results: Path, questions: dict[str, AskedQuestions]) -> Tables:
+def read_tables(plan: ClaimPlan, results: Path, questions: QuestionsByWorld) -> TablesByTag:
     """The tables of all measured runs, by tag. Raises UserError if there are none."""
     read = {run.tag: read_run_table(results, run.tag, questions) for run in plan.runs()}
     tables = {tag: table for tag, table in read.items() if table is not None}
@@ -36,7 +43,7 @@ def read_tables(plan: ClaimPlan, results: Path, questions: dict[str, AskedQuesti
     return tables
 
 
-def draw_plots(plan: ClaimPlan, tables: Tables, questions: dict[str, AskedQuestions], folder: Path) -> list[Path]:
+def draw_plots(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld, folder: Path) -> list[Path]:
     """Draw the plots of `tools.summarize` from the tables."""
     runs = as_sweep(plan, tables)
     if not runs:

@@ -14,7 +14,7 @@ Outcomes without a better side, such as the length, get no verdict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,7 +22,7 @@ from experiments.claim.bootstrap import Estimate, estimate_contrast
 from experiments.claim.corrections import benjamini_hochberg, holm
 from experiments.claim.outcomes import OUTCOMES, Outcome, cell_sums
 from experiments.claim.plan import WARM_START, ClaimPlan, Contrast
-from experiments.claim.tables import AskedQuestions, RunTable
+from experiments.claim.tables import QuestionsByWorld, TablesByTag
 from swift.utils.errors import UserError
 
 ALPHA = 0.05
@@ -92,9 +92,7 @@ def seeds_needed(estimate: Estimate, smallest: float) -> int | None:
     return next((seeds for seeds in MORE_SEEDS if estimate.detectable(seeds, estimate.patients) <= smallest), None)
 
 
-def compare_all(
-    plan: ClaimPlan, tables: Mapping[str, RunTable], questions: Mapping[str, AskedQuestions]
-) -> list[Comparison]:
+def compare_all(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld) -> list[Comparison]:
     """All comparisons, contrast by contrast, in the order of the plan."""
     unknown = [name for name in (*plan["primary"], *plan["smallest"]) if name not in OUTCOMES]
     if unknown:
@@ -112,8 +110,8 @@ def _compare(
     plan: ClaimPlan,
     contrast: Contrast,
     name: str,
-    tables: Mapping[str, RunTable],
-    questions: Mapping[str, AskedQuestions],
+    tables: TablesByTag,
+    questions: QuestionsByWorld,
 ) -> Comparison:
     outcome = OUTCOMES[name]
     tags = {cell: [_tag(cell.label, cell.baseline, seed) for seed in plan.seeds] for _, cell in contrast.weights}

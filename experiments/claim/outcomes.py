@@ -9,13 +9,13 @@ of eight samples get right, less that of the greedy answer: reinforcement that o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from experiments.claim.bootstrap import CellSums
-from experiments.claim.tables import CONDITIONS, HOME, SHIFTED, AskedQuestions, RunTable
+from experiments.claim.tables import CONDITIONS, HOME, SHIFTED, QuestionsByWorld, RunTable
 
 Figure = tuple[str, str]  # condition and column of a table
 PASS = "pass"  # a column that is derived: some sample is right
@@ -99,7 +99,7 @@ def _column(table: RunTable, place: Figure) -> np.ndarray:
     return columns[name]
 
 
-def cell_sums(tables: Sequence[RunTable], outcome: Outcome, questions: Mapping[str, AskedQuestions]) -> CellSums:
+def cell_sums(tables: Sequence[RunTable], outcome: Outcome, questions: QuestionsByWorld) -> CellSums:
     """An outcome of the runs of one cell, summed by patient: [runs, patients]. Patients without a question that has the
     outcome are left out. They are the same in all runs."""
     asked = questions[outcome.world]

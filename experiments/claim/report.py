@@ -11,7 +11,7 @@ import numpy as np
 from experiments.claim.comparisons import ALPHA, Comparison, claim_sentence
 from experiments.claim.outcomes import OUTCOMES, cell_sums
 from experiments.claim.plan import SFT, WARM_START, ClaimPlan, PlanCell
-from experiments.claim.tables import HOME, AskedQuestions, RunTable
+from experiments.claim.tables import HOME, QuestionsByWorld, RunTable, TablesByTag
 from swift.utils.errors import UserError
 from tools.reports.tables import to_markdown
 from tools.sweeps.summary import METRICS, FinishedRun
@@ -23,12 +23,9 @@ MAIN_OUTCOMES = (
 WATCHED = ("reward", "kl", "completion_length", "signs/contradictory", "signs/against_answer", "signs/restates")
 _MARKED = re.compile(r"(<!-- claim:(\w+) -->\n).*?(<!-- claim:end -->)", re.DOTALL)
 
-Tables = Mapping[str, RunTable]
-QuestionsByWorld = Mapping[str, AskedQuestions]
-
 
 def all_sections(
-    plan: ClaimPlan, tables: Tables, questions: QuestionsByWorld, compared: Sequence[Comparison], machine: Mapping
+    plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld, compared: Sequence[Comparison], machine: Mapping
 ) -> dict[str, str]:
     """Markdown of each section by its name in the markers."""
     return {
@@ -53,7 +50,7 @@ def fill_sections(text: str, sections: Mapping[str, str]) -> str:
     return _MARKED.sub(section, text)
 
 
-def runs_section(plan: ClaimPlan, tables: Tables, questions: QuestionsByWorld, machine: Mapping) -> str:
+def runs_section(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld, machine: Mapping) -> str:
     """Numbers of runs, questions and patients, the time, and the runs that are missing."""
     planned = [run.tag for run in plan.runs()]
     missing = [tag for tag in planned if tag not in tables]
@@ -118,7 +115,7 @@ def effect_text(one: Comparison) -> str:
     return f"{value.effect:+.{digits}f} [{value.lo:+.{digits}f}, {value.hi:+.{digits}f}]"
 
 
-def cells_section(plan: ClaimPlan, tables: Tables, questions: QuestionsByWorld) -> str:
+def cells_section(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld) -> str:
     """Mean over seeds of the main outcomes by cell, with the standard deviation over seeds."""
     rows = [["cell", "runs", *(OUTCOMES[name].label for name in MAIN_OUTCOMES)]]
     for cell in (PlanCell(baseline=WARM_START), PlanCell(baseline=SFT), *plan.cells):
@@ -136,7 +133,7 @@ def _mean_text(name: str, own: Sequence[RunTable], questions: QuestionsByWorld) 
     return f"{statistics.fmean(means):.{digits}f}{spread}"
 
 
-def cell_tables(plan: ClaimPlan, cell: PlanCell, tables: Tables) -> list[RunTable]:
+def cell_tables(plan: ClaimPlan, cell: PlanCell, tables: TablesByTag) -> list[RunTable]:
     """The measured runs of a cell, in the order of the seeds."""
     return [tables[run.tag] for run in plan.runs() if run.cell == cell and run.tag in tables]
 
@@ -166,7 +163,7 @@ def power_section(compared: Sequence[Comparison]) -> str:
     return to_markdown(rows) if len(rows) > 1 else "No runs are measured yet."
 
 
-def training_section(plan: ClaimPlan, tables: Tables) -> str:
+def training_section(plan: ClaimPlan, tables: TablesByTag) -> str:
     """The end of training by cell, as a mean over seeds of the last point of the curve, to find what collapsed."""
     rows = [["cell", *(name.removeprefix("signs/") for name in WATCHED), "seconds"]]
     for cell in plan.cells:
@@ -179,7 +176,7 @@ def training_section(plan: ClaimPlan, tables: Tables) -> str:
     return to_markdown(rows) if len(rows) > 1 else "No runs are measured yet."
 
 
-def as_sweep(plan: ClaimPlan, tables: Tables) -> list[FinishedRun]:
+def as_sweep(plan: ClaimPlan, tables: TablesByTag) -> list[FinishedRun]:
     """The GRPO runs in the form of `tools.sweeps.summary`, for its table and plots."""
     names, grpo = {"accuracy": "answer_overlap"}, plan["grpo"]
     shared = tuple(grpo.get(name, "") for name in ("LEARNING_RATE", "GENERATIONS", "BETA"))

@@ -81,6 +81,10 @@ class RunTable:
     values: Mapping[str, Mapping[str, np.ndarray]]
 
 
+QuestionsByWorld = Mapping[str, AskedQuestions]
+TablesByTag = Mapping[str, RunTable]
+
+
 def write_asked_questions(folder: Path, rows: Sequence[AskedQuestion]) -> None:
     """Write the questions. Raises UserError if the folder has results of other questions."""
     path = folder / "questions.csv.gz"
@@ -92,7 +96,7 @@ def write_asked_questions(folder: Path, rows: Sequence[AskedQuestion]) -> None:
     _write_text(path, text)
 
 
-def read_asked_questions(folder: Path) -> dict[str, AskedQuestions]:
+def read_asked_questions(folder: Path) -> QuestionsByWorld:
     """The questions by world. Raises UserError if there are none."""
     path = folder / "questions.csv.gz"
     rows = [AskedQuestion(**row) for row in csv.DictReader(io.StringIO(_read_text(path)))]
@@ -108,7 +112,7 @@ def write_run_table(
     _write_text(run_path(folder, record["tag"]), text)
 
 
-def read_run_table(folder: Path, tag: str, questions: Mapping[str, AskedQuestions]) -> RunTable | None:
+def read_run_table(folder: Path, tag: str, questions: QuestionsByWorld) -> RunTable | None:
     """The table of a run; None if it was not measured. Raises UserError if it has a question that is not listed."""
     path = run_path(folder, tag)
     if not path.exists():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.claim.analyze import main
+from experiments.claim.analyze import main, read_tables
 from experiments.claim.bootstrap import Estimate
 from experiments.claim.comparisons import Verdict, compare_all, verdict_on
 from experiments.claim.outcomes import OUTCOMES, cell_sums
-from experiments.claim.plan import ClaimPlan, PlanCell
-from experiments.claim.report import fill_sections
+from experiments.claim.plan import RESULTS, ClaimPlan, PlanCell, read_plan
+from experiments.claim.report import cells_section, fill_sections, runs_section, training_section
 from experiments.claim.tables import (
     AskedQuestions,
     RunTable,
@@ -23,12 +25,11 @@ from experiments.claim.tables import (
     write_run_table,
 )
 from swift.utils.errors import UserError
+from tests.support.builders import ROOT
 from tests.support.experiments.claim import asked_questions, small_plan, write_results
 
-MARKERS = "".join(
-    f"<!-- claim:{name} -->\nold\n<!-- claim:end -->\n"
-    for name in ("runs", "claims", "verdicts", "cells", "outcomes", "power", "training")
-)
+SECTIONS = ("runs", "claims", "verdicts", "cells", "outcomes", "power", "training")
+MARKERS = "".join(f"<!-- claim:{name} -->\nold\n<!-- claim:end -->\n" for name in SECTIONS)
 
 
 def figures(cell: PlanCell, seed: int, question: int) -> dict[str, float]:
@@ -169,6 +170,25 @@ def test_the_document_is_computed_from_the_results_alone_and_again_the_same(
     assert main(words) == 0
     assert document.read_text() == first
     assert "graph reward" in capsys.readouterr().out
+
+
+def test_the_document_of_the_experiment_holds_the_numbers_of_its_results() -> None:
+    """The sections without a bootstrap are computed anew; the others take half a minute."""
+    document = (ROOT / "docs" / "experiment.md").read_text()
+    assert set(re.findall(r"<!-- claim:(\w+) -->", document)) == {*SECTIONS, "end"}
+    if not (RESULTS / "runs.json").exists():
+        assert document.count("No runs are measured yet.") == len(SECTIONS)
+        return
+    plan = read_plan()
+    questions = read_asked_questions(RESULTS)
+    tables = read_tables(plan, RESULTS, questions)
+    machine = json.loads((RESULTS / "machine.json").read_text())
+    for section in (
+        runs_section(plan, tables, questions, machine),
+        cells_section(plan, tables, questions),
+        training_section(plan, tables),
+    ):
+        assert section.strip() in document
 
 
 def test_what_cannot_be_analyzed_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
