@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-SCRIPTS := $(wildcard *.sh configs/*.sh tools/*.sh) .ci/run
+SCRIPTS := $(wildcard *.sh configs/*.sh tools/*.sh experiments/*/*.sh) .ci/run
 # further flags of pytest
 FLAGS ?=
 INSTALLED := $(VENV)/.installed

@@ -158,7 +158,7 @@ def test_public_functions_have_type_hints(modules):
 def test_a_public_name_has_one_meaning(modules):
     homes: dict[str, list[str]] = {}
     for module in modules.values():
-        if part_of(module.name, ("swift", "ReXKG", "utils", "tools")):
+        if part_of(module.name, ("swift", "ReXKG", "utils", "tools", "experiments")):
             for name in public_names(module.tree) - SHARED_NAMES.keys():
                 homes.setdefault(name, []).append(str(module.path))
     complaints = [f"{name}: {', '.join(paths)}" for name, paths in sorted(homes.items()) if len(paths) > 1]

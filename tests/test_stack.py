@@ -25,6 +25,7 @@ from tests.support.source_tree import (
 
 BELOW_ENGINE = ("swift.llm", "swift.plugin", "swift.utils", "utils")
 SWIFT = ("swift.trainers", "swift.evaluation", "swift.engine", *BELOW_ENGINE)
+SCRIPTS_IN_PYTHON = ("evaluate", "evaluate_token_prob")
 ALLOWED = {
     "ReXKG": (),
     "utils": ("ReXKG",),
@@ -41,7 +42,8 @@ ALLOWED = {
     "evaluate_token_prob": ("swift.evaluation", "swift.utils"),
     "tools": (*SWIFT, "swift.cli", "ReXKG"),
     "bench": (*SWIFT, "swift.cli", "ReXKG", "tools", "plugin"),
-    "tests": (*SWIFT, "swift", "swift.cli", "ReXKG", "tools", "bench", "plugin", "evaluate", "evaluate_token_prob"),
+    "experiments": (*SWIFT, "ReXKG", "tools"),
+    "tests": (*SWIFT, "swift", "swift.cli", "ReXKG", "tools", "bench", "experiments", "plugin", *SCRIPTS_IN_PYTHON),
 }
 
 

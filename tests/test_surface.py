@@ -31,8 +31,11 @@ COMMANDS = {
     "-m tools.prepare_data": ("images", "reports"),
     "-m tools.check_data": ("image_root",),
     "-m tools.ask": ("temperature",),
-    "-m tools.make_demo": ("output", "policy"),
+    "-m tools.make_demo": ("output", "policy", "prose", "prevalence", "style"),
     "-m tools.make_kg_annotations": ("output",),
+    "-m experiments.claim.run": ("stages", "dry-run", "plan", "results"),
+    "-m experiments.claim.measure": ("part", "plan", "results"),
+    "-m experiments.claim.analyze": ("write", "plan", "results"),
     "-m tools.rehearse": ("folder", "layout", "layers", "config"),
     "-m ReXKG": ("models",),
     "-m ReXKG.train": (),
@@ -59,7 +62,7 @@ FIXED_NAMES = [
 SCRIPTS = ["train.sh", "train_loop.sh", "evaluate.sh", "get_kg_metric.sh"]
 TOP_LEVEL = [
     *SCRIPTS, "evaluate.py", "evaluate_token_prob.py", "plugin.py", "swift", "utils", "ReXKG", "tools", "configs",
-    "data", "checkpoints", "output", "result", "logs", "Makefile", "README.md", "requirements.txt",
+    "experiments", "data", "checkpoints", "output", "result", "logs", "Makefile", "README.md", "requirements.txt",
 ]  # fmt: skip
 
 

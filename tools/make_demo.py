@@ -15,6 +15,7 @@ from pathlib import Path
 
 from swift.utils.errors import UserError, reports_user_errors
 from tools.demo_world.build import make_demo, make_policy
+from tools.demo_world.canvas import DRAWING_STYLES
 from tools.demo_world.dataset import WorldConfig
 from tools.demo_world.sheet import write_sheet
 
@@ -40,12 +41,36 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     size.add_argument(
         "--eval_questions", type=int, default=default.eval_questions, help="questions per file, in 3 files"
     )
+    kind = parser.add_argument_group("kind of world")
+    kind.add_argument(
+        "--prose",
+        type=float,
+        default=default.prose,
+        metavar="SHARE",
+        help="share of the items for SFT about two images that are prose without tags (default: %(default)s)",
+    )
+    kind.add_argument(
+        "--prevalence",
+        type=float,
+        default=default.prevalence,
+        metavar="P",
+        help="chance of each finding and device (default: %(default)s)",
+    )
+    kind.add_argument(
+        "--style",
+        choices=DRAWING_STYLES,
+        default=default.style,
+        help="drawing: usual, or shifted as by another hospital's machine (default: %(default)s)",
+    )
     speed = parser.add_argument_group("speed")
     speed.add_argument("--workers", type=int, default=2, help="drawing processes; the result does not depend on it")
     arguments = parser.parse_args(argv)
     counts = (*arguments.patients, *arguments.questions, *arguments.pair_questions, arguments.eval_questions)
     if min(arguments.seed, *counts) < 0:
         raise UserError("--seed and the size flags: a value is negative; give 0 or more")
+    for flag in ("prose", "prevalence"):
+        if not 0 <= getattr(arguments, flag) <= 1:
+            raise UserError(f"--{flag} {getattr(arguments, flag)} is not a share; give a number from 0 to 1")
     return arguments
 
 
@@ -54,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = parse_arguments(argv)
     if arguments.sheet:
-        write_sheet(arguments.sheet, arguments.seed)
+        write_sheet(arguments.sheet, arguments.seed, arguments.style)
         return 0
     config = WorldConfig(
         seed=arguments.seed,
@@ -62,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         questions=tuple(arguments.questions),
         pair_questions=tuple(arguments.pair_questions),
         eval_questions=arguments.eval_questions,
+        prose=arguments.prose,
+        prevalence=arguments.prevalence,
+        style=arguments.style,
     )
     make_demo(arguments.output, config, arguments.workers)
     if arguments.policy:

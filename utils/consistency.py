@@ -27,10 +27,10 @@ SHORTEST_RESTATED = 4  # words
 SHORTEST_STATEMENT = 3  # words of a statement that supports an answer by its words alone
 
 # Answers that exclude each other, each with the words that say it.
-_EXCLUSIVE: tuple[dict[str, tuple[str, ...]], ...] = (
-    {"ap": ("ap", "anteroposterior"), "pa": ("pa", "posteroanterior"), "lateral": ("lateral",)},
-    {"m": ("m", "male", "man", "men"), "f": ("f", "female", "woman", "women")},
-)
+EXCLUSIVE_ANSWERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "view": {"ap": ("ap", "anteroposterior"), "pa": ("pa", "posteroanterior"), "lateral": ("lateral",)},
+    "sex": {"m": ("m", "male", "man", "men"), "f": ("f", "female", "woman", "women")},
+}
 _IMAGES = {"new": "second", "resolved": "first", "increased": "both", "decreased": "both", "stable": "both"}
 _DENYING = frozenset({"no", "not", "never", "without", "isn't", "isn’t", "cannot"})
 _LITTLE = frozenset({"a", "an", "the", "of", "in", "on", "at", "and"})
@@ -114,9 +114,9 @@ def _attribute_verdict(text: str, item: Claim, finding: StatedFinding) -> bool |
 
 def _truth_by_words(asked: Sequence[str], statements: Iterable[str]) -> bool | None:
     """Truth of a question about one of the exclusive answers, such as the view: is its word said, or another's?"""
-    for group in _EXCLUSIVE:
+    for group in EXCLUSIVE_ANSWERS.values():
         wanted = {name for name, words in group.items() if set(words) & set(asked)}
-        said = _said(group, statements)
+        said = answers_said(group, statements)
         if len(wanted) == 1 and len(said) == 1:
             return wanted == said
     return None
@@ -125,8 +125,8 @@ def _truth_by_words(asked: Sequence[str], statements: Iterable[str]) -> bool | N
 def _support_by_words(text: str, statements: Sequence[str]) -> float:
     """Support of an answer that no finding tells of: its words in a statement that does not deny. A statement of one or
     two words is the answer itself."""
-    for group in _EXCLUSIVE:
-        if text in group and (said := _said(group, statements)):
+    for group in EXCLUSIVE_ANSWERS.values():
+        if text in group and (said := answers_said(group, statements)):
             return SUPPORTED if said == {text} else OPPOSED
     needed = set(tokenize(text)) - _LITTLE
     for statement in statements:
@@ -136,8 +136,8 @@ def _support_by_words(text: str, statements: Sequence[str]) -> float:
     return SILENT
 
 
-def _said(group: dict[str, tuple[str, ...]], statements: Iterable[str]) -> set[str]:
-    """The answers of a group that statements say."""
+def answers_said(group: Mapping[str, Sequence[str]], statements: Iterable[str]) -> set[str]:
+    """The answers of a group of `EXCLUSIVE_ANSWERS` that statements of three words or more say."""
     listed = map(tokenize, statements)
     spoken = {word for words in listed if len(words) >= SHORTEST_STATEMENT for word in words}
     return {name for name, words in group.items() if spoken.intersection(words)}

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Folders and files with code, seen from the root of the project.
-TOPS = ("swift", "ReXKG", "utils", "tools", "bench", "tests", "plugin.py", "evaluate.py", "evaluate_token_prob.py")
+TOPS = (
+    "swift", "ReXKG", "utils", "tools", "bench", "experiments", "tests",
+    "plugin.py", "evaluate.py", "evaluate_token_prob.py",
+)  # fmt: skip
 LOADERS = ("import_module", "__import__", "run_module")  # calls that import the module named by a string
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tools.demo_world.canvas import DRAWING_STYLES
 from tools.demo_world.facts import Finding, Study
 from tools.demo_world.render import draw_study
 
@@ -28,6 +29,36 @@ VISIBLE = [
     ({"devices": ("endotracheal tube",)}, (210, 40, 238, 100), 20),
     ({"devices": ("pacemaker",)}, (350, 75, 390, 115), 30),
 ]  # fmt: skip
+
+
+# What is drawn in the shifted style, and how the film must change by more than the grain where it changes most.
+SHIFTED_FACTS = [facts for facts, _, _ in VISIBLE] + [{"view": "ap"}, {"sex": "f"}]
+
+
+def test_the_usual_style_draws_as_it_did_before_there_were_styles() -> None:
+    """The mean levels are those of 2026-11-26. All bytes were compared once, for the 1,910 films of the default
+    world."""
+    shown = replace(BLANK, findings=(Finding("consolidation", "left", "mid"),), devices=("pacemaker",))
+    films = [draw_study(study, seed=0) for study in (BLANK, shown)]
+    assert [float(film.mean()) for film in films] == pytest.approx([122.291, 125.453], abs=0.01)
+
+
+@pytest.mark.parametrize("facts", SHIFTED_FACTS, ids=lambda value: str(value)[:60])
+def test_the_shifted_style_shows_every_fact(facts: dict) -> None:
+    """Grain is a function of the film alone, so the two films differ by the fact alone."""
+    blank, drawn = (draw_study(s, 0, DRAWING_STYLES["shifted"]).astype(float) for s in (BLANK, replace(BLANK, **facts)))
+    changed = np.abs(drawn - blank) > 8
+    assert changed.sum() > 150
+
+
+def test_the_shifted_style_is_another_look_of_the_same_bodies() -> None:
+    """Smaller chest, coarser grain, lead letters in a lower corner."""
+    usual, shifted = (draw_study(BLANK, 0, DRAWING_STYLES[name]).astype(float) for name in ("usual", "shifted"))
+    assert np.abs(usual - shifted).mean() > 10
+    grain = [np.abs(np.diff(film[20:60, 100:140], axis=1)).mean() for film in (usual, shifted)]
+    assert grain[1] > 2 * grain[0]
+    assert (shifted[380:440, 380:440] > 150).sum() > 20
+    assert (shifted[8:60, 380:440] > 150).sum() == 0
 
 
 @pytest.mark.parametrize(("facts", "box", "change"), VISIBLE, ids=lambda value: str(value)[:60])

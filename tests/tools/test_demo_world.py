@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from swift.utils.digests import value_digest
 from swift.utils.errors import UserError
 from tests.support.demo_records import solution, thoughts
 from tools.demo_world.build import VERSION, make_demo, make_policy
-from tools.demo_world.dataset import EVALUATION_FILES, World, WorldConfig
+from tools.demo_world.dataset import EVALUATION_FILES, World, WorldConfig, build_world
 from tools.make_demo import main
 
 TINY = WorldConfig(seed=3, patients=(4, 2, 4), questions=(3, 2), pair_questions=(2, 1), eval_questions=6)
@@ -82,6 +83,61 @@ def test_every_image_named_exists_and_is_a_gray_portrait(tiny: Path) -> None:
         with Image.open(path) as image:
             assert (image.size, image.mode) == ((448, 512), "L")
         assert path.stat().st_size < 120_000
+
+
+# Kinds of world
+
+
+def annotations_digest(config: WorldConfig) -> str:
+    return value_digest(build_world(config).files)
+
+
+def test_the_usual_world_asks_what_it_asked_before_there_were_kinds() -> None:
+    """The digest is that of 2026-11-26."""
+    assert annotations_digest(TINY) == "82ac14f488bf0e2f"
+
+
+def shares_of(config: WorldConfig) -> tuple[float, float]:
+    """Share of prose among the comparisons for SFT, and findings per study."""
+    world = build_world(config)
+    pairs = [record for record in world.files["train.json"] if len(record["images"]) == 2]
+    prose = sum(not solution(record).startswith("<think>") for record in pairs) / max(1, len(pairs))
+    return prose, float(np.mean([len(study.findings) for study in world.studies]))
+
+
+def test_prose_and_prevalence_are_as_asked_and_change_nothing_else() -> None:
+    """A first study has 7 x 0.15 = 1.05 findings, less those that find no free place."""
+    usual = WorldConfig(seed=3, patients=(120, 20, 30), questions=(3, 2), eval_questions=40)
+    tagged, common = shares_of(replace(usual, prose=0.0))
+    assert tagged == 0.0
+    assert shares_of(replace(usual, prose=1.0)) == (1.0, common)
+    _, rare = shares_of(replace(usual, prevalence=0.15))
+    assert 0.8 < rare < 1.2 < common
+    assert build_world(replace(usual, prose=0.0)).studies == build_world(usual).studies
+
+
+@pytest.mark.parametrize("prevalence", [0.0, 1.0])
+def test_worlds_of_healthy_and_of_very_ill_patients_can_be_asked_about(prevalence: float) -> None:
+    config = WorldConfig(seed=3, patients=(10, 10, 30), questions=(3, 2), eval_questions=20, prevalence=prevalence)
+    world = build_world(config)
+    assert [len(world.files[path]) for path in EVALUATION_FILES.values()] == [20, 20, 20]
+
+
+def test_the_kind_of_world_is_in_the_manifest_and_another_kind_is_made_anew(tmp_path: Path) -> None:
+    sizes = ["--patients", "1", "0", "1", "--questions", "1", "1", "--eval_questions", "1", "--workers", "1"]
+    kind = ["--prose", "0.1", "--prevalence", "0.2", "--style", "shifted"]
+    assert main(["--output", str(tmp_path / "world"), *sizes]) == 0
+    first = json.loads((tmp_path / "world" / "manifest.json").read_text())
+    assert main(["--output", str(tmp_path / "world"), *sizes, *kind]) == 0
+    second = json.loads((tmp_path / "world" / "manifest.json").read_text())
+    assert {"prose": 0.1, "prevalence": 0.2, "style": "shifted"}.items() <= second["arguments"].items()
+    assert first["sha256"] != second["sha256"]
+
+
+@pytest.mark.parametrize("words", [["--prose", "1.5"], ["--prevalence", "-0.1"], ["--prose", "nan"]])
+def test_a_share_outside_0_to_1_is_refused_in_one_line(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main([*words, "--output", "/nowhere"]) == 2
+    assert "is not a share" in capsys.readouterr().err
 
 
 # Records

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tools.demo_world.canvas import Canvas, Plate, Point, Stroke, clouds, enlarged, smooth_closed, smooth_open
+from tools.demo_world.canvas import (
+    Canvas,
+    DrawingStyle,
+    Plate,
+    Point,
+    Stroke,
+    clouds,
+    enlarged,
+    smooth_closed,
+    smooth_open,
+)
 
 MIDLINE = 224.0
 HEART_RATIO = {None: 0.43, "mild": 0.52, "moderate": 0.60, "severe": 0.68}
@@ -43,16 +53,16 @@ class Body:
     vessel_seed: int
 
     @classmethod
-    def sample(cls, rng: np.random.Generator) -> Body:
+    def sample(cls, rng: np.random.Generator, style: DrawingStyle) -> Body:
         return cls(
-            width=rng.uniform(0.94, 1.04),
-            height=rng.uniform(0.95, 1.05),
+            width=rng.uniform(*style.width),
+            height=rng.uniform(*style.height),
             dome_left=rng.uniform(-6, 8),
             dome_right=rng.uniform(-20, -4),
-            heart=rng.uniform(0.95, 1.05),
-            tissue=rng.uniform(0.57, 0.65),
+            heart=rng.uniform(*style.heart),
+            tissue=rng.uniform(*style.tissue),
             rib_phase=rng.uniform(-7, 7),
-            rib_strength=rng.uniform(0.75, 1.2),
+            rib_strength=rng.uniform(0.75, 1.2) * style.ribs,
             vessel_seed=int(rng.integers(2**31)),
         )
 
@@ -81,9 +91,9 @@ class Body:
         return smooth_closed([self.at("left", x, y) for x, y in points])
 
 
-def body_mask(canvas: Canvas, body: Body) -> np.ndarray:
+def body_mask(canvas: Canvas, body: Body, style: DrawingStyle) -> np.ndarray:
     """Torso, neck and shoulders against black air."""
-    half = ((26, -30), (30, 26), (78, 44), (150, 62), (196, 92), (212, 150), (206, 250), (212, 480))
+    half = ((26, -30), (30, 26), (78, 44), (150, 62), (196, 92), (212, 150), (206, 250), (212, style.torso))
     outline = [body.at("left", MIDLINE + x, y) for x, y in half]
     outline += [body.at("right", MIDLINE + x, y) for x, y in reversed(half)]
     return canvas.fill(outline, blur=5)
@@ -204,15 +214,16 @@ def flesh(canvas: Canvas, body: Body, rng: np.random.Generator) -> np.ndarray:
     return body.tissue + enlarged(0.10 * depth - 0.09 * outward**2) + 0.012 * clouds(rng, 14) - 0.20 * gas
 
 
-def stamp_marker(density: np.ndarray, view: str, rng: np.random.Generator) -> None:
-    """Write the lead letters of the view into an upper corner of the film, in place: AP beside the patient's right
-    shoulder, PA beside the left."""
+def stamp_marker(density: np.ndarray, view: str, rng: np.random.Generator, style: DrawingStyle) -> None:
+    """Write the lead letters of the view into an upper or lower corner of the film, in place: AP on the patient's right
+    side, PA on the left."""
     image = Image.new("L", (52, 40))
-    ImageDraw.Draw(image).text((4, 2), view.upper(), fill=242, font=ImageFont.load_default(size=30))
+    ImageDraw.Draw(image).text((4, 2), view.upper(), fill=242, font=ImageFont.load_default(size=style.letters))
     y, x = (
         int(rng.integers(8, 24)),
         int(rng.integers(5, 14)) if view == "ap" else density.shape[1] - int(rng.integers(52, 62)),
     )
+    y = density.shape[0] - y - 40 if style.letters_low else y
     corner = density[y : y + 40, x : x + 52]
     np.maximum(corner, np.asarray(image, dtype=np.float32) * np.float32(1 / 255), out=corner)
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from swift.utils.errors import UserError
 from swift.utils.files import read_json, try_read_json, write_json
 from swift.utils.logger import get_logger
+from tools.demo_world.canvas import DRAWING_STYLES, USUAL_STYLE, DrawingStyle
 from tools.demo_world.dataset import World, WorldConfig, build_world
 from tools.demo_world.facts import Study
 from tools.demo_world.policy import write_policy
@@ -39,18 +40,20 @@ _RUN_LENGTH = 3  # zlib's Z_RLE: on film grain as small as a full search and muc
 logger = get_logger()
 
 
-def write_image(study: Study, folder: Path, seed: int) -> str:
+def write_image(study: Study, folder: Path, seed: int, style: DrawingStyle = DRAWING_STYLES[USUAL_STYLE]) -> str:
     """Draw one study into ``folder`` and return the SHA-256 of its file."""
     path = folder / f"{study.image_id}.png"
-    film = Image.fromarray(draw_study(study, seed)).resize(FILM_SIZE, Image.Resampling.BICUBIC)
+    film = Image.fromarray(draw_study(study, seed, style)).resize(FILM_SIZE, Image.Resampling.BICUBIC)
     film.save(path, compress_level=1, compress_type=_RUN_LENGTH)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_images(studies: Sequence[Study], folder: Path, seed: int, workers: int) -> list[str]:
+def write_images(
+    studies: Sequence[Study], folder: Path, seed: int, workers: int, style: DrawingStyle = DRAWING_STYLES[USUAL_STYLE]
+) -> list[str]:
     """Draw all studies with several processes. Returns the SHA-256 of each file, in the order of the studies."""
     folder.mkdir(parents=True)
-    draw = partial(write_image, folder=folder, seed=seed)
+    draw = partial(write_image, folder=folder, seed=seed, style=style)
     progress = partial(tqdm, total=len(studies), desc="drawing", unit="image")
     if workers <= 1:
         return list(progress(map(draw, studies)))
@@ -79,7 +82,7 @@ def make_demo(output: Path, config: WorldConfig, workers: int) -> dict[str, Any]
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         world = build_world(config)
-        digests = write_images(world.studies, temporary / "images", config.seed, workers)
+        digests = write_images(world.studies, temporary / "images", config.seed, workers, DRAWING_STYLES[config.style])
         for name, records in world.files.items():
             path = write_json(temporary / "annotations" / name, records, indent=1)
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest())

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tools.demo_world.canvas import USUAL_STYLE
 from tools.demo_world.comparison import drafts_of_pair, further_of_pair
-from tools.demo_world.facts import Study, first_study, next_study
+from tools.demo_world.facts import PREVALENCE, Study, first_study, next_study
 from tools.demo_world.language import FactSentence, further
 from tools.demo_world.phrasing import QUESTION_TEMPLATES
 from tools.demo_world.questions import YES_NO, Draft, drafts_of
@@ -17,7 +18,7 @@ from tools.demo_world.questions import YES_NO, Draft, drafts_of
 SPLITS = ("train", "valid", "test")
 EVALUATION_FILES = {group: f"eval/test_{group}_vqa.json" for group in ("basic", "compare", "region")}
 ASIDES = (0.4, 0.6)  # shares of the items for SFT without and with a sentence beside the point
-IN_PROSE = 0.75  # share of the items for SFT that compare two images
+IN_PROSE = 0.75  # usual share of the items for SFT that compare two images
 USUAL_WORDING = 0.7
 _PAIR_SHARE = {"train": 0.3, "valid": 0.3, "test": 0.67}
 _REGION_SHARE = 0.35
@@ -29,13 +30,21 @@ Drafts = dict[str, list[Draft]]  # by template
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Size of the world. Counts are per split (train, valid, test), or per image or pair of images (train, valid)."""
+    """Size and kind of the world.
+
+    Counts are per split (train, valid, test), or per image or pair of images (train, valid). ``prose`` is the share of
+    the items for SFT about two images that are written without tags. ``prevalence`` is the chance of each finding and
+    device in a first study. ``style`` names the drawing (`tools.demo_world.canvas`).
+    """
 
     seed: int = 0
     patients: tuple[int, int, int] = (1000, 270, 150)
     questions: tuple[int, int] = (6, 4)
     pair_questions: tuple[int, int] = (4, 4)
     eval_questions: int = 200
+    prose: float = IN_PROSE
+    prevalence: float = PREVALENCE
+    style: str = USUAL_STYLE
 
     def as_dict(self) -> dict[str, Any]:
         """The values as plain lists and numbers, for the manifest."""
@@ -115,9 +124,9 @@ def _patients(config: WorldConfig, split: str, first_index: int) -> list[list[St
     patients, index = [], first_index
     for patient in range(before, before + config.patients[number]):
         rng = np.random.default_rng([config.seed, _STREAM, number, patient])
-        visits = [first_study(patient + 1, patient, index, rng)]
+        visits = [first_study(patient + 1, patient, index, rng, config.prevalence)]
         if rng.random() < _PAIR_SHARE[split]:
-            visits.append(next_study(visits[0], index + 1, rng))
+            visits.append(next_study(visits[0], index + 1, rng, config.prevalence))
         index += len(visits)
         patients.append(visits)
     return patients
@@ -126,7 +135,7 @@ def _patients(config: WorldConfig, split: str, first_index: int) -> list[list[St
 def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[str, list[DemoRecord]]:
     """The records of a split by file."""
     rng = np.random.default_rng([config.seed, _STREAM + 1, SPLITS.index(split)])
-    asker = _Asker(split, rng)
+    asker = _Asker(split, rng, config.prose)
     singles = [[study] for visits in patients for study in visits]
     pairs = [visits for visits in patients if len(visits) == 2]
     if split == "test":
@@ -148,8 +157,8 @@ def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[s
 class _Asker:
     """Writer of questions about the studies of one split. It remembers its questions, so that answers stay balanced."""
 
-    def __init__(self, split: str, rng: np.random.Generator) -> None:
-        self._split, self._rng = split, rng
+    def __init__(self, split: str, rng: np.random.Generator, prose: float) -> None:
+        self._split, self._rng, self._prose = split, rng, prose
         self._chooser = DraftChooser()
 
     def about(self, visits: list[Study], count: int) -> list[DemoRecord]:
@@ -214,7 +223,7 @@ class _Asker:
         answer, training = ", ".join(draft.answer), self._split == "train"
         facts = [*draft.said, *(self._asides(visits, draft) if training else ())]
         thoughts = " ".join(map(self._word, facts))
-        if training and len(visits) == 2 and self._rng.random() < IN_PROSE:
+        if training and len(visits) == 2 and self._rng.random() < self._prose:
             return f"{thoughts} So the answer is {answer}."
         return f"<think>{thoughts}</think><answer>{answer}</answer>"
 

@@ -17,6 +17,7 @@ VIEWS = ("ap", "pa")
 SEXES = ("m", "f")
 DEVICES = ("endotracheal tube", "pacemaker")
 PREVALENCE = 0.34
+APPEARING = 0.3  # chance of a finding that a second study adds, at the usual prevalence
 
 Cell = tuple[str, str]
 
@@ -170,8 +171,9 @@ def _in_order(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order.index(finding.kind)))
 
 
-def first_study(number: int, patient: int, index: int, rng: np.random.Generator) -> Study:
-    """A patient's first study. ``number`` appears in the ids, which all begin with "demo-"."""
+def first_study(number: int, patient: int, index: int, rng: np.random.Generator, prevalence: float) -> Study:
+    """A patient's first study. ``number`` appears in the ids, which all begin with "demo-". ``prevalence`` is the
+    chance of each kind of finding and of each device."""
     subject = f"demo-{number:05d}"
     return Study(
         subject_id=subject,
@@ -181,12 +183,12 @@ def first_study(number: int, patient: int, index: int, rng: np.random.Generator)
         index=index,
         view=VIEWS[rng.integers(2)],
         sex=SEXES[rng.integers(2)],
-        findings=_in_order(_add_findings((), set(), PREVALENCE, rng)),
-        devices=tuple(device for device in DEVICES if rng.random() < PREVALENCE),
+        findings=_in_order(_add_findings((), set(), prevalence, rng)),
+        devices=tuple(device for device in DEVICES if rng.random() < prevalence),
     )
 
 
-def next_study(study: Study, index: int, rng: np.random.Generator) -> Study:
+def next_study(study: Study, index: int, rng: np.random.Generator, prevalence: float) -> Study:
     """The patient's following study: findings resolve, stay, change or appear, and devices come and go."""
     remaining: tuple[Finding, ...] = ()
     for finding in study.findings:
@@ -205,6 +207,6 @@ def next_study(study: Study, index: int, rng: np.random.Generator) -> Study:
         image_id=f"{study.subject_id}-s2-frontal",
         index=index,
         view=study.view if rng.random() < 0.7 else VIEWS[rng.integers(2)],
-        findings=_in_order(_add_findings(remaining, barred, 0.3, rng)),
+        findings=_in_order(_add_findings(remaining, barred, APPEARING * (prevalence / PREVALENCE), rng)),
         devices=tuple(d for d in DEVICES if (d in study.devices) != (rng.random() < 0.4)),
     )

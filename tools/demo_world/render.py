@@ -6,7 +6,17 @@ import numpy as np
 
 from tools.demo_world import anatomy, pathology
 from tools.demo_world.anatomy import Body
-from tools.demo_world.canvas import CANVAS_SIZE, HALF, Canvas, Plate, Stroke, enlarged
+from tools.demo_world.canvas import (
+    CANVAS_SIZE,
+    DRAWING_STYLES,
+    HALF,
+    USUAL_STYLE,
+    Canvas,
+    DrawingStyle,
+    Plate,
+    Stroke,
+    enlarged,
+)
 from tools.demo_world.facts import SIDES, Study
 
 _OPACITIES = {
@@ -19,23 +29,27 @@ _DEVICES = {"endotracheal tube": pathology.endotracheal_tube, "pacemaker": patho
 _BODY_STREAM, _FILM_STREAM, _FINDING_STREAM = 101, 102, 103
 
 
-def draw_study(study: Study, seed: int) -> np.ndarray:
+def draw_study(study: Study, seed: int, style: DrawingStyle = DRAWING_STYLES[USUAL_STYLE]) -> np.ndarray:
     """The study's film as uint8 [448, 448]. Equal arguments give equal bytes. The body depends on the patient alone,
     and each finding has its own random stream. So two studies that differ in one fact differ only at its place."""
-    body = Body.sample(np.random.default_rng([seed, _BODY_STREAM, study.patient]))
+    body = Body.sample(np.random.default_rng([seed, _BODY_STREAM, study.patient]), style)
     film = np.random.default_rng([seed, _FILM_STREAM, study.index])
     canvas = Canvas(
-        shift=(film.uniform(-8, 8), film.uniform(-6, 8)), scale=film.uniform(0.96, 1.03), turn=film.normal(0, 0.018)
+        shift=(film.uniform(*style.shift_x), film.uniform(*style.shift_y)),
+        scale=film.uniform(*style.scale),
+        turn=film.normal(0, style.turn),
     )
-    density = _density(canvas, body, study, seed, film)
-    return _expose(density, film)
+    density = _density(canvas, body, study, seed, film, style)
+    return _expose(density, film, style)
 
 
 def _rng(study: Study, seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng([seed, _FINDING_STREAM, study.index, number])
 
 
-def _density(canvas: Canvas, body: Body, study: Study, seed: int, film: np.random.Generator) -> np.ndarray:
+def _density(
+    canvas: Canvas, body: Body, study: Study, seed: int, film: np.random.Generator, style: DrawingStyle
+) -> np.ndarray:
     """Film density [SIZE, SIZE], 0 black to 1 white, before exposure: soft layers, then crisp ones over them."""
     heart = study.find("cardiomegaly")
     cardiac = canvas.fill(body.heart_outline(heart.severity if heart else None, _wide(study)), blur=2.5)
@@ -45,7 +59,7 @@ def _density(canvas: Canvas, body: Body, study: Study, seed: int, film: np.rando
 
     soft = anatomy.flesh(canvas, body, film) + 0.08 * cardiac + 0.05 * middle
     soft -= 0.14 * anatomy.airway(canvas, body)
-    soft += air * (0.19 - soft + anatomy.lung_texture(film)) - 0.09 * (air - marked)
+    soft += air * (style.lung - soft + anatomy.lung_texture(film)) - 0.09 * (air - marked)
     soft += marked * anatomy.hila(canvas, body) + anatomy.bones(canvas, body)
     if study.sex == "f":
         soft += 0.11 * anatomy.breasts(canvas, body)
@@ -53,7 +67,7 @@ def _density(canvas: Canvas, body: Body, study: Study, seed: int, film: np.rando
         soft += 0.13 * anatomy.scapulae(canvas, body)
     # Opacities show fully over lung and faintly over the shadows in front of and behind it.
     soft += (0.25 + 0.75 * air) * _opacities(canvas, body, study, seed)
-    soft = soft * anatomy.body_mask(canvas, body) + _uneven_beam(film)
+    soft = soft * anatomy.body_mask(canvas, body, style) + _uneven_beam(film, style.beam)
 
     edema = study.find("pulmonary edema")
     congestion = 0.0 if edema is None else (1.0 if edema.severity == "severe" else 0.5)
@@ -64,7 +78,7 @@ def _density(canvas: Canvas, body: Body, study: Study, seed: int, film: np.rando
     metal = _devices(body, study, seed)
     if metal:
         crisp += 0.46 * canvas.layer(metal, blur=0.8, crisp=True)
-    anatomy.stamp_marker(crisp, study.view, film)
+    anatomy.stamp_marker(crisp, study.view, film, style)
     return crisp
 
 
@@ -109,17 +123,22 @@ def _marked(canvas: Canvas, body: Body, study: Study, air: np.ndarray) -> tuple[
     return air * canvas.fill(outline, body.lung(other), blur=0.8), outline
 
 
-def _uneven_beam(film: np.random.Generator) -> np.ndarray:
+def _uneven_beam(film: np.random.Generator, slope: float) -> np.ndarray:
     """Signed density [HALF, HALF] of a beam that is stronger towards one corner."""
     axis = np.linspace(-1, 1, HALF, dtype=np.float32)
-    return np.float32(film.uniform(-0.02, 0.02)) * axis[None, :] + np.float32(film.uniform(-0.02, 0.02)) * axis[:, None]
+    across, down = (np.float32(film.uniform(-slope, slope)) for _ in range(2))
+    return across * axis[None, :] + down * axis[:, None]
 
 
-def _expose(density: np.ndarray, film: np.random.Generator) -> np.ndarray:
-    """Apply exposure, contrast and grain. The result is uint8."""
-    exposure, contrast = film.uniform(-0.03, 0.04), film.uniform(0.92, 1.08)
+def _expose(density: np.ndarray, film: np.random.Generator, style: DrawingStyle) -> np.ndarray:
+    """Apply resolution, tone curve, exposure, contrast and grain. The result is uint8."""
+    if style.resolution != CANVAS_SIZE:
+        density = enlarged(enlarged(density, style.resolution), CANVAS_SIZE)
+    if style.gamma != 1:
+        density = np.clip(density, 0, None) ** np.float32(style.gamma)
+    exposure, contrast = film.uniform(*style.exposure), film.uniform(*style.contrast)
     grain = np.frombuffer(film.bytes(CANVAS_SIZE * CANVAS_SIZE), dtype=np.uint8).reshape(CANVAS_SIZE, CANVAS_SIZE)
     levels = density * np.float32(255 * contrast)
     levels += np.float32(255 * (0.45 * (1 - contrast) + exposure))
-    levels += grain * np.float32(3 / 255)
+    levels += grain * np.float32(style.grain / 255)
     return np.clip(levels, 0, 255, out=levels).astype(np.uint8)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from tools.demo_world.canvas import DRAWING_STYLES, USUAL_STYLE
 from tools.demo_world.facts import DEVICES, Finding, Study
 from tools.demo_world.render import draw_study
 
@@ -31,14 +32,15 @@ _CASES: tuple[tuple[str, str, str, tuple[Finding, ...], tuple[str, ...]], ...] =
 )
 
 
-def write_sheet(path: Path, seed: int) -> None:
+def write_sheet(path: Path, seed: int, style: str = USUAL_STYLE) -> None:
     """Draw the cases and write them as one PNG of 64 gray levels, which keeps the file small."""
     rows = -(-len(_CASES) // _COLUMNS)
     sheet = Image.new("L", (_COLUMNS * _TILE, rows * (_TILE + _CAPTION)), 255)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
     for number, (caption, view, sex, findings, devices) in enumerate(_CASES):
         study = Study("demo", "demo", "demo", number, number, view, sex, findings, devices)
-        film = Image.fromarray(draw_study(study, seed)).resize((_TILE - 4, _TILE - 4), Image.Resampling.LANCZOS)
+        film = Image.fromarray(draw_study(study, seed, DRAWING_STYLES[style]))
+        film = film.resize((_TILE - 4, _TILE - 4), Image.Resampling.LANCZOS)
         x, y = (number % _COLUMNS) * _TILE, (number // _COLUMNS) * (_TILE + _CAPTION)
         sheet.paste(film, (x + 2, y + 2))
         draw.text((x + _TILE / 2, y + _TILE + _CAPTION / 2 - 2), caption, fill=0, font=font, anchor="mm")

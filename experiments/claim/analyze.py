@@ -1,0 +1,92 @@
+"""Compute every number of docs/experiment.md from the result tables.
+
+    python -m experiments.claim.analyze                               print the verdicts
+    python -m experiments.claim.analyze --write docs/experiment.md    also write the document's tables and plots
+
+Needs nothing but experiments/claim/plan.json and experiments/claim/results/, so it runs where no run was ever made. The
+same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.claim.comparisons import compare_all
+from experiments.claim.plan import PLAN_FILE, RESULTS, ClaimPlan, read_plan
+from experiments.claim.report import all_sections, as_sweep, fill_sections
+from experiments.claim.tables import (
+    HOME,
+    QuestionsByWorld,
+    TablesByTag,
+    read_asked_questions,
+    read_run_table,
+    write_records,
+)
+from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.files import try_read_json, write_text
+from swift.utils.logger import get_logger
+from tools.sweeps.plots import draw_sizes, draw_steps
+from tools.sweeps.summary import summarize_sweep
+
+logger = get_logger()
+
+
+def read_tables(plan: ClaimPlan, results: Path, questions: QuestionsByWorld) -> TablesByTag:
+    """The tables of all measured runs, by tag. Raises UserError if there are none."""
+    read = {run.tag: read_run_table(results, run.tag, questions) for run in plan.runs()}
+    tables = {tag: table for tag, table in read.items() if table is not None}
+    if not tables:
+        raise UserError(f"{results} has no table of a run of the plan; measure runs, or name another --results")
+    return tables
+
+
+def draw_plots(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld, folder: Path) -> list[Path]:
+    """Draw the plots of `tools.summarize` from the tables."""
+    runs = as_sweep(plan, tables)
+    if not runs:
+        return []
+    clusters = [row.patient for row in questions[HOME].rows]
+    rows = summarize_sweep(runs, clusters)
+    drawn = [draw_sizes(rows, folder / "claim_sizes.png"), draw_steps(rows, folder / "claim_steps.png")]
+    return [path for path in drawn if path is not None]
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.claim.analyze", description="Analyze the results.", allow_abbrev=False
+    )
+    parser.add_argument("--write", type=Path, metavar="DOCUMENT", help="fill in this document, and draw its plots")
+    parser.add_argument("--plan", type=Path, default=PLAN_FILE, help="the plan (default: that of the experiment)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
+    return parser.parse_args(argv)
+
+
+@reports_user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    arguments = parse_arguments(argv)
+    plan = read_plan(arguments.plan)
+    questions = read_asked_questions(arguments.results)
+    tables = read_tables(plan, arguments.results, questions)
+    compared = compare_all(plan, tables, questions)
+    machine = try_read_json(arguments.results / "machine.json") or {}
+    sections = all_sections(plan, tables, questions, compared, machine)
+    print("\n\n".join(sections[name] for name in ("runs", "claims", "verdicts")))
+    if arguments.write:
+        try:
+            document = arguments.write.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--write {arguments.write}: {error.strerror}; restore the document from git") from error
+        write_text(arguments.write, fill_sections(document, sections))
+        pictures = draw_plots(plan, tables, questions, arguments.write.parent / "images")
+        write_records(arguments.results, tables)
+        logger.info("wrote %s and %d pictures", arguments.write, len(pictures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Plans and results of experiments that were never carried out."""
