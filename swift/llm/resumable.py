@@ -22,7 +22,7 @@ from swift.utils.errors import UserError, one_line
 from swift.utils.files import read_json
 from swift.utils.run_folder import CHECKSUMS, STATE_FILE, step_in_name
 
-OPTIMIZER, SCHEDULER, RANDOM = "optimizer.pt", "scheduler.pt", "rng_state*.pth"
+_OPTIMIZER, _SCHEDULER, _RANDOM = "optimizer.pt", "scheduler.pt", "rng_state*.pth"
 
 
 def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) -> None:
@@ -39,11 +39,11 @@ def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) 
         read_adapter(checkpoint)
     if only_model:
         return
-    states = {name: sorted(checkpoint.glob(name)) for name in (OPTIMIZER, SCHEDULER, RANDOM)}
+    states = {name: sorted(checkpoint.glob(name)) for name in (_OPTIMIZER, _SCHEDULER, _RANDOM)}
     lost = [name for name, files in states.items() if not files]
     if lost and not is_model_alone(checkpoint):
         raise UserError(f"{checkpoint}: {', '.join(lost)} missing; {remedy}")
-    checks = {OPTIMIZER: _is_optimizer, SCHEDULER: _is_scheduler, RANDOM: _is_random}
+    checks = {_OPTIMIZER: _is_optimizer, _SCHEDULER: _is_scheduler, _RANDOM: _is_random}
     for name, files in states.items():
         for file in files:
             _check_state(file, checks[name], remedy)
@@ -51,7 +51,7 @@ def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) 
 
 def is_model_alone(checkpoint: Path) -> bool:
     """True if the checkpoint has no state of training at all, as ``--save_only_model true`` leaves it."""
-    return not any(path for name in (OPTIMIZER, SCHEDULER, RANDOM) for path in checkpoint.glob(name))
+    return not any(path for name in (_OPTIMIZER, _SCHEDULER, _RANDOM) for path in checkpoint.glob(name))
 
 
 def _check_log(checkpoint: Path, remedy: str) -> None:
@@ -78,7 +78,7 @@ def _check_state(file: Path, is_right: Callable[[Any], bool], remedy: str) -> No
                 damaged = archive.testzip()
                 if damaged is not None:
                     raise ValueError(f"{damaged} is damaged")
-        with safe_globals() if file.match(RANDOM) else nullcontext():
+        with safe_globals() if file.match(_RANDOM) else nullcontext():
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # whatever torch makes of strange bytes
         raise UserError(f"{file} cannot be read ({one_line(error)}); {remedy}") from error
