@@ -18,7 +18,7 @@ from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.policy import Policy
 from swift.llm.records.files import part_digest
-from swift.llm.resume import THREADS, changes_of_run
+from swift.llm.resume import ASIDE, THREADS, changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.llm.template.protocol import Template
@@ -165,7 +165,7 @@ def clear_run(folder: Path) -> None:
     """Remove the files that an earlier run wrote into ``folder``, so that a later resume does not find them."""
     for name in ("args.json", "completions.jsonl", "curves.png", "training.html", BEST):
         (folder / name).unlink(missing_ok=True)
-    for evidence in folder.glob("not_finite_step*.jsonl"):
+    for evidence in (*folder.glob("not_finite_step*.jsonl"), *folder.glob("completions.jsonl.damaged")):
         evidence.unlink()
-    for checkpoint in folder.glob("checkpoint-*"):
+    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(f"{ASIDE}checkpoint-*")):
         shutil.rmtree(checkpoint)
