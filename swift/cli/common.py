@@ -18,7 +18,7 @@ from swift.llm.checkpoint.folders import resolve_checkpoint, weight_digests
 from swift.llm.checkpoint.load import load_policy
 from swift.llm.policy import Policy
 from swift.llm.records.files import part_digest
-from swift.llm.resume import changes_of_run
+from swift.llm.resume import ASIDE, THREADS, changes_of_run
 from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.llm.template.protocol import Template
@@ -38,7 +38,7 @@ logger = get_logger()
 
 RESUME_ADVICE = "CHEX_RESUME_ADVICE"  # variable in which a script says how its runs are resumed
 LOCK = ".lock"  # in the run folder
-RESUME_FACTS = ("environment", "extractor", "prompts_per_step", "steps_per_rollout")  # when a run is resumed
+RESUME_FACTS = ("environment", "extractor", "prompts_per_step", "steps_per_rollout", THREADS)  # when a run is resumed
 
 
 def read_policy(model: ModelArguments, data: DataArguments, new_tokens: int = 0) -> tuple[Policy, Template]:
@@ -90,6 +90,7 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
             "environment": switches_set(os.environ, SWITCHES + ROUNDING),
             "prompts_per_step": trainer.prompts_per_step,
             "steps_per_rollout": trainer.steps_at_once,
+            THREADS: torch.get_num_threads() if args.device.type == "cpu" else None,
         }
         settings, contents = _settings(arguments), contents_of_files(arguments)
         if skipped := facts.get("skipped", {}).get("records"):
@@ -164,7 +165,7 @@ def clear_run(folder: Path) -> None:
     """Remove the files that an earlier run wrote into ``folder``, so that a later resume does not find them."""
     for name in ("args.json", "completions.jsonl", "curves.png", "training.html", BEST):
         (folder / name).unlink(missing_ok=True)
-    for evidence in folder.glob("not_finite_step*.jsonl"):
+    for evidence in (*folder.glob("not_finite_step*.jsonl"), *folder.glob("completions.jsonl.damaged")):
         evidence.unlink()
-    for checkpoint in folder.glob("checkpoint-*"):
+    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(f"{ASIDE}checkpoint-*")):
         shutil.rmtree(checkpoint)

@@ -22,8 +22,8 @@ from swift.utils.files import read_json
 from swift.utils.plain_pickles import read_plain_pickle
 from swift.utils.run_folder import CHECKSUMS, STATE_FILE, step_in_name
 
-OPTIMIZER, SCHEDULER, RANDOM = "optimizer.pt", "scheduler.pt", "rng_state*.pth"
-SCALER, REFERENCE = "scaler.pt", "reference.pt"  # of some runs only
+_OPTIMIZER, _SCHEDULER, _RANDOM = "optimizer.pt", "scheduler.pt", "rng_state*.pth"
+_SCALER, _REFERENCE = "scaler.pt", "reference.pt"  # of some runs only
 
 
 def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) -> None:
@@ -40,16 +40,16 @@ def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) 
         read_adapter(checkpoint)
     if only_model:
         return
-    states = {name: sorted(checkpoint.glob(name)) for name in (OPTIMIZER, SCHEDULER, RANDOM)}
+    states = {name: sorted(checkpoint.glob(name)) for name in (_OPTIMIZER, _SCHEDULER, _RANDOM)}
     lost = [name for name, files in states.items() if not files]
     if lost and not is_model_alone(checkpoint):
         raise UserError(f"{checkpoint}: {', '.join(lost)} missing; {remedy}")
     checks = {
-        OPTIMIZER: _is_optimizer,
-        SCHEDULER: _is_scheduler,
-        RANDOM: _is_random,
-        SCALER: _is_dict,
-        REFERENCE: _is_dict,
+        _OPTIMIZER: _is_optimizer,
+        _SCHEDULER: _is_scheduler,
+        _RANDOM: _is_random,
+        _SCALER: _is_dict,
+        _REFERENCE: _is_dict,
     }
     for name, is_right in checks.items():
         for file in sorted(checkpoint.glob(name)):
@@ -58,7 +58,7 @@ def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) 
 
 def is_model_alone(checkpoint: Path) -> bool:
     """True if the checkpoint has no state of training at all, as ``--save_only_model true`` leaves it."""
-    return not any(path for name in (OPTIMIZER, SCHEDULER, RANDOM) for path in checkpoint.glob(name))
+    return not any(path for name in (_OPTIMIZER, _SCHEDULER, _RANDOM) for path in checkpoint.glob(name))
 
 
 def _check_log(checkpoint: Path, remedy: str) -> None:

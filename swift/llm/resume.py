@@ -19,6 +19,7 @@ from utils.switches import ROUNDING
 logger = get_logger()
 
 ASIDE = "unused-"  # before the name of a checkpoint that a resumed run does not come from
+THREADS = "threads"  # fact of a run on a CPU, whose sums are divided among so many; it only rounds
 # Flags that may differ when a run is resumed, beside those that only watch: an engine and the division of a step over
 # processes and micro-batches change roundings only. The prompts of a step, and the steps of a rollout, are compared
 # instead. The loss bnpo is averaged per micro-batch, so its size counts there.
@@ -95,7 +96,9 @@ def changes_of_run(
     ]
     for name in sorted(facts.keys() & written.keys()):
         was, now = (_without_rounding(value) for value in (written[name], facts[name]))
-        if was != now:
+        if was != now and name == THREADS:
+            logger.warning("the run computed with %s threads and now does with %s: roundings will differ", was, now)
+        elif was != now:
             changes.append(f"{name} was {was!r} and is now {now!r}")
     if changes and not allowed:
         more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""

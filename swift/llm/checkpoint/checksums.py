@@ -29,6 +29,8 @@ def verify_checksums(folder: Path, remedy: str = "copy the folder again") -> Non
         return
     stated = read_json(folder / CHECKSUMS, f"remove it to go without the check, or {remedy}")
     computed = checksums(folder)
+    if not stated:
+        raise UserError(f"{folder / CHECKSUMS} names no file; {remedy}")
     if lost := sorted(stated.keys() - computed.keys()):
         raise UserError(f"{folder}: {', '.join(lost)} missing; {remedy}")
     if wrong := sorted(name for name, digest in stated.items() if computed[name] != digest):

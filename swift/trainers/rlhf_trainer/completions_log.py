@@ -42,6 +42,8 @@ class CompletionsLog:
 
         Lines that are not rows are moved to a file beside, with one warning, unless all rows are removed anyway.
         """
+        for left in self.path.parent.glob(f".*.{self.path.name}"):  # of a run that was killed here
+            left.unlink()
         if not self.path.exists():
             return
         aside, damaged = self.path.with_name(f"{self.path.name}.damaged"), []

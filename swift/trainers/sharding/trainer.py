@@ -25,7 +25,7 @@ from swift.trainers.sharding.engines import force_fsdp, gathered_units, mark_zer
 from swift.trainers.sharding.gathering import fits_whole, gathered, whole_bytes
 from swift.trainers.sharding.optimizer_state import load_whole_state, optimizer_groups, scheduler_state, whole_state
 from swift.trainers.sharding.parameters import is_sharded, local_part, whole_shape, whole_values, write_whole
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, one_line
 from swift.utils.files import replacing
 from swift.utils.logger import get_logger
 from swift.utils.plain_pickles import read_plain_pickle
@@ -140,6 +140,15 @@ class ShardedTrainer(Trainer):
             for name, value in ((OPTIMIZER_NAME, state), (SCHEDULER_NAME, scheduler)):
                 with replacing(Path(output_dir) / name) as temporary:
                     torch.save(value, temporary)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{checkpoint}: {OPTIMIZER_NAME} is of other parameters ({one_line(error)}); resume with the flags "
+                "that the run was started with"
+            ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

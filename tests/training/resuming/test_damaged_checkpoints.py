@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from swift.cli.common import clear_run
 from swift.cli.rlhf import main
-from swift.llm.resume import resume_folder
+from swift.llm.resume import resume_folder, set_later_aside
 from swift.utils.errors import UserError
 from swift.utils.run_folder import WRITING, newest_checkpoint
 from tests.support.builders import rlhf_command
@@ -146,6 +147,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_as_it_is(ru
     assert resume_folder(str(run), "true", overwrite=True) is None
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"optimizer.pt": 5}', '{"../x": "0"}'])
+def test_damaged_checksums_send_the_run_back(run, content):
+    (run / "checkpoint-4" / "checksums.json").write_text(content)
+    assert resumed(run) == "checkpoint-2"
+
+
 def test_a_damaged_checkpoint_that_was_named_is_refused(run):
     (run / "checkpoint-4" / "rng_state.pth").unlink()
     with pytest.raises(UserError, match=r"rng_state\.pth missing; name an older checkpoint"):
@@ -190,6 +197,18 @@ def test_a_run_that_goes_back_keeps_the_damaged_checkpoint_and_ends_as_before(ru
     assert sorted(path.name for path in run.glob("*checkpoint-*")) == [
         "checkpoint-2", "checkpoint-4", "unused-checkpoint-4"
     ]  # fmt: skip
+
+
+def test_later_checkpoints_than_the_one_that_was_named_do_not_stay_in_the_way(run, warnings):
+    """A further resume took checkpoint-4, whose rows had been dropped from completions.jsonl."""
+    for _ in range(2):
+        set_later_aside(run, 2)
+        assert resumed(run) == "checkpoint-2"
+        shutil.copytree(run / "unused-checkpoint-4", run / "checkpoint-4")
+    assert len(warnings()) == 2
+    shutil.rmtree(run / "checkpoint-2")
+    clear_run(run)
+    assert not list(run.glob("*checkpoint-*"))
 
 
 def test_a_clock_that_was_set_back_does_not_cost_the_newest_checkpoint(run, command):
