@@ -33,9 +33,9 @@ lint: setup
 bench: setup
 	$(RUN) -m bench.grpo_step
 	$(RUN) -m bench.rollout
-	$(RUN) -m bench.kg_lexicon
-	$(RUN) -m bench.kg_hostile
-	$(RUN) -m bench.kg_reward
+	$(RUN) -m bench.kg.lexicon
+	$(RUN) -m bench.kg.hostile
+	$(RUN) -m bench.kg.reward
 	$(RUN) -m bench.images
 	$(RUN) -m bench.long_groups
 	$(RUN) -m bench.load_checkpoint

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
-from bench.against.repeated_cache import decode_repeated, generate_repeated, repeated_cache
+from bench.repeated_cache import decode_repeated, generate_repeated, repeated_cache
 from bench.timing import Comparison, compare
 from swift.engine.batch import PromptBatch, collate_prompts
 from swift.engine.rollout.choosing import Sampling

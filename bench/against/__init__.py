@@ -1,1 +1,1 @@
-"""The other sides of comparisons: another checkout, in turns with this one, and the rollout as it was before."""
+"""Comparison with another checkout of this project: both work in processes of their own, in turns."""

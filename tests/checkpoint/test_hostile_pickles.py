@@ -69,7 +69,7 @@ def test_a_state_of_training_that_would_run_is_refused(world, run, mark, capsys,
     flags = rlhf_command(world, run, resume_from_checkpoint=run / "checkpoint-2", max_steps=3, **MOVING)
     assert rlhf(flags) == 2
     assert not mark.exists()
-    assert f"{name} is not a pickle of plain tensors and could run code, so it is not read; name an older checkpoint" in (
+    assert f"{name} is not a pickle of plain tensors and could run code, so it is not read; name an older" in (
         refusal(capsys)
     )
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from bench.against.repeated_cache import generate_in_stages, generate_repeated, repeated_cache
+from bench.repeated_cache import generate_in_stages, generate_repeated, repeated_cache
 from swift.engine import sampling as rollout
 from swift.engine.batch import collate_prompts
 from swift.engine.logprobs import completion_logprobs

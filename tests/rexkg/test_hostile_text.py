@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bench.kg_hostile import HOSTILE, hostile
+from bench.kg.hostile import HOSTILE, hostile
 from ReXKG.dot import to_dot
 from ReXKG.graph import ENTITY_TYPES
 from ReXKG.lexicon.extractor import LexiconExtractor

@@ -1,7 +1,7 @@
 """Cost of the knowledge-graph reward in a GRPO step of 64 completions of 8 prompts, read by the neural extractor.
 
-    python -m bench.kg_reward                          # about two minutes on one core
-    python -m bench.kg_reward --run output/demo/grpo   # with the share of a step from your run
+    python -m bench.kg.reward                          # about two minutes on one core
+    python -m bench.kg.reward --run output/demo/grpo   # with the share of a step from your run
 
 The plain way is the published one. It reads the models from disk at every reward call, reads one text at a time, pads
 every pair to 256 word-pieces and reads the reference of every completion again. Ours is `external_kg_jac` with the
@@ -29,8 +29,8 @@ from typing import NamedTuple
 import torch
 from transformers import BertConfig, BertModel
 
-from bench.kg_lexicon import make_sentences, sentences_per_second
-from bench.kg_models import naive_extractor, naive_graphs, write_models
+from bench.kg.lexicon import make_sentences, sentences_per_second
+from bench.kg.models import naive_extractor, naive_graphs, write_models
 from bench.reward_share import seconds_per_step, short_run_seconds
 from plugin import KnowledgeGraphORM
 from ReXKG.graph import Graph

@@ -1,6 +1,6 @@
 """Growth of the lexicon extractor's time with the length of hostile text.
 
-    python -m bench.kg_hostile
+    python -m bench.kg.hostile
 
 Each kind of text is read at one length and at four times that length, by a new extractor each time. The times are the
 best of three, in seconds of processor time. Linear reading shows ratios of about 4, quadratic reading of about 16. The

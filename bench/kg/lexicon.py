@@ -1,7 +1,7 @@
 """Speed of the lexicon extractor, and its coverage of an annotated vocabulary.
 
-    python -m bench.kg_lexicon                     # sentences per second
-    python -m bench.kg_lexicon --terms terms.tsv   # and coverage
+    python -m bench.kg.lexicon                     # sentences per second
+    python -m bench.kg.lexicon --terms terms.tsv   # and coverage
 
 The speed is per second of processor time, on sentences that are all different, so that the cache never helps. The
 second figure is for reading the same sentences again. Coverage is the share of annotated occurrences whose term, read

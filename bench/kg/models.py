@@ -1,4 +1,4 @@
-"""Models for bench/kg_reward.py: PURE checkpoints with random weights that predict as many entities and relations as
+"""Models for bench/kg/reward.py: PURE checkpoints with random weights that predict as many entities and relations as
 trained ones, and the published way of using them."""
 
 from __future__ import annotations

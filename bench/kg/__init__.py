@@ -1,0 +1,1 @@
+"""Measurements of reading text into knowledge graphs, and of the reward that does so."""
