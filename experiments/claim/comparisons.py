@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from experiments.claim.bootstrap import Estimate, estimate_contrast
+from experiments.claim.bootstrap import Estimate, Term, estimate_contrast
 from experiments.claim.corrections import benjamini_hochberg, holm
 from experiments.claim.outcomes import OUTCOMES, Outcome, cell_sums
-from experiments.claim.plan import WARM_START, ClaimPlan, Contrast
+from experiments.claim.plan import SFT, WARM_START, ClaimPlan, Contrast, PlanCell
 from experiments.claim.tables import QuestionsByWorld, TablesByTag
 from swift.utils.errors import UserError
 
@@ -118,15 +118,25 @@ def _compare(
     places = [n for n in range(len(plan.seeds)) if all(listed[n] in tables for listed in tags.values())]
     estimate = None
     if places:
-        cells = [
-            (weight, cell_sums([tables[tags[cell][n]] for n in places], outcome, questions))
+        terms = [
+            Term(
+                weight,
+                cell_sums([tables[tags[cell][n]] for n in places], outcome, questions),
+                _stratum(plan, contrast, cell),
+            )
             for weight, cell in contrast.weights
         ]
-        counted = all(sums.denominators.sum() for _, sums in cells)
-        estimate = estimate_contrast(cells) if counted else None
+        counted = all(term.sums.denominators.sum() for term in terms)
+        estimate = estimate_contrast(terms) if counted else None
     confirmatory = contrast.confirmatory and name in plan["primary"]
     smallest = plan["smallest"].get(name, DEFAULT_SMALLEST)
     return Comparison(contrast, name, confirmatory, tuple(plan.seeds[n] for n in places), smallest, estimate)
+
+
+def _stratum(plan: ClaimPlan, contrast: Contrast, cell: PlanCell) -> str:
+    """The stratum of a cell. The warm start has no seeds, so that any stratum will do."""
+    sampling = plan["sft"]["sampling"] if cell.baseline == SFT else cell.sampling
+    return contrast.strata.get(sampling, "")
 
 
 def _tag(label: str, baseline: str, seed: int) -> str:

@@ -56,12 +56,17 @@ class CellRun:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A comparison that answers one claim. ``weights`` sum to 0."""
+    """A comparison that answers one claim. ``weights`` sum to 0.
+
+    ``strata`` names the stratum of each sampling policy: cells whose runs share training sets, or are paired with such,
+    are in one stratum, because what a set has by chance is then in all of them.
+    """
 
     name: str
     claim: str
     confirmatory: bool
     weights: tuple[tuple[float, PlanCell], ...]
+    strata: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,7 @@ def read_plan(path: Path = PLAN_FILE) -> ClaimPlan:
     if not settings["seeds"] or len(set(settings["seeds"])) < len(settings["seeds"]):
         raise UserError(f"{path}: seeds must be at least one number, each named once")
     cells = tuple(dict.fromkeys(_cells(path, settings)))
-    baselines = (PlanCell(baseline=WARM_START), PlanCell(baseline=SFT))
-    contrasts = tuple(_contrast(path, entry, cells, baselines) for entry in settings["contrasts"])
+    contrasts = tuple(_contrast(path, settings, entry, cells) for entry in settings["contrasts"])
     return ClaimPlan(settings, cells, contrasts)
 
 
@@ -129,9 +133,7 @@ def _cells(path: Path, settings: Mapping[str, Any]) -> Iterator[PlanCell]:
         )
 
 
-def _contrast(
-    path: Path, entry: Mapping[str, Any], cells: Sequence[PlanCell], baselines: Sequence[PlanCell]
-) -> Contrast:
+def _contrast(path: Path, settings: Mapping[str, Any], entry: Mapping[str, Any], cells: Sequence[PlanCell]) -> Contrast:
     """A contrast with the weights of its cells: the mean over the pairs that differ as it says and in nothing else."""
     plus, minus, where = entry["plus"], entry["minus"], entry["where"]
     unknown = [name for part in (plus, minus, where) for name in part if name not in (*FACTORS, "baseline")]
@@ -139,8 +141,8 @@ def _contrast(
         raise UserError(f"{path}: contrast {entry['name']!r} names {unknown[0]!r}; factors are {', '.join(FACTORS)}")
     differing = {*plus, *minus, "baseline"}
     pairs = []
-    for first in _fitting(plus, where, cells, baselines):
-        for second in _fitting(minus, where, cells, baselines):
+    for first in _fitting(plus, where, cells):
+        for second in _fitting(minus, where, cells):
             one, other = asdict(first), asdict(second)
             if second.baseline or all(one[name] == other[name] for name in FACTORS if name not in differing):
                 pairs.append((first, second))
@@ -152,16 +154,28 @@ def _contrast(
     for first, second in pairs:
         weights[first] = weights.get(first, 0.0) + 1 / len(pairs)
         weights[second] = weights.get(second, 0.0) - 1 / len(pairs)
-    return Contrast(
-        entry["name"], entry["claim"], entry["confirmatory"], tuple((weight, cell) for cell, weight in weights.items())
-    )
+    listed = tuple((weight, cell) for cell, weight in weights.items())
+    return Contrast(entry["name"], entry["claim"], entry["confirmatory"], listed, _strata(pairs, settings))
 
 
-def _fitting(
-    side: Mapping[str, str], where: Mapping[str, str], cells: Sequence[PlanCell], baselines: Sequence[PlanCell]
-) -> list[PlanCell]:
+def _strata(pairs: Sequence[tuple[PlanCell, PlanCell]], settings: Mapping[str, Any]) -> dict[str, str]:
+    """The stratum of each sampling policy: policies that are compared with each other share one. Training sets of one
+    policy and seed share records whatever their size."""
+    of_sft = settings["sft"]["sampling"]
+    samplings = [
+        [of_sft if cell.baseline == SFT else cell.sampling for cell in pair if cell.baseline != WARM_START]
+        for pair in pairs
+    ]
+    strata = {name: name for listed in samplings for name in listed}
+    for listed in samplings:
+        joined = {strata[name] for name in listed}
+        strata = {name: min(joined) if stratum in joined else stratum for name, stratum in strata.items()}
+    return strata
+
+
+def _fitting(side: Mapping[str, str], where: Mapping[str, str], cells: Sequence[PlanCell]) -> list[PlanCell]:
     """The cells of one side of a contrast."""
     if "baseline" in side:
-        return [cell for cell in baselines if cell.baseline == side["baseline"]]
+        return [PlanCell(baseline=name) for name in (WARM_START, SFT) if name == side["baseline"]]
     wanted = {**where, **side}
     return [cell for cell in cells if all(getattr(cell, name) == value for name, value in wanted.items())]

@@ -52,6 +52,14 @@ def test_a_baseline_is_compared_with_the_mean_of_the_cells(tmp_path: Path) -> No
     }  # fmt: skip
 
 
+def test_policies_that_are_compared_share_a_stratum() -> None:
+    """Rewards are compared within a policy. Hard and uniform are compared with each other, and so share one."""
+    contrasts = {contrast.name: contrast.strata for contrast in read_plan().contrasts}
+    assert len(set(contrasts["graph reward"].values())) == 3
+    assert len(set(contrasts["hard against uniform"].values())) == 1
+    assert set(contrasts["GRPO against SFT"]) == {"uniform"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
