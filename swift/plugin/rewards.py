@@ -203,6 +203,10 @@ def reward_metrics(
             with _watched(name), named_errors(f"reward {name!r} failed in metrics"):
                 returned = reward.metrics(list(completions), **_own(columns))
                 pairs = {figure: (float(total), float(count)) for figure, (total, count) in returned.items()}
+            if wrong := [figure for figure, pair in pairs.items() if not all(map(math.isfinite, pair))]:
+                raise UserError(
+                    f"reward {name!r} gave the figure {wrong[0]!r} as {pairs[wrong[0]]}; give finite numbers"
+                )
             figures = pairs | figures
     return figures
 

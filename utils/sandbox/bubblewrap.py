@@ -78,7 +78,8 @@ def _files(python: str, folders: list[Path]) -> Iterator[str]:
     modules = [path for folder in folders for path in folder.rglob("lib-dynload/*.so")]
     offered = [path for path in modules if not path.name.startswith(_NOT_OFFERED)]
     listed = subprocess.run(["ldd", python, *offered], capture_output=True, text=True).stdout
-    files = [python, *sorted(set(_LIBRARY.findall(listed))), "/etc/ld.so.cache"]
+    libraries = sorted({os.path.normpath(path) for path in _LIBRARY.findall(listed)})
+    files = [python, *libraries, "/etc/ld.so.cache"]
     places = [*map(str, folders), *files]
     devices = [f"/dev/{name}" for name in _DEVICES]
     for parent in dict.fromkeys(os.path.dirname(place) for place in [*places, *devices]):
