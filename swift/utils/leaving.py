@@ -32,7 +32,7 @@ def _end_without_others(status: int) -> None:
     time.sleep(PATIENCE)
     children = [child for child in multiprocessing.active_children() if not child.daemon]
     for child in children:
-        child.kill()  # and what waits for it goes on
+        child.kill()  # what waits for it then ends
     threads = [] if children else threading.enumerate()
     running = [thread for thread in threads if not thread.daemon and thread is not threading.main_thread()]
     if not children and not running:

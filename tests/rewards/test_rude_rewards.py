@@ -147,6 +147,18 @@ orms["moves_later"] = Moves().later
     assert os.getcwd() == before
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    def removes(completions, **columns):
+        os.chdir("/")
+        tmp_path.joinpath("here").rmdir()
+        return [0.0]
+
+    tmp_path.joinpath("here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="reward removes changed the working directory, which cannot be changed back: "):
+        reward_matrix([("removes", removes)], ["a"], {})
+
+
 def test_random_numbers_of_training_do_not_depend_on_rewards():
     """A reward that seeds would otherwise make every step draw alike."""
 
