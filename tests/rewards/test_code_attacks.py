@@ -202,14 +202,15 @@ def test_the_filter_reaches_an_answer_for_every_call(machine):
     assert answer(machine, names["read"]) == 0x7FFF0000
     assert answer(machine, names["io_uring_setup"]) == answer(machine, names["x32 fork"]) == 0x00050026
     assert answer(machine, CLONE[column], 0x003D0F00) == 0x7FFF0000  # the flags of a thread
+    assert answer(machine, CLONE[column], 0x003D0F00, threads=False) == 0x00050001
     assert answer(machine, CLONE[column], 0x01200011) == 0x00050001  # the flags of fork
     assert answer(machine, names["read"], architecture=0x40000003) == 0x80000000  # 32-bit calls
 
 
-def answer(machine: str, number: int, flags: int = 0, architecture: int | None = None) -> int:
+def answer(machine: str, number: int, flags: int = 0, architecture: int | None = None, threads: bool = True) -> int:
     """The answer of the filter to a call."""
     data = {0: number, 4: architecture or MACHINES[machine][0], 16: flags}
-    program = list(struct.iter_unpack("HBBI", call_filter(machine)))
+    program = list(struct.iter_unpack("HBBI", call_filter(machine, threads=threads)))
     place = value = 0
     while True:
         operation, if_true, if_false, constant = program[place]
