@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from swift.llm.checkpoint.checksums import CHECKSUMS, verify_checksums
+from swift.llm.training_state import check_training_state
 from swift.utils.decisive import WATCHING
 from swift.utils.distributed import is_master
 from swift.utils.errors import UserError
 from swift.utils.files import try_read_json
 from swift.utils.logger import get_logger
-from swift.utils.plain_pickles import read_plain_pickle
 from swift.utils.run_folder import complete_checkpoints, finished_step
 from utils.switches import ROUNDING
 
@@ -29,15 +28,6 @@ RESUMED = {
     "deepspeed", "fsdp", "fsdp_config", "use_cpu", "ddp_backend", "ddp_bucket_cap_mb",
     "ddp_broadcast_buffers", "ddp_find_unused_parameters",
 }  # fmt: skip
-
-# Pickles of a checkpoint, and what each has at the least.
-TRAINING_STATE = {
-    "optimizer.pt": {"state", "param_groups"},
-    "scheduler.pt": {"last_epoch"},
-    "scaler.pt": set(),
-    "reference.pt": set(),
-    "rng_state*.pth": {"python", "numpy", "cpu"},
-}
 
 
 def resume_folder(output_dir: str, resume: str | None, overwrite: bool, only_model: bool = False) -> str | None:
@@ -74,15 +64,6 @@ def resume_folder(output_dir: str, resume: str | None, overwrite: bool, only_mod
             "state; start a new run with it as --model"
         )
     return str(checkpoint)
-
-
-def check_training_state(checkpoint: Path) -> None:
-    """Raise UserError if a pickle that resuming reads would run code, cannot be read or holds something else."""
-    for pattern, keys in TRAINING_STATE.items():
-        for path in sorted(checkpoint.glob(pattern)):
-            value = read_plain_pickle(path, "resume from another checkpoint", mapped=zipfile.is_zipfile(path))
-            if not isinstance(value, dict) or not keys <= value.keys():
-                raise UserError(f"{path} is not what training saves; resume from another checkpoint")
 
 
 def changes_of_run(
