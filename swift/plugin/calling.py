@@ -154,8 +154,8 @@ def _nothing() -> Iterator[None]:
 
 
 @contextmanager
-def signs_of_life(pending: Callable[[], list[str]]) -> Iterator[None]:
-    """Within the block, log the ``pending`` rewards every `SIGN_OF_LIFE` seconds."""
+def signs_of_life(pending: Callable[[], list[str]], kind: str = "reward") -> Iterator[None]:
+    """Within the block, log the ``pending`` rewards, or what else ``kind`` says, every `SIGN_OF_LIFE` seconds."""
     began, done = time.monotonic(), threading.Event()
 
     def watch() -> None:
@@ -163,7 +163,7 @@ def signs_of_life(pending: Callable[[], list[str]]) -> Iterator[None]:
             if names := ", ".join(pending()):
                 # The log of other processes begins with warnings, and only one of them may be waiting.
                 level = logging.INFO if is_master() else logging.WARNING
-                logger.log(level, "waiting for reward %s since %.0f seconds", names, time.monotonic() - began)
+                logger.log(level, "waiting for %s %s since %.0f seconds", kind, names, time.monotonic() - began)
 
     threading.Thread(target=watch, daemon=True).start()
     try:

@@ -81,7 +81,8 @@ def settings_kept(who: str, *, folder_only: bool = False) -> Iterator[None]:
         finally:
             for (words, read, write), value in before:
                 if value is not None and (now := read()) != value:
-                    write(value)
+                    with named_errors(f"{who} changed {words}, which cannot be changed back"):
+                        write(value)
                     _warn_of_change(who, words, str(now))
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from swift.plugin.calling import signs_of_life
 from swift.plugin.guards import describe_error, settings_kept
 from swift.utils.errors import UserError
 
@@ -43,7 +44,8 @@ def _import_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        with settings_kept(f"--external_plugins {path}", folder_only=True):
+        kept = settings_kept(f"--external_plugins {path}", folder_only=True)
+        with kept, signs_of_life(lambda: [str(path)], "--external_plugins"):
             spec.loader.exec_module(module)
     except BaseException as error:  # a plugin's code may raise anything, SystemExit included
         del sys.modules[module_name]

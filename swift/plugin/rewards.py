@@ -7,8 +7,7 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -187,7 +186,10 @@ def _constant(reward: Callable, columns: Sequence[Mapping[str, Any]]) -> float |
 
 
 def reward_metrics(
-    rewards: Iterable[tuple[str, Callable]], completions: list[str], columns: Mapping[str, list]
+    rewards: Iterable[tuple[str, Callable]],
+    completions: list[str],
+    columns: Mapping[str, list],
+    timeout: float | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Further figures of N completions, by name, each as (sum, count) of a mean.
 
@@ -195,22 +197,21 @@ def reward_metrics(
     one name, the first counts.
 
     Raises:
-        UserError: a reward's method raises or returns anything else.
+        UserError: a reward's method raises, takes more than ``timeout`` seconds or returns anything else.
     """
     figures: dict[str, tuple[float, float]] = {}
     for name, reward in rewards:
         if hasattr(reward, "metrics"):
-            with _watched(name), named_errors(f"reward {name!r} failed in metrics"):
-                returned = reward.metrics(list(completions), **_own(columns))
+            call = partial(reward.metrics, list(completions), **_own(columns))
+            (returned,) = call_all([(f"{name}.metrics", call)], timeout)
+            with named_errors(f"reward '{name}.metrics' failed"):
                 pairs = {figure: (float(total), float(count)) for figure, (total, count) in returned.items()}
+            if wrong := [figure for figure, pair in pairs.items() if not all(map(math.isfinite, pair))]:
+                raise UserError(
+                    f"reward '{name}.metrics' gave the figure {wrong[0]!r} as {pairs[wrong[0]]}; give finite numbers"
+                )
             figures = pairs | figures
     return figures
-
-
-@contextmanager
-def _watched(name: str) -> Iterator[None]:
-    with settings_kept(f"reward {name}"), signs_of_life(lambda: [name]):
-        yield
 
 
 def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -> Callable:
@@ -224,7 +225,8 @@ def _construct(name: str, registered: Callable, settings: Any, tokenizer: Any) -
         if "tokenizer" in parameters:
             arguments["tokenizer"] = tokenizer
         clear = (ValueError, ImportError)  # with these the reward says what it needs
-        with _watched(name), named_errors(f"reward {name!r} cannot be set up", clear):
+        kept, failed = settings_kept(f"reward {name}"), f"reward {name!r} cannot be set up"
+        with kept, signs_of_life(lambda: [name]), named_errors(failed, clear):
             registered = registered(**arguments)
     if not callable(registered):
         raise UserError(f"reward {name!r} is a {type(registered).__name__}; register a class or a function")

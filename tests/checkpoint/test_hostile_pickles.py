@@ -14,6 +14,8 @@ import torch
 from pyarrow import parquet
 
 from swift.cli.rlhf import main as rlhf
+from swift.llm.checkpoint.load import load_policy
+from swift.llm.dataset import load_records
 from swift.utils.errors import UserError
 from swift.utils.plain_pickles import read_plain_pickle
 from tests.support.builders import rlhf_command
@@ -150,12 +152,12 @@ def test_modules_that_a_folder_names_are_not_imported(world, tmp_path, mark, cap
         if kind and name == "config.json":
             values["model_type"] = kind
         path.write_text(json.dumps(values))
-    trained = {"train_type": "lora"} if model == "llava" else {}
-    status = rlhf(rlhf_command(world, tmp_path / "run", model=folder, max_steps=1, **trained))
-    assert not mark.exists()
-    assert status == (2 if kind else 0)
     if kind:
+        assert rlhf(rlhf_command(world, tmp_path / "run", model=folder)) == 2
         assert "model_type" in refusal(capsys)
+    else:
+        load_policy(folder, dtype=torch.float32)
+    assert not mark.exists()
 
 
 def test_an_adapter_does_not_import_what_it_names(world, tmp_path, mark):
@@ -165,7 +167,7 @@ def test_an_adapter_does_not_import_what_it_names(world, tmp_path, mark):
     values = json.loads(path.read_text())
     values |= {"auto_mapping": {"base_model_class": "A", "parent_library": module}, "lora_bias": False}
     path.write_text(json.dumps(values))
-    rlhf(rlhf_command(world, tmp_path / "run", model=model, max_steps=1))
+    load_policy(model, dtype=torch.float32)
     assert not mark.exists()
 
 
@@ -201,7 +203,7 @@ def test_a_dataset_that_is_a_pickle_is_refused(world, tmp_path, mark, capsys, su
     assert path.name in refusal(capsys)
 
 
-def test_the_metadata_of_a_table_is_not_unpickled(world, tmp_path, mark, capsys):
+def test_the_metadata_of_a_table_is_not_unpickled(world, tmp_path, mark):
     pickled = write_pickle(tmp_path / "a", mark, by="pickle")
     extension = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": pickled.read_bytes()}
     names = ("question", "solution", "images")
@@ -209,10 +211,8 @@ def test_the_metadata_of_a_table_is_not_unpickled(world, tmp_path, mark, capsys)
     schema = pyarrow.schema(fields, metadata={b"pandas": pickled.read_bytes(), b"pickle": pickled.read_bytes()})
     columns = [["Is it?"] * 4, ["<answer>yes</answer>"] * 4, ["000.png"] * 4]
     parquet.write_table(pyarrow.table(columns, schema=schema), tmp_path / "a.parquet")
-    flags = {"dataset": tmp_path / "a.parquet", "image_root": world / "data" / "images"}
-    status = rlhf(rlhf_command(world, tmp_path / "run", max_steps=1, **flags))
+    assert len(load_records([tmp_path / "a.parquet"], image_root=world / "data" / "images")) == 4
     assert not mark.exists()
-    assert status == 0 or refusal(capsys)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.png", "a.dcm", "a.tif", "a.pt"])

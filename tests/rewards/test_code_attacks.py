@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import socket
@@ -16,9 +17,10 @@ import psutil
 import pytest
 
 import plugin
+from swift.cli.rlhf import main as rlhf
 from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError
-from tests.support.builders import ROOT
+from tests.support.builders import ROOT, rlhf_command
 from tests.support.hostile.programs import ATTACKS, ROOT_ONLY, USER
 from utils.run_code import run_python, sandbox_fault
 from utils.sandbox.bubblewrap import sandboxed_python
@@ -200,14 +202,15 @@ def test_the_filter_reaches_an_answer_for_every_call(machine):
     assert answer(machine, names["read"]) == 0x7FFF0000
     assert answer(machine, names["io_uring_setup"]) == answer(machine, names["x32 fork"]) == 0x00050026
     assert answer(machine, CLONE[column], 0x003D0F00) == 0x7FFF0000  # the flags of a thread
+    assert answer(machine, CLONE[column], 0x003D0F00, threads=False) == 0x00050001
     assert answer(machine, CLONE[column], 0x01200011) == 0x00050001  # the flags of fork
     assert answer(machine, names["read"], architecture=0x40000003) == 0x80000000  # 32-bit calls
 
 
-def answer(machine: str, number: int, flags: int = 0, architecture: int | None = None) -> int:
+def answer(machine: str, number: int, flags: int = 0, architecture: int | None = None, threads: bool = True) -> int:
     """The answer of the filter to a call."""
     data = {0: number, 4: architecture or MACHINES[machine][0], 16: flags}
-    program = list(struct.iter_unpack("HBBI", call_filter(machine)))
+    program = list(struct.iter_unpack("HBBI", call_filter(machine, threads=threads)))
     place = value = 0
     while True:
         operation, if_true, if_false, constant = program[place]
@@ -219,3 +222,23 @@ def answer(machine: str, number: int, flags: int = 0, architecture: int | None =
         else:
             holds = {0x15: value == constant, 0x35: value >= constant, 0x45: bool(value & constant)}[operation]
             place += if_true if holds else if_false
+
+
+@needs_sandbox
+def test_training_goes_on_while_its_completions_attack(world, tmp_path, monkeypatch, facts):
+    """Every completion begins with the same program, which kills the trainer before it prints the right answer."""
+    monkeypatch.setenv("CHEX_RUN_CODE", "1")
+    program = f"import os\nfor pid in (os.getppid(), {os.getpid()}):\n    os.kill(pid, 9)\nprint(1)"
+    rows = json.loads((world / "data" / "train.json").read_text())
+    info = {"language": "python", "test_cases": [{"input": "", "output": "1"}]}
+    (tmp_path / "code.json").write_text(json.dumps([row | {"verification_info": info} for row in rows]))
+    flags = {
+        "dataset": tmp_path / "code.json",
+        "image_root": world / "data" / "images",
+        "reward_funcs": ["external_code_reward", "vowels"],
+        "response_prefix": f"<think>a</think><answer>```python\n{program}\n```",
+        "max_steps": 1,
+    }
+    assert rlhf(rlhf_command(world, tmp_path / "run", **flags)) == 0
+    steps = json.loads((tmp_path / "run" / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
+    assert steps[0]["rewards/external_code_reward"] == 0.0

@@ -114,12 +114,20 @@ def test_signs_are_counted_once_and_empty_unions_by_the_published_reward():
     assert len(figures) == 4
 
 
-def test_a_reward_whose_figures_are_wrong_is_named():
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"x": 1.0}, "reward 'bad.metrics' failed"),
+        ({"x": (float("nan"), 1)}, r"reward 'bad.metrics' gave the figure 'x' as \(nan, 1.0\); give finite numbers"),
+        ({"x": (1, 10**400)}, "reward 'bad.metrics' failed: .*OverflowError"),
+    ],
+)
+def test_a_reward_whose_figures_are_wrong_is_named(figures, words):
     class Bad(plugin.FormatORM):
         def metrics(self, completions, **columns):
-            return {"x": 1.0}
+            return figures
 
-    with pytest.raises(UserError, match="reward 'bad' failed in metrics"):
+    with pytest.raises(UserError, match=words):
         reward_metrics([("bad", Bad())], ["a"], {})
 
 

@@ -7,13 +7,14 @@ import os
 import random
 import signal
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from swift.plugin import guards, orms
+from swift.plugin import calling, guards, orms
 from swift.plugin.loader import load_external_plugins
 from swift.plugin.rewards import build_rewards, lack_of, reward_matrix, reward_metrics
 from swift.trainers.rlhf_trainer import scoring
@@ -59,6 +60,22 @@ def test_what_a_reward_changes_is_its_own(others):
         reward_matrix(rewards, completions, columns)
     assert seen == [given()]
     assert (completions, columns) == given()
+
+
+def test_figures_have_the_time_limit_of_rewards():
+    class Slow:
+        def metrics(self, completions, **columns):
+            time.sleep(5)
+
+    with pytest.raises(UserError, match=r"reward 'slow.metrics' took more than --reward_timeout 0.1 seconds"):
+        reward_metrics([("slow", Slow())], ["a"], {}, timeout=0.1)
+
+
+def test_a_plugin_that_is_slow_to_import_shows_a_sign_of_life(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(calling, "SIGN_OF_LIFE", 0.05)
+    tmp_path.joinpath("slow_import.py").write_text("import time\ntime.sleep(0.2)\n")
+    load_external_plugins([tmp_path / "slow_import.py"])
+    assert caplog.messages[0].startswith(f"waiting for --external_plugins {tmp_path / 'slow_import.py'} since ")
 
 
 def test_figures_and_questions_before_training_get_copies_too():
@@ -147,6 +164,18 @@ orms["moves_later"] = Moves().later
     assert os.getcwd() == before
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    def removes(completions, **columns):
+        os.chdir("/")
+        tmp_path.joinpath("here").rmdir()
+        return [0.0]
+
+    tmp_path.joinpath("here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="reward removes changed the working directory, which cannot be changed back: "):
+        reward_matrix([("removes", removes)], ["a"], {})
+
+
 def test_random_numbers_of_training_do_not_depend_on_rewards():
     """A reward that seeds would otherwise make every step draw alike."""
 
@@ -220,7 +249,7 @@ def test_other_methods_that_end_the_process_are_errors(monkeypatch):
     monkeypatch.setitem(orms, "leaves", Leaves)
     with pytest.raises(UserError, match=r"'leaves' cannot be set up: .*SystemExit: 0"):
         build_rewards(["leaves"])
-    with pytest.raises(UserError, match=r"'leaves' failed in metrics: .*SystemExit: 0"):
+    with pytest.raises(UserError, match=r"'leaves.metrics' failed: .*SystemExit: 0"):
         reward_metrics([("leaves", Leaves(False))], ["a"], {})
     with pytest.raises(UserError, match=r"Leaves failed in lacking: .*SystemExit: 0"):
         lack_of(Leaves(False), [{}])

@@ -27,6 +27,7 @@ _FOLDER = "/sys"
 _FOLDER_LIMITS = "size=16m,nr_inodes=256,mode=0777"
 _PREPARE = f'mount -t tmpfs -o nosuid,nodev,{_FOLDER_LIMITS} work {_FOLDER} && exec "$@"'
 _PACKAGES = {"bwrap": "bubblewrap", "unshare": "util-linux", "mount": "util-linux", "ldd": "libc-bin"}  # of Debian
+_RIGHTS = (6, 7, 21)  # CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN
 _DEVICES = ("null", "zero", "random", "urandom")  # of /dev
 _LIBRARY = re.compile(r"(?:=>\s+|^\s+)(/\S+) \(0x", re.MULTILINE)  # a line of ldd
 _NOT_OFFERED = ("_tkinter", "nis")  # windows and directory services; they alone need dozens of libraries
@@ -46,25 +47,32 @@ def sandboxed_python() -> tuple[str, ...]:
     python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     asked = subprocess.run([python, "-ISc", "import sys; print(*sys.path, sep='\\n')"], capture_output=True, text=True)
     folders = [Path(line) for line in asked.stdout.splitlines() if Path(line).is_dir()]
-    first = [shutil.which("unshare"), "--mount", *([] if _is_root() else ["--user", "--map-root-user"])]
+    first = [shutil.which("unshare"), "--mount", *([] if _can_become_nobody() else ["--user", "--map-root-user"])]
     first += [shutil.which("sh"), "-c", _PREPARE, "sh", shutil.which("bwrap")]
     return (*first, *_namespaces(), *_files(python, folders), "--seccomp", FILTER, "--", python, "-I")
 
 
 def filter_text() -> bytes:
-    """The filter of system calls for this machine. Raises ValueError if there is none."""
-    return call_filter(os.uname().machine)
+    """The filter of system calls for this machine. Raises ValueError if there is none.
+
+    It allows threads if their number is limited. The kernel does not limit those of root.
+    """
+    return call_filter(os.uname().machine, threads=os.geteuid() != 0 or _can_become_nobody())
 
 
-def _is_root() -> bool:
-    return os.geteuid() == 0
+@functools.cache
+def _can_become_nobody() -> bool:
+    """True for root that may also mount and change its user. In many containers root may not."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    rights = int(re.search(r"^CapEff:\s*(\w+)", status, re.MULTILINE)[1], 16)
+    return os.geteuid() == 0 and all(rights >> number & 1 for number in _RIGHTS)
 
 
 def _namespaces() -> list[str]:
     words = "--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try --hostname sandbox"
     words += " --die-with-parent --new-session --clearenv --cap-drop ALL"
-    if _is_root():
-        # The kernel does not limit the processes of root, whatever root is called in a user namespace. So no such
+    if _can_become_nobody():
+        # The kernel does not limit the threads of root, whatever root is called in a user namespace. So no such
         # namespace is made, and the program becomes the user nobody before it runs.
         words += " --cap-add CAP_SETUID --cap-add CAP_SETGID"
     else:
@@ -78,7 +86,8 @@ def _files(python: str, folders: list[Path]) -> Iterator[str]:
     modules = [path for folder in folders for path in folder.rglob("lib-dynload/*.so")]
     offered = [path for path in modules if not path.name.startswith(_NOT_OFFERED)]
     listed = subprocess.run(["ldd", python, *offered], capture_output=True, text=True).stdout
-    files = [python, *sorted(set(_LIBRARY.findall(listed))), "/etc/ld.so.cache"]
+    libraries = sorted({os.path.normpath(path) for path in _LIBRARY.findall(listed)})
+    files = [python, *libraries, "/etc/ld.so.cache"]
     places = [*map(str, folders), *files]
     devices = [f"/dev/{name}" for name in _DEVICES]
     for parent in dict.fromkeys(os.path.dirname(place) for place in [*places, *devices]):

@@ -58,8 +58,8 @@ _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 _CLONE_THREAD = 0x00010000
 
 
-def call_filter(machine: str) -> bytes:
-    """The filter for processes of ``machine``, as `os.uname` names it. Threads may be started, processes may not.
+def call_filter(machine: str, *, threads: bool = True) -> bytes:
+    """The filter for processes of ``machine``, as `os.uname` names it. It may start ``threads``, but no processes.
 
     Raises ValueError for a machine whose system calls have numbers that are not known here.
     """
@@ -76,7 +76,7 @@ def call_filter(machine: str) -> bytes:
         (_AT_LEAST, count + 5, 0, FIRST_NEW_CALL),  # to ENOSYS
         (_EQUAL, 0, 2, CLONE[column]),
         (_LOAD, 0, 0, _FLAGS_AT),
-        (_ANY_BIT, count, count + 1, _CLONE_THREAD),  # to ALLOW, to EPERM
+        (_ANY_BIT, count if threads else count + 1, count + 1, _CLONE_THREAD),  # to ALLOW, to EPERM
         *((_EQUAL, count - place, 0, number) for place, number in enumerate(numbers)),  # to EPERM
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _EPERM),

@@ -78,7 +78,7 @@ class RewardScorer:
     def observe_figures(self, means: Means, rollout: Rollout) -> None:
         """Observe the further figures of rewards that have a method ``metrics``."""
         whole, columns = self._whole(rollout.items, rollout.group_size, rollout.completions, rollout.texts)
-        observe_sums(means, reward_metrics(self.rewards, whole, columns))
+        observe_sums(means, reward_metrics(self.rewards, whole, columns, self.timeout))
 
     def _whole(
         self, items: Sequence[PromptItem], group_size: int, completions: Completions, texts: Sequence[str]
