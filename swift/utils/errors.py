@@ -1,12 +1,46 @@
-"""The error for mistakes that a user can fix, and its report on a command line."""
+"""Errors that a command reports in one line: mistakes that a user can fix, and faults of disks and folders."""
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from safetensors import SafetensorError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
+FAULT = 1
+LONGEST = 2000  # characters of a line; a longer one loses its middle
+KEPT = "what was complete before is kept"
+_NO_ROOM = f"free some space, or write to another disk; {KEPT}"
+# Remedies for faults of a disk. These are reported even if the error does not say in which file.
+_DISK = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: f"raise the limit of this shell (ulimit -f), or write to another disk; {KEPT}",
+    errno.EROFS: f"write to another folder, or have the file system mounted for writing; {KEPT}",
+    errno.EIO: f"check the disk, or write to another one; {KEPT}",
+    errno.ESTALE: f"the server has dropped the file; start the command again; {KEPT}",
+    errno.EMFILE: "raise the limit of this shell (ulimit -n)",
+    errno.ENFILE: "end other programs, or raise the limit of the machine",
+}
+_PATH = {
+    errno.EACCES: "fix its permissions, or name another",
+    errno.EPERM: "fix its permissions, or name another",
+    errno.ENOENT: "it, or a folder above it, is not there or was removed; put it back, or name another",
+    errno.ENOTDIR: "a part of the path is a file and not a folder; name another",
+    errno.EISDIR: "it is a folder and not a file; name another",
+    errno.EEXIST: "something else is there; move it away, or name another",
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.ELOOP: "links in the path lead in a circle; name another",
+}
+# Libraries report a failed write by errors of their own.
+_WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)}
+_TORCH = re.compile(r"PytorchStreamWriter failed writing|\bunexpected pos \d+ vs \d+|iostream error")
 
 
 class UserError(ValueError):
@@ -19,19 +53,87 @@ def one_line(error: Exception) -> str:
     return (text or repr(error))[:300]
 
 
+def printable(text: str) -> str:
+    """``text`` on one line: line breaks and other control characters are escaped, and the middle of a very long text is
+    left out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = LONGEST // 2
+    return shown if len(shown) <= LONGEST else f"{shown[:half]} ... {shown[-half:]}"
+
+
+def describe_fault(error: BaseException) -> str | None:
+    """One line about a fault of a disk, file or folder, with the remedy. None for an error of another kind.
+
+    A full or failing disk is also found behind another error, and in the words that libraries have for it.
+    """
+    if isinstance(error, OSError) and error.errno not in _DISK and isinstance(error.filename, str | bytes):
+        reason, remedy = error.strerror or error.errno, _PATH.get(error.errno, "check the path and its disk")
+        return f"{os.fsdecode(error.filename)}: {reason}; {remedy}"
+    return next(filter(None, map(_disk_fault, _causes(error))), None)
+
+
+def _disk_fault(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno in _DISK:
+        place = error.filename if isinstance(error.filename, str | bytes) else None
+        where = "a file could not be written" if place is None else os.fsdecode(place)
+        return f"{where}: {error.strerror or os.strerror(error.errno)}; {_DISK[error.errno]}"
+    if isinstance(error, OSError | RuntimeError | SafetensorError):
+        if number := next((number for words, number in _WORDS.items() if words in str(error)), None):
+            return f"a file could not be written: {os.strerror(number)}; {_DISK[number]}"
+        if _TORCH.search(str(error)):
+            return f"a file could not be written, probably because the disk is full; {_NO_ROOM}"
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """``error``, and the errors behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a command's ``main(argv=None)``. A UserError is printed as one line on stderr and gives status 2. Ctrl-C
-    gives status 130."""
+    """Wrap a command's ``main(argv=None)``, so that it ends with one line on stderr and a status, not a traceback.
+
+    A UserError gives status 2, a fault of a disk, file or folder 1, and Ctrl-C 130. If the reader of standard output
+    has gone, the status is 141 without a line.
+    """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs) -> int:
+        with suppress(AttributeError):  # a stream that a test or a notebook has put there
+            sys.stdout.reconfigure(errors="backslashreplace")  # for paths that are not UTF-8
         try:
-            return main(*args, **kwargs) or 0
+            status = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return status
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return _end(str(error), 2)
         except KeyboardInterrupt:
-            print("error: interrupted", file=sys.stderr)
-            return INTERRUPTED
+            return _end("interrupted", INTERRUPTED)
+        except BrokenPipeError as error:
+            if error.filename is not None or error.filename2 is not None:
+                raise
+            _drop_output()
+            return 141  # 128 + SIGPIPE, what a shell reports
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if (line := describe_fault(error)) is None:
+                raise
+            _drop_output()
+            return _end(line, FAULT)
 
     return wrapper
+
+
+def _end(line: str, status: int) -> int:
+    with suppress(OSError):  # standard error may be on the full disk too
+        print(f"error: {printable(line)}", file=sys.stderr, flush=True)
+    return status
+
+
+def _drop_output() -> None:
+    """Let what waits to be printed go nowhere if it cannot be printed, since Python would fail over it at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
