@@ -14,17 +14,17 @@ from safetensors import SafetensorError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 FAULT = 1
-LONGEST = 2000  # characters of a line; a longer one loses its middle
-KEPT = "what was complete before is kept"
-_NO_ROOM = f"free some space, or write to another disk; {KEPT}"
+_LONGEST = 2000  # characters of a line; a longer one loses its middle
+_KEPT = "what was complete before is kept"
+_NO_ROOM = f"free some space, or write to another disk; {_KEPT}"
 # Remedies for faults of a disk. These are reported even if the error does not say in which file.
 _DISK = {
     errno.ENOSPC: _NO_ROOM,
     errno.EDQUOT: _NO_ROOM,
-    errno.EFBIG: f"raise the limit of this shell (ulimit -f), or write to another disk; {KEPT}",
-    errno.EROFS: f"write to another folder, or have the file system mounted for writing; {KEPT}",
-    errno.EIO: f"check the disk, or write to another one; {KEPT}",
-    errno.ESTALE: f"the server has dropped the file; start the command again; {KEPT}",
+    errno.EFBIG: f"raise the limit of this shell (ulimit -f), or write to another disk; {_KEPT}",
+    errno.EROFS: f"write to another folder, or have the file system mounted for writing; {_KEPT}",
+    errno.EIO: f"check the disk, or write to another one; {_KEPT}",
+    errno.ESTALE: f"the server has dropped the file; start the command again; {_KEPT}",
     errno.EMFILE: "raise the limit of this shell (ulimit -n)",
     errno.ENFILE: "end other programs, or raise the limit of the machine",
 }
@@ -53,12 +53,12 @@ def one_line(error: Exception) -> str:
     return (text or repr(error))[:300]
 
 
-def printable(text: str) -> str:
+def on_one_line(text: str) -> str:
     """``text`` on one line: line breaks and other control characters are escaped, and the middle of a very long text is
     left out."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    half = LONGEST // 2
-    return shown if len(shown) <= LONGEST else f"{shown[:half]} ... {shown[-half:]}"
+    half = _LONGEST // 2
+    return shown if len(shown) <= _LONGEST else f"{shown[:half]} ... {shown[-half:]}"
 
 
 def describe_fault(error: BaseException) -> str | None:
@@ -127,7 +127,7 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
 
 def _end(line: str, status: int) -> int:
     with suppress(OSError):  # standard error may be on the full disk too
-        print(f"error: {printable(line)}", file=sys.stderr, flush=True)
+        print(f"error: {on_one_line(line)}", file=sys.stderr, flush=True)
     return status
 
 
