@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.reports.training_page import leave_training_page
 from tools.sweeps.commands import export_program_variables, find_data, training_command
 from tools.sweeps.demo import DEMO_RUN_DEFAULTS, PUBLISHED_DATA, demo_environment, make_demo_start, uses_demo
@@ -65,11 +66,10 @@ def run_command(command: Sequence[str]) -> int:
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training command, then write the page of the run. Returns the run's exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m tools.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         usage="%(prog)s [flags of swift.cli.rlhf]",
         epilog=f"environment variables:\n{describe_settings(RunSettings)}",
     )

@@ -6,14 +6,17 @@ import errno
 import functools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from safetensors import SafetensorError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 FAULT = 1
+_ALMOST_FULL = 1 << 20  # bytes that are left
 _LONGEST = 2000  # characters of a line; a longer one loses its middle
 _KEPT = "what was complete before is kept"
 _NO_ROOM = f"free some space, or write to another disk; {_KEPT}"
@@ -23,7 +26,7 @@ _DISK = {
     errno.EDQUOT: _NO_ROOM,
     errno.EFBIG: f"raise the limit of this shell (ulimit -f), or write to another disk; {_KEPT}",
     errno.EROFS: f"write to another folder, or have the file system mounted for writing; {_KEPT}",
-    errno.EIO: f"check the disk, or write to another one; {_KEPT}",
+    errno.EIO: f"check that the disk has room and is sound, or write to another one; {_KEPT}",
     errno.ESTALE: f"the server has dropped the file; start the command again; {_KEPT}",
     errno.EMFILE: "raise the limit of this shell (ulimit -n)",
     errno.ENFILE: "end other programs, or raise the limit of the machine",
@@ -66,30 +69,41 @@ def describe_fault(error: BaseException) -> str | None:
 
     A full or failing disk is also found behind another error, and in the words that libraries have for it.
     """
-    if isinstance(error, OSError) and error.errno not in _DISK and isinstance(error.filename, str | bytes):
-        reason, remedy = error.strerror or error.errno, _PATH.get(error.errno, "check the path and its disk")
-        return f"{os.fsdecode(error.filename)}: {reason}; {remedy}"
-    return next(filter(None, map(_disk_fault, _causes(error))), None)
-
-
-def _disk_fault(error: BaseException) -> str | None:
-    if isinstance(error, OSError) and error.errno in _DISK:
-        place = error.filename if isinstance(error.filename, str | bytes) else None
-        where = "a file could not be written" if place is None else os.fsdecode(place)
-        return f"{where}: {error.strerror or os.strerror(error.errno)}; {_DISK[error.errno]}"
-    if isinstance(error, OSError | RuntimeError | SafetensorError):
-        if number := next((number for words, number in _WORDS.items() if words in str(error)), None):
-            return f"a file could not be written: {os.strerror(number)}; {_DISK[number]}"
-        if _TORCH.search(str(error)):
-            return f"a file could not be written, probably because the disk is full; {_NO_ROOM}"
+    named = isinstance(error, OSError) and isinstance(error.filename, str | bytes)
+    place = os.fsdecode(error.filename) if named else "a file could not be written"
+    if (number := _disk_fault(error)) is not None:
+        return f"{place}: {os.strerror(number)}; {_DISK[number]}"
+    if named:
+        return f"{place}: {error.strerror or error.errno}; {_PATH.get(error.errno, 'check the path and its disk')}"
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """``error``, and the errors behind it."""
+@contextmanager
+def naming_disk(folder: str | Path) -> Iterator[None]:
+    """Let faults of a disk within the block that name no file name ``folder``."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        number = _disk_fault(error)
+        if number is None or getattr(error, "filename", None) is not None:
+            raise
+        if number == errno.EIO and os.path.isdir(folder) and shutil.disk_usage(folder).free < _ALMOST_FULL:
+            number = errno.ENOSPC  # torch does not say
+        raise OSError(number, os.strerror(number), str(folder)) from error
+
+
+def _disk_fault(error: BaseException | None) -> int | None:
+    """The number of the first fault of a disk among ``error`` and the errors behind it. None without one."""
     while error is not None:
-        yield error
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error.errno
+        if isinstance(error, OSError | RuntimeError | SafetensorError):
+            if number := next((number for words, number in _WORDS.items() if words in str(error)), None):
+                return number
+            if _TORCH.search(str(error)):
+                return errno.EIO
         error = error.__cause__ or error.__context__
+    return None
 
 
 def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -25,11 +25,9 @@ def check_output_folder(folder: str | Path, flag: str = "--output_dir", *, neede
             enough room.
     """
     place = _usable(folder, flag)
-    standing = place
-    while not os.path.lexists(standing):
-        standing = standing.parent
-    if not standing.is_dir():
-        missing = standing.is_symlink() and not standing.exists()
+    standing = _standing(place)
+    if not os.path.isdir(standing):
+        missing = standing.is_symlink() and not os.path.exists(standing)
         what = f"a link to {os.readlink(standing)}, which does not exist" if missing else "a file and not a folder"
         raise UserError(f"{flag} {folder}: {standing} is {what}; name another folder, or remove it")
     _check_names(place, standing, flag)
@@ -52,10 +50,10 @@ def check_output_folder(folder: str | Path, flag: str = "--output_dir", *, neede
 def check_output_file(file: str | Path, flag: str) -> None:
     """Check that ``file`` can be written. Raises UserError as :func:`check_output_folder`."""
     place = _usable(file, flag)
-    if place.is_dir():
+    if os.path.isdir(place):
         raise UserError(f"{flag} {file} is a folder; name a file")
     check_output_folder(place.parent, flag)
-    _check_names(place, place.parent, flag)
+    _check_names(place, _standing(place), flag)
 
 
 def free_space(folder: str | Path) -> int:
@@ -65,7 +63,7 @@ def free_space(folder: str | Path) -> int:
 
 def gigabytes(count: int) -> str:
     """A number of bytes in words."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.3f} MB"
 
 
 def _usable(path: str | Path, flag: str) -> Path:
@@ -75,6 +73,13 @@ def _usable(path: str | Path, flag: str) -> Path:
         return Path(os.path.abspath(path))
     except OSError as error:
         raise UserError(f"{flag} {path}: the working folder was removed; start from another one") from error
+
+
+def _standing(place: Path) -> Path:
+    """The nearest that exists of a place and the folders above it."""
+    while not os.path.lexists(place):
+        place = place.parent
+    return place
 
 
 def _check_names(place: Path, standing: Path, flag: str) -> None:
