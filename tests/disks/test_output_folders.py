@@ -1,4 +1,4 @@
-"""Where nothing can be written, a command says so in one line before it begins, and leaves nothing behind."""
+"""Places that cannot be written to: a command says so in one line before it begins, and leaves nothing behind."""
 
 from __future__ import annotations
 
