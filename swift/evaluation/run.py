@@ -159,7 +159,8 @@ class Evaluator:
         """Reasons by position why a prompt cannot be made. Raises UserError for the first unless they are skipped."""
         records = job.questions.records
         positions = [index for index in range(len(records)) if index not in job.questions.skipped]
-        problems = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
+        check = partial(self.template.check_prompts, answer_of=self.task().given)
+        problems = check_or_skip([records[i] for i in positions], check, self.arguments.on_error)
         return {positions[place]: problem for place, problem in problems.items()}
 
     def _header(self, job: EvaluationJob, progress: Progress) -> dict[str, Any]:

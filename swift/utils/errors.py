@@ -45,6 +45,8 @@ _PATH = {
 _WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)}
 _TORCH = re.compile(r"PytorchStreamWriter failed writing|\bunexpected pos \d+ vs \d+|iostream error")
 
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|std::bad_alloc|Storage size calculation")
+
 
 class UserError(ValueError):
     """A mistake in a file, flag or setting. The message is one line: what, where, and the remedy."""
@@ -65,10 +67,12 @@ def on_one_line(text: str) -> str:
 
 
 def describe_fault(error: BaseException) -> str | None:
-    """One line about a fault of a disk, file or folder, with the remedy. None for an error of another kind.
+    """One line about a fault of a disk, file, folder or memory, with the remedy. None for an error of another kind.
 
     A full or failing disk is also found behind another error, and in the words that libraries have for it.
     """
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        return f"memory is used up ({one_line(error)}); lower the batch, the lengths or the sizes that were asked for"
     named = isinstance(error, OSError) and isinstance(error.filename, str | bytes)
     place = os.fsdecode(error.filename) if named else "a file could not be written"
     if (number := _disk_fault(error)) is not None:
@@ -109,7 +113,7 @@ def _disk_fault(error: BaseException | None) -> int | None:
 def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap a command's ``main(argv=None)``, so that it ends with one line on stderr and a status, not a traceback.
 
-    A UserError gives status 2, a fault of a disk, file or folder 1, and Ctrl-C 130. If the reader of standard output
+    A UserError gives status 2, a fault of a disk, folder or memory 1, and Ctrl-C 130. If the reader of standard output
     has gone, the status is 141 without a line.
     """
 
@@ -130,7 +134,7 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
                 raise
             _drop_output()
             return 141  # 128 + SIGPIPE, what a shell reports
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
             if (line := describe_fault(error)) is None:
                 raise
             _drop_output()

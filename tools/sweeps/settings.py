@@ -14,7 +14,7 @@ from swift.utils.errors import UserError
 
 Settings = TypeVar("Settings")
 
-PATHS = {"annotations", "dataset", "model", "ref_model", "output_dir", "eval_folder", "sweep", "logs"}
+PATH_SETTINGS = {"annotations", "dataset", "model", "ref_model", "output_dir", "eval_folder", "sweep", "logs"}
 
 
 def _setting(default: str, meaning: str) -> Any:
@@ -94,7 +94,7 @@ def read_settings(kind: type[Settings], environment: Mapping[str, str]) -> Setti
 
 def _kept_from_flags(name: str, value: str) -> str:
     """``value``, so that no command takes a path that begins with a hyphen for a flag."""
-    return f"./{value}" if name in PATHS and value.startswith("-") else value
+    return f"./{value}" if name in PATH_SETTINGS and value.startswith("-") else value
 
 
 def describe_settings(kind: type) -> str:
