@@ -28,8 +28,7 @@ from swift.trainers.callbacks import WatchFolder
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.digests import file_digest, value_digest
-from swift.utils.distributed import is_lost_process
-from swift.utils.errors import INTERRUPTED, UserError, naming_disk, one_line
+from swift.utils.errors import INTERRUPTED, LostProcess, describe_loss, naming_disk
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
 from swift.utils.output_folders import check_output_folder, free_space, gigabytes
@@ -118,13 +117,10 @@ def _train(
     try:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     except RuntimeError as error:
-        if not is_lost_process(error):
+        if (line := describe_loss(error)) is None:
             raise
-        said = one_line(error).partition(". ")[0]
-        raise UserError(
-            f"step {trainer.state.global_step + 1}: another process of the run died, hangs or cannot be reached "
-            f"({said}); see its messages, then go on with --resume_from_checkpoint true"
-        ) from error
+        step = trainer.state.global_step + 1
+        raise LostProcess(f"step {step}: {line}, then go on with --resume_from_checkpoint true") from error
     if watch is not None:
         watch.check()
         note_unreadable(trainer)

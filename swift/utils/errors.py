@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ from safetensors import SafetensorError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 FAULT = 1
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # variable in which torchrun says where it looks for the error of a process
+_LOST = re.compile("closed by peer|connection reset|broken pipe|timed out|timeout|remote process exited", re.IGNORECASE)
 _ALMOST_FULL = 1 << 20  # bytes that are left
 _LONGEST = 2000  # characters of a line; a longer one loses its middle
 _KEPT = "what was complete before is kept"
@@ -50,6 +54,10 @@ _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|s
 
 class UserError(ValueError):
     """A mistake in a file, flag or setting. The message is one line: what, where, and the remedy."""
+
+
+class LostProcess(UserError):
+    """The end of a process because another process of its run has ended, which knows why."""
 
 
 def one_line(error: Exception) -> str:
@@ -126,7 +134,7 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout.flush()
             return status
         except UserError as error:
-            return _end(str(error), 2)
+            return _end(str(error), 2, follows=isinstance(error, LostProcess))
         except KeyboardInterrupt:
             return _end("interrupted", INTERRUPTED)
         except BrokenPipeError as error:
@@ -135,18 +143,59 @@ def reports_user_errors(main: Callable[..., int | None]) -> Callable[..., int]:
             _drop_output()
             return 141  # 128 + SIGPIPE, what a shell reports
         except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
-            if (line := describe_fault(error)) is None:
-                raise
-            _drop_output()
-            return _end(line, FAULT)
+            if (line := describe_fault(error)) is not None:
+                _drop_output()
+                return _end(line, FAULT)
+            if (line := describe_loss(error)) is not None:
+                return _end(line, FAULT, follows=True)
+            raise
 
     return wrapper
 
 
-def _end(line: str, status: int) -> int:
-    with suppress(OSError):  # standard error may be on the full disk too
-        print(f"error: {on_one_line(line)}", file=sys.stderr, flush=True)
+def describe_loss(error: BaseException) -> str | None:
+    """One line about a collective that another process did not answer: it died, hangs or cannot be reached. None for an
+    error of another kind."""
+    text = str(error)
+    gloo = isinstance(error, RuntimeError) and re.search("gloo|nccl", text, re.IGNORECASE) and _LOST.search(text)
+    if gloo or any(kind.__name__ == "DistError" for kind in type(error).__mro__):  # torch need not be loaded here
+        said = one_line(error).partition(". ")[0]
+        return f"another process of the run died, hangs or cannot be reached ({said}); see its messages"
+    return None
+
+
+def _end(line: str, status: int, follows: bool = False) -> int:
+    """Print the line of a command that fails. Of the processes that a launcher started, only the first prints a line
+    that several have, and those whose failure ``follows`` from another's are silent."""
+    line = f"error: {on_one_line(line)}"
+    first = _first_of_launch(line)
+    if first is None or not (follows or first == line):
+        with suppress(OSError):  # standard error may be on the full disk too
+            print(line, file=sys.stderr, flush=True)
     return status
+
+
+def _first_of_launch(line: str) -> str | None:
+    """The line with which another process of torchrun's failed first; None if this one is the first, or alone.
+
+    The first line is also left where torchrun looks for it, so that it shows it at the end, as the root cause.
+    """
+    place = os.environ.get(ERROR_FILE)
+    if not place or "LOCAL_RANK" not in os.environ:
+        return None
+    folder, first = Path(place).parent.parent, None  # of all processes on this machine
+    try:
+        folder.joinpath(f"line-{os.getpid()}").write_text(line)
+        try:
+            os.link(folder / f"line-{os.getpid()}", folder / "first-line")
+        except FileExistsError:
+            first = (folder / "first-line").read_text()
+        extra = {"py_callstack": first or line, "timestamp": str(int(time.time()))}
+        content = {"message": {"message": first or line, "extraInfo": extra}}
+        Path(place).write_text(json.dumps(content))
+    except OSError:  # the folder of temporary files is full
+        pass
+    return first
 
 
 def _drop_output() -> None:
