@@ -31,6 +31,7 @@ IMG_ROOT="${IMG_ROOT:-}"
 OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/result}"
 KG_DIR="${KG_DIR:-$OUTPUT_DIR/kg}"
 REPORT_DIR="${REPORT_DIR:-$OUTPUT_DIR/report}"
+keep_from_flags DATASET_FOLDER MODEL_PATH BASE_MODEL_PATH ANNOTATION_FILE IMG_ROOT OUTPUT_DIR KG_DIR REPORT_DIR
 BATCH_SIZE="${BATCH_SIZE:-auto}"
 MAX_NEW_TOKENS="${MAX_NEW_TOKENS:-256}"
 DYNAMIC_HD="${DYNAMIC_HD:-4}"
@@ -112,10 +113,10 @@ if wants tokens; then
     "${questions[@]}" --top_k_alternatives "$TOP_K_ALTERNATIVES" "$@"
 fi
 
-# One file per set of questions: a file with tokens replaces the one without.
+# One file per set of questions: a file with tokens replaces the one without. In the lists a NUL byte ends each path.
 declare -A chosen=()
 names=()
-while IFS= read -r file; do
+while IFS= read -r -d '' file; do
   name="${file%_results.json}"
   name="${name%_token_prob.json}"
   [[ -n "${chosen[$name]:-}" ]] || names+=("$name")
@@ -129,7 +130,7 @@ if ! wants sweep && ! wants single && ! wants tokens; then
   shopt -s nullglob
   for file in "$OUTPUT_DIR"/*_results.json; do
     if [[ "$file" == *_@(blank|shuffled)_results.json && -e "${file%_*_results.json}_results.json" ]]; then
-      echo "$file" >>"$controlled"
+      printf '%s\0' "$file" >>"$controlled"
     else
       files+=("$file")
     fi
@@ -143,7 +144,7 @@ if wants kg && [[ ${#files[@]} -gt 0 ]]; then
   done
 fi
 if wants report && [[ ${#files[@]} -gt 0 ]]; then
-  mapfile -t controls < <(sort -u "$controlled")
+  mapfile -d '' -t controls < <(sort -zu "$controlled")
   [[ ${#controls[@]} -eq 0 ]] || controls=(--control "${controls[@]}")
   run report "$PYTHON" -m tools.evaluation_report "${files[@]}" --output "$REPORT_DIR" "${controls[@]}"
 fi

@@ -24,6 +24,7 @@ fi
 REPORTS="${REPORTS:-}"
 TOGETHER="${TOGETHER:-false}"
 OUTPUT_DIR="${OUTPUT_DIR:-}"
+keep_from_flags RESULTS REPORTS OUTPUT_DIR
 
 files=("$RESULTS")
 if [[ -d "$RESULTS" ]]; then
@@ -36,14 +37,16 @@ flags=("$@")
 [[ -z "$OUTPUT_DIR" ]] || flags+=(--output_dir "$OUTPUT_DIR")
 
 audit() {
-  local file graphs=()
+  local file folder name graphs=()
   echo "== $*"
   "$PYTHON" "$ROOT/tools/00_GT_kg.py" --results "$@" "${flags[@]}" || return
   if [[ -n "$REPORTS" ]]; then
     "$PYTHON" "$ROOT/tools/01_MIMIC_kg.py" --reports "$REPORTS" --results "$@" "${flags[@]}" || return
     graphs=(--report_graphs)
     for file in "$@"; do
-      graphs+=("${OUTPUT_DIR:-$(dirname "$file")/kg}/$(basename "$file" .json)_mimic_kg.json")
+      folder="." name="${file##*/}"
+      [[ "$file" != */* ]] || folder="${file%/*}"
+      graphs+=("${OUTPUT_DIR:-$folder/kg}/${name%.json}_mimic_kg.json")
     done
   fi
   "$PYTHON" "$ROOT/tools/02_hall_kg.py" --results "$@" "${graphs[@]}" --kg_text "${KG_TEXT:-think}" "${flags[@]}"

@@ -24,15 +24,14 @@ from swift.llm.dataset import Record, check_records
 from swift.llm.images.source import ImageSource
 from swift.llm.template.choose import template_for
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from utils.answers import think_text
 from utils.get_knowledge_graph import extract_knowledge_graph
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.ask", description="Ask a policy about an image.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.ask", description="Ask a policy about an image.")
     parser.add_argument("model", help="folder of a checkpoint, an adapter, or a run")
     parser.add_argument("image", type=Path, help="the image, in any format that training reads")
     parser.add_argument("question", nargs="?", help="the first question (default: read from the input)")

@@ -19,6 +19,7 @@ from swift.plugin import orms
 from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from swift.utils.leaving import run_to_its_end
 from tools.datasets.facts import DataFacts, metric_facts, read_facts, reward_facts
 from tools.reports.tables import align
@@ -28,9 +29,7 @@ PROBLEMS_PRINTED = 10
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.check_data", description="Say what files of records hold.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.check_data", description="Say what files of records hold.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files of records in any accepted shape")
     parser.add_argument("--image_root", type=Path, help="image folder (default: images nearest above each file)")
     parser.add_argument("--image_fields", nargs="+", default=[], metavar="FIELD", help="fields that hold images")

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.reports.comparison import RESERVED, STAGES, compare_files
 from tools.reports.result_files import find_files, writable
 from tools.reports.write import add_report_flags, read_report_options
@@ -64,9 +65,7 @@ def _named(flag: str, values: Sequence[Sequence[str]]) -> Iterator[tuple[str, li
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.compare_results", description="Compare evaluated runs.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.compare_results", description="Compare evaluated runs.")
     runs = parser.add_argument_group("runs: result files of evaluate.py or folders of them, the same questions in each")
     runs.add_argument("--run", nargs="+", action="append", default=[], metavar=("NAME=FILE", "FILE"),
                       help="a run and its files; give the flag once per run")  # fmt: skip

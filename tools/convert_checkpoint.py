@@ -10,7 +10,6 @@ swift/llm/checkpoint/convert.py for the conversion itself.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ from pathlib import Path
 from swift.llm.checkpoint.convert import plan_conversion, write_plan
 from swift.llm.checkpoint.folders import find_policy
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m tools.convert_checkpoint",
         description="Convert a checkpoint between the remote-code and the native layout.",
-        allow_abbrev=False,
     )
     parser.add_argument("source", type=Path, help="folder of a full checkpoint, an adapter, or a run")
     parser.add_argument("target", type=Path, help="folder to make")

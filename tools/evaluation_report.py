@@ -10,11 +10,11 @@ the files, or after --control.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from swift.utils.errors import reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.looking.compute import compute_looking
 from tools.looking.control_runs import load_with_controls
 from tools.looking.present import looking_lines
@@ -27,9 +27,7 @@ from tools.reports.write import add_report_flags, count_line, read_report_option
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.evaluation_report", description="Report of one evaluated run.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.evaluation_report", description="Report of one evaluated run.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="result files of evaluate.py, or folders of them")
     parser.add_argument("--name", type=writable, default="run", help="name of the run in the report (default: run)")
     parser.add_argument("--control", nargs="+", default=[], metavar="FILE",

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.demo_world.build import make_demo, make_policy
 from tools.demo_world.canvas import DRAWING_STYLES
 from tools.demo_world.dataset import WorldConfig
@@ -23,9 +24,7 @@ from tools.demo_world.sheet import write_sheet
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
     default = WorldConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.make_demo", description="Make the demo world.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.make_demo", description="Make the demo world.")
     place = parser.add_argument_group("output")
     place.add_argument("--output", type=Path, default=Path("data/demo"), help="folder to write (default: data/demo)")
     place.add_argument("--sheet", type=Path, help="write only a captioned contact sheet of the findings to this PNG")

@@ -8,12 +8,12 @@ English, and its F1 says how well it does. The three files share no sentence.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from swift.utils.logger import get_logger
 from tools.demo_world.dataset import WorldConfig
 from tools.demo_world.kg_annotations import write_annotations
@@ -24,9 +24,7 @@ logger = get_logger()
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.make_kg_annotations", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.make_kg_annotations", description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("data/demo_kg"), help="folder (default: data/demo_kg)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the demo world and of the splits (default: 0)")
     args = parser.parse_args(argv)

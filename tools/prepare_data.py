@@ -18,15 +18,14 @@ from pathlib import Path
 
 from swift.llm.dataset import ReadingRules
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.datasets.layout import write_data
 from tools.datasets.sources import SOURCES, SourceFolders
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.prepare_data", description="Bring a public data set into this layout.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.prepare_data", description="Bring a public data set into this layout.")
     parser.add_argument("dataset", choices=tuple(SOURCES), help="the data set")
     parser.add_argument("source", type=Path, help="folder of the downloaded files")
     parser.add_argument("target", type=Path, help="data folder to make")

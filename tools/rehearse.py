@@ -22,6 +22,7 @@ from swift.llm.arguments import RLHFArguments, parse_rlhf_args
 from swift.plugin.loader import OWN_PLUGIN
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
+from swift.utils.flag_limits import CommandParser
 from swift.utils.run_info import package_versions, plain
 from tools.rehearsal.checkpoint import make_random_checkpoint
 from tools.rehearsal.gauges import Measure, PartGauge, table
@@ -35,11 +36,10 @@ RESULT = "rehearsal.json"  # in the folder of the run
 
 def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The command's own flags, and those for swift.cli.rlhf."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m tools.rehearse",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         usage="%(prog)s [own flags] [flags of swift.cli.rlhf]",
     )
     add = parser.add_argument

@@ -25,6 +25,7 @@ from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_text
+from swift.utils.flag_limits import CommandParser
 from swift.utils.leaving import run_to_its_end
 from tools.audits.attacks import PARAPHRASE, TRUTH, Attacks, AuditRecord, make_record
 from tools.audits.pages import matrix_page, signs_page
@@ -41,9 +42,7 @@ STRICT = ("external_findings", "external_acc_strict", "external_consistency")
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.reward_audit", description="Audit of rewards by attacks.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.reward_audit", description="Audit of rewards by attacks.")
     source = parser.add_argument_group("what is audited")
     source.add_argument("--dataset", type=Path, nargs="+", help="files of records with references, JSON or JSON lines")
     source.add_argument("--completions", type=Path, help="completions.jsonl of a training run, in place of --dataset")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from swift.llm.dataset import ReadingRules
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.samples.draw_sets import SampleRequest, draw_sets
 from tools.samples.leaks import SHARED_PATIENTS
 from tools.samples.policies import ALIASES, POLICIES, DrawSettings
@@ -30,9 +31,7 @@ from utils.metrics import ACCURACY_RULES, TRAINING_RULE
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.sample_data", description="Sample training sets.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.sample_data", description="Sample training sets.")
     pools = parser.add_argument_group("pools, in any form that training reads")
     pools.add_argument("--source", type=Path, nargs="+", default=[], metavar="FILE", help="files of a single pool")
     pools.add_argument("--pool", action="append", default=[], metavar="NAME=FILE:SHARE",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from swift.utils.errors import reports_user_errors
 from swift.utils.files import write_json, write_text
+from swift.utils.flag_limits import CommandParser
 from swift.utils.logger import get_logger
 from tools.reports.tables import align, to_csv, to_latex, to_markdown
 from tools.sweeps.plots import draw_sizes, draw_steps
@@ -29,9 +30,7 @@ logger = get_logger()
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.summarize", description="Summarize the runs of a sweep.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.summarize", description="Summarize the runs of a sweep.")
     parser.add_argument("sweep", type=Path, help="folder of the sweep, as train_loop.sh wrote it")
     parser.add_argument("--output", type=Path, help="folder for the summary (default: the sweep's folder)")
     parser.add_argument("--baseline", default=BASELINE, metavar="REWARDS",

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.reports.tables import align
 from tools.sweeps.commands import export_program_variables
 from tools.sweeps.demo import DEMO_SWEEP_DEFAULTS, demo_environment, sample_demo, uses_demo
@@ -88,11 +89,10 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
     varied = "\n".join(
         line for line in describe_settings(RunSettings).splitlines() if line.split()[0].lower() not in NOT_VARIED
     )
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m tools.sweep",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         usage="%(prog)s [--dry-run] [flags of swift.cli.rlhf]",
         epilog=f"environment variables of the sweep:\n{describe_settings(SweepSettings)}\n\n"
         f"of each run:\n{varied}\n\nof each evaluation:\n{describe_settings(EvaluationSettings)}",

@@ -14,11 +14,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
+from swift.utils.errors import ERROR_FILE, INTERRUPTED, UserError, reports_user_errors
+from swift.utils.files import try_read_json
+from swift.utils.flag_limits import CommandParser
 from tools.reports.training_page import leave_training_page
 from tools.sweeps.commands import export_program_variables, find_data, training_command
 from tools.sweeps.demo import DEMO_RUN_DEFAULTS, PUBLISHED_DATA, demo_environment, make_demo_start, uses_demo
@@ -52,24 +55,38 @@ def read_run() -> tuple[RunSettings, str]:
     return run, python
 
 
-def run_command(command: Sequence[str]) -> int:
+def run_command(command: Sequence[str], more: Mapping[str, str] | None = None) -> int:
     """Run a command in a session of its own and pass signals on to it, so that a terminal's Ctrl-C reaches it once.
-    Returns its exit status, 128 and the number of the signal if one has killed it."""
-    with subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent) as process:
+    ``more`` is added to its environment. Returns its exit status, 128 and the number of the signal if one has killed
+    it."""
+    environment = {**os.environ, **(more or {})}
+    with subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent) as process:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda received, _: process.send_signal(received))
         status = process.wait()
     return status if status >= 0 else 128 - status
 
 
+def run_launcher(command: Sequence[str]) -> int:
+    """Run torchrun's command as :func:`run_command`. If it fails, the line of the process that failed first is printed
+    once more, since torchrun's own words follow it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "error.json"
+        status = run_command(command, {ERROR_FILE: str(file)})
+        message = (try_read_json(file) or {}).get("message")
+    line = message.get("message") if isinstance(message, dict) else None
+    if status not in (0, INTERRUPTED) and line:
+        print(line, file=sys.stderr)
+    return status
+
+
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training command, then write the page of the run. Returns the run's exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m tools.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         usage="%(prog)s [flags of swift.cli.rlhf]",
         epilog=f"environment variables:\n{describe_settings(RunSettings)}",
     )
@@ -77,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run, python = read_run()
     command = [*training_command(run, python), *training_flags]
     os.environ.setdefault("CHEX_RESUME_ADVICE", f"RESUME=true OUTPUT_DIR={run.output_dir} and the same settings")
-    status = run_command(command)
+    status = run_command(command) if run.nproc == "1" else run_launcher(command)
     folder = Path(flags_of(command).get("output_dir", [run.output_dir])[0])
     if status in (0, INTERRUPTED):
         leave_training_page(folder)

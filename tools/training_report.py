@@ -10,21 +10,19 @@ for each completion its rewards, advantage and token log-probabilities. The page
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.reports.training_page import GROUPS, write_training_page
 
 
 @reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.training_report", description="Page of one training run.", allow_abbrev=False
-    )
+    parser = CommandParser(prog="python -m tools.training_report", description="Page of one training run.")
     parser.add_argument("run", type=Path, help="folder of the run, e.g. output/run")
     parser.add_argument("--output", type=Path, required=True, help="folder for training.html")
     parser.add_argument("--title", help="heading of the page (default: the run's name)")

@@ -6,11 +6,12 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import nn
+from transformers.trainer_utils import SaveStrategy
 
 from swift.cli.data import note_unreadable, skip_unreadable
 from swift.llm.arguments import DataArguments, ModelArguments, RunArguments
@@ -23,13 +24,14 @@ from swift.llm.template.choose import template_for
 from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.llm.template.protocol import Template
 from swift.llm.trainable import choose_trainable
+from swift.trainers.callbacks import WatchFolder
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.digests import file_digest, value_digest
-from swift.utils.distributed import is_lost_process
-from swift.utils.errors import INTERRUPTED, UserError, one_line
+from swift.utils.errors import INTERRUPTED, LostProcess, describe_loss, naming_disk
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
+from swift.utils.output_folders import check_output_folder, free_space, gigabytes
 from swift.utils.run_folder import BEST
 from swift.utils.run_info import git_state, plain, write_run_info
 from utils.switches import ROUNDING, SWITCHES, switches_set
@@ -73,16 +75,26 @@ def run_training(trainer: PolicyTrainer, arguments: Sequence[object], **facts: o
     """
     args: RunArguments = trainer.args
     busy = f"--output_dir {args.output_dir} is in use by a run that has not ended; wait for it, or name another folder"
-    with only_one(Path(args.output_dir) / LOCK, busy) if trainer.is_world_process_zero() else nullcontext():
+    if not trainer.is_world_process_zero():
         return _train(trainer, arguments, trainer.facts | facts)
+    with (
+        naming_disk(args.output_dir),
+        only_one(Path(args.output_dir) / LOCK, busy),
+        closing(WatchFolder(args.output_dir)) as watch,
+    ):
+        trainer.callback_handler.callbacks.insert(0, watch)  # before those that write
+        return _train(trainer, arguments, trainer.facts | facts, watch)
 
 
-def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str, object]) -> int:
+def _train(
+    trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str, object], watch: WatchFolder | None = None
+) -> int:
     """The part of :func:`run_training` for which the run folder is locked."""
     args: RunArguments = trainer.args
     if trainer.is_world_process_zero():
         if args.overwrite_output_dir and args.resume_from_checkpoint is None:
             clear_run(Path(args.output_dir))
+        check_room(trainer)
         facts |= {
             "seed": args.seed,
             "world_size": args.world_size,
@@ -106,14 +118,12 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
     try:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     except RuntimeError as error:
-        if not is_lost_process(error):
+        if (line := describe_loss(error)) is None:
             raise
-        said = one_line(error).partition(". ")[0]
-        raise UserError(
-            f"step {trainer.state.global_step + 1}: another process of the run died, hangs or cannot be reached "
-            f"({said}); see its messages, then go on with --resume_from_checkpoint true"
-        ) from error
-    if trainer.is_world_process_zero():
+        step = trainer.state.global_step + 1
+        raise LostProcess(f"step {step}: {line}, then go on with --resume_from_checkpoint true") from error
+    if watch is not None:
+        watch.check()
         note_unreadable(trainer)
         draw_curves(trainer.state.log_history, Path(args.output_dir) / "curves.png")
     trainer.accelerator.wait_for_everyone()  # after a stop, a launcher ends all processes as soon as one is done
@@ -125,6 +135,28 @@ def _train(trainer: PolicyTrainer, arguments: Sequence[object], facts: dict[str,
         hint = os.environ.get(RESUME_ADVICE) or command
         logger.warning("stopped at step %d; resume with %s", step, hint)
     return INTERRUPTED
+
+
+def check_room(trainer: PolicyTrainer) -> None:
+    """Check that the disk of the run has room for a checkpoint, and warn if it may not have room for as many as the run
+    keeps at a time. Raises UserError."""
+    args: RunArguments = trainer.args
+    if args.save_strategy == SaveStrategy.NO:
+        return
+    every = [p for p in trainer.model.parameters() if args.save_full or p.requires_grad]
+    weights = sum(p.numel() * p.element_size() for p in every)
+    check_output_folder(args.output_dir, needed=weights)
+    state = (
+        0 if args.save_only_model else sum(8 * p.numel() for p in every if p.requires_grad)
+    )  # two moments in float32
+    count = 1 + (args.save_total_limit or 0)  # the new one is written before the oldest goes
+    wanted, free = count * (weights + state), free_space(args.output_dir)
+    if free < wanted:
+        logger.warning(
+            "%s are free for --output_dir %s, and %d checkpoints may take %s; free some space, or lower "
+            "--save_total_limit",
+            *(gigabytes(free), args.output_dir, count, gigabytes(wanted)),
+        )
 
 
 def contents_of_files(arguments: Sequence[object]) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,20 @@ class TrainingData:
         parts = (adapt_records(records, system, view) for records in (self.train, self.validation))
         return replace(self, **dict(zip(("train", "validation"), parts, strict=True)))
 
-    def fitted(self, template: Template, data: DataArguments) -> TrainingData:
-        """The data whose prompts fit into --max_length, by --truncation_strategy, all prompts checked."""
+    def fitted(self, template: Template, data: DataArguments, *, learns_solutions: bool = False) -> TrainingData:
+        """The data whose prompts fit into --max_length, by --truncation_strategy, all prompts checked. Without the
+        former, the model's window is the limit. With ``learns_solutions`` the solutions have to fit too."""
         strategy, limit = data.truncation_strategy, data.max_length
+        if strategy is not None and limit is None and template.window is not None:
+            answer = template.new_tokens
+            if learns_solutions:
+                solutions = {record.solution or "" for record in self.records}
+                answer = max(answer, *(len(template.encode_completion(text)) for text in solutions))
+            limit = template.window - min(answer, template.window // 2)
         parts = (fit_prompts(template, records, strategy, limit) for records in (self.train, self.validation))
         fitting = replace(self, **dict(zip(("train", "validation"), parts, strict=True)))
-        return fitting.checked(template.check_prompts)
+        answer_of = (lambda record: record.solution) if learns_solutions else None
+        return fitting.checked(partial(template.check_prompts, answer_of=answer_of))
 
     def without(self, problems: dict[int, str]) -> TrainingData:
         """The data without the records at these positions. Raises UserError for their problems unless they are

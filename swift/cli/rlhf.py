@@ -53,7 +53,7 @@ def build_trainer(
     for note in reward_notes(rewards, [record.columns for record in read.train]):
         logger.warning("%s", note)
     policy, template = read_policy(model, data, training.max_completion_length)
-    read = read.fitted(template, data)
+    read = read.fitted(template, data, learns_solutions=training.flat_groups == "dpo")
     reference = read_reference(model)
     # Looked up in its module: a plugin may have replaced the class by a wrapper after this file was imported.
     kind = kind or grpo_trainer.GRPOTrainer

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, data, training = parse_sft_args(argv)
     read = read_data(data, training.seed, require_solution=True)
     policy, template = read_policy(model, data)
-    read = read.fitted(template, data)
+    read = read.fitted(template, data, learns_solutions=True)
     trainer = SFTTrainer(
         args=training, train_dataset=read.train, eval_dataset=read.validation, policy=policy, template=template
     )

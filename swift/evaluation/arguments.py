@@ -94,7 +94,8 @@ class EvaluationArguments:
         "i/n: answer the i-th of n parts; the last part to finish writes the result file", decides=Decides.NOTHING
     )
     list_results: str | None = _flag(
-        "append the paths of the finished result files to this file", decides=Decides.NOTHING
+        "append the paths of the finished result files to this file, each with a NUL byte after it",
+        decides=Decides.NOTHING,
     )
     dynamic_hd: int | None = _flag("most crops an image may take; default: the checkpoint's, else 4")
     max_pixels: int | None = _flag("most pixels of an image, above which it is scaled down; default: MAX_PIXELS if set")

@@ -40,6 +40,7 @@ from swift.llm.template.phi4 import IMAGE_SEPARATOR
 from swift.utils.distributed import get_dist_setting, is_master
 from swift.utils.errors import UserError
 from swift.utils.logger import get_logger
+from swift.utils.output_folders import check_output_file, check_output_folder
 from swift.utils.run_info import git_state, package_versions
 from utils.get_knowledge_graph import extractor_name
 from utils.questions import clusters_in_words, counted
@@ -50,6 +51,9 @@ logger = get_logger()
 def run_evaluation(arguments: EvaluationArguments) -> int:
     """Answer every file with every checkpoint, except for finished jobs. Mistakes that are cheap to find are reported
     before a policy is loaded. Raises UserError."""
+    check_output_folder(arguments.output_dir)
+    if arguments.list_results is not None:
+        check_output_file(arguments.list_results, "--list_results")
     checkpoints = [resolve_checkpoint(path) for path in arguments.model_path]
     files = read_question_files(arguments)
     try:
@@ -155,7 +159,8 @@ class Evaluator:
         """Reasons by position why a prompt cannot be made. Raises UserError for the first unless they are skipped."""
         records = job.questions.records
         positions = [index for index in range(len(records)) if index not in job.questions.skipped]
-        problems = check_or_skip([records[i] for i in positions], self.template.check_prompts, self.arguments.on_error)
+        check = partial(self.template.check_prompts, answer_of=self.task().given)
+        problems = check_or_skip([records[i] for i in positions], check, self.arguments.on_error)
         return {positions[place]: problem for place, problem in problems.items()}
 
     def _header(self, job: EvaluationJob, progress: Progress) -> dict[str, Any]:
@@ -219,13 +224,17 @@ def _finish(job: EvaluationJob, arguments: EvaluationArguments) -> None:
         _report(job, job.write_result(progress))
         _list(job, arguments)
     elif not job.finished_elsewhere():
+        if arguments.part[1] == 1:
+            raise UserError(
+                f"{job.result}: {progress.waiting} of the answers were removed while they were written; start again"
+            )
         print(f"{job.result}: {progress.waiting} questions wait for other parts")
 
 
 def _list(job: EvaluationJob, arguments: EvaluationArguments) -> None:
     if arguments.list_results is not None:
-        with Path(arguments.list_results).open("a", encoding="utf-8") as file:
-            file.write(f"{job.result}\n")
+        with Path(arguments.list_results).open("a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{job.result}\0")
 
 
 def _report(job: EvaluationJob, document: dict[str, Any]) -> None:

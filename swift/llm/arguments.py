@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 import sys
@@ -40,9 +39,11 @@ from swift.llm.ms_swift_arguments import require as _require
 from swift.llm.ms_swift_flags import FOREIGN_FLAGS
 from swift.llm.optimizers import check_optimizer
 from swift.llm.resume import resume_folder
-from swift.utils.distributed import check_world_size, join_gloo_group, runs_on_cpu
+from swift.utils.distributed import check_world_size, is_master, join_gloo_group, runs_on_cpu
 from swift.utils.errors import UserError
+from swift.utils.flag_limits import check_flags
 from swift.utils.flags import FlagParser
+from swift.utils.output_folders import check_output_folder
 
 
 @dataclass
@@ -156,7 +157,7 @@ class RunArguments(OrderFlags, TrainingArguments):
     _argument_group_name = "training (and every other flag of transformers.TrainingArguments)"
 
     def __post_init__(self):
-        self._check_finite()
+        check_flags({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
         _require(self.profile_steps >= 0, f"--profile_steps {self.profile_steps} must be 0 or more")
         if self.eval_steps is None:
             self.eval_steps = self.save_steps
@@ -190,15 +191,6 @@ class RunArguments(OrderFlags, TrainingArguments):
             check_mismatches(self.hf_deepspeed_config.mismatches)
             check_precision(self.hf_deepspeed_config)
         self.report_to = installed_trackers(self.report_to)
-
-    def _check_finite(self) -> None:
-        for setting in dataclasses.fields(self):
-            value = getattr(self, setting.name)
-            for number in value if isinstance(value, list) else [value]:
-                _require(
-                    not isinstance(number, float) or math.isfinite(number),
-                    f"--{setting.name} {number} must be a finite number",
-                )
 
 
 @dataclass
@@ -327,6 +319,8 @@ def _parse(kind: type[RunArguments], prog: str, description: str, argv: Sequence
     hold_out_as_ms_swift(data, training)
     adapt_adapters(model)
     warn_of_frozen_parts(model)
+    if is_master():
+        check_output_folder(training.output_dir)
     training.resume_from_checkpoint = resume_folder(
         training.output_dir,
         training.resume_from_checkpoint,

@@ -77,6 +77,16 @@ def rope_switch(model: nn.Module) -> int | None:
     return switch if changes else None
 
 
+def context_window(model: nn.Module) -> int | None:
+    """The most tokens that the model can read, by its configuration; None if it does not say."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    window = getattr(config, "max_position_embeddings", None)
+    trained, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
+    stretched = int(trained * factor) if trained and factor else 0  # a window that YaRN and the like make larger
+    return max(window, stretched) if isinstance(window, int) and window > 0 else None
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that require gradients, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,7 +1,10 @@
-"""Callbacks that the trainers share: stopping on a signal, evaluating at the end, and following the epoch."""
+"""Callbacks that the trainers share: watching the folder, stopping on a signal, evaluating at the end, and following
+the epoch."""
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,6 +21,31 @@ from swift.utils.distributed import is_master
 from swift.utils.logger import get_logger
 
 logger = get_logger()
+
+
+class WatchFolder(TrainerCallback):
+    """Raises FileNotFoundError after a step if the folder of the run is no longer the one that it began in. Writing on
+    would make a new folder with a part of the run."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._held = os.open(folder, os.O_RDONLY)  # while it is open, no other folder gets its number
+
+    def check(self) -> None:
+        """Raise FileNotFoundError if the folder was removed or replaced."""
+        try:
+            same = os.path.samestat(os.fstat(self._held), os.stat(self.folder))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise FileNotFoundError(errno.ENOENT, "removed or replaced while the run wrote to it", self.folder)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.check()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._held)
 
 
 class StopAfterStep(TrainerCallback):

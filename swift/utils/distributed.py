@@ -70,17 +70,6 @@ def join_gloo_group(timeout: float) -> None:
         torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout))
 
 
-def is_lost_process(error: BaseException) -> bool:
-    """True if ``error`` is a collective's that another process did not answer: it died, hangs or cannot be reached."""
-    import torch
-
-    signs = ("closed by peer", "connection reset", "broken pipe", "timed out", "timeout", "remote process exited")
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    return ("gloo" in text or "nccl" in text) and any(sign in text for sign in signs)
-
-
 def check_world_size(world_size: int) -> None:
     """Raise UserError unless the run has as many processes as the launcher started."""
     launched = get_dist_setting()[2]

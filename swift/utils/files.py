@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from swift.utils.errors import UserError
 
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)  # it can only be read by setting it
+_LONG_NAME = 200  # bytes
 
 
 def open_to_all(path: Path) -> None:
@@ -25,23 +27,35 @@ def open_to_all(path: Path) -> None:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path`` to write to. Missing parent folders are made.
 
-    The temporary file is renamed to ``path`` if the block succeeds, and removed if it fails.
+    The temporary file is renamed to ``path`` if the block succeeds, and removed if it fails. An OSError that names no
+    file, such as that of a full disk, then names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}.{_short(path.name)}")
     try:
         yield temporary
         open_to_all(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that has failed, this fails too and would hide why
+            temporary.unlink(missing_ok=True)
+
+
+def _short(name: str) -> str:
+    """``name``, or a short stand-in with its suffix if it would leave no room for a prefix."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) < _LONG_NAME else hashlib.sha256(encoded).hexdigest()[:16] + Path(name).suffix[:16]
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically. Half of a surrogate pair, as in a path that is not UTF-8, is escaped."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 

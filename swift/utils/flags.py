@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import difflib
-import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
@@ -20,6 +19,7 @@ from transformers.hf_argparser import string_to_bool
 
 from swift.utils.decisive import DECIDES
 from swift.utils.errors import UserError
+from swift.utils.flag_limits import check_flags, one_complaint
 from swift.utils.logger import get_logger
 
 _NO_EFFECT = "no_effect_"
@@ -111,6 +111,7 @@ class FlagParser(HfArgumentParser):
             )
         values = vars(namespace)
         self._judge({name.removeprefix(_NO_EFFECT): values[name] for name in values if name.startswith(_NO_EFFECT)})
+        check_flags(values)
         return tuple(_build(kind, values) for kind in self.dataclass_types)
 
     def _judge(self, given: Mapping[str, Sequence[str]]) -> None:
@@ -131,7 +132,7 @@ class FlagParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's complaint as a UserError: one line that names the flag once."""
-        raise UserError(re.sub("^argument ", "flag ", message) + "; see --help")
+        raise UserError(one_complaint(message))
 
     def _refuse_unknown(self, argv: Sequence[str]) -> None:
         known = [option for option in self._option_string_actions if option.startswith("--")]

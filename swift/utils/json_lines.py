@@ -2,16 +2,19 @@
 
 A resumable file begins with a header object that describes the inputs of all other lines. From it, the file's owner
 decides if the file may be resumed. Lines are only ever appended, one batch per write. One process at a time writes, and
-it holds a lock. A kill or a full disk leaves at most one line without its newline, the *torn* line, which may end
-inside a UTF-8 character. Readers ignore the torn line and the next writer removes it. Any other line that is not an
-object is damage. It raises a UserError that names the file, the line and the remedy.
+it holds a lock. A kill leaves at most one line without its newline, the *torn* line, which may end inside a UTF-8
+character. Readers ignore the torn line and the next writer removes it. A writer whose disk is full removes it itself,
+so that others may be appended when there is room again. Any other line that is not an object is damage. It raises a
+UserError that names the file, the line and the remedy, unless the reader passes such lines over.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -19,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 from swift.utils.errors import UserError
 from swift.utils.locks import hold
 
+_NO_OBJECT = "not a JSON object"
 TAIL = 1 << 20  # bytes at the end of a file that are searched for its newest entries
 
 
@@ -44,25 +48,32 @@ class JsonLinesFile:
     remedy: str  # the remedy in the message about a damaged line
     busy: str = "wait for it, or write somewhere else"  # the remedy if another process writes to the file
 
-    def lines(self) -> Iterator[JsonLine]:
-        """The whole lines, in order; none if there is no file. Raises UserError if a line is not an object."""
+    def lines(self, damaged: dict[int, str] | None = None) -> Iterator[JsonLine]:
+        """The whole lines, in order; none if there is no file. Raises UserError if a line is not an object, or passes
+        it over and adds its number and problem to ``damaged``."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
             return
         with file:
             for number, content in enumerate(file, start=1):
-                if content.endswith(b"\n"):
-                    yield JsonLine(number, self._parse(content, number), content)
+                if not content.endswith(b"\n"):
+                    return
+                if (value := _object(content)) is not None:
+                    yield JsonLine(number, value, content)
+                elif damaged is None:
+                    raise self.damage(number, _NO_OBJECT)
+                else:
+                    damaged[number] = _NO_OBJECT
 
     def header(self) -> dict[str, Any] | None:
         """The first line's object; None if there is no file or it holds no whole line. Raises UserError."""
         return next((line.value for line in self.lines()), None)
 
-    def writer(self, header: dict[str, Any], *, anew: bool = False) -> JsonLinesWriter:
-        """Open the file for appending. A new file begins with ``header``, and a file that has a header is resumed. With
-        ``anew`` it is emptied first. Raises UserError if another process writes to it."""
-        return JsonLinesWriter(self, header, anew)
+    def writer(self, header: dict[str, Any], *, keep: int | None = None) -> JsonLinesWriter:
+        """Open the file for appending. A new file begins with ``header``, and a file that has a header is resumed. Of
+        its lines the first ``keep`` stay, or all. Raises UserError if another process writes to it."""
+        return JsonLinesWriter(self, header, keep)
 
     def remove(self) -> None:
         """Remove the file, if there is one. Raises UserError while a process writes to it."""
@@ -89,12 +100,6 @@ class JsonLinesFile:
         """The error for a damaged line."""
         return UserError(f"{self.path} is damaged at line {number} ({problem}); {self.remedy}")
 
-    def _parse(self, content: bytes, number: int) -> dict[str, Any]:
-        value = _object(content)
-        if value is None:
-            raise self.damage(number, "not a JSON object")
-        return value
-
     def _lock(self, file: BinaryIO) -> None:
         hold(file, f"another process writes to {self.path}; {self.busy}")
 
@@ -106,12 +111,12 @@ class JsonLinesWriter:
         resumed: whole lines after the header that the file held when it was opened; 0 for a new file.
     """
 
-    def __init__(self, lines: JsonLinesFile, header: dict[str, Any], anew: bool) -> None:
-        self._file = lines.open_locked()
+    def __init__(self, lines: JsonLinesFile, header: dict[str, Any], keep: int | None) -> None:
+        self._file, self._path = lines.open_locked(), lines.path
         try:
-            content = b"" if anew else lines.path.read_bytes()
-            self._file.truncate(content.rfind(b"\n") + 1)
-            count = content.count(b"\n")
+            whole = lines.path.read_bytes().split(b"\n")[:-1][:keep]
+            self._file.truncate(sum(len(line) + 1 for line in whole))
+            count = len(whole)
             self.resumed = max(0, count - 1)
             if not count:
                 self.append([header])
@@ -120,10 +125,23 @@ class JsonLinesWriter:
             raise
 
     def append(self, values: Iterable[Any]) -> None:
-        """Add objects, one line each, in a single write unless the disk takes only part of it at once."""
+        """Add objects, one line each, in a single write unless the disk takes only part of it at once.
+
+        All of them are added, or none: if the disk takes no more, what it took of them is cut off again. Raises OSError
+        for a fault of the disk, and if the file was removed meanwhile.
+        """
         unwritten = memoryview(b"".join(map(json_line, values)))
-        while unwritten:
-            unwritten = unwritten[self._file.write(unwritten) :]
+        state = os.fstat(self._file.fileno())
+        try:
+            if not state.st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "removed while it was written to", str(self._path))
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
+        except OSError as error:
+            error.filename = str(self._path)
+            with suppress(OSError):
+                self._file.truncate(state.st_size)
+            raise
 
     def close(self) -> None:
         """Close the file and release its lock."""

@@ -181,14 +181,49 @@ def test_other_weights_and_other_questions_are_other_settings(questions, begun, 
         assert f"other settings ({words} " in capsys.readouterr().err
 
 
-def test_a_line_damaged_in_the_middle_is_an_error_that_names_it(questions, begun, capsys):
+def test_a_line_damaged_in_the_middle_costs_one_batch(questions, undisturbed, begun, caplog):
+    """All answers were once refused."""
     (partial,) = partial_answers_paths(result(begun))
     lines = partial.read_bytes().splitlines(keepends=True)
     partial.write_bytes(b"".join([*lines[:3], b'{"index"\n', *lines[4:]]))
-    assert run(questions, begun) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "damaged at line 4" in error
-    assert "remove the file" in error
+    assert run(questions, begun) == 0
+    assert "line 4 is damaged" in caplog.text
+    assert result(begun).read_bytes() == undisturbed
+    runs = json.loads((begun / f"{NAME}.run.json").read_text())["runs"]
+    assert [one["questions"] for one in runs] == [20, 20]  # 16 were waiting, and four share the damaged batch
+
+
+def test_a_full_disk_is_one_line_and_when_there_is_room_the_answers_go_on(
+    questions, undisturbed, tmp_path, small_disk, capsys
+):
+    """It was a traceback, and half a line that no restart could read."""
+    small_disk(12_000)
+    assert run(questions, tmp_path) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"error: {tmp_path / NAME}.partial.jsonl: File too large; ")
+    assert only_files(tmp_path) == {f"{NAME}.partial.jsonl"}
+    kept = len(read_partial(partial_answers_path(result(tmp_path))).rows)
+    assert 0 < kept < 36
+    small_disk(1 << 30)
+    assert run(questions, tmp_path) == 0
+    assert result(tmp_path).read_bytes() == undisturbed
+    runs = json.loads((tmp_path / f"{NAME}.run.json").read_text())["runs"]
+    assert [one["questions"] for one in runs] == [kept, 36 - kept]
+
+
+def test_a_folder_removed_while_it_is_written_to_is_one_line(questions, tmp_path, capsys, monkeypatch):
+    """The answers were lost, and the status was 0."""
+    append = PartialWriter.append
+
+    def remove_after(self, rows, seconds):
+        append(self, rows, seconds)
+        shutil.rmtree(tmp_path / "out")
+
+    monkeypatch.setattr(PartialWriter, "append", remove_after)
+    assert run(questions, tmp_path / "out") == 1
+    assert "removed while it was written to" in capsys.readouterr().err.splitlines()[-1]
+    assert run(questions, tmp_path / "out", "--batch_size", 36) == 2  # removed after the last answer
+    assert "answers were removed" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_sft_takes_the_shared_flags_and_refuses_those_of_grpo(tmp_path):
         ("--top_p 1.1", "--top_p 1.1 must be above 0 and at most 1"),
         ("--top_k -1", "--top_k -1 must be 0 or more"),
         ("--beta -1", "--beta -1.0 must be 0 or more"),
-        ("--beta nan", "--beta nan must be 0 or more"),
+        ("--beta nan", "--beta nan must be a finite number"),
         ("--warmup_ratio 5", "--warmup_ratio 5.0 must be in 0..1"),
         ("--model_kwargs '{oops'", "--model_kwargs is not JSON"),
         ("--model_kwargs 3", "--model_kwargs must be a JSON object"),

@@ -69,11 +69,11 @@ def test_a_stage_that_fails_keeps_none_from_running_and_shows_at_the_end(tmp_pat
 
 STAND_IN = """#!/usr/bin/env bash
 # Notes its arguments, and lists a result file as evaluate.py does.
-echo "$*" >>"$NOTES"
+echo "${*//$'\\n'/|}" >>"$NOTES"
 control=none
 while [[ $# -gt 0 ]]; do
   [[ "$1" != --control ]] || control="$2"
-  [[ "$1" != --list_results ]] || echo "out put/run_${control}_results.json" >>"$2"
+  [[ "$1" != --list_results ]] || printf '%s\\0' "${FOLDER:-out put}/run_${control}_results.json" >>"$2"
   shift
 done
 """
@@ -117,3 +117,33 @@ def test_without_an_earlier_stage_the_controls_of_a_result_file_go_to_the_report
         "put/run_results.json", "put/alone_shuffled_results.json",
     }  # fmt: skip
     assert report.endswith("--control out put/run_blank_results.json")
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a 'b' \"c\" $(touch x) *?[]", "-rf", "ends in a line break\n"])
+def test_a_result_folder_of_any_name_reaches_the_report_whole(tmp_path, name):
+    """A line break once cut a path in two, and the stages kg and report got the halves."""
+    stand_in, notes = tmp_path / "python", tmp_path / "notes"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    folder = f"./{name}" if name.startswith("-") else name
+    done = run(
+        cwd=tmp_path,
+        PYTHON=stand_in,
+        NOTES=notes,
+        FOLDER=folder,
+        OUTPUT_DIR=name,
+        DATASET_FOLDER=tmp_path,
+        REPORTS="reports",
+        CONTROLS="blank",
+        STAGES="sweep kg report",
+    )
+    assert done.returncode == 0, done.stderr
+    shown = folder.replace("\n", "|")
+    lines = notes.read_text().splitlines()
+    assert lines[0].count(f"--output_dir {shown} --") == 1
+    audit = next(line for line in lines if "02_hall_kg.py" in line)
+    assert f"--results {shown}/run_none_results.json --report_graphs {shown}/kg/run_none_results_mimic_kg.json" in audit
+    assert lines[-1].endswith(
+        f"{shown}/run_none_results.json --output {shown}/report --control {shown}/run_blank_results.json"
+    )
+    assert not (tmp_path / "x").exists()

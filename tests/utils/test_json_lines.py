@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,6 +61,13 @@ def test_a_partial_file_cut_at_any_byte_is_read_and_resumed(tmp_path):
         remove_partial(path)
 
 
+def answer_line(**fields: object) -> str:
+    """The line of a question whose one token has scores, some of them replaced."""
+    scores = {"tokens": ["a"], "logprobs": [-0.1], "entropies": [0.2], "ranks": [1], "alternatives": [[["a", -0.1]]]}
+    answer = {"text": "a", "num_tokens": 1, "finished": True, **scores, **fields}
+    return json.dumps({"index": 7, "question": "abc", "answers": [answer]})
+
+
 DAMAGED = [
     ("5", "not a JSON object"),
     ("null", "not a JSON object"),
@@ -67,32 +76,48 @@ DAMAGED = [
     ("{", "not a JSON object"),
     ('{"index": 7}', "'question'"),
     ('{"index": "7", "question": "abc"}', "'index'"),
+    ('{"index": true, "question": "abc"}', "'index'"),
+    ('{"index": -1, "question": "abc"}', "'index'"),
+    ('{"index": 1' + "0" * 400 + ', "question": "abc"}', "'index'"),
     ('{"index": 7, "question": "abc"}', "'answers'"),
     ('{"index": 7, "question": "abc", "answers": []}', "'answers'"),
     ('{"index": 7, "question": "abc", "answers": [5]}', "not an object"),
     ('{"index": 7, "question": "abc", "answers": [{"text": 5}]}', "'text'"),
+    ('{"index": 7, "question": "abc", "answers": [{"text": "a", "num_tokens": 1.5}]}', "'num_tokens'"),
+    ('{"index": 7, "question": "abc", "answers": [{"text": "a", "num_tokens": 1, "finished": 1}]}', "'finished'"),
     ('{"index": 7, "question": "abc", "problem": 5}', "'problem'"),
     ('{"run": 5}', "not an object"),
+    ('{"run": {"seconds": NaN}}', "not an object"),
     ('{"batch": []}', "not an object"),
     ('{"batch": {"questions": 1}}', "'seconds'"),
-]
+    ('{"batch": {"questions": 1, "seconds": Infinity}}', "'seconds'"),
+    ('{"batch": {"questions": 1, "seconds": 1' + "0" * 400 + "}}", "'seconds'"),
+    *(
+        (answer_line(**{name: [value]}), name)
+        for name, value in [
+            ("tokens", 5), ("logprobs", "x"), ("logprobs", float("nan")), ("logprobs", 1e9), ("entropies", None),
+            ("ranks", 1.5), ("alternatives", 5), ("alternatives", [["a"]]), ("alternatives", [["a", "b"]]),
+        ]
+    ),
+    (answer_line(tokens=["a", "b"]), "lists of one length"),
+    (answer_line(ranks="x"), "lists of one length"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("line", "problem"), DAMAGED)
 @pytest.mark.parametrize("last", [False, True])
-def test_a_damaged_line_of_a_partial_file_is_named_with_its_remedy(tmp_path, line, problem, last):
+def test_a_damaged_line_of_a_partial_file_is_passed_over_with_a_warning(tmp_path, caplog, line, problem, last):
+    """It was once a traceback, or a refusal of all answers."""
     path = tmp_path / "x.partial.jsonl"
     write_partial(path)
     lines = path.read_text().splitlines()
     lines.insert(len(lines) if last else 2, line)
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError) as error:
-        read_partial(path)
-    message = str(error.value)
-    assert f"{path} is damaged at line {6 if last else 3} (" in message
-    assert problem in message
-    assert message.endswith("remove the file, or pass --resume false to start over")
-    assert "\n" not in message
+    assert set(read_partial(path).rows) == {0, 1}
+    (warning,) = caplog.messages
+    assert f"{path}: line {6 if last else 3} is damaged (" in warning
+    assert problem in warning
+    assert "answered again" in warning
 
 
 @pytest.mark.parametrize(
@@ -104,21 +129,34 @@ def test_a_damaged_line_of_a_partial_file_is_named_with_its_remedy(tmp_path, lin
         '{"header": {}}',
         '{"header": {"settings": 5, "facts": {}, "batching": {}}}',
         '{"header": {"settings": {}, "facts": {}, "batching": {}}}',
+        '{"header": {"settings": {}, "facts": {}, "batching": {"questions": 0}}}',
+        '{"header": {"settings": {}, "facts": {}, "batching": {"questions": 4, "tokens": "x"}}}',
+        '{"header": {"settings": {}, "facts": {}, "batching": {"questions": 4, "size": 4}}}',
+        '{"header": {"settings": {}, "facts": {"seconds": NaN}, "batching": {"questions": 4}}}',
         '{"index": 7}',
     ],
 )
 def test_a_damaged_header_is_named(tmp_path, header):
     path = tmp_path / "x.partial.jsonl"
-    path.write_text(header + "\n")
-    with pytest.raises(UserError, match=r"damaged at line 1 \(.*remove the file"):
-        read_partial(path)
+    for more in ("", json.dumps(ROW) + "\n"):
+        path.write_text(f"{header}\n{more}")
+        with pytest.raises(UserError, match=r"damaged at line 1 \(.*remove the file"):
+            read_partial(path)
 
 
-def test_a_batch_before_any_run_is_damage(tmp_path):
+def test_a_batch_before_any_run_is_damage(tmp_path, caplog):
     path = tmp_path / "x.partial.jsonl"
     path.write_bytes(json_line({"header": HEADER}) + b'{"batch": {"questions": 1, "seconds": 1.0}}\n')
-    with pytest.raises(UserError, match="damaged at line 2"):
-        read_partial(path)
+    assert read_partial(path).runs == []
+    assert "line 2 is damaged" in caplog.text
+
+
+def test_answers_of_other_settings_than_the_header_has_are_damage(tmp_path, caplog):
+    path = tmp_path / "x.partial.jsonl"
+    for settings, problem in (({"num_samples": 2}, "1 answers for 2 samples"), ({"tokens": True}, "is missing")):
+        path.write_bytes(json_line({"header": HEADER | {"settings": settings}}) + json_line(ROW))
+        assert read_partial(path).rows == {}
+        assert problem in caplog.messages[-1]
 
 
 def begun_graphs(path: Path, *lines: bytes) -> Path:
@@ -155,13 +193,14 @@ def test_a_graph_file_cut_at_any_byte_is_resumed(tmp_path):
         ([graph_line(number) for number in range(4)], 5),
     ],
 )
-def test_a_damaged_line_of_a_graph_file_is_named_or_overwritten(tmp_path, lines, number):
+def test_graphs_before_a_damaged_line_are_kept_and_the_others_made_again(tmp_path, caplog, lines, number):
     path = tmp_path / "x.json"
     begun_graphs(path, *lines)
-    with pytest.raises(UserError, match=rf"damaged at line {number} \(.*; pass --overwrite"):
-        make_graphs(path, TEXTS)
-    make_graphs(path, TEXTS, overwrite=True)
-    assert len(read_graphs(path)) == 3
+    make_graphs(path, TEXTS)
+    assert f"line {number} is damaged" in caplog.text
+    graphs = read_graphs(path)
+    assert [graph["sentences"] for graph in graphs[: number - 2]] == ["größer"] * (number - 2)
+    assert len(graphs) == 3
 
 
 @pytest.mark.parametrize("header", [b"5\n", b'{"texts": "other"}\n', b"\xff\n"])
@@ -201,9 +240,41 @@ def test_a_writer_holds_its_file_and_knows_what_it_resumes(tmp_path):
         writer.append([{"n": "\ud800"}])
     assert file.header() == {"made": "of"}
     assert [line.value for line in file.lines()][1:] == [{"n": 1}, {"n": 2}, {"n": "\ud800"}]
-    with file.writer({"made": "anew"}, anew=True) as writer:
+    with file.writer({}, keep=3) as writer:
+        assert writer.resumed == 2
+    assert [line.value for line in file.lines()] == [{"made": "of"}, {"n": 1}, {"n": 2}]
+    with file.writer({"made": "anew"}, keep=0) as writer:
         assert writer.resumed == 0
     assert [line.value for line in file.lines()] == [{"made": "anew"}]
+
+
+def test_what_a_full_disk_took_of_a_batch_is_cut_off_and_the_next_batch_follows_whole(tmp_path, small_disk):
+    """Half a line once stayed, and the next one was glued to it."""
+    path = tmp_path / "x.partial.jsonl"
+    writer = PartialWriter(path, HEADER, {"host": "h"})
+    writer.append([ROW], 1.5)
+    before = path.read_bytes()
+    small_disk(len(before) + 50)
+    with pytest.raises(OSError, match=re.escape(str(path))):
+        writer.append([ROW | {"index": 1}], 1.5)
+    assert path.read_bytes() == before
+    small_disk(1 << 20)
+    writer.append([ROW | {"index": 1}], 1.5)
+    writer.close()
+    assert set(read_partial(path).rows) == {0, 1}
+
+
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_file_removed_while_it_is_written_to_is_an_error(tmp_path, put_back):
+    """Answers once went to a file without a name, and the command ended with status 0."""
+    folder = tmp_path / "folder"
+    writer = PartialWriter(folder / "x.partial.jsonl", HEADER, {})
+    shutil.rmtree(folder)
+    if put_back:
+        PartialWriter(folder / "x.partial.jsonl", HEADER, {}).close()
+    with pytest.raises(FileNotFoundError, match="removed while it was written to"):
+        writer.append([ROW], 1.0)
+    writer.close()
 
 
 def test_a_file_removed_by_its_owner_is_opened_again(tmp_path, monkeypatch):

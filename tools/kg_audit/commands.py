@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ReXKG.graph import Graph
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
+from swift.utils.flag_limits import CommandParser
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state
 from tools.kg_audit.graph_files import NamedTexts, make_graphs, read_graphs, read_graphs_of
@@ -180,11 +181,11 @@ def _collect(sources: Sequence[TextSource], arguments: argparse.Namespace) -> Au
     return Audited(*([part[place] for place in counted] for part in (results, predicted, references, reports)))
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(CommandParser):
     """Flags that the commands share."""
 
     def __init__(self, prog: str, description: str):
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        super().__init__(prog=prog, description=description)
         output = self.add_argument_group("output")
         output.add_argument("--output_dir", type=Path, metavar="DIR", help="default: a folder kg beside each file")
         output.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
@@ -198,10 +199,6 @@ class _Parser(argparse.ArgumentParser):
         sources.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="result files of evaluate.py")
         sources.add_argument("--annotation_file", type=Path, nargs="+", metavar="FILE",
                              help="annotation or training files")  # fmt: skip
-
-    def error(self, message: str) -> NoReturn:
-        """Raise argparse's complaint as one line."""
-        raise UserError(f"{message}; see --help")
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The flags. Raises UserError for wrong flags, and if no extractor can be used."""

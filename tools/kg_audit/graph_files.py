@@ -83,13 +83,12 @@ def make_graphs(path: Path, texts: NamedTexts, *, resume: bool = True, overwrite
             return
     partial = JsonLinesFile(partial_graphs_path(path), "pass --overwrite to start over, or another --output_dir")
     try:
-        _check_partial(partial, texts)
-        anew = not resume
+        keep = _sound_lines(partial, texts)
     except UserError:
         if not overwrite:
             raise
-        anew = True
-    with partial.writer(identity, anew=anew) as writer:
+        keep = 0
+    with partial.writer(identity, keep=keep if resume else 0) as writer:
         if writer.resumed:
             logger.info("%s holds %d of %d graphs: resuming", partial.path, writer.resumed, len(texts.texts))
         _extract(writer, texts, path.stem)
@@ -108,17 +107,31 @@ def _difference(path: Path, identity: dict[str, str]) -> str | None:
     return None if info.get("texts") == identity["texts"] else f"was made from other texts, of {info.get('source')}"
 
 
-def _check_partial(partial: JsonLinesFile, texts: NamedTexts) -> None:
-    """Raise UserError if ``partial`` was begun for other texts than ``texts``, or is damaged."""
-    for line in partial.lines():
+def _sound_lines(partial: JsonLinesFile, texts: NamedTexts) -> int:
+    """The number of lines to keep of a file: all before a damaged one. The others are made again.
+
+    Raises UserError if the file was begun for other texts, or its header is damaged.
+    """
+    damaged: dict[int, str] = {}
+    sound = 0
+    for line in partial.lines(damaged):
         position = line.number - 2  # after the header
-        if line.number == 1:
-            if line.value != texts.identity:
-                raise UserError(f"{partial.path} was begun with other texts or another extractor; {partial.remedy}")
-        elif problem := _problem(line.value, position):
-            raise partial.damage(line.number, problem)
-        elif position >= len(texts.texts):
-            raise partial.damage(line.number, "more graphs than texts")
+        if line.number == 1 and line.value != texts.identity:
+            raise UserError(f"{partial.path} was begun with other texts or another extractor; {partial.remedy}")
+        problem = _problem(line.value, position) if position >= 0 else None
+        if problem is None and position >= len(texts.texts):
+            problem = "more graphs than texts"
+        if problem is not None:
+            damaged[line.number] = problem
+        if damaged:
+            break
+        sound = line.number
+    if 1 in damaged:
+        raise partial.damage(1, damaged[1])
+    if damaged:
+        number, problem = min(damaged.items())
+        logger.warning("%s: line %d is damaged (%s); made again from there on", partial.path, number, problem)
+    return sound
 
 
 def _extract(writer: JsonLinesWriter, texts: NamedTexts, name: str) -> None:

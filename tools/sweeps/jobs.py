@@ -58,11 +58,12 @@ class RunProcess:
         return f"step {step_of(self.run)}{total}"
 
     def last_words(self) -> str:
-        """Exit status or signal of the failed process, and the last line of its log."""
+        """Exit status or signal of the failed process, and the last error in its log, or else the last line."""
         status = self.process.returncode
         lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
         what = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return f"{what}: {lines[-1][:REASON_SHOWN]}" if len(lines) > 1 else what
+        errors = [line for line in lines if line.startswith("error: ")]
+        return f"{what}: {(errors or lines)[-1][:REASON_SHOWN]}" if len(lines) > 1 else what
 
 
 def start_job(run: PlannedRun, stage: Stage, gpus: str | None, logs: Path, lock: int) -> RunProcess:

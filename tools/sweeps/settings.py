@@ -14,6 +14,8 @@ from swift.utils.errors import UserError
 
 Settings = TypeVar("Settings")
 
+PATH_SETTINGS = {"annotations", "dataset", "model", "ref_model", "output_dir", "eval_folder", "sweep", "logs"}
+
 
 def _setting(default: str, meaning: str) -> Any:
     return field(default=default, metadata={"meaning": meaning})
@@ -86,8 +88,13 @@ class SweepSettings:
 
 def read_settings(kind: type[Settings], environment: Mapping[str, str]) -> Settings:
     """The settings of a class: the environment's values, and defaults for variables that are unset or empty."""
-    names = [field.name for field in fields(kind)]
-    return kind(**{name: environment[name.upper()] for name in names if environment.get(name.upper())})
+    given = {field.name: environment.get(field.name.upper()) for field in fields(kind)}
+    return kind(**{name: _kept_from_flags(name, value) for name, value in given.items() if value})
+
+
+def _kept_from_flags(name: str, value: str) -> str:
+    """``value``, so that no command takes a path that begins with a hyphen for a flag."""
+    return f"./{value}" if name in PATH_SETTINGS and value.startswith("-") else value
 
 
 def describe_settings(kind: type) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +26,8 @@ class TemplateBase:
     stop_token_ids: tuple[int, ...]
     prompt_lengths: tuple[int, int] | None = None
     prefilled: str = ""
+    window: int | None = None
+    new_tokens: int = 0
     _cache: ImageCache
 
     def after_prefilled(self, text: str) -> str:
@@ -56,17 +59,54 @@ class TemplateBase:
         self._cache.prefetch(_images_of(records), first=True)
         return [self.encode_prompt(record) for record in records]
 
-    def check_prompts(self, records: Iterable[Record]) -> None:
+    def check_prompts(self, records: Iterable[Record], answer_of: Callable[[Record], str | None] | None = None) -> None:
         """See `Template.check_prompts`. Reads image headers only."""
         problems = []
         for record in records:
             try:
+                self._refuse_endless(record)
                 length = self.prompt_length(record)
                 self._check_length(length)
+                text = None if answer_of is None else answer_of(record)
+                self._check_window(length, self.new_tokens if text is None else self._count(text, length))
                 self._note_length(length)
             except UserError as error:
                 problems.append(f"{record.source}: {error}")
         raise_problems(problems)
+
+    def _refuse_endless(self, record: Record) -> None:
+        """Raise UserError for a text that is too long whatever its tokens are, since counting them would take long."""
+        least = sum(len(message["content"]) for message in record.messages) // self._longest_token
+        if self.window is not None and least > self.window:
+            raise UserError(self._beyond(f"the prompt has at least {least} tokens"))
+
+    def _check_window(self, length: int, following: int) -> None:
+        """Raise UserError if a prompt of ``length`` tokens and ``following`` ones are more than the model can read."""
+        if self.window is not None and length + following > self.window:
+            answer = f" and its answer up to {following}" if following else ""
+            raise UserError(self._beyond(f"the prompt has {length} tokens{answer}"))
+
+    def _beyond(self, what: str) -> str:
+        return (
+            f"{what}, over the {self.window} that the model can read; shorten it (in training --max_length and "
+            "--truncation_strategy do), lower --dynamic_hd, or pass --on_error skip"
+        )
+
+    def _count(self, text: str, length: int) -> int:
+        """Tokens of an answer to a prompt of ``length`` tokens. A text that fits whatever its tokens are is not
+        encoded, and one is returned for each of its bytes."""
+        most = len(text.encode("utf-8", "surrogatepass")) + 8  # and the end of the turn
+        endless = self.window is not None and len(text) // self._longest_token > self.window
+        fits = self.window is None or length + most <= self.window
+        return max(self.new_tokens, most if fits or endless else len(self.encode_completion(text)))
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(map(len, self.tokenizer.get_vocab()), default=1)
+
+    def encode_completion(self, text: str) -> list[int]:
+        """See `Template.encode_completion`."""
+        raise NotImplementedError
 
     def prompt_length(self, record: Record) -> int:
         """See `Template.prompt_length`."""

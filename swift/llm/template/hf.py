@@ -41,6 +41,8 @@ class ProcessorTemplate(TemplateBase):
         max_length: most tokens a prompt may have; None for no limit.
         response_prefix: text that every prompt ends with and that belongs to the completion.
         cache_bytes: most memory that prepared images may take between calls.
+        window: most tokens that the model can read.
+        new_tokens: most tokens of a completion.
 
     Raises UserError for a folder without a chat template, or one that cannot lay out a question.
     """
@@ -54,8 +56,10 @@ class ProcessorTemplate(TemplateBase):
         max_length: int | None = None,
         cache_bytes: int = CACHE_BYTES,
         response_prefix: str = "",
+        window: int | None = None,
+        new_tokens: int = 0,
     ):
-        self._prefix = response_prefix
+        self._prefix, self.window, self.new_tokens = response_prefix, window, new_tokens
         self.tokenizer, self.image_processor, self.max_length = tokenizer, image_processor, max_length
         self._layout = getattr(image_processor.processor, "chat_template", None) or tokenizer.chat_template
         if not self._layout:
@@ -79,6 +83,7 @@ class ProcessorTemplate(TemplateBase):
             images = tuple(self._cache(source) for source in record.images)
             ids, text, order = self._encode_turns(record, [image.text for image in images])
             self._check_length(len(ids))
+            self._check_window(len(ids), self.new_tokens)
         except UserError as error:
             raise UserError(f"{record.source}: {error}") from error
         return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)

@@ -49,6 +49,7 @@ class Phi4Template(TemplateBase):
             sampled with other frequencies than they are scored with.
         stop_token_ids: ids that end a completion by the model's generation configuration, besides the template's own.
         response_prefix: text that every prompt ends with and that belongs to the completion.
+        window: most tokens that the model can read.
 
     Raises UserError for a tokenizer that lacks Phi-4's control tokens or does not decode token by token.
     """
@@ -65,8 +66,9 @@ class Phi4Template(TemplateBase):
         new_tokens: int = 0,
         stop_token_ids: Iterable[int] = (),
         response_prefix: str = "",
+        window: int | None = None,
     ):
-        self.prefilled = response_prefix
+        self.prefilled, self.window = response_prefix, window
         self.rope_switch, self.new_tokens = rope_switch, new_tokens
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.image_token_id, self.max_length = image_token_id, max_length
@@ -94,6 +96,7 @@ class Phi4Template(TemplateBase):
             images = tuple(self._cache(source) for source in record.images)
             ids, text, order = self._encode_turns(record, [image.num_tokens for image in images])
             self._check_length(len(ids))
+            self._check_window(len(ids), self.new_tokens)
         except UserError as error:
             raise UserError(f"{record.source}: {error}") from error
         return EncodedPrompt(torch.tensor(ids), tuple(images[number - 1] for number in order), text)

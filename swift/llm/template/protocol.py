@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,8 @@ class Template(Protocol):
     banned_token_ids: tuple[int, ...]  # never generated
     pad_token_id: int
     prompt_lengths: tuple[int, int] | None  # tokens of the shortest and longest prompt that check_prompts has seen
+    window: int | None  # most tokens that the model can read; None if its configuration does not say
+    new_tokens: int  # most tokens that will be generated after a prompt
     prefilled: str  # text at the end of every prompt that belongs to the completion, such as an opening <think>
 
     def encode_prompt(self, record: Record) -> EncodedPrompt:
@@ -47,8 +49,12 @@ class Template(Protocol):
         """Tokens of the record's prompt, images included, from image headers alone. Raises UserError for an image that
         cannot be prepared."""
 
-    def check_prompts(self, records: Iterable[Record]) -> None:
-        """Raise one UserError for all records whose prompt is too long or whose image cannot be prepared."""
+    def check_prompts(self, records: Iterable[Record], answer_of: Callable[[Record], str | None] | None = None) -> None:
+        """Raise one UserError for all records whose prompt is too long or whose image cannot be prepared.
+
+        The answer that follows a prompt has the most tokens that may be generated, or is the text that ``answer_of``
+        gives for the record.
+        """
 
     def encode_completion(self, text: str) -> list[int]:
         """The ids of an answer, without ``prefilled``, and the end of its turn, to train on."""

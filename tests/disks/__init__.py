@@ -1,0 +1,1 @@
+"""Faults of disks and folders, and input that is too long."""
