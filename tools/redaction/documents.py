@@ -6,14 +6,16 @@ Numbers, settings that are numbers or fixed words, and names of rewards pass. Re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from ReXKG.graph import ENTITY_TYPES
 from swift.trainers.profile.step_profile import STEP_STAGES
+from tools.redaction.names import Pseudonyms
 from tools.redaction.rules import (
     DROP,
     IDENTIFIER,
     Notes,
-    Pseudonyms,
     Rule,
     each,
     identifiers,
@@ -28,6 +30,7 @@ from tools.redaction.rules import (
 )
 from tools.samples.policies import POLICIES
 from tools.sweeps.runs import flags_of
+from utils.metrics import RULES
 from utils.questions import patient_of
 
 _NAME = IDENTIFIER.pattern
@@ -40,7 +43,8 @@ log_name = matching(rf"(?:eval_|train_)?(?:{_LOG_NAMES}|(?:rewards|signs|seconds
 metric_name = matching(
     "accuracy|substring|answer_overlap|answer_span|exact_set|answer_f1|length|format|hallucination|omission|"
     "hallucination_with_report|confidence|token_logprob|(?:pass@[0-9]{1,4}|majority_vote)(?:_exact_set)?|"
-    "(?:entity|relation|kg)_(?:precision|recall|f1|jaccard)|given_(?:length|logprob|token_logprob|top1)"
+    "(?:entity|relation|kg)_(?:precision|recall|f1|jaccard)|given_(?:length|logprob|token_logprob|top1)",
+    *RULES,
 )
 digest = pseudonym("digest")
 kind_of_question = pseudonym(
@@ -224,7 +228,7 @@ RUN_FACTS = record(
         )
     )
 )
-_FREQUENT = each(record(type=matching("[a-z_]{1,24}"), count=number, of=number, denied=number))
+_FREQUENT = each(record(type=words(*ENTITY_TYPES), count=number, of=number, denied=number))
 _SCORES = keyed(metric_name, record(per_question=INTERVAL, pooled=INTERVAL))
 AUDIT = record(
     checkpoint=pseudonym("checkpoint"),
@@ -291,8 +295,45 @@ _ENTRY = {**_SWEEP_SETTINGS, "tag": pseudonym("folder"), "folder": pseudonym("fo
 SWEEP = record(
     runs=keyed(
         pseudonym("folder"),
-        record(
-            **_ENTRY, status=words("planned", "running", "finished", "failed", "interrupted"), reason=emptied
-        ),
+        record(**_ENTRY, status=words("planned", "running", "finished", "failed", "interrupted"), reason=emptied),
     )
+)
+
+
+def summary(value: Any, name: str, notes: Notes) -> Any:
+    """The summary.json of a sweep, or of a comparison of runs."""
+    if not isinstance(value, Mapping) or "rows" in value:
+        return SWEEP_SUMMARY(value, name, notes)
+    own = {"seconds": number, "extractor": EXTRACTOR, "difference": METRICS}
+    facts = record(**own)({key: entry for key, entry in value.items() if key in own}, name, notes)
+    return keyed(run_name, METRICS)({key: entry for key, entry in value.items() if key not in own}, name, notes) | facts
+
+
+def evaluation_flags(value: Any, name: str, notes: Notes) -> Any:
+    """The flags of an evaluation by name, each with its words."""
+    if not isinstance(value, Mapping) or not all(isinstance(given, list) for given in value.values()):
+        return notes.withhold(name, value)
+    passed = {flag: _flag_values(flag, given, notes.names) for flag, given in value.items()}
+    for flag, given in value.items():
+        if passed[flag] is DROP:
+            notes.withhold(name, given)
+    return {flag: given for flag, given in passed.items() if given is not DROP}
+
+
+def file_names(value: Any, name: str, notes: Notes) -> Any:
+    """Names of files as the copy has them."""
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        return notes.withhold(name, value)
+    return [notes.names.file(entry) for entry in value]
+
+
+SWEEP_RUN = record(
+    **_ENTRY,
+    data_sha256=digest,
+    evaluation=record(
+        flags=evaluation_flags,
+        replaced_by=evaluation_flags,
+        checkpoint=matching(r"checkpoint-\d{1,9}"),
+        files=file_names,
+    ),
 )

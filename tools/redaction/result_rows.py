@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tools.redaction.documents import FACTS, dataset_name, kind_of_question, patient
-from tools.redaction.rules import DROP, Notes, Rule, identifiers, keyed, matching, number, numbers, pseudonym, record
+from tools.redaction.rules import Notes, Rule, keyed, matching, number, numbers, pseudonym, record
 from utils.answers import in_form_of, parse_answers, reasoning_of
 from utils.metrics import ACCURACY_RULES, SCORES, question_metrics, reference_answers
 from utils.questions import IMAGE_NAMES, question_name
@@ -47,7 +47,7 @@ _QUESTION = record(
     dataset=dataset_name,
     **dict.fromkeys(("semantic_type", "content_type", "question_type"), kind_of_question),
     **dict.fromkeys(IMAGE_NAMES, image_name),
-    **{name: rule for name, rule in zip(ANSWER.words, ANSWER.parts, strict=True)},
+    **dict(zip(ANSWER.words, ANSWER.parts, strict=True)),
 )
 COMPLETION: Rule = record(
     step=number,
@@ -73,11 +73,10 @@ def result_document(document: Any, name: str, notes: Notes) -> Any:
         return notes.withhold(name, document)
     facts = FACTS({own: value for own, value in document.items() if own not in ("results", "skipped")}, name, notes)
     dataset = str(document.get("dataset"))
-    scores = _scores(results)
-    rows = [
-        result_row(row, question_name(row, position), dataset, {own: column[position] for own, column in scores.items()}, notes)
-        for position, row in enumerate(results)
-    ]
+    columns, rows = _scores(results), []
+    for position, row in enumerate(results):
+        scores = {own: float(column[position]) for own, column in columns.items()}
+        rows.append(result_row(row, question_name(row, position), dataset, scores, notes))
     skipped = document.get("skipped") if isinstance(document.get("skipped"), list) else []
     notes.withheld["reason"] += len(skipped)
     names = [notes.names.of("question", dataset, entry.get("id")) for entry in skipped if isinstance(entry, Mapping)]

@@ -6,20 +6,18 @@ shared, or `DROP`. Nothing passes that no rule names.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import math
 import re
-import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tools.redaction.names import Pseudonyms
+
 DROP = object()
 LARGEST_NUMBER = 10**15  # beyond it, digits could be a text
-PATTERN = re.compile(r"(?:[a-z]+)-[0-9a-f]{16}")
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _NUMBER = re.compile(r"[+-]?\d{1,15}(?:\.\d{1,12})?(?:e[+-]?\d{1,3})?", re.IGNORECASE)
 # Kinds of patient data by field. Fields that are not listed hold what nobody knows.
@@ -50,19 +48,6 @@ FIELD_KINDS = {
     ),
 }  # fmt: skip
 UNKNOWN = "unknown"
-
-
-class Pseudonyms:
-    """Names in place of names. Equal names of a kind have equal pseudonyms, which nobody can compute without the key.
-    The key is drawn anew for every copy and is never written."""
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-
-    def of(self, kind: str, *names: object) -> str:
-        """The pseudonym of ``names`` taken together, such as "patient-0f3a..."."""
-        text = json.dumps([kind, *map(str, names)])
-        return f"{kind}-{hmac.new(self._key, text.encode('utf-8', 'replace'), hashlib.sha256).hexdigest()[:16]}"
 
 
 @dataclass
@@ -115,14 +100,15 @@ def words(*choices: str) -> Rule:
     return rule
 
 
-def matching(pattern: str) -> Rule:
-    """A text of which nothing but the form is free, such as a version."""
+def matching(pattern: str, *known: str) -> Rule:
+    """A text of which nothing but the form is free, such as a version. ``known`` are words of this form."""
     form = re.compile(pattern)
 
     def rule(value: Any, name: str, notes: Notes) -> Any:
         passes = value is None or (isinstance(value, str) and form.fullmatch(value))
         return value if passes else notes.withhold(name, value)
 
+    rule.words = known
     return rule
 
 
@@ -198,5 +184,5 @@ def format_words(rule: Rule) -> set[str]:
 
 
 def _field_name(own: str) -> str:
-    """The name of a field that no rule knows, for lists. A name may itself be a text of the data."""
-    return own if own in FIELD_KINDS else UNKNOWN
+    """The name of a field that no rule knows, for lists. A name that is not one word may be a text of the data."""
+    return own if IDENTIFIER.fullmatch(own) else UNKNOWN
