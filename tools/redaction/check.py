@@ -48,7 +48,7 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]{16,}={0,2}")
 
 @dataclass
 class Needles:
-    """What is searched for: ``words`` between other characters, ``parts`` anywhere, and ``integers``."""
+    """Texts to search for: ``words`` between other characters, ``parts`` anywhere, and ``integers``."""
 
     words: set[bytes]
     parts: set[bytes]

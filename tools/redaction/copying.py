@@ -44,7 +44,7 @@ class FileReport:
 
 
 def list_folder(source: Path) -> list[FileReport]:
-    """What every file of a folder holds. Nothing is written. Raises UserError if it is not a folder."""
+    """Report on every file of a folder. Nothing is written. Raises UserError if it is not a folder."""
     return [_read(path, source, Pseudonyms())[0] for path in _files(source)]
 
 
@@ -90,7 +90,7 @@ def _files(source: Path) -> Iterator[Path]:
 
 
 def _read(path: Path, source: Path, names: Pseudonyms) -> tuple[FileReport, Any]:
-    """What a file holds, and its content for the copy, None if it is left out."""
+    """Read a file. Returns its report, and its content for the copy, None if it is left out."""
     report = FileReport(path.relative_to(source), kind_of(path.relative_to(source)))
     if not stat.S_ISREG(path.lstat().st_mode):
         report.kind, report.left_out = UNKNOWN_FILE, "not a regular file"

@@ -20,6 +20,7 @@ from tools.redaction.rules import (
     each,
     identifiers,
     keyed,
+    made_of,
     matching,
     number,
     number_text,
@@ -100,6 +101,7 @@ _SETTINGS: dict[str, Rule] = {**dict.fromkeys(_NUMERIC, numbers), **_WORDS}
 _TRUTH = ("true", "false", "auto")
 
 
+@made_of(*_SETTINGS.values())
 def command(value: Any, name: str, notes: Notes) -> Any:
     """A command line, of which flags with numbers, fixed words or names of rewards are kept."""
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
@@ -300,6 +302,7 @@ SWEEP = record(
 )
 
 
+@made_of(SWEEP_SUMMARY, METRICS, run_name)
 def summary(value: Any, name: str, notes: Notes) -> Any:
     """The summary.json of a sweep, or of a comparison of runs."""
     if not isinstance(value, Mapping) or "rows" in value:
@@ -309,6 +312,7 @@ def summary(value: Any, name: str, notes: Notes) -> Any:
     return keyed(run_name, METRICS)({key: entry for key, entry in value.items() if key not in own}, name, notes) | facts
 
 
+@made_of(*_SETTINGS.values())
 def evaluation_flags(value: Any, name: str, notes: Notes) -> Any:
     """The flags of an evaluation by name, each with its words."""
     if not isinstance(value, Mapping) or not all(isinstance(given, list) for given in value.values()):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.redaction import documents
-from tools.redaction.result_rows import COMPLETION, result_document
+from tools.redaction.result_rows import completion_row, result_document
 from tools.redaction.rules import Rule
 
 
@@ -29,7 +29,9 @@ _TEXTS, _NAMES, _IMAGES, _IDS = "texts", "names", "images", "identifiers"
 ALL_DATA = (_TEXTS, _NAMES, _IMAGES, _IDS)
 _KINDS = (
     FileKind("arguments", r"args\.json", rule=documents.ARGUMENTS),
-    FileKind("completions", r"completions\.jsonl|not_finite_step\d+_process\d+\.jsonl", rule=COMPLETION, lines=True),
+    FileKind(
+        "completions", r"completions\.jsonl|not_finite_step\d+_process\d+\.jsonl", rule=completion_row, lines=True
+    ),
     FileKind("training log", r"trainer_state\.json", rule=documents.TRAINER_STATE),
     FileKind("profile", r"profile\.json", rule=documents.PROFILE),
     FileKind("best checkpoint", r"best\.json", rule=documents.BEST),

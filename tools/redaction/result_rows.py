@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tools.redaction.documents import FACTS, dataset_name, kind_of_question, patient
-from tools.redaction.rules import Notes, Rule, keyed, matching, number, numbers, pseudonym, record
+from tools.redaction.rules import DROP, Notes, keyed, made_of, matching, number, numbers, pseudonym, record
+from tools.reports.result_shapes import facts_problem, row_problem
 from utils.answers import in_form_of, parse_answers, reasoning_of
 from utils.metrics import ACCURACY_RULES, SCORES, question_metrics, reference_answers
 from utils.questions import IMAGE_NAMES, question_name
@@ -49,11 +50,9 @@ _QUESTION = record(
     **dict.fromkeys(IMAGE_NAMES, image_name),
     **dict(zip(ANSWER.words, ANSWER.parts, strict=True)),
 )
-COMPLETION: Rule = record(
+_COMPLETION = record(
     step=number,
     group=pseudonym("group"),
-    completion=pseudonym("text"),
-    prompt=pseudonym("text"),
     idx=pseudonym("question"),
     per_token_logps=numbers,
     per_token_vision_dependency=numbers,
@@ -66,11 +65,25 @@ COMPLETION: Rule = record(
 )
 
 
+@made_of(_COMPLETION)
+def completion_row(row: Any, name: str, notes: Notes) -> Any:
+    """A line of completions.jsonl that may be shared. Equal texts are equal there within one question alone."""
+    passed = _COMPLETION(row, name, notes)
+    if passed is not DROP:
+        question = row.get("idx", row.get("group"))
+        texts = {field: row[field] for field in ("prompt", "completion") if isinstance(row.get(field), str)}
+        passed |= {field: notes.names.of("text", question, text) for field, text in texts.items()}
+    return passed
+
+
+@made_of(FACTS, _QUESTION)
 def result_document(document: Any, name: str, notes: Notes) -> Any:
     """A result file that may be shared. `DROP` for anything else."""
     results = document.get("results") if isinstance(document, Mapping) else None
     if not isinstance(results, list) or not all(isinstance(row, Mapping) for row in results):
         return notes.withhold(name, document)
+    if problem := next(filter(None, [facts_problem(document), *map(row_problem, results)]), None):
+        raise ValueError(problem)
     facts = FACTS({own: value for own, value in document.items() if own not in ("results", "skipped")}, name, notes)
     dataset = str(document.get("dataset"))
     columns, rows = _scores(results), []

@@ -177,6 +177,16 @@ def keyed(key: Rule, item: Rule) -> Rule:
     return rule
 
 
+def made_of(*parts: Rule) -> Callable[[Rule], Rule]:
+    """Decorator of a rule that is a function of its own and uses the rules ``parts``."""
+
+    def decorate(rule: Rule) -> Rule:
+        rule.parts = parts
+        return rule
+
+    return decorate
+
+
 def format_words(rule: Rule) -> set[str]:
     """All fixed words that a rule and its parts know: names of fields, and words of values."""
     found = set(getattr(rule, "words", ()))
