@@ -21,7 +21,7 @@ from swift.utils.errors import reports_user_errors
 from tools.redaction.copying import FileReport, list_folder, redact_folder
 from tools.reports.tables import align
 
-FIELDS_SHOWN = 12
+FIELDS_LISTED = 12
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,8 +57,8 @@ def _line(report: FileReport) -> list[str]:
         without = f"all of it{f' ({report.left_out})' if report.left_out else ''}"
     else:
         fields = [f"{name} {count}" for name, count in report.withheld.most_common()]
-        more = [f"and {len(fields) - FIELDS_SHOWN} more fields"] if len(fields) > FIELDS_SHOWN else []
-        without = ", ".join(fields[:FIELDS_SHOWN] + more)
+        more = [f"and {len(fields) - FIELDS_LISTED} more fields"] if len(fields) > FIELDS_LISTED else []
+        without = ", ".join(fields[:FIELDS_LISTED] + more)
     records = str(report.records) if report.records else ""
     return [str(report.path), report.kind.name, records, ", ".join(report.holds), without]
 

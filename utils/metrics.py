@@ -41,7 +41,7 @@ from utils.get_knowledge_graph import extract_knowledge_graph
 from utils.self_consistency import majority_answers, pass_at_k, pass_sizes
 
 Result = Mapping[str, Any]
-SCORES = (
+STORED_SCORES = (
     "scores_without_texts"  # field of a result without its texts (`tools.privacy`): its values by metric, null for NaN
 )
 ANSWER_KINDS = (str, int, float)  # true and false are whole numbers in Python
@@ -114,7 +114,7 @@ def judge(text: str, reference: frozenset[str]) -> dict[str, bool]:
 
 def verdicts(result: Result, reference: frozenset[str]) -> Mapping[str, bool]:
     """The verdict of each rule on a result (`judge`), from its stored scores if its texts were taken out."""
-    if scores := result.get(SCORES):
+    if scores := result.get(STORED_SCORES):
         return {name: bool(scores[name]) for name in ACCURACY_RULES}
     return judge(result["generated_text"], reference)
 
@@ -140,7 +140,7 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
 
     Results whose texts were taken out keep their values. Raises ValueError if these are not numbers by every rule.
     """
-    if any(SCORES in result for result in results):
+    if any(STORED_SCORES in result for result in results):
         return _stored_metrics(results)
     texts = [result["generated_text"] for result in results]
     references = [reference_answers(result) for result in results]
@@ -168,13 +168,13 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
 
 
 def _stored_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
-    rows = [result.get(SCORES) for result in results]
+    rows = [result.get(STORED_SCORES) for result in results]
     values = [value for row in rows for value in (row.values() if isinstance(row, Mapping) else ["no object"])]
     if not all(isinstance(value, float | int | None) for value in values):
-        raise ValueError(f"field '{SCORES}' must hold numbers by metric, in every result or in none")
+        raise ValueError(f"field '{STORED_SCORES}' must hold numbers by metric, in every result or in none")
     shared = [name for name in rows[0] if all(name in row for row in rows)]
     if missing := {"accuracy", "length", *ACCURACY_RULES} - set(shared):
-        raise ValueError(f"field '{SCORES}' has no {min(missing)}; make the copy again")
+        raise ValueError(f"field '{STORED_SCORES}' has no {min(missing)}; make the copy again")
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in shared}
 
 

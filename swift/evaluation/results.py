@@ -14,7 +14,7 @@ from swift.evaluation.answering import Answer, Answered
 from swift.llm.dataset import Record
 from swift.llm.records.parts import ANSWER_FIELDS
 from utils.get_knowledge_graph import extractor_name
-from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, SCORES, judge, notes_of, reference_answers
+from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, STORED_SCORES, judge, notes_of, reference_answers
 from utils.questions import question_id
 from utils.self_consistency import majority_answers
 from utils.summaries import summarize_given, summarize_results
@@ -29,7 +29,7 @@ _ANSWER_FIELDS = {
     "num_tokens",
     "finished",
     "image_paths",
-    SCORES,
+    STORED_SCORES,
 }
 _ANSWER_PREFIXES = ("token_", "given_", "generated_")
 

@@ -29,10 +29,10 @@ from tools.redaction.names import CHECKPOINT, FIXED_FOLDERS, FIXED_NAMES, PSEUDO
 from tools.redaction.rules import format_words
 
 SHORTEST = 4  # characters of a text that is searched for as a word
-WINDOW = 8  # characters of a text that is searched for anywhere
+SEARCH_WIDTH = 8  # characters of a text that is searched for anywhere
 LONGEST = 24  # characters of a longer text that are searched for, so that a part of it is found too
 DIGITS = 6  # of a number that may name somebody
-CHUNK = 1 << 20
+SEARCHED_AT_ONCE = 1 << 20
 DEPTH = 3  # archives within archives
 _IDENTIFIERS = {"subject_id", "study_id", "dicom_id", "image_id", "image_ids", "patient_id", "images", "image"}
 # Fields whose texts are words of programs: versions, commits, names of rewards, numbers of a sweep.
@@ -65,7 +65,7 @@ class Needles:
         integers = {text for text in texts if _is_number(text)}
         tell = [text for text in texts - integers if len(text) >= SHORTEST and not CHECKPOINT.fullmatch(text)]
         words = {text.encode("utf-8", "replace") for text in tell}
-        parts = {text[:LONGEST] for text in tell if len(text) >= WINDOW}
+        parts = {text[:LONGEST] for text in tell if len(text) >= SEARCH_WIDTH}
         return cls(
             {word for word in words if _WORD.fullmatch(word)},
             {part.encode("utf-8", "replace") for part in parts if part not in fixed},
@@ -92,14 +92,14 @@ def find_leaks(source: Path, copy: Path) -> list[str]:
 
 
 def occurring(needles: set[bytes], data: bytes) -> set[bytes]:
-    """The ``needles``, each of `WINDOW` bytes or more, that occur in ``data``."""
+    """The ``needles``, each of `SEARCH_WIDTH` bytes or more, that occur in ``data``."""
     by_start: dict[int, list[bytes]] = {}
     for needle in needles:
-        by_start.setdefault(int.from_bytes(needle[:WINDOW], "little"), []).append(needle)
+        by_start.setdefault(int.from_bytes(needle[:SEARCH_WIDTH], "little"), []).append(needle)
     starts, found = np.array(sorted(by_start), dtype=np.uint64), set()
-    for begin in range(0, max(0, len(data) - WINDOW + 1), CHUNK) if by_start else ():
-        piece = np.frombuffer(data, np.uint8)[begin : begin + CHUNK + WINDOW - 1]
-        windows = np.lib.stride_tricks.sliding_window_view(piece, WINDOW)
+    for begin in range(0, max(0, len(data) - SEARCH_WIDTH + 1), SEARCHED_AT_ONCE) if by_start else ():
+        piece = np.frombuffer(data, np.uint8)[begin : begin + SEARCHED_AT_ONCE + SEARCH_WIDTH - 1]
+        windows = np.lib.stride_tricks.sliding_window_view(piece, SEARCH_WIDTH)
         values = np.ascontiguousarray(windows).view("<u8").ravel()
         for place in np.flatnonzero(np.isin(values, starts)):
             at = begin + int(place)

@@ -18,7 +18,7 @@ from swift.utils.files import write_json
 from tools.redaction.check import find_leaks
 from tools.redaction.files import UNKNOWN_FILE, FileKind, kind_of
 from tools.redaction.names import Pseudonyms
-from tools.redaction.rules import DROP, FIELD_KINDS, UNKNOWN, Notes
+from tools.redaction.rules import DROP, FIELD_KINDS, UNKNOWN_DATA, Notes
 
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _LONGEST_HEADER = 100_000_000
@@ -40,7 +40,7 @@ class FileReport:
         """The kinds of patient data in the file, sorted."""
         if self.kind.rule is None or self.left_out:
             return sorted(self.kind.holds or UNKNOWN_FILE.holds if self.left_out else self.kind.holds)
-        return sorted({FIELD_KINDS.get(name, UNKNOWN) for name in self.withheld})
+        return sorted({FIELD_KINDS.get(name, UNKNOWN_DATA) for name in self.withheld})
 
 
 def list_folder(source: Path) -> list[FileReport]:
@@ -111,7 +111,7 @@ def _read_document(path: Path, report: FileReport, notes: Notes) -> Any:
     document = json.loads(path.read_text(encoding="utf-8"))
     results = document.get("results") if isinstance(document, dict) else None
     report.records = len(results) if isinstance(results, list) else 0
-    passed = report.kind.rule(document, UNKNOWN, notes)
+    passed = report.kind.rule(document, UNKNOWN_DATA, notes)
     if passed is DROP:
         raise ValueError(f"it is not a file of {report.kind.name}")
     return passed
@@ -123,9 +123,9 @@ def _read_lines(path: Path, report: FileReport, notes: Notes) -> list[Any]:
         for line in file:
             report.records += 1
             try:
-                row = report.kind.rule(json.loads(line.decode("utf-8")), UNKNOWN, notes)
+                row = report.kind.rule(json.loads(line.decode("utf-8")), UNKNOWN_DATA, notes)
             except (ValueError, RecursionError):
-                notes.withheld[UNKNOWN] += 1  # a line that was cut off by a kill
+                notes.withheld[UNKNOWN_DATA] += 1  # a line that was cut off by a kill
                 continue
             rows += [] if row is DROP else [row]
     return rows

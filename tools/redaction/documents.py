@@ -16,7 +16,7 @@ from tools.redaction.rules import (
     DROP,
     IDENTIFIER,
     Notes,
-    Rule,
+    SharingRule,
     each,
     identifiers,
     keyed,
@@ -41,12 +41,12 @@ _LOG_NAMES = (
     "vision_dependency|clip_ratio|runtime|samples_per_second|steps_per_second|total_flos"
 )
 log_name = matching(rf"(?:eval_|train_)?(?:{_LOG_NAMES}|(?:rewards|signs|seconds|clip_ratio)/{_NAME}(?:/std)?)")
-metric_name = matching(
-    "accuracy|substring|answer_overlap|answer_span|exact_set|answer_f1|length|format|hallucination|omission|"
-    "hallucination_with_report|confidence|token_logprob|(?:pass@[0-9]{1,4}|majority_vote)(?:_exact_set)?|"
-    "(?:entity|relation|kg)_(?:precision|recall|f1|jaccard)|given_(?:length|logprob|token_logprob|top1)",
-    *RULES,
-)
+_METRICS = (
+    "accuracy", "length", "format", "hallucination", "omission", "hallucination_with_report", "confidence",
+    "token_logprob", "given_length", "given_logprob", "given_token_logprob", "given_top1", *RULES,
+    *(f"{what}_{score}" for what in ("entity", "relation", "kg") for score in ("precision", "recall", "f1", "jaccard")),
+)  # fmt: skip
+metric_name = matching(rf"{'|'.join(_METRICS)}|(?:pass@[0-9]{{1,4}}|majority_vote)(?:_exact_set)?", *_METRICS)
 digest = pseudonym("digest")
 kind_of_question = pseudonym(
     "kind", "verify", "choose", "query", "presence", "anatomy", "attribute", "abnormality", "size", "plane", "gender"
@@ -54,7 +54,7 @@ kind_of_question = pseudonym(
 dataset_name = pseudonym("dataset", "test_basic_vqa", "test_compare_vqa", "test_region_vqa")
 run_name = pseudonym("run", "run", "sft", "grpo", "blind")
 INTERVAL = record(mean=number, lo=number, hi=number)
-METRICS = keyed(metric_name, INTERVAL)
+METRIC_INTERVALS = keyed(metric_name, INTERVAL)
 RULE_VALUES = keyed(metric_name, number)
 EXTRACTOR = matching(r"(?:lexicon|neural)-[0-9a-f]{8}")
 CONTROL = words("none", "blank", "shuffled")
@@ -97,7 +97,7 @@ _WORDS = {
     "control": CONTROL,
     "reward_funcs": identifiers,
 }
-_SETTINGS: dict[str, Rule] = {**dict.fromkeys(_NUMERIC, numbers), **_WORDS}
+_SETTINGS: dict[str, SharingRule] = {**dict.fromkeys(_NUMERIC, numbers), **_WORDS}
 _TRUTH = ("true", "false", "auto")
 
 
@@ -135,7 +135,7 @@ def emptied(value: Any, name: str, notes: Notes) -> str:
     return ""
 
 
-ARGUMENTS = record(
+ARGUMENTS_FILE = record(
     arguments=record(**_SETTINGS),
     command=command,
     git=GIT,
@@ -150,7 +150,7 @@ ARGUMENTS = record(
     steps_per_rollout=number,
     environment=record(KG_TEXT=words("think", "whole"), REXKG_EXTRACTOR=words("lexicon", "neural", "auto")),
 )
-TRAINER_STATE = record(
+TRAINER_STATE_FILE = record(
     **dict.fromkeys(
         ("best_global_step", "best_metric", "epoch", "eval_steps", "global_step", "logging_steps", "max_steps",
          "num_input_tokens_seen", "num_train_epochs", "save_steps", "total_flos", "train_batch_size"),
@@ -158,7 +158,7 @@ TRAINER_STATE = record(
     ),
     log_history=each(keyed(log_name, number)),
 )  # fmt: skip
-PROFILE = record(
+PROFILE_FILE = record(
     first_step=number,
     steps=number,
     device=words("cpu"),
@@ -171,8 +171,10 @@ PROFILE = record(
         )
     ),
 )
-BEST = record(checkpoint=matching(r"checkpoint-\d{1,9}"), value=number)
-COUNTS = keyed(kind_of_question, record(questions=number, count=number, metrics=METRICS, scores=METRICS))
+BEST_FILE = record(checkpoint=matching(r"checkpoint-\d{1,9}"), value=number)
+KIND_COUNTS = keyed(
+    kind_of_question, record(questions=number, count=number, metrics=METRIC_INTERVALS, scores=METRIC_INTERVALS)
+)
 CALIBRATION = record(
     right_by=metric_name,
     ece=INTERVAL,
@@ -181,7 +183,7 @@ CALIBRATION = record(
     bins=each(record(low=number, high=number, count=number, confidence=number, accuracy=number)),
 )
 # The facts of a result file, beside its results.
-FACTS = record(
+RESULT_FACTS = record(
     dataset=dataset_name,
     checkpoint=pseudonym("checkpoint"),
     control=CONTROL,
@@ -207,8 +209,8 @@ FACTS = record(
     accuracy=number,
     accuracy_rule=metric_name,
     accuracies=RULE_VALUES,
-    metrics=METRICS,
-    by_type=record(**dict.fromkeys(("question_type", "semantic_type", "content_type"), COUNTS)),
+    metrics=METRIC_INTERVALS,
+    by_type=record(**dict.fromkeys(("question_type", "semantic_type", "content_type"), KIND_COUNTS)),
     calibration=CALIBRATION,
     extractor=EXTRACTOR,
 )  # fmt: skip
@@ -232,7 +234,7 @@ RUN_FACTS = record(
 )
 _FREQUENT = each(record(type=words(*ENTITY_TYPES), count=number, of=number, denied=number))
 _SCORES = keyed(metric_name, record(per_question=INTERVAL, pooled=INTERVAL))
-AUDIT = record(
+AUDIT_FILE = record(
     checkpoint=pseudonym("checkpoint"),
     control=CONTROL,
     extractor=EXTRACTOR,
@@ -266,35 +268,35 @@ _LOOK = record(
     ),
 )  # fmt: skip
 _MCNEMAR = keyed(metric_name, record(gained=number, lost=number, p_value=number))
-REPORT = record(
+REPORT_FILE = record(
     questions=number,
     patients=number,
     level=number,
     resamples=number,
     extractor=EXTRACTOR,
     baseline=run_name,
-    runs=keyed(run_name, record(metrics=METRICS, files=each(FACTS))),
-    comparisons=each(record(run=run_name, baseline=run_name, difference=METRICS, mcnemar=_MCNEMAR)),
+    runs=keyed(run_name, record(metrics=METRIC_INTERVALS, files=each(RESULT_FACTS))),
+    comparisons=each(record(run=run_name, baseline=run_name, difference=METRIC_INTERVALS, mcnemar=_MCNEMAR)),
 )
-_SWEEP_SETTINGS: dict[str, Rule] = {
+_SWEEP_SETTINGS: dict[str, SharingRule] = {
     "policy": pseudonym("policy", *POLICIES),
     "rewards": identifiers,
     **dict.fromkeys(("size", "learning_rate", "generations", "beta", "seed"), number_text),
 }
-SWEEP_SUMMARY = record(
+SWEEP_SUMMARY_FILE = record(
     questions=number,
     rows=each(
         record(
             **_SWEEP_SETTINGS,
             seeds=each(number_text),
-            metrics=METRICS,
+            metrics=METRIC_INTERVALS,
             deviation_over_seeds=RULE_VALUES,
-            difference_to_baseline=METRICS,
+            difference_to_baseline=METRIC_INTERVALS,
         )
     ),
 )
 _ENTRY = {**_SWEEP_SETTINGS, "tag": pseudonym("folder"), "folder": pseudonym("folder")}
-SWEEP = record(
+SWEEP_FILE = record(
     runs=keyed(
         pseudonym("folder"),
         record(**_ENTRY, status=words("planned", "running", "finished", "failed", "interrupted"), reason=emptied),
@@ -302,14 +304,17 @@ SWEEP = record(
 )
 
 
-@made_of(SWEEP_SUMMARY, METRICS, run_name)
-def summary(value: Any, name: str, notes: Notes) -> Any:
+@made_of(SWEEP_SUMMARY_FILE, METRIC_INTERVALS, run_name)
+def summary_file(value: Any, name: str, notes: Notes) -> Any:
     """The summary.json of a sweep, or of a comparison of runs."""
     if not isinstance(value, Mapping) or "rows" in value:
-        return SWEEP_SUMMARY(value, name, notes)
-    own = {"seconds": number, "extractor": EXTRACTOR, "difference": METRICS}
+        return SWEEP_SUMMARY_FILE(value, name, notes)
+    own = {"seconds": number, "extractor": EXTRACTOR, "difference": METRIC_INTERVALS}
     facts = record(**own)({key: entry for key, entry in value.items() if key in own}, name, notes)
-    return keyed(run_name, METRICS)({key: entry for key, entry in value.items() if key not in own}, name, notes) | facts
+    return (
+        keyed(run_name, METRIC_INTERVALS)({key: entry for key, entry in value.items() if key not in own}, name, notes)
+        | facts
+    )
 
 
 @made_of(*_SETTINGS.values())
@@ -331,7 +336,7 @@ def file_names(value: Any, name: str, notes: Notes) -> Any:
     return [notes.names.file(entry) for entry in value]
 
 
-SWEEP_RUN = record(
+SWEEP_RUN_FILE = record(
     **_ENTRY,
     data_sha256=digest,
     evaluation=record(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.redaction import documents
 from tools.redaction.result_rows import completion_row, result_document
-from tools.redaction.rules import Rule
+from tools.redaction.rules import SharingRule
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FileKind:
     name: str
     pattern: str  # of the path within the folder, or of the file's name
     holds: tuple[str, ...] = ()
-    rule: Rule | None = None
+    rule: SharingRule | None = None
     lines: bool = False
     is_weights: bool = False
 
@@ -28,20 +28,20 @@ class FileKind:
 _TEXTS, _NAMES, _IMAGES, _IDS = "texts", "names", "images", "identifiers"
 ALL_DATA = (_TEXTS, _NAMES, _IMAGES, _IDS)
 _KINDS = (
-    FileKind("arguments", r"args\.json", rule=documents.ARGUMENTS),
+    FileKind("arguments", r"args\.json", rule=documents.ARGUMENTS_FILE),
     FileKind(
         "completions", r"completions\.jsonl|not_finite_step\d+_process\d+\.jsonl", rule=completion_row, lines=True
     ),
-    FileKind("training log", r"trainer_state\.json", rule=documents.TRAINER_STATE),
-    FileKind("profile", r"profile\.json", rule=documents.PROFILE),
-    FileKind("best checkpoint", r"best\.json", rule=documents.BEST),
+    FileKind("training log", r"trainer_state\.json", rule=documents.TRAINER_STATE_FILE),
+    FileKind("profile", r"profile\.json", rule=documents.PROFILE_FILE),
+    FileKind("best checkpoint", r"best\.json", rule=documents.BEST_FILE),
     FileKind("run facts", r".+_(?:results|token_prob)\.run\.json", rule=documents.RUN_FACTS),
     FileKind("results", r".+_(?:results|token_prob)\.json", rule=result_document),
-    FileKind("audit", r".+_kg_metrics\.json", rule=documents.AUDIT),
-    FileKind("report numbers", r"metrics\.json", rule=documents.REPORT),
-    FileKind("sweep", r"sweep\.json", rule=documents.SWEEP),
-    FileKind("summary", r"summary\.json", rule=documents.summary),
-    FileKind("run of a sweep", r"run\.json", rule=documents.SWEEP_RUN),
+    FileKind("audit", r".+_kg_metrics\.json", rule=documents.AUDIT_FILE),
+    FileKind("report numbers", r"metrics\.json", rule=documents.REPORT_FILE),
+    FileKind("sweep", r"sweep\.json", rule=documents.SWEEP_FILE),
+    FileKind("summary", r"summary\.json", rule=documents.summary_file),
+    FileKind("run of a sweep", r"run\.json", rule=documents.SWEEP_RUN_FILE),
     FileKind("weights", r".+\.safetensors", (_TEXTS,), is_weights=True),
     FileKind("pickled tensors", r".+\.(?:pt|pth|bin|pkl|pickle|ckpt|npy|npz)", ALL_DATA),
     FileKind("tokenizer", r"(?:tokenizer|vocab|merges|special_tokens|added_tokens|chat_template).*", (_TEXTS, _NAMES)),
@@ -69,6 +69,6 @@ def kind_of(path: Path) -> FileKind:
     return UNKNOWN_FILE
 
 
-def known_rules() -> Iterator[Rule]:
+def known_rules() -> Iterator[SharingRule]:
     """The rules of all kinds of files."""
     return (kind.rule for kind in _KINDS if kind.rule is not None)

@@ -13,11 +13,11 @@ import os.path
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tools.redaction.documents import FACTS, dataset_name, kind_of_question, patient
+from tools.redaction.documents import RESULT_FACTS, dataset_name, kind_of_question, patient
 from tools.redaction.rules import DROP, Notes, keyed, made_of, matching, number, numbers, pseudonym, record
 from tools.reports.result_shapes import facts_problem, row_problem
 from utils.answers import in_form_of, parse_answers, reasoning_of
-from utils.metrics import ACCURACY_RULES, SCORES, question_metrics, reference_answers
+from utils.metrics import ACCURACY_RULES, STORED_SCORES, question_metrics, reference_answers
 from utils.questions import IMAGE_NAMES, question_name
 
 TOKEN_FIELDS = tuple(
@@ -25,7 +25,7 @@ TOKEN_FIELDS = tuple(
                                                                            "ranks")
 )  # fmt: skip
 VERDICTS = keyed(matching("|".join(ACCURACY_RULES)), number)
-ANSWER = record(
+ANSWER_NUMBERS = record(
     num_tokens=number, finished=number, is_correct=number, correct=VERDICTS, **dict.fromkeys(TOKEN_FIELDS, numbers)
 )
 
@@ -48,7 +48,7 @@ _QUESTION = record(
     dataset=dataset_name,
     **dict.fromkeys(("semantic_type", "content_type", "question_type"), kind_of_question),
     **dict.fromkeys(IMAGE_NAMES, image_name),
-    **dict(zip(ANSWER.words, ANSWER.parts, strict=True)),
+    **dict(zip(ANSWER_NUMBERS.words, ANSWER_NUMBERS.parts, strict=True)),
 )
 _COMPLETION = record(
     step=number,
@@ -76,7 +76,7 @@ def completion_row(row: Any, name: str, notes: Notes) -> Any:
     return passed
 
 
-@made_of(FACTS, _QUESTION)
+@made_of(RESULT_FACTS, _QUESTION)
 def result_document(document: Any, name: str, notes: Notes) -> Any:
     """A result file that may be shared. `DROP` for anything else."""
     results = document.get("results") if isinstance(document, Mapping) else None
@@ -84,19 +84,21 @@ def result_document(document: Any, name: str, notes: Notes) -> Any:
         return notes.withhold(name, document)
     if problem := next(filter(None, [facts_problem(document), *map(row_problem, results)]), None):
         raise ValueError(problem)
-    facts = FACTS({own: value for own, value in document.items() if own not in ("results", "skipped")}, name, notes)
+    facts = RESULT_FACTS(
+        {own: value for own, value in document.items() if own not in ("results", "skipped")}, name, notes
+    )
     dataset = str(document.get("dataset"))
     columns, rows = _scores(results), []
     for position, row in enumerate(results):
         scores = {own: float(column[position]) for own, column in columns.items()}
-        rows.append(result_row(row, question_name(row, position), dataset, scores, notes))
+        rows.append(shared_result(row, question_name(row, position), dataset, scores, notes))
     skipped = document.get("skipped") if isinstance(document.get("skipped"), list) else []
     notes.withheld["reason"] += len(skipped)
     names = [notes.names.of("question", dataset, entry.get("id")) for entry in skipped if isinstance(entry, Mapping)]
     return {**facts, "results": rows, "skipped": [{"id": own} for own in names]}
 
 
-def result_row(
+def shared_result(
     row: Mapping[str, Any], question: str, dataset: str, scores: Mapping[str, float], notes: Notes
 ) -> dict[str, Any]:
     """One result. ``question`` is its name in the file, and ``scores`` its values by metric."""
@@ -109,7 +111,7 @@ def result_row(
 
     def answered(text: str) -> str:
         answers = sorted(in_form_of(parse_answers(text), reference))
-        return f"<answer>{', '.join(_answer(answer, own, notes) for answer in answers)}</answer>"
+        return ", ".join(_answer(answer, own, notes) for answer in answers)
 
     explanation = row.get("explanation") or None
     passed["explanation"] = explanation and (
@@ -119,10 +121,10 @@ def result_row(
     passed["generated_text"] = answered(row["generated_text"])
     if row.get("samples"):
         passed["samples"] = [
-            ANSWER(sample, "samples", notes) | {"generated_text": answered(sample["generated_text"])}
+            ANSWER_NUMBERS(sample, "samples", notes) | {"generated_text": answered(sample["generated_text"])}
             for sample in row["samples"]
         ]
-    passed[SCORES] = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    passed[STORED_SCORES] = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     return passed
 
 

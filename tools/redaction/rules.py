@@ -47,7 +47,7 @@ FIELD_KINDS = {
         "identifiers",
     ),
 }  # fmt: skip
-UNKNOWN = "unknown"
+UNKNOWN_DATA = "unknown"
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Notes:
         return DROP
 
 
-Rule = Callable[[Any, str, Notes], Any]
+SharingRule = Callable[[Any, str, Notes], Any]
 
 
 def number(value: Any, name: str, notes: Notes) -> Any:
@@ -89,7 +89,7 @@ def number_text(value: Any, name: str, notes: Notes) -> Any:
     return value if passes else number(value, name, notes)
 
 
-def words(*choices: str) -> Rule:
+def words(*choices: str) -> SharingRule:
     """One of ``choices``."""
 
     def rule(value: Any, name: str, notes: Notes) -> Any:
@@ -100,7 +100,7 @@ def words(*choices: str) -> Rule:
     return rule
 
 
-def matching(pattern: str, *known: str) -> Rule:
+def matching(pattern: str, *known: str) -> SharingRule:
     """A text of which nothing but the form is free, such as a version. ``known`` are words of this form."""
     form = re.compile(pattern)
 
@@ -119,7 +119,7 @@ def identifiers(value: Any, name: str, notes: Notes) -> Any:
     return value if passes else notes.withhold(name, value)
 
 
-def pseudonym(kind: str, *known: str) -> Rule:
+def pseudonym(kind: str, *known: str) -> SharingRule:
     """A pseudonym of the value; null and the ``known`` words stay."""
 
     def rule(value: Any, name: str, notes: Notes) -> Any:
@@ -134,7 +134,7 @@ def pseudonym(kind: str, *known: str) -> Rule:
     return rule
 
 
-def each(item: Rule) -> Rule:
+def each(item: SharingRule) -> SharingRule:
     """A list of values that pass ``item``. Others are left out of it."""
 
     def rule(value: Any, name: str, notes: Notes) -> Any:
@@ -147,7 +147,7 @@ def each(item: Rule) -> Rule:
     return rule
 
 
-def record(**fields: Rule) -> Rule:
+def record(**fields: SharingRule) -> SharingRule:
     """An object with ``fields``. Other fields are left out. A trailing underscore of a name is not part of it."""
     rules = {name.removesuffix("_"): rule for name, rule in fields.items()}
 
@@ -164,7 +164,7 @@ def record(**fields: Rule) -> Rule:
     return rule
 
 
-def keyed(key: Rule, item: Rule) -> Rule:
+def keyed(key: SharingRule, item: SharingRule) -> SharingRule:
     """An object whose keys are values of their own, which pass ``key``."""
 
     def rule(value: Any, name: str, notes: Notes) -> Any:
@@ -177,17 +177,17 @@ def keyed(key: Rule, item: Rule) -> Rule:
     return rule
 
 
-def made_of(*parts: Rule) -> Callable[[Rule], Rule]:
+def made_of(*parts: SharingRule) -> Callable[[SharingRule], SharingRule]:
     """Decorator of a rule that is a function of its own and uses the rules ``parts``."""
 
-    def decorate(rule: Rule) -> Rule:
+    def decorate(rule: SharingRule) -> SharingRule:
         rule.parts = parts
         return rule
 
     return decorate
 
 
-def format_words(rule: Rule) -> set[str]:
+def format_words(rule: SharingRule) -> set[str]:
     """All fixed words that a rule and its parts know: names of fields, and words of values."""
     found = set(getattr(rule, "words", ()))
     return found.union(*map(format_words, getattr(rule, "parts", ())))
@@ -195,4 +195,4 @@ def format_words(rule: Rule) -> set[str]:
 
 def _field_name(own: str) -> str:
     """The name of a field that no rule knows, for lists. A name that is not one word may be a text of the data."""
-    return own if IDENTIFIER.fullmatch(own) else UNKNOWN
+    return own if IDENTIFIER.fullmatch(own) else UNKNOWN_DATA

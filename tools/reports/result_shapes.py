@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from utils.metrics import STORED_SCORES
+
 LARGEST = 2**63  # of a whole number
 _INTERVAL = ("mean", "lo", "hi")
 _BIN = ("low", "high", "count", "confidence", "accuracy")
@@ -70,7 +72,7 @@ _NEVER_NULL = ("question", "generated_text", "num_tokens")
 def row_problem(row: Mapping[str, Any]) -> str | None:
     """The first field of a result that is of another type than its readers expect, in words. None if there is none."""
     problem = next(_problems(row, _ROW), None)
-    if problem is None and row.get("token_logprobs"):
+    if problem is None and row.get("token_logprobs") and STORED_SCORES not in row:
         tokens = row.get("generated_tokens")
         if not tokens or len(tokens) != len(row["token_logprobs"]):
             return "fields 'generated_tokens' and 'token_logprobs' must be lists of one length"

@@ -15,7 +15,7 @@ from swift.utils.json_lines import JsonLinesFile
 from swift.utils.logger import get_logger
 
 FLAT = 1e-6  # a group whose rewards spread no more than this counts as one without spread, as in training
-LARGEST = 2**53  # of a whole number that a script on a page can hold
+LARGEST_OF_SCRIPTS = 2**53  # of a whole number that a script on a page can hold
 _LIMITS = ("bandwidth_gb_per_second", "compute_tflops")
 _REWARD_LISTS = ("reward_funcs", "reward_weights")
 CompletionRow = dict[str, Any]
@@ -128,7 +128,7 @@ def reward_spread(totals: Sequence[float]) -> float:
 
 def _is_finite(value: Any) -> bool:
     """True for a number that a page can show."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_OF_SCRIPTS
     return whole or (isinstance(value, float) and math.isfinite(value))
 
 
