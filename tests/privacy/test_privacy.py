@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from swift.evaluation.results import result_row
 from swift.llm.dataset import Record
+from tests.support.datasets.run_folders import ANSWERS, FINDINGS, PATIENTS, write_run_folder
 from tests.support.report_runs import TRUTH, result, write
-from tests.support.run_folders import ANSWERS, FINDINGS, PATIENTS, write_run_folder
 from tools import evaluation_report, summarize, training_report
 from tools.privacy import main
 from tools.redaction import documents, result_rows
