@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from tools.redaction.files import known_rules
-from tools.redaction.names import CHECKPOINT, FIXED_FOLDERS, FIXED_NAMES, PSEUDONYM_KINDS
+from tools.redaction.names import CHECKPOINT, FIXED_FOLDERS, FIXED_NAMES, PSEUDONYM_KINDS, split_ending
 from tools.redaction.rules import format_words
 
 SHORTEST = 4  # characters of a text that is searched for as a word
@@ -119,7 +119,8 @@ class _Texts:
         self._add_text(str(source.resolve()))
         for folder, folders, files in os.walk(source):
             for name in (*folders, *files):
-                self.texts |= {name, Path(name).stem}
+                own = split_ending(name)[0]
+                self.texts |= {own, Path(own).stem}
             for name in files:
                 path = Path(folder, name)
                 if path.suffix in (".json", ".jsonl") and path.is_file() and not path.is_symlink():
@@ -152,10 +153,11 @@ class _Texts:
 
     def _add_text(self, text: str) -> None:
         for part in text.removeprefix("--").split("=", 1) if text.startswith("--") else [text]:
-            self.texts |= {part, *part.splitlines()}
+            self.texts |= {split_ending(line)[0] for line in (part, *part.splitlines())}
         if "/" in text or "\\" in text:
             parts = re.split(r"[/\\]", text)
-            self.texts |= {name for part in parts for name in (part, part.rpartition(".")[0])}
+            own = [split_ending(part)[0] for part in parts]
+            self.texts |= {name for part in own for name in (part, part.rpartition(".")[0])}
 
 
 def _is_number(text: str) -> bool:

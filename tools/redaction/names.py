@@ -30,6 +30,12 @@ _ENDING = re.compile(
 )
 
 
+def split_ending(name: str) -> tuple[str, str]:
+    """The part of a file's name that people choose, and the ending that this program adds."""
+    ending = next((match[0] for match in _ENDING.finditer(name) if match.end() == len(name)), "")
+    return name.removesuffix(ending), ending
+
+
 class Pseudonyms:
     """Names in place of names. Equal names of a kind have equal pseudonyms, which nobody can compute without the key.
     The key is drawn anew for every copy and is never written."""
@@ -57,5 +63,5 @@ class Pseudonyms:
         """The name of a file within the copy."""
         if name in FIXED_NAMES or _FIXED_FORMS.fullmatch(name):
             return name
-        ending = next((match[0] for match in _ENDING.finditer(name) if match.end() == len(name)), "")
-        return self.of("file", name.removesuffix(ending)) + ending
+        own, ending = split_ending(name)
+        return self.of("file", own) + ending
