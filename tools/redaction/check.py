@@ -43,6 +43,7 @@ _PROGRAM_FIELDS = {
 _PROGRAM_KEY = re.compile(r"[a-z_]+/\w+(?:/std)?|pass@\d+\w*")
 _WORD = re.compile(rb"[0-9a-z_\x80-\xff]+")
 _INTEGER = re.compile(rb"(?<![\w.])\d+(?![\w.])")
+_PSEUDONYM = re.compile(rf"(?:{'|'.join(PSEUDONYM_KINDS)})-[0-9a-f]{{16}}".encode())
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{16,}={0,2}")
 
 
@@ -73,7 +74,8 @@ class Needles:
         )
 
     def within(self, data: bytes) -> set[bytes]:
-        """The needles that occur in ``data``, which is in lower case."""
+        """The needles that occur in ``data``, which is in lower case, between its pseudonyms."""
+        data = _PSEUDONYM.sub(b"\0", data)
         found = self.words.intersection(match[0] for match in _WORD.finditer(data))
         found |= self.integers.intersection(match[0] for match in _INTEGER.finditer(data))
         return found | occurring(self.parts, data)
