@@ -28,6 +28,11 @@ def without_controls(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def lines_without_controls(text: str) -> str:
+    """``text`` with escapes for control characters, except for its line ends."""
+    return "\n".join(map(without_controls, text.split("\n")))
+
+
 def shortened(text: str, limit: int = LONGEST_MESSAGE) -> str:
     """``text``, or its beginning and its end if it is longer than ``limit``."""
     tail = limit // 3

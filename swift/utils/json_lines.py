@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 from swift.utils.errors import UserError
 from swift.utils.locks import hold
 
+LONGEST_LINE = 1 << 27  # bytes of a line that is read; objects take up to 30 times the memory of their text
 TAIL = 1 << 20  # bytes at the end of a file that are searched for its newest entries
 
 
@@ -46,12 +47,14 @@ class JsonLinesFile:
 
     def lines(self) -> Iterator[JsonLine]:
         """The whole lines, in order; none if there is no file. Raises UserError if a line is not an object."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
+        if not self.path.exists():
             return
-        with file:
-            for number, content in enumerate(file, start=1):
+        if not self.path.is_file():
+            raise UserError(f"{self.path} is not a regular file; {self.remedy}")
+        with self.path.open("rb") as file:
+            for number, content in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+                if len(content) > LONGEST_LINE:
+                    raise self.damage(number, f"over {LONGEST_LINE >> 20} MB long")
                 if content.endswith(b"\n"):
                     yield JsonLine(number, self._parse(content, number), content)
 
@@ -139,6 +142,8 @@ class JsonLinesWriter:
 def newest_objects(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of the last lines of a file, the newest first. Progress displays use it, so it never fails: other
     lines are ignored, and a missing file gives no objects."""
+    if not path.is_file():
+        return  # a pipe would be waited for
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))

@@ -241,8 +241,8 @@ def _checked_deep_size(deep: DeepImage) -> tuple[int, int]:
     """(width, height) of a deep image, of which every channel counts: they take eight times the memory of 8 bits."""
     samples = deep.channels + (deep.alpha is not None)
     if deep.width * deep.height * samples > MAX_PIXELS:
-        raise UserError(f"has {deep.width} x {deep.height} pixels of {samples} deep channels, over {MAX_PIXELS} values; "
-                        "scale it down")  # fmt: skip
+        size = f"{deep.width} x {deep.height} pixels of {samples} deep channels"
+        raise UserError(f"has {size}, over {MAX_PIXELS} values; scale it down")
     return deep.width, deep.height
 
 
