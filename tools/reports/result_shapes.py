@@ -30,7 +30,7 @@ def _is_alternative(value: Any) -> bool:
 
 
 def _is_sample(value: Any) -> bool:
-    return isinstance(value, dict) and _is_text(value.get("generated_text"))
+    return isinstance(value, dict) and _is_text(value.get("generated_text", ""))
 
 
 def _has_numbers(value: Any, names: tuple[str, ...]) -> bool:
@@ -52,7 +52,7 @@ _ROW: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "generated_text": ("a text", _is_text),
     "num_tokens": ("a number", _is_number),
     "explanation": ("a text", _is_text),
-    "samples": ("a list of answers with 'generated_text'", _all(_is_sample)),
+    "samples": ("a list of answers", _all(_is_sample)),
     "generated_tokens": ("a list of texts", _all(_is_text)),
     "token_logprobs": ("a list of numbers", _all(_is_number)),
     "token_entropies": ("a list of numbers", _all(_is_number)),
@@ -76,6 +76,9 @@ def row_problem(row: Mapping[str, Any]) -> str | None:
         tokens = row.get("generated_tokens")
         if not tokens or len(tokens) != len(row["token_logprobs"]):
             return "fields 'generated_tokens' and 'token_logprobs' must be lists of one length"
+    if problem is None and "generated_text" in row:
+        without = next((n for n, sample in enumerate(row.get("samples") or ()) if "generated_text" not in sample), None)
+        return None if without is None else f"sample {without} has no field 'generated_text'"
     return problem
 
 
