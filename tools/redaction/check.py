@@ -189,7 +189,7 @@ def _layers(data: bytes, suffix: str, depth: int = 0) -> Iterator[bytes]:
     """The bytes of a file in lower case, its texts without JSON's escapes, and what is packed or encoded in it."""
     yield data.lower()
     if suffix in (".json", ".jsonl"):
-        yield "\n".join(_plain_texts(data)).lower().encode("utf-8", "replace")
+        yield "\n".join(_plain_texts(data, suffix == ".jsonl")).lower().encode("utf-8", "replace")
     if depth == DEPTH:
         return
     for code in _BASE64.findall(data):
@@ -212,8 +212,8 @@ def _unpacked(data: bytes) -> Iterator[bytes]:
         return
 
 
-def _plain_texts(data: bytes) -> Iterator[str]:
-    for line in data.splitlines() if b"}\n{" in data else [data]:
+def _plain_texts(data: bytes, is_lines: bool) -> Iterator[str]:
+    for line in data.splitlines() if is_lines else [data]:
         yield from _leaves(json.loads(line))
 
 
