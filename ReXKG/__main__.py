@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         texts = _read_texts(args)
         graphs = _read_graphs(args, texts)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     if args.json or args.dot:
         for text, graph in zip(texts, graphs, strict=True):

@@ -35,6 +35,7 @@ from ReXKG.neural.relation.markers import read_markers, write_markers
 from ReXKG.neural.relation.model import RelationModel
 from ReXKG.neural.relation.reader import RelationReader
 from ReXKG.neural.relation.task import RelationTask
+from ReXKG.terminal import printable
 
 REPORT = "train_report.json"
 
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.run(args)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted; the output folder holds the best finished epoch, if there was one", file=sys.stderr)

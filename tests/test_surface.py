@@ -28,6 +28,7 @@ COMMANDS = {
     "-m tools.evaluation_report": ("output",),
     "-m tools.training_report": ("output", "title"),
     "-m tools.reward_audit": ("dataset", "completions", "reward_funcs", "output"),
+    "-m tools.privacy": ("redact", "keep_weights"),
     "-m tools.prepare_data": ("images", "reports"),
     "-m tools.check_data": ("image_root",),
     "-m tools.ask": ("temperature",),

@@ -23,7 +23,7 @@ from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, check_records
 from swift.llm.images.source import ImageSource
 from swift.llm.template.choose import template_for
-from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.errors import UserError, lines_without_controls, reports_user_errors
 from swift.utils.flag_limits import CommandParser
 from utils.answers import think_text
 from utils.get_knowledge_graph import extract_knowledge_graph
@@ -88,7 +88,7 @@ def print_answer(text: str) -> None:
     """Print an answer and the facts that its reasoning asserts."""
     (graph,) = extract_knowledge_graph([think_text(text)])
     width, color = shutil.get_terminal_size().columns, sys.stdout.isatty()
-    print(f"{text}\n\n{format_graph(graph, width, color)}\n", flush=True)
+    print(f"{lines_without_controls(text)}\n\n{format_graph(graph, width, color)}\n", flush=True)
 
 
 if __name__ == "__main__":

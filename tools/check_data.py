@@ -18,7 +18,7 @@ from swift.llm.ms_swift_arguments import columns_by_field
 from swift.plugin import orms
 from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
-from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.errors import UserError, reports_user_errors, without_controls
 from swift.utils.flag_limits import CommandParser
 from swift.utils.leaving import run_to_its_end
 from tools.datasets.facts import DataFacts, metric_facts, read_facts, reward_facts
@@ -69,7 +69,7 @@ def _set_up_rewards() -> tuple[list[tuple[str, Callable]], list[tuple[str, str]]
 def _print_facts(
     facts: DataFacts, rewards: Sequence[tuple[str, Callable]], unusable: Sequence[tuple[str, str]]
 ) -> None:
-    print(facts.path)
+    print(without_controls(str(facts.path)))
     sections = {
         "": list(facts.describe()),
         "rewards": [*reward_facts(facts.records, rewards), *unusable],
@@ -82,7 +82,7 @@ def _print_facts(
     if facts.problems:
         print(f"{len(facts.problems)} records would be refused:")
         for problem in list(facts.problems.values())[:PROBLEMS_PRINTED]:
-            print(f"  {problem}")
+            print(f"  {without_controls(problem)}")
 
 
 if __name__ == "__main__":

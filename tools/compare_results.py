@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.errors import UserError, lines_without_controls, reports_user_errors
 from swift.utils.flag_limits import CommandParser
 from tools.reports.comparison import RESERVED, STAGES, compare_files
 from tools.reports.result_files import find_files, writable
@@ -88,16 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = parse_arguments(argv)
     options = read_report_options(arguments)
-    print(
-        compare_files(
-            named_files(arguments),
-            options,
-            controls=named_controls(arguments),
-            baseline=arguments.baseline,
-            seconds=arguments.seconds,
-            started=arguments.started,
-        )
+    text = compare_files(
+        named_files(arguments),
+        options,
+        controls=named_controls(arguments),
+        baseline=arguments.baseline,
+        seconds=arguments.seconds,
+        started=arguments.started,
     )
+    print(lines_without_controls(text))
     return 0
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from swift.utils.errors import reports_user_errors
+from swift.utils.errors import lines_without_controls, reports_user_errors
 from swift.utils.flag_limits import CommandParser
 from tools.looking.compute import compute_looking
 from tools.looking.control_runs import load_with_controls
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels = {arguments.name: arguments.name}
     write_report(runs, numbers, looking, labels, options)
     print(count_line(runs[arguments.name]))
-    print("\n".join([align(metric_table(numbers, labels)), *looking_lines(looking, labels)]))
+    lines = [align(metric_table(numbers, labels)), *looking_lines(looking, labels)]
+    print(lines_without_controls("\n".join(lines)))
     return 0
 
 

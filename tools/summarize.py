@@ -16,11 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from swift.utils.errors import reports_user_errors
+from swift.utils.errors import reports_user_errors, without_controls
 from swift.utils.files import write_json, write_text
 from swift.utils.flag_limits import CommandParser
 from swift.utils.logger import get_logger
-from tools.reports.tables import align, to_csv, to_latex, to_markdown
+from tools.reports.tables import align, escape_markdown, to_csv, to_latex, to_markdown
 from tools.sweeps.plots import draw_sizes, draw_steps
 from tools.sweeps.summary import BASELINE, as_document, read_sweep, summarize_sweep
 from tools.sweeps.table import sweep_caption, sweep_numbers, sweep_page, sweep_table
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     pictures = [picture for picture in drawn if picture is not None]
     write_json(output / "summary.json", {"questions": len(clusters), "rows": as_document(rows)})
     write_text(output / "summary.csv", to_csv(sweep_numbers(rows)))
-    write_text(output / "summary.md", f"{to_markdown(table)}\n{caption}\n")
+    write_text(output / "summary.md", f"{to_markdown(table)}\n{escape_markdown(caption)}\n")
     write_text(output / "summary.tex", to_latex(table, caption))
     write_text(output / "summary.html", sweep_page(table, caption, pictures))
-    print(f"{align(table)}\n\n{caption}")
+    print(f"{align(table)}\n\n{without_controls(caption)}")
     if not any(row.differences for row in rows):
         logger.info("no run was trained with %s alone, so there are no differences to it", arguments.baseline)
     logger.info("wrote summary.{json,md,csv,tex,html} and %d pictures to %s", len(pictures), output)

@@ -41,6 +41,9 @@ from utils.get_knowledge_graph import extract_knowledge_graph
 from utils.self_consistency import majority_answers, pass_at_k, pass_sizes
 
 Result = Mapping[str, Any]
+STORED_SCORES = (
+    "scores_without_texts"  # field of a result without its texts (`tools.privacy`): its values by metric, null for NaN
+)
 ANSWER_KINDS = (str, int, float)  # true and false are whole numbers in Python
 
 
@@ -109,6 +112,13 @@ def judge(text: str, reference: frozenset[str]) -> dict[str, bool]:
     return {name: bool(rule(text, reference)) for name, rule in ACCURACY_RULES.items()}
 
 
+def verdicts(result: Result, reference: frozenset[str]) -> Mapping[str, bool]:
+    """The verdict of each rule on a result (`judge`), from its stored scores if its texts were taken out."""
+    if scores := result.get(STORED_SCORES):
+        return {name: bool(scores[name]) for name in ACCURACY_RULES}
+    return judge(result["generated_text"], reference)
+
+
 def reasoning_graphs(texts: Sequence[str]) -> list[Graph]:
     """The knowledge graph of each text's reasoning: its ``<think>`` part, or the whole text if there is none."""
     return extract_knowledge_graph([think_text(text) for text in texts])
@@ -127,7 +137,11 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
                         question has ``samples``
     confidence, token_logprob the answer's confidence (``utils.calibration``) and the mean log-probability of the text's
                         tokens, if every question has log-probabilities of tokens
+
+    Results whose texts were taken out keep their values. Raises ValueError if these are not numbers by every rule.
     """
+    if any(STORED_SCORES in result for result in results):
+        return _stored_metrics(results)
     texts = [result["generated_text"] for result in results]
     references = [reference_answers(result) for result in results]
     pairs = list(zip(texts, references, strict=True))
@@ -151,6 +165,17 @@ def question_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
         metrics["confidence"] = [answer_confidence(row["generated_tokens"], row["token_logprobs"]) for row in results]
         metrics["token_logprob"] = [float(np.mean(row["token_logprobs"])) for row in results]
     return {name: np.asarray(values, dtype=np.float64) for name, values in metrics.items()}
+
+
+def _stored_metrics(results: Sequence[Result]) -> dict[str, np.ndarray]:
+    rows = [result.get(STORED_SCORES) for result in results]
+    values = [value for row in rows for value in (row.values() if isinstance(row, Mapping) else ["no object"])]
+    if not all(isinstance(value, float | int | None) for value in values):
+        raise ValueError(f"field '{STORED_SCORES}' must hold numbers by metric, in every result or in none")
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    if missing := {"accuracy", "length", *ACCURACY_RULES} - set(shared):
+        raise ValueError(f"field '{STORED_SCORES}' has no {min(missing)}; make the copy again")
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in shared}
 
 
 def _graph_metrics(texts: Sequence[str], explained: Sequence[str | None]) -> dict[str, np.ndarray]:

@@ -14,14 +14,23 @@ from swift.evaluation.answering import Answer, Answered
 from swift.llm.dataset import Record
 from swift.llm.records.parts import ANSWER_FIELDS
 from utils.get_knowledge_graph import extractor_name
-from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, judge, notes_of, reference_answers
+from utils.metrics import ACCURACY_RULES, PUBLISHED_RULE, RULES, STORED_SCORES, judge, notes_of, reference_answers
 from utils.questions import question_id
 from utils.self_consistency import majority_answers
 from utils.summaries import summarize_given, summarize_results
 
 # Fields of a row about the answer, by name and by prefix. A question's own fields of these names are left out, since
 # they would pass for the model's output.
-_ANSWER_FIELDS = {"samples", "majority_answer", "correct", "is_correct", "num_tokens", "finished", "image_paths"}
+_ANSWER_FIELDS = {
+    "samples",
+    "majority_answer",
+    "correct",
+    "is_correct",
+    "num_tokens",
+    "finished",
+    "image_paths",
+    STORED_SCORES,
+}
 _ANSWER_PREFIXES = ("token_", "given_", "generated_")
 
 

@@ -21,7 +21,6 @@ FAULT = 1
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # variable in which torchrun says where it looks for the error of a process
 _LOST = re.compile("closed by peer|connection reset|broken pipe|timed out|timeout|remote process exited", re.IGNORECASE)
 _ALMOST_FULL = 1 << 20  # bytes that are left
-_LONGEST = 2000  # characters of a line; a longer one loses its middle
 _KEPT = "what was complete before is kept"
 _NO_ROOM = f"free some space, or write to another disk; {_KEPT}"
 # Remedies for faults of a disk. These are reported even if the error does not say in which file.
@@ -50,6 +49,8 @@ _WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT,
 _TORCH = re.compile(r"PytorchStreamWriter failed writing|\bunexpected pos \d+ vs \d+|iostream error")
 
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|std::bad_alloc|Storage size calculation")
+LONGEST_MESSAGE = 600  # characters of an error that is printed; its beginning and its end are kept
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(ValueError):
@@ -66,12 +67,21 @@ def one_line(error: Exception) -> str:
     return (text or repr(error))[:300]
 
 
-def on_one_line(text: str) -> str:
-    """``text`` on one line: line breaks and other control characters are escaped, and the middle of a very long text is
-    left out."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    half = _LONGEST // 2
-    return shown if len(shown) <= _LONGEST else f"{shown[:half]} ... {shown[-half:]}"
+def without_controls(text: str) -> str:
+    r"""``text`` on one line, with escapes such as ``\x1b`` for control characters. So a name or a text of the data
+    cannot forge lines of a log, command a terminal or turn the direction of writing."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def lines_without_controls(text: str) -> str:
+    """``text`` with escapes for control characters, except for its line ends."""
+    return "\n".join(map(without_controls, text.split("\n")))
+
+
+def shortened(text: str, limit: int = LONGEST_MESSAGE) -> str:
+    """``text``, or its beginning and its end if it is longer than ``limit``."""
+    tail = limit // 3
+    return text if len(text) <= limit else f"{text[: limit - tail - 5]} ... {text[-tail:]}"
 
 
 def describe_fault(error: BaseException) -> str | None:
@@ -167,7 +177,7 @@ def describe_loss(error: BaseException) -> str | None:
 def _end(line: str, status: int, follows: bool = False) -> int:
     """Print the line of a command that fails. Of the processes that a launcher started, only the first prints a line
     that several have, and those whose failure ``follows`` from another's are silent."""
-    line = f"error: {on_one_line(line)}"
+    line = f"error: {shortened(without_controls(line))}"
     first = _first_of_launch(line)
     if first is None or not (follows or first == line):
         with suppress(OSError):  # standard error may be on the full disk too

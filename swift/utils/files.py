@@ -10,7 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from swift.utils.errors import UserError
+
+MEMORY_PER_BYTE = 30  # of JSON, at most: "{}," is an object of 64 bytes, and the text is there too
+LEAST_MEMORY = 1 << 30  # bytes that are not counted
 
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)  # it can only be read by setting it
@@ -69,6 +74,18 @@ def write_json_lines(path: str | Path, rows: list[Any]) -> Path:
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
+def check_readable(path: Path) -> None:
+    """Raise ValueError for what is not a file, such as a pipe, which would be waited for, and for a file that this
+    machine's memory does not hold once it is parsed. A missing file passes."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError("not a regular file")
+    needed, free = MEMORY_PER_BYTE * path.stat().st_size, psutil.virtual_memory().available
+    if needed > LEAST_MEMORY and needed > free:
+        raise ValueError(f"it may take {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free")
+
+
 def read_json(path: str | Path, remedy: str, kind: type = dict, *, what: str = "") -> Any:
     """The JSON object in a file, or a value of another ``kind``.
 
@@ -77,6 +94,7 @@ def read_json(path: str | Path, remedy: str, kind: type = dict, *, what: str = "
     """
     named = f"{what} {path}".lstrip()
     try:
+        check_readable(Path(path))
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{named} cannot be read ({error}); {remedy}") from error

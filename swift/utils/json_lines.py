@@ -23,6 +23,7 @@ from swift.utils.errors import UserError
 from swift.utils.locks import hold
 
 _NO_OBJECT = "not a JSON object"
+LONGEST_LINE = 1 << 27  # bytes of a line that is read; objects take up to 30 times the memory of their text
 TAIL = 1 << 20  # bytes at the end of a file that are searched for its newest entries
 
 
@@ -50,13 +51,15 @@ class JsonLinesFile:
 
     def lines(self, damaged: dict[int, str] | None = None) -> Iterator[JsonLine]:
         """The whole lines, in order; none if there is no file. Raises UserError if a line is not an object, or passes
-        it over and adds its number and problem to ``damaged``."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
+        it over and adds its number and problem to ``damaged``. A line of over 128 MB is always an error."""
+        if not self.path.exists():
             return
-        with file:
-            for number, content in enumerate(file, start=1):
+        if not self.path.is_file():
+            raise UserError(f"{self.path} is not a regular file; {self.remedy}")
+        with self.path.open("rb") as file:
+            for number, content in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+                if len(content) > LONGEST_LINE:
+                    raise self.damage(number, f"over {LONGEST_LINE >> 20} MB long")
                 if not content.endswith(b"\n"):
                     return
                 if (value := _object(content)) is not None:
@@ -157,6 +160,8 @@ class JsonLinesWriter:
 def newest_objects(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of the last lines of a file, the newest first. Progress displays use it, so it never fails: other
     lines are ignored, and a missing file gives no objects."""
+    if not path.is_file():
+        return  # a pipe would be waited for
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))

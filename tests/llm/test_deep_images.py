@@ -176,6 +176,17 @@ def test_a_png_is_turned_upright():
     assert np.array_equal(shown(data), np.rot90(spread(values), -1))
 
 
+def test_every_deep_channel_counts_for_the_limit_of_a_size(monkeypatch):
+    """81 million pixels of four channels, a PNG of 600 kB, took 6.6 GB of memory."""
+    data = png(sixteen(4, 5, 4), 6, [0] * 4)
+    monkeypatch.setattr("swift.llm.images.source.MAX_PIXELS", 80)
+    open_image(ImageSource("a.png", data=data))
+    monkeypatch.setattr("swift.llm.images.source.MAX_PIXELS", 79)
+    for reader in (open_image, check_image, image_size):
+        with pytest.raises(UserError, match="5 x 4 pixels of 4 deep channels, over 79 values"):
+            reader(ImageSource("a.png", data=data))
+
+
 def test_a_cut_png_is_refused():
     with pytest.raises(UserError, match="image film is truncated or damaged"):
         shown(png(sixteen(6, 5, 3), 2, [0] * 6)[:-40])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from swift.llm.images import dicom
 from swift.llm.images.source import ImageSource, check_image, image_size, is_base64, open_image
 from swift.utils.errors import UserError
 
@@ -18,6 +19,7 @@ pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed; it is
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import (  # noqa: E402
+    DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -261,6 +263,17 @@ def test_a_file_that_cannot_be_shown_is_refused_in_one_line(data, words):
             reader(source_of(data))
         assert str(caught.value).startswith("image studies/7.dcm ")
         assert "\n" not in str(caught.value)
+
+
+def test_a_deflated_file_is_inflated_up_to_a_limit(monkeypatch):
+    """Pydicom inflates such a file whole: 400 kB took 0.8 GB of memory."""
+    made = dataset(u16(0, 9))
+    assert open_image(source_of(encode(made, DeflatedExplicitVRLittleEndian))).size == (2, 1)
+    monkeypatch.setattr(dicom, "LARGEST_INFLATED", 3_000_000)
+    made.add_new((0x0009, 0x1001), "OB", bytes(5_000_000))
+    for reader in (open_image, check_image, image_size):
+        with pytest.raises(UserError, match="is a deflated DICOM file of over 3 MB"):
+            reader(source_of(encode(made, DeflatedExplicitVRLittleEndian)))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ReXKG.graph import Graph
-from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.errors import UserError, lines_without_controls, reports_user_errors
 from swift.utils.files import write_json
 from swift.utils.flag_limits import CommandParser
 from swift.utils.logger import get_logger
@@ -122,7 +122,7 @@ def hallucination_audit(argv: Sequence[str] | None = None) -> int:
         path = path.with_name("kg_metrics.json")
     path = arguments.metrics or path
     write_json(path, _plain(facts | scores))
-    print(audit_table(scores))
+    print(lines_without_controls(audit_table(scores)))
     logger.info("wrote %s; graphs by %s", path, facts["extractor"])
     return 0
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from utils.answers import in_form_of, parse_answers
-from utils.metrics import ACCURACY_RULES, TRAINING_RULE, judge, reference_answers
+from utils.metrics import ACCURACY_RULES, TRAINING_RULE, reference_answers, verdicts
 
 CHANGED = "changed"
 RULE_FIGURES = (
@@ -66,11 +66,10 @@ def looking_columns(
         if pair[1] is None:
             continue
         reference = reference_answers(pair[0])
-        texts = [result["generated_text"] for result in pair]
-        answers = [in_form_of(parse_answers(text), reference) for text in texts]
+        answers = [in_form_of(parse_answers(result["generated_text"]), reference) for result in pair]
         changed[position] = answers[0] != answers[1]
-        for side, text in enumerate(texts):
-            for rule, verdict in judge(text, reference).items():
+        for side, result in enumerate(pair):
+            for rule, verdict in verdicts(result, reference).items():
                 right[rule][side, position] = verdict
     columns: dict[FigureName, np.ndarray] = {(CHANGED, None): changed}
     for rule, (seen, unseen) in right.items():

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from swift.evaluation.arguments import TokenArguments
+from swift.llm.dataset import raise_problems
 from swift.utils.decisive import Decides, fields_that_decide
 from swift.utils.errors import UserError
 from swift.utils.files import read_json, try_read_json
 from swift.utils.logger import get_logger
+from tools.reports.result_shapes import facts_problem, row_problem, without_infinities
 from utils.metrics import question_metrics
 from utils.questions import question_name
 
@@ -153,11 +155,21 @@ def read_results(path: str | Path, fields: Sequence[str] = FIELDS) -> dict[str, 
     results = document.get("results")
     if not isinstance(results, list) or not results:
         raise UserError(f"result file {path} has no list 'results'; pass a file that evaluate.py wrote")
-    for position, result in enumerate(results):
-        missing = [field for field in fields if not isinstance(result, dict) or field not in result]
-        if missing:
-            raise UserError(f"result file {path} result {position}: field '{missing[0]}' is missing; evaluate again")
-    return document
+    problems = (_row_problem(result, fields) for result in results)
+    raise_problems(
+        f"result file {path} result {position}: {problem}; evaluate again"
+        for position, problem in enumerate(problems)
+        if problem
+    )
+    if problem := facts_problem(document):
+        raise UserError(f"result file {path}: {problem}; evaluate again")
+    facts = {name: value for name, value in document.items() if name != "results"}
+    return without_infinities(facts) | {"results": results}
+
+
+def _row_problem(result: Any, fields: Sequence[str]) -> str | None:
+    missing = [field for field in fields if not isinstance(result, dict) or field not in result]
+    return f"field '{missing[0]}' is missing" if missing else row_problem(result)
 
 
 def writable(text: str) -> str:

@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swift.utils.errors import UserError
 from swift.utils.files import read_json, try_read_json
 from swift.utils.json_lines import JsonLinesFile
 from swift.utils.logger import get_logger
 
 FLAT = 1e-6  # a group whose rewards spread no more than this counts as one without spread, as in training
+LARGEST_OF_SCRIPTS = 2**53  # of a whole number that a script on a page can hold
+_LIMITS = ("bandwidth_gb_per_second", "compute_tflops")
+_REWARD_LISTS = ("reward_funcs", "reward_weights")
 CompletionRow = dict[str, Any]
 
 logger = get_logger()
 
 
 def read_arguments(run: Path) -> dict[str, Any]:
-    """The arguments in the run's args.json. Empty without the file."""
+    """The arguments in the run's args.json. Empty without the file. Raises UserError for a file of another shape."""
     path = run / "args.json"
-    return read_json(path, "fix or remove it").get("arguments", {}) if path.exists() else {}
+    arguments = read_json(path, "fix or remove it").get("arguments", {}) if path.exists() else {}
+    names, weights = (arguments.get(name) or [] if isinstance(arguments, dict) else None for name in _REWARD_LISTS)
+    if not (_is_list_of(str, names) and _is_list_of(int | float, weights)):
+        raise UserError(f"{path}: {' and '.join(_REWARD_LISTS)} must be lists of names and numbers; fix or remove it")
+    return arguments
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
     """The Trainer's log in the newest readable checkpoint. Empty if there is no checkpoint."""
     states = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda path: _number(path.parent.name))
     for path in reversed(states):
-        history = (try_read_json(path) or {}).get("log_history")
-        if isinstance(history, list):
-            return history
+        state = try_read_json(path) or {}
+        if isinstance(state.get("log_history"), list):
+            return log_entries(state)
         logger.warning("%s is incomplete; an older checkpoint is read", path)
     return []
+
+
+def log_entries(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The numbers in the log of a trainer_state.json, with their steps. Other values, and those that are not finite,
+    are left out."""
+    history = state.get("log_history")
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    return [
+        {name: value for name, value in entry.items() if _is_finite(value)}
+        for entry in entries
+        if isinstance(entry.get("step"), int) and _is_finite(entry["step"])
+    ]
 
 
 def read_profile(run: Path) -> dict[str, Any] | None:
     """The profile of a few steps in the run's profile.json. None without a readable file."""
     profile = try_read_json(run / "profile.json")
-    return profile if isinstance(profile, dict) and isinstance(profile.get("stages"), list) else None
+    stages = profile.get("stages") if profile else None
+    readable = _is_list_of(dict, stages) and all(
+        isinstance(row.get("stage"), str)
+        and {"seconds", "share"} <= row.keys()
+        and all(_is_finite(row[name]) for name in row if name != "stage")
+        for row in stages
+    )
+    readable = readable and all(_is_finite(profile.get(name)) for name in _LIMITS)
+    return profile if readable else None
 
 
 def read_completions(path: Path) -> Iterator[CompletionRow]:
@@ -48,6 +77,8 @@ def read_completions(path: Path) -> Iterator[CompletionRow]:
     for line in lines.lines():
         if missing := [name for name in ("step", "rewards", "completion") if name not in line.value]:
             raise lines.damage(line.number, f"field {missing[0]!r} is missing")
+        if wrong := [name for name, is_right in _ROW.items() if name in line.value and not is_right(line.value[name])]:
+            raise lines.damage(line.number, f"field {wrong[0]!r} is of another type")
         yield line.value
 
 
@@ -93,6 +124,39 @@ def survey(
 def reward_spread(totals: Sequence[float]) -> float:
     """The standard deviation within a group, with Bessel's correction as in training. One completion has 0."""
     return statistics.stdev(totals) if len(totals) > 1 else 0.0
+
+
+def _is_finite(value: Any) -> bool:
+    """True for a number that a page can show."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_OF_SCRIPTS
+    return whole or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_list_of(kind: Any, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
+
+
+def _is_column(kind: Any) -> Callable[[Any], bool]:
+    """Values of the tokens of one text, in a list of their own, or null."""
+    return lambda value: value is None or (
+        isinstance(value, list) and len(value) == 1 and _is_list_of(kind, value[0])
+        and all(not isinstance(entry, int | float) or _is_finite(entry) for entry in value[0])
+    )  # fmt: skip
+
+
+# Types of the fields of completions.jsonl that its readers rely on.
+_ROW: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: isinstance(value, int) and _is_finite(value),
+    "rewards": lambda value: isinstance(value, dict) and all(v is None or _is_finite(v) for v in value.values()),
+    "completion": lambda value: isinstance(value, str),
+    "prompt": lambda value: value is None or isinstance(value, str),
+    "solution": lambda value: value is None or isinstance(value, str),
+    "advantage": _is_finite,
+    "vision_weight": _is_finite,
+    "raw_completion_tokens": _is_column(str),
+    "per_token_logps": _is_column(int | float),
+    "per_token_vision_dependency": _is_column(int | float),
+}
 
 
 def _number(name: str) -> int:

@@ -106,7 +106,7 @@ def replaces_evaluation(run: PlannedRun) -> bool:
     """True if the run has an evaluation with other flags. Notes in run.json that its replacement begins: until the
     replacement has ended, result files of both may be in the folder."""
     record = try_read_json(run.folder / "run.json") or {}
-    done = record.get("evaluation")
+    done = evaluation_of(record)
     flags = _evaluation_flags(run)
     if not done or ("replaced_by" not in done and evaluation_settings(done) == evaluation_settings({"flags": flags})):
         return False
@@ -124,9 +124,26 @@ def note_evaluation(run: PlannedRun) -> None:
     write_json(run.folder / "run.json", (try_read_json(run.folder / "run.json") or {}) | {"evaluation": evaluation})
 
 
+def is_plain_name(name: Any) -> bool:
+    """True if ``name`` names something within a folder, and nothing beside, above or below that."""
+    return isinstance(name, str) and Path(name).name == name and name not in ("", "..")
+
+
+def evaluation_of(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The finished evaluation in a run.json. Empty if there is none that this program could have written."""
+    done = (record or {}).get("evaluation")
+    if not isinstance(done, dict):
+        return {}
+    flags, files = done.get("flags"), done.get("files")
+    readable = isinstance(flags, dict) and all(isinstance(values, list) for values in flags.values())
+    return done if readable and isinstance(files, list) and all(map(is_plain_name, files)) else {}
+
+
 def training_settings(written: Mapping[str, Any]) -> dict[str, Any]:
     """The flags and environment switches of an args.json that decide what is computed."""
-    return _settings(written.get("command", []), written.get("environment") or {})
+    command, environment = written.get("command"), written.get("environment")
+    words = [word for word in command if isinstance(word, str)] if isinstance(command, list) else []
+    return _settings(words, environment if isinstance(environment, dict) else {})
 
 
 def evaluation_settings(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,9 +201,10 @@ def _is_last(checkpoint: Path) -> bool:
 
 
 def _is_evaluated(run: PlannedRun, record: Mapping[str, Any], checkpoint: Path) -> bool:
-    done = record.get("evaluation") or {}
+    done = evaluation_of(record)
     return (
-        "replaced_by" not in done
+        bool(done)
+        and "replaced_by" not in done
         and evaluation_settings(done) == evaluation_settings({"flags": _evaluation_flags(run)})
         and done.get("checkpoint") == checkpoint.name
         and all((run.folder / "eval" / name).is_file() for name in done["files"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swift.utils.errors import INTERRUPTED, UserError
+from swift.utils.errors import INTERRUPTED, UserError, without_controls
 from swift.utils.files import try_read_json, write_json
 from tools.reports.training_page import leave_training_page
 from tools.sweeps.jobs import POLL_SECONDS, RunProcess, start_job
@@ -121,7 +121,7 @@ class Scheduler:
         print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     def _say(self, text: str) -> None:
-        print(f"{_over_status_line()}{text}", file=sys.stderr, flush=True)
+        print(f"{_over_status_line()}{without_controls(text)}", file=sys.stderr, flush=True)
 
     def _report(self) -> int:
         """Print the runs that are not finished. Returns the exit status."""

@@ -20,7 +20,8 @@ from swift.utils.errors import UserError
 from swift.utils.files import try_read_json
 from swift.utils.run_folder import newest_checkpoint, trainer_state
 from tools.reports.result_files import load_runs
-from tools.sweeps.runs import evaluation_settings, first_difference, training_settings
+from tools.reports.training_log import log_entries
+from tools.sweeps.runs import evaluation_of, evaluation_settings, first_difference, is_plain_name, training_settings
 from utils.intervals import Interval, difference_interval, mean_interval
 from utils.questions import patients
 
@@ -28,6 +29,7 @@ SETTINGS = ("policy", "size", "learning_rate", "generations", "beta", "rewards")
 METRICS = ("accuracy", "exact_set", "kg_f1", "kg_jaccard", "format", "length")
 COMPARED = ("accuracy", "kg_f1")
 BASELINE = "external_r1v_acc"
+ENTRY = (*SETTINGS, "folder", "seed", "status", "reason")  # fields of a run in sweep.json, all of them texts
 PER_RUN = {"seed"} | NAMES_OF_CONTENT  # flags in which the seeds of a setting may differ
 PER_REWARDS = {"reward_funcs", "reward_weights"}  # and between a setting and its baseline
 
@@ -77,9 +79,7 @@ class SweepRow:
 def read_sweep(folder: Path) -> tuple[list[FinishedRun], list[str]]:
     """The runs of a sweep, and the patient of each question. Raises UserError if there is nothing to summarize, or if
     runs of one setting, or of a setting and its baseline, were made with different flags."""
-    entries = (try_read_json(folder / "sweep.json") or {}).get("runs")
-    if not entries:
-        raise UserError(f"{folder} has no sweep.json with runs; give the folder that train_loop.sh wrote")
+    entries = _entries(folder)
     files = {tag: _result_files(folder / entry["folder"]) for tag, entry in entries.items()}
     evaluated = {tag: paths for tag, paths in files.items() if paths and entries[tag]["status"] == "finished"}
     loaded = load_runs(evaluated) if evaluated else {}
@@ -92,6 +92,20 @@ def read_sweep(folder: Path) -> tuple[list[FinishedRun], list[str]]:
     _refuse_different(folder, runs, entries)
     questions = next(iter(loaded.values())).results if loaded else []
     return runs, patients(questions)
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """The runs of sweep.json by tag. Raises UserError if there are none, or if one is not a run in this folder."""
+    entries = (try_read_json(folder / "sweep.json") or {}).get("runs")
+    if not entries or not isinstance(entries, dict):
+        raise UserError(f"{folder} has no sweep.json with runs; give the folder that train_loop.sh wrote")
+    for tag, entry in entries.items():
+        wrong = [name for name in ENTRY if not isinstance(entry, dict) or not isinstance(entry.get(name), str)]
+        if wrong:
+            raise UserError(f"{folder}/sweep.json, run {tag}: field '{wrong[0]}' must be a text; sweep again")
+        if not is_plain_name(entry["folder"]):
+            raise UserError(f"{folder}/sweep.json, run {tag}: its folder leads out of the sweep; name one within it")
+    return entries
 
 
 def summarize_sweep(runs: Iterable[FinishedRun], clusters: Sequence[str], baseline: str = BASELINE) -> list[SweepRow]:
@@ -182,12 +196,12 @@ def _how_made(run: Path, evaluated: bool) -> dict[str, dict[str, Any]]:
     record = try_read_json(run / "run.json") or {}
     training = training_settings(try_read_json(run / "args.json") or {}) | {"data_sha256": record.get("data_sha256")}
     made = {"training": {name: value for name, value in training.items() if name not in PER_RUN}}
-    return made | ({"evaluation": evaluation_settings(record.get("evaluation") or {})} if evaluated else {})
+    return made | ({"evaluation": evaluation_settings(evaluation_of(record))} if evaluated else {})
 
 
 def _result_files(run: Path) -> list[Path]:
     """The result files of a run's finished evaluation."""
-    evaluation = (try_read_json(run / "run.json") or {}).get("evaluation") or {}
+    evaluation = evaluation_of(try_read_json(run / "run.json"))
     if "replaced_by" in evaluation:
         return []
     files = [run / "eval" / name for name in evaluation.get("files", ())]
@@ -196,7 +210,7 @@ def _result_files(run: Path) -> list[Path]:
 
 def _history(run: Path) -> list[dict[str, Any]]:
     checkpoint = newest_checkpoint(run)
-    return [] if checkpoint is None else trainer_state(checkpoint)["log_history"]
+    return [] if checkpoint is None else log_entries(trainer_state(checkpoint))
 
 
 def _order(setting: Setting) -> tuple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,5 +102,5 @@ def sweep_page(cells: list[list[str]], caption: str, pictures: Sequence[Path]) -
         "th:first-child,td:first-child{text-align:left}"
     )
     head = f'<meta charset="utf-8"><title>Sweep</title><style>{style}</style>'
-    body = f"<h1>Sweep</h1>\n{to_html(cells)}<p>{caption}</p>\n{images}"
+    body = f"<h1>Sweep</h1>\n{to_html(cells)}<p>{html.escape(caption)}</p>\n{images}"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'

@@ -9,6 +9,7 @@ caller puts the image's name before them.
 from __future__ import annotations
 
 import functools
+import zlib
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -25,6 +26,7 @@ MAGIC, MAGIC_AT = b"DICM", 128
 INVERTED, GRAY, PALETTE = "MONOCHROME1", ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", PALETTE)
 BITS = (1, 8, 16)
+DEFLATED, LARGEST_INFLATED = b"1.2.840.10008.1.2.1.99", 600_000_000  # bytes; 89 million pixels in color take 534
 
 
 def is_dicom(stream: BinaryIO) -> bool:
@@ -54,6 +56,7 @@ def read_dicom(stream: BinaryIO, pixels: bool = True) -> Dataset:
     pydicom is missing, and pydicom's own errors for broken files.
     """
     pydicom = _pydicom()
+    _check_inflated(stream)
     dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = _inferred_syntax(pydicom, dataset)
@@ -72,6 +75,25 @@ def read_dicom(stream: BinaryIO, pixels: bool = True) -> Dataset:
             "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or convert it"
         )
     return dataset
+
+
+def _check_inflated(stream: BinaryIO) -> None:
+    """Raise UserError for a deflated file that is larger than any radiograph once it is inflated, as pydicom does with
+    all of it at once. Leaves ``stream`` at its beginning."""
+    head = stream.read(4096)
+    stream.seek(0)
+    if DEFLATED not in head:
+        return
+    group_length = int.from_bytes(head[140:144], "little")  # of the file meta information, its first element
+    stream.seek(144 + group_length)
+    inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while size <= LARGEST_INFLATED and (packed := inflate.unconsumed_tail or stream.read(1 << 16)):
+        size += len(inflate.decompress(packed, 1 << 20))
+    stream.seek(0)
+    if size > LARGEST_INFLATED:
+        raise UserError(
+            f"is a deflated DICOM file of over {LARGEST_INFLATED / 1e6:.0f} MB; inflate it, or leave it out"
+        )
 
 
 def _inferred_syntax(pydicom: ModuleType, dataset: Dataset) -> str:

@@ -136,7 +136,7 @@ def image_size(source: ImageSource) -> tuple[int, int]:
             return _seen_size(*_checked_size(header.Columns, header.Rows), source.view)
         if (deep := deep_image(stream)) is not None:
             turned = deep.orientation in QUARTER_TURNS
-            size = _checked_size(deep.width, deep.height)
+            size = _checked_deep_size(deep)
             return _seen_size(*(reversed(size) if turned else size), source.view)
         image = _open(stream)
         # Image.getexif itself, because a PNG's own method decodes the pixels to look for a tag behind them.
@@ -153,7 +153,7 @@ def check_image(source: ImageSource, decode: bool = True) -> None:
             _decode_dicom(stream, source) if decode else read_dicom(stream)
             return
         if (deep := deep_image(stream)) is not None:
-            _checked_size(deep.width, deep.height)
+            _checked_deep_size(deep)
             if decode:
                 deep.read()
             return
@@ -187,7 +187,7 @@ def _decode(stream: BinaryIO, source: ImageSource) -> Image.Image:
     if is_dicom(stream):
         return Image.fromarray(_decode_dicom(stream, source)).convert("RGB")
     if (deep := deep_image(stream)) is not None:
-        _checked_size(deep.width, deep.height)
+        _checked_deep_size(deep)
         image = _show_deep(deep, source.view.outliers)
         image.getexif()[EXIF_ORIENTATION] = deep.orientation
         return ImageOps.exif_transpose(image)
@@ -235,6 +235,15 @@ def _checked_size(width: int, height: int) -> tuple[int, int]:
     if width * height > MAX_PIXELS:
         raise UserError(f"has {width} x {height} pixels, over {MAX_PIXELS}; scale it down")
     return width, height
+
+
+def _checked_deep_size(deep: DeepImage) -> tuple[int, int]:
+    """(width, height) of a deep image, of which every channel counts: they take eight times the memory of 8 bits."""
+    samples = deep.channels + (deep.alpha is not None)
+    if deep.width * deep.height * samples > MAX_PIXELS:
+        size = f"{deep.width} x {deep.height} pixels of {samples} deep channels"
+        raise UserError(f"has {size}, over {MAX_PIXELS} values; scale it down")
+    return deep.width, deep.height
 
 
 def _to_rgb(image: Image.Image, white_is_zero: bool, outliers: float, *, is_unsigned: bool) -> Image.Image:
