@@ -16,7 +16,7 @@ from pathlib import Path
 
 from experiments.claim.comparisons import compare_all
 from experiments.claim.plan import PLAN_FILE, RESULTS, ClaimPlan, read_plan
-from experiments.claim.report import all_sections, as_sweep, fill_sections
+from experiments.claim.report import SIZES_PLOT, STEPS_PLOT, all_sections, as_sweep, fill_sections
 from experiments.claim.tables import (
     HOME,
     QuestionsByWorld,
@@ -50,7 +50,7 @@ def draw_plots(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld
         return []
     clusters = [row.patient for row in questions[HOME].rows]
     rows = summarize_sweep(runs, clusters)
-    drawn = [draw_sizes(rows, folder / "claim_sizes.png"), draw_steps(rows, folder / "claim_steps.png")]
+    drawn = [draw_sizes(rows, folder / SIZES_PLOT), draw_steps(rows, folder / STEPS_PLOT)]
     return [path for path in drawn if path is not None]
 
 

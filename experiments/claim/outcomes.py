@@ -68,6 +68,7 @@ OUTCOMES = {
     "format": Outcome("well-formed", (HOME, "format")),
     "length": Outcome("length (tokens)", (HOME, "length"), better=0),
     "claims": Outcome("claims per reasoning", (HOME, "judged"), better=0),
+    "unjudged": Outcome("unjudged statements per reasoning", (HOME, "unjudged"), better=0),
     "looking_blank": Outcome("looking, against blank", (HOME, _ACCURACY), less=("blank", _ACCURACY)),
     "looking_shuffled": Outcome("looking, against shuffled", (HOME, _ACCURACY), less=("shuffled", _ACCURACY)),
     "pass": Outcome("pass@8", ("sampled", PASS)),

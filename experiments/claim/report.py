@@ -21,6 +21,7 @@ MAIN_OUTCOMES = (
     "pass", "length", "shifted_accuracy", "shifted_sound",
 )  # fmt: skip
 WATCHED = ("reward", "kl", "completion_length", "signs/contradictory", "signs/against_answer", "signs/restates")
+SIZES_PLOT, STEPS_PLOT = "claim_sizes.png", "claim_steps.png"  # beside the document, in images/
 _MARKED = re.compile(r"(<!-- claim:(\w+) -->\n).*?(<!-- claim:end -->)", re.DOTALL)
 
 
@@ -86,9 +87,13 @@ def verdicts_section(compared: Sequence[Comparison]) -> str:
     for one in compared:
         if one.confirmatory:
             value = one.estimate
-            numbers = [effect_text(one), *(f"{p:.3f}" for p in (value.p_value, one.corrected))] if value else ["-"] * 3
+            numbers = [effect_text(one), *map(_p_text, (value.p_value, one.corrected))] if value else ["-"] * 3
             rows.append([one.contrast.name, one.what.label, *numbers, one.verdict or "no runs", f"{one.smallest:g}"])
     return to_markdown(rows)
+
+
+def _p_text(p_value: float) -> str:
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def outcomes_section(compared: Sequence[Comparison]) -> str:
@@ -121,7 +126,7 @@ def cells_section(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWo
     for cell in (PlanCell(baseline=WARM_START), PlanCell(baseline=SFT), *plan.cells):
         own = cell_tables(plan, cell, tables)
         rows.append([cell.label, str(len(own)), *(_mean_text(name, own, questions) for name in MAIN_OUTCOMES)])
-    return to_markdown(rows)
+    return f"{to_markdown(rows)}\n![Accuracy and KG F1 by the size of the training set](images/{SIZES_PLOT})\n"
 
 
 def _mean_text(name: str, own: Sequence[RunTable], questions: QuestionsByWorld) -> str:
@@ -173,7 +178,9 @@ def training_section(plan: ClaimPlan, tables: TablesByTag) -> str:
             means = [[point[name] for point in last if name in point] for name in WATCHED]
             rows.append([cell.label, *(f"{statistics.fmean(values):.3g}" if values else "-" for values in means),
                          f"{statistics.fmean(record['seconds'] for record in own):.0f}"])  # fmt: skip
-    return to_markdown(rows) if len(rows) > 1 else "No runs are measured yet."
+    if len(rows) == 1:
+        return "No runs are measured yet."
+    return f"{to_markdown(rows)}\n![Length and rewards during training](images/{STEPS_PLOT})\n"
 
 
 def as_sweep(plan: ClaimPlan, tables: TablesByTag) -> list[FinishedRun]:

@@ -204,7 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         began = time.perf_counter()
         status = execute(commands, threads, jobs)
-        note_time(arguments.results, stage, time.perf_counter() - began, jobs)
+        if stage != "analyze":  # which has written the document by then
+            note_time(arguments.results, stage, time.perf_counter() - began, jobs)
         if status and (status, stage) != (1, "sweeps"):
             raise UserError(f"stage {stage} ended with status {status}; see the messages above, then start again")
         worst = worst or status

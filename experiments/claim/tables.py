@@ -31,7 +31,7 @@ HOME, SHIFTED = "home", "shifted"
 CONDITIONS = {HOME: HOME, "blank": HOME, "shuffled": HOME, "sampled": HOME, SHIFTED: SHIFTED}
 ANSWERED = (
     "substring", "answer_overlap", "answer_span", "exact_set", "answer_f1", "format", "length", "entity_precision",
-    "entity_recall", "entity_f1", "relation_f1", "kg_jaccard", "kg_f1", "hallucination", "omission",
+    "entity_recall", "kg_jaccard", "kg_f1", "hallucination", "omission",
 )  # fmt: skip
 JUDGED = ("true", "false", "asserted", "invented", "unjudged", "sound")  # by the drawn truth
 SAMPLED = ("samples", "right", "right_exact")  # answers drawn, and how many are right by the training rule and exactly
