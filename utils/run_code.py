@@ -122,8 +122,8 @@ def fraction_passed(program: str, test_cases: Iterable[Mapping[str, str]], run: 
     """
     verdicts = []
     for case in test_cases:
-        printed = run(program, stdin=case["input"])
-        verdicts.append(printed is not None and _lines(printed) == _lines(case["output"]))
+        printed = run(program, stdin=str(case["input"]))
+        verdicts.append(printed is not None and _lines(printed) == _lines(str(case["output"])))
     return sum(verdicts) / len(verdicts) if verdicts else 0.0
 
 

@@ -171,6 +171,10 @@ def test_outputs_are_compared_line_by_line_without_trailing_blanks():
     assert fraction_passed("print('a b')", [{"input": "", "output": "a\nb\n"}], limited) == 0.0
 
 
+def test_inputs_and_outputs_may_be_numbers():
+    assert fraction_passed("print(2 * int(input()))", [{"input": 2, "output": 4}], limited) == 1.0
+
+
 def test_fenced_code_picks_the_language():
     text = "```java\nx\n```\n```Python\ny\n```\n```\nz\n```"
     assert [fenced_code(text, name) for name in ("java", "python", None, "go")] == ["x\n", "y\n", "z\n", None]
