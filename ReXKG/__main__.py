@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         texts = _read_texts(args)
         graphs = _read_graphs(args, texts)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     if args.json or args.dot:

@@ -14,6 +14,7 @@ import argparse
 import logging
 import platform
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -65,7 +66,7 @@ def train_relation(args: argparse.Namespace) -> None:
 
 def make_encoder(args: argparse.Namespace) -> None:
     """Make a random encoder in ``args.output``."""
-    _refuse_trained(args.output)
+    _begin(args.output)
     sentences = [sentence for path in args.annotations for sentence in read_annotations(path)]
     write_encoder(args.output, sentences, args.hidden_size, args.layers, args.heads, args.vocabulary, args.seed)
 
@@ -75,14 +76,13 @@ def _prepare(
 ) -> tuple[dict[str, list[AnnotatedSentence]], EntityModel | RelationModel, WordPieces]:
     """Annotated sentences by "train", "dev" and "test", a model on the encoder, and its word-pieces. Writes everything
     but the weights to the output folder."""
-    _refuse_trained(args.output_dir)
+    _begin(args.output_dir)
     data = {role: read_annotations(path) for role in ("train", "dev", "test") if (path := getattr(args, role))}
     config = read_config(args.encoder)
     pieces = WordPieces.read((args.encoder,), config.vocab_size)
     torch.manual_seed(args.seed)
     model = kind(config)
     load_encoder(model.bert, args.encoder)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     save_json(config.to_dict(), args.output_dir / "config.json")
     pieces.save(args.output_dir)
     return data, model, pieces
@@ -136,7 +136,16 @@ def _entity_reader(folder: Path, device: str) -> EntityReader:
     return EntityReader(model, WordPieces.read((folder,), model.bert.config.vocab_size), device)
 
 
-def _refuse_trained(folder: Path) -> None:
+def _begin(folder: Path) -> None:
+    """Make the output folder. Raises ValueError if it holds a model or cannot be written to, before much is done."""
+    if not str(folder).strip() or "\0" in str(folder):
+        raise ValueError(f"{str(folder)!r} is not the name of a folder; give one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise ValueError(f"nothing can be written to {folder} ({error.strerror}); name another folder") from error
     if any((folder / name).exists() for name in WEIGHT_FILES):
         raise ValueError(f"{folder} already holds a model; name another folder, or remove it first")
 
@@ -214,13 +223,13 @@ def _device(name: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command. Returns 0, 2 with one line on stderr if a file, folder or flag is wrong, or 130 after Ctrl-C."""
+    """Run the command. Returns 0, 2 with one line on stderr for a wrong file, disk or flag, or 130 after Ctrl-C."""
     args = parse_arguments(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("chex").setLevel(logging.INFO)
     try:
         args.run(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

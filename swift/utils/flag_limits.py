@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +20,7 @@ from swift.utils.output_folders import check_output_folder
 _LARGEST = 2**31 - 1  # of whole numbers
 _LARGEST_SEED = 2**32 - 1
 _ABOVE_ZERO = math.ulp(0.0)
+_BELOW_ONE = math.nextafter(1.0, 0.0)
 _SHOWN = 60  # characters of a value in a message
 
 # Smallest and largest value, if they are not those of every number. Where a command has a lower bound of its own, only
@@ -38,7 +41,7 @@ LIMITS: dict[str, tuple[float, float]] = {
                     (_ABOVE_ZERO, _LARGEST)),
     **dict.fromkeys(("learning_rate", "weight_decay", "warmup_steps", "adam_epsilon", "max_grad_norm", "eval_delay",
                      "neftune_noise_alpha", "soft_cache_length"), (0, 1e9)),
-    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, math.nextafter(1.0, 0.0))),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, _BELOW_ONE)),
     **dict.fromkeys(("label_smoothing_factor", "warmup"), (0, 1)),
 }  # fmt: skip
 
@@ -55,15 +58,27 @@ PATHS = frozenset({
 
 def check_flag(name: str, value: Any) -> None:
     """Raise UserError for a value that no run could use: a number that is not finite or out of bounds, an empty name of
-    a file, or a text with a NUL byte. Each element of a list is checked."""
+    a file, the name of a device, or a text that is not UTF-8. Each element of a list is checked."""
     for part in value if isinstance(value, list | tuple) else [value]:
         if isinstance(part, int | float) and not isinstance(part, bool):
             _check_number(name, part)
         elif isinstance(part, str | Path):
-            if "\0" in str(part):
-                raise UserError(f"--{name} {_short(part)} holds a NUL byte; remove it")
-            if name in PATHS and not str(part).strip():
-                raise UserError(f"--{name} is empty; name a file or folder, or leave the flag out")
+            _check_text(name, str(part), is_path=name in PATHS or isinstance(part, Path))
+
+
+def _check_text(name: str, text: str, is_path: bool) -> None:
+    if "\0" in text:
+        raise UserError(f"--{name} {_short(text)} holds a NUL byte; remove it")
+    if is_path and not text.strip():
+        raise UserError(f"--{name} is empty; name a file or folder, or leave the flag out")
+    if not is_path and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"--{name} {_short(text)!a} is not UTF-8; give UTF-8 text")
+    try:
+        endless = stat.S_ISCHR(os.stat(text).st_mode)
+    except OSError:
+        return
+    if endless:
+        raise UserError(f"--{name} {text} is a device, which has no end; name a file or folder")
 
 
 def check_flags(values: Mapping[str, Any]) -> None:
@@ -80,7 +95,8 @@ def _check_number(name: str, value: float) -> None:
         least = "above 0" if low == _ABOVE_ZERO else f"{low:g} or more"
         raise UserError(f"--{name} {_short(value)} must be {least}")
     if value > high:
-        raise UserError(f"--{name} {_short(value)} must be at most {high:.15g}")
+        most = "below 1" if high == _BELOW_ONE else f"at most {high:.15g}"
+        raise UserError(f"--{name} {_short(value)} must be {most}")
 
 
 def _short(value: object) -> str:

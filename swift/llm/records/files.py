@@ -65,12 +65,12 @@ def find_part(path: str | Path) -> FilePart:
 
 
 def _existing(path: Path) -> Path:
-    size = path.stem.removeprefix("valid_sample_vqa_")
-    for candidate in (path, path.with_stem(size), path.with_stem(f"valid_sample_vqa_{size}")):
-        if candidate.is_file():
-            return candidate
     if path.is_dir():
         raise UserError(f"dataset {path} is a folder; name a file in it")
+    size = path.name.removeprefix("valid_sample_vqa_") or path.name
+    for candidate in (path, path.with_name(size), path.with_name(f"valid_sample_vqa_{size}")):
+        if candidate.is_file():
+            return candidate
     raise UserError(f"dataset {path} does not exist; correct the path")
 
 
