@@ -66,6 +66,7 @@ def test_what_is_mutated_here_is_read_as_it_is(folder):
 
 @fuzz(300)
 @given(content=st.one_of(*(documents([record]) for record in RECORDS)))
+@example(content=b'[{"query": "Why?", "image": "a.png", "history": true}]')
 def test_a_json_list_of_records(folder, content):
     read(written(folder, "d.json", content))
 

@@ -71,7 +71,7 @@ def test_flags_of_sft(words):
     refusal(lambda: parse_sft_args([*words, "--use_cpu", "true"]))
 
 
-@fuzz(40)
+@fuzz(200)
 @given(words=command_lines(names_of(EvaluationArguments, TokenArguments), ["--model_path", "m"]),
        kind=st.sampled_from([EvaluationArguments, TokenArguments]))  # fmt: skip
 def test_flags_of_evaluation(words, kind):

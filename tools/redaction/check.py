@@ -55,6 +55,12 @@ class Needles:
     parts: set[bytes]
     integers: set[bytes]
 
+    def __post_init__(self) -> None:
+        self._lengths: dict[int, set[int]] = {}  # of the parts, by their first bytes as a number
+        for part in self.parts:
+            self._lengths.setdefault(int.from_bytes(part[:SEARCH_WIDTH], "little"), set()).add(len(part))
+        self._starts = np.array(sorted(self._lengths), dtype=np.uint64)
+
     @classmethod
     def of(cls, source: Path) -> Needles:
         """Every text, name and identifier of a folder that a copy must not hold."""
@@ -78,7 +84,18 @@ class Needles:
         data = _PSEUDONYM.sub(b"\0", data)
         found = self.words.intersection(match[0] for match in _WORD.finditer(data))
         found |= self.integers.intersection(match[0] for match in _INTEGER.finditer(data))
-        return found | occurring(self.parts, data)
+        return found | self._parts_within(data)
+
+    def _parts_within(self, data: bytes) -> set[bytes]:
+        found: set[bytes] = set()
+        for begin in range(0, max(0, len(data) - SEARCH_WIDTH + 1), SEARCHED_AT_ONCE) if self.parts else ():
+            piece = np.frombuffer(data, np.uint8)[begin : begin + SEARCHED_AT_ONCE + SEARCH_WIDTH - 1]
+            windows = np.lib.stride_tricks.sliding_window_view(piece, SEARCH_WIDTH)
+            values = np.ascontiguousarray(windows).view("<u8").ravel()
+            for place in np.flatnonzero(np.isin(values, self._starts)):
+                at = begin + int(place)
+                found |= {data[at : at + length] for length in self._lengths[int(values[place])]} & self.parts
+        return found
 
 
 def find_leaks(source: Path, copy: Path) -> list[str]:
@@ -91,22 +108,6 @@ def find_leaks(source: Path, copy: Path) -> list[str]:
             found |= needles.within(layer)
         leaks += [f"{needle.decode('utf-8', 'replace')!r} ({shown})" for needle in sorted(found)]
     return leaks
-
-
-def occurring(needles: set[bytes], data: bytes) -> set[bytes]:
-    """The ``needles``, each of `SEARCH_WIDTH` bytes or more, that occur in ``data``."""
-    by_start: dict[int, list[bytes]] = {}
-    for needle in needles:
-        by_start.setdefault(int.from_bytes(needle[:SEARCH_WIDTH], "little"), []).append(needle)
-    starts, found = np.array(sorted(by_start), dtype=np.uint64), set()
-    for begin in range(0, max(0, len(data) - SEARCH_WIDTH + 1), SEARCHED_AT_ONCE) if by_start else ():
-        piece = np.frombuffer(data, np.uint8)[begin : begin + SEARCHED_AT_ONCE + SEARCH_WIDTH - 1]
-        windows = np.lib.stride_tricks.sliding_window_view(piece, SEARCH_WIDTH)
-        values = np.ascontiguousarray(windows).view("<u8").ravel()
-        for place in np.flatnonzero(np.isin(values, starts)):
-            at = begin + int(place)
-            found |= {needle for needle in by_start[int(values[place])] if data.startswith(needle, at)}
-    return found
 
 
 class _Texts:
@@ -192,13 +193,16 @@ def _layers(data: bytes, suffix: str, depth: int = 0) -> Iterator[bytes]:
         yield "\n".join(_plain_texts(data, suffix == ".jsonl")).lower().encode("utf-8", "replace")
     if depth == DEPTH:
         return
-    for code in _BASE64.findall(data):
-        try:
-            yield base64.b64decode(code + b"=" * (-len(code) % 4)).lower()
-        except (binascii.Error, ValueError):
-            continue
+    yield b"\0".join(map(_decoded, _BASE64.findall(_PSEUDONYM.sub(b"\0", data)))).lower()
     for inner in _unpacked(data):
         yield from _layers(inner, "", depth + 1)
+
+
+def _decoded(code: bytes) -> bytes:
+    try:
+        return base64.b64decode(code + b"=" * (-len(code) % 4))
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def _unpacked(data: bytes) -> Iterator[bytes]:

@@ -74,6 +74,8 @@ def redact_folder(source: Path, target: Path, keep_weights: bool = False) -> lis
         if leaks := find_leaks(source, temporary):
             raise UserError(f"{source}: {leaks[0]} would be in the copy, which is removed; report this")
         temporary.rename(target)
+    except OSError as error:
+        raise UserError(f"--redact {target} cannot be written ({error.strerror}); name another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return reports

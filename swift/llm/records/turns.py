@@ -90,7 +90,7 @@ def _with_system(item: Mapping[str, Any], turns: list[Turn]) -> list[Turn]:
 
 def _history(item: Mapping[str, Any]) -> Iterator[Turn]:
     """Earlier rounds, ms-swift's field ``history``: a list of [question, answer]."""
-    for position, pair in enumerate(item.get("history") or ()):
+    for position, pair in enumerate(_turn_list(item.get("history") or [], "history")):
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise UserError(f"field 'history'[{position}] must be a question and its answer, two texts")
         yield from ({"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True))
