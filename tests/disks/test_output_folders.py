@@ -47,7 +47,7 @@ def places(tmp_path) -> dict[str, str]:
         "NUL": str(tmp_path / "a\0b"),
         "No such file": "/proc/new",
         "cannot be written": "/proc/self/fd/new",
-        "not a folder": os.devnull,
+        "is a device": os.devnull,
     }
 
 
