@@ -100,7 +100,7 @@ def put(folder, **contents: bytes) -> None:
         path.write_bytes(content)
 
 
-@fuzz(300)
+@fuzz(200)
 @given(content=documents(RESULTS))
 @example(content=json_bytes(RESULTS | {"num_skipped": "x"}))
 @example(content=json_bytes(RESULTS | {"settings": {"weights": 5}}))
@@ -111,7 +111,7 @@ def test_result_files(folder, content):
     assert snapshot(folder / "results") == before
 
 
-@fuzz(250)
+@fuzz(150)
 @given(rows=st.lists(mutated(COMPLETION).map(json_bytes) | VALUES.map(json_bytes), min_size=1, max_size=3),
        end=st.sampled_from([b"\n", b"", b"\n{", b"\n\xff\n"]))  # fmt: skip
 @example(rows=[b"5"], end=b"\n")
@@ -127,7 +127,7 @@ def test_completions(folder, rows, end):
     assert left == content or all(line in content for line in left.splitlines())
 
 
-@fuzz(200)
+@fuzz(100)
 @given(arguments=documents(ARGUMENTS), state=documents(STATE), profile=documents(PROFILE))
 def test_run_folders(folder, arguments, state, profile):
     files = {"args_json": arguments, "checkpoint-2__trainer_state_json": state, "profile_json": profile}
@@ -135,7 +135,7 @@ def test_run_folders(folder, arguments, state, profile):
     run(training_report, folder / "run", "--output", folder / "page")
 
 
-@fuzz(100)
+@fuzz(60)
 @given(sweep=documents({"runs": {"t": ENTRY, "u": ENTRY | {"folder": "u", "seed": "1"}}}), record=documents(RUN),
        arguments=documents(ARGUMENTS), state=documents(STATE))  # fmt: skip
 def test_sweeps(folder, sweep, record, arguments, state):
