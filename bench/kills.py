@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from swift.cli import rlhf
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import read_json
 from swift.utils.run_folder import trainer_state
 from tools.demo_world.build import make_demo
@@ -157,7 +157,7 @@ class Trial:
         if ended:
             self.finish(children[1:])
             return None
-        for child in children if all_of_them else children[:1]:
+        for child in children if all_of_them or moment == "start" else children[:1]:  # at the start they are not joined
             os.kill(child, signal.SIGKILL)
         for child in children:
             os.waitpid(child, 0)
@@ -214,6 +214,7 @@ def make_small_world(folder: Path) -> tuple[Path, Path]:
     return folder / "policy", dataset
 
 
+@reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trials and print one JSON object per setting. Returns 1 if a kill left a trace."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
