@@ -149,17 +149,23 @@ class Trial:
         """Kill a run after ``delay`` seconds, at the next moment ``aim``. Returns the moment; None if the run has ended
         before. Unless ``all_of_them``, the first process alone is killed, and the others must end by themselves."""
         time.sleep(delay)
-        while not (ended := os.waitpid(children[0], os.WNOHANG)[0]):
-            moment = self.moment(children[0])
+        moment, first, others = "start", children[0], list(children[1:])
+        while not (ended := os.waitpid(first, os.WNOHANG))[0]:
+            moment = self.moment(first)
             if aim in ("anywhere", moment):
                 break
             time.sleep(0.001)
-        if ended:
-            self.finish(children[1:])
+        if ended[0] and not os.WIFSIGNALED(ended[1]):  # Python may crash over its stack, which is a kill like others
+            self.finish(others)
+            if ended[1]:
+                raise UserError(
+                    f"a run ended with status {os.waitstatus_to_exitcode(ended[1])}; see {self.folder / 'log'}"
+                )
             return None
-        for child in children if all_of_them or moment == "start" else children[:1]:  # at the start they are not joined
+        at_once = others if all_of_them or moment == "start" else []  # at the start they are not joined yet
+        for child in at_once if ended[0] else [first, *at_once]:
             os.kill(child, signal.SIGKILL)
-        for child in children:
+        for child in others if ended[0] else children:
             os.waitpid(child, 0)
         return moment
 
