@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from swift.cli import rlhf
-from swift.utils.errors import UserError
+from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import read_json
 from swift.utils.run_folder import trainer_state
 from tools.demo_world.build import make_demo
@@ -149,17 +149,23 @@ class Trial:
         """Kill a run after ``delay`` seconds, at the next moment ``aim``. Returns the moment; None if the run has ended
         before. Unless ``all_of_them``, the first process alone is killed, and the others must end by themselves."""
         time.sleep(delay)
-        while not (ended := os.waitpid(children[0], os.WNOHANG)[0]):
-            moment = self.moment(children[0])
+        moment, first, others = "start", children[0], list(children[1:])
+        while not (ended := os.waitpid(first, os.WNOHANG))[0]:
+            moment = self.moment(first)
             if aim in ("anywhere", moment):
                 break
             time.sleep(0.001)
-        if ended:
-            self.finish(children[1:])
+        if ended[0] and not os.WIFSIGNALED(ended[1]):  # Python may crash over its stack, which is a kill like others
+            self.finish(others)
+            if ended[1]:
+                raise UserError(
+                    f"a run ended with status {os.waitstatus_to_exitcode(ended[1])}; see {self.folder / 'log'}"
+                )
             return None
-        for child in children if all_of_them else children[:1]:
+        at_once = others if all_of_them or moment == "start" else []  # at the start they are not joined yet
+        for child in at_once if ended[0] else [first, *at_once]:
             os.kill(child, signal.SIGKILL)
-        for child in children:
+        for child in others if ended[0] else children:
             os.waitpid(child, 0)
         return moment
 
@@ -214,6 +220,7 @@ def make_small_world(folder: Path) -> tuple[Path, Path]:
     return folder / "policy", dataset
 
 
+@reports_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trials and print one JSON object per setting. Returns 1 if a kill left a trace."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
