@@ -23,8 +23,9 @@ from swift.llm.checkpoint.load import load_policy
 from swift.llm.dataset import Record, check_records
 from swift.llm.images.source import ImageSource
 from swift.llm.template.choose import template_for
-from swift.utils.errors import UserError, lines_without_controls, reports_user_errors
+from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.flag_limits import CommandParser
+from swift.utils.lines import lines_without_controls
 from utils.answers import think_text
 from utils.get_knowledge_graph import extract_knowledge_graph
 

@@ -21,8 +21,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from swift.utils.errors import UserError, lines_without_controls, reports_user_errors
+from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.flag_limits import CommandParser
+from swift.utils.lines import lines_without_controls
 from tools.reports.comparison import RESERVED, STAGES, compare_files
 from tools.reports.result_files import find_files, writable
 from tools.reports.write import add_report_flags, read_report_options

@@ -13,8 +13,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from swift.utils.errors import lines_without_controls, reports_user_errors
+from swift.utils.errors import reports_user_errors
 from swift.utils.flag_limits import CommandParser
+from swift.utils.lines import lines_without_controls
 from tools.looking.compute import compute_looking
 from tools.looking.control_runs import load_with_controls
 from tools.looking.present import looking_lines

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from swift.utils.errors import reports_user_errors, without_controls
+from swift.utils.errors import reports_user_errors
 from swift.utils.files import write_json, write_text
 from swift.utils.flag_limits import CommandParser
+from swift.utils.lines import without_controls
 from swift.utils.logger import get_logger
 from tools.reports.tables import align, escape_markdown, to_csv, to_latex, to_markdown
 from tools.sweeps.plots import draw_sizes, draw_steps

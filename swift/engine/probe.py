@@ -37,7 +37,8 @@ from swift.engine.rollout.choosing import Sampling
 from swift.engine.sampling import decode
 from swift.llm.policy import decoder_layers_of, is_phi4
 from swift.llm.template.protocol import EncodedPrompt, Template
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
+from swift.utils.lines import one_line
 from swift.utils.logger import get_logger
 
 logger = get_logger()

@@ -17,8 +17,9 @@ from swift.llm.checkpoint.adapters import read_adapter
 from swift.llm.checkpoint.checksums import verify_checksums
 from swift.llm.checkpoint.folders import is_adapter
 from swift.llm.checkpoint.stored_tensors import find_shards, list_tensors
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
 from swift.utils.files import read_json
+from swift.utils.lines import one_line
 from swift.utils.plain_pickles import read_plain_pickle
 from swift.utils.run_folder import CHECKSUMS, STATE_FILE, step_in_name
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
+from swift.utils.lines import one_line
 from swift.utils.logger import get_logger
 
 logger = get_logger()

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from swift.utils.errors import without_controls
+from swift.utils.lines import without_controls
 
 
 class _OneLine(logging.Formatter):

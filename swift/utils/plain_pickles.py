@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
+from swift.utils.lines import one_line
 
 
 def read_plain_pickle(path: Path, remedy: str, *, mapped: bool = False) -> Any:

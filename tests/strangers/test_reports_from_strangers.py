@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from swift.utils import files, json_lines
-from swift.utils.errors import UserError, reports_user_errors, shortened, without_controls
+from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import read_json
 from swift.utils.json_lines import JsonLinesFile, newest_objects
+from swift.utils.lines import shortened, without_controls
 from swift.utils.logger import get_logger
 from tests.support.browser import needs_chromium, visit
 from tests.support.report_runs import TRUTH, result, write

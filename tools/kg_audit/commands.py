@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ReXKG.graph import Graph
-from swift.utils.errors import UserError, lines_without_controls, reports_user_errors
+from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_json
 from swift.utils.flag_limits import CommandParser
+from swift.utils.lines import lines_without_controls
 from swift.utils.logger import get_logger
 from swift.utils.run_info import git_state
 from tools.kg_audit.graph_files import NamedTexts, make_graphs, read_graphs, read_graphs_of

@@ -21,8 +21,9 @@ from swift.llm.phi4_names import (
     USER,
     turn_token,
 )
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
 from swift.utils.files import read_json
+from swift.utils.lines import one_line
 
 CONTROL_IDS = {
     END_OF_TEXT: 199999,

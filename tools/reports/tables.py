@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 
-from swift.utils.errors import without_controls
+from swift.utils.lines import without_controls
 
 Table = Sequence[Sequence[str]]
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swift.utils.errors import INTERRUPTED, UserError, without_controls
+from swift.utils.errors import INTERRUPTED, UserError
 from swift.utils.files import try_read_json, write_json
+from swift.utils.lines import without_controls
 from tools.reports.training_page import leave_training_page
 from tools.sweeps.jobs import POLL_SECONDS, RunProcess, start_job
 from tools.sweeps.runs import PlannedRun, Stage, next_stage, note_evaluation, note_start, step_of

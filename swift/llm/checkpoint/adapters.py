@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from swift.llm.checkpoint.remote_names import PEFT_PREFIX, read_name, remote_lora_name
 from swift.llm.checkpoint.stored_tensors import Stored, copy_tensors, list_tensors
 from swift.llm.phi4_names import DECODER_LINEARS
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
 from swift.utils.files import read_json, replacing, write_json
+from swift.utils.lines import one_line
 from utils.freezing import untie_head
 
 CONFIG = "adapter_config.json"

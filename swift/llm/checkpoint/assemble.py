@@ -18,7 +18,8 @@ from swift.llm.checkpoint.layouts import Checkpoint
 from swift.llm.checkpoint.remote_names import remote_lora_name
 from swift.llm.checkpoint.stored_tensors import Stored, copy_tensors, listed, read_tensor
 from swift.llm.deepspeed_configs import whole_weights
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
+from swift.utils.lines import one_line
 
 
 def empty_model(checkpoint: Checkpoint, dtype: torch.dtype, attention: str = "sdpa") -> nn.Module:

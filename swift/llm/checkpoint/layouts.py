@@ -23,8 +23,9 @@ from swift.llm.checkpoint.remote_config import native_config
 from swift.llm.checkpoint.remote_names import is_derived, read_name
 from swift.llm.checkpoint.stored_tensors import Stored, find_shards, list_tensors, same_bytes
 from swift.llm.phi4_names import EMBEDDING, MODEL_TYPES, NATIVE, REMOTE
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
 from swift.utils.files import read_json
+from swift.utils.lines import one_line
 from swift.utils.logger import get_logger
 
 logger = get_logger()

@@ -20,7 +20,8 @@ from swift.llm.checkpoint.load_hf import is_other_model, load_other_model
 from swift.llm.checkpoint.tokenizers import load_tokenizer
 from swift.llm.images.dynamic_hd import DynamicHDImageProcessor
 from swift.llm.policy import Policy, look_both_ways, skip_pooling
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
+from swift.utils.lines import one_line
 from swift.utils.logger import get_logger
 
 logger = get_logger()

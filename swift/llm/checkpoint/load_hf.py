@@ -19,7 +19,8 @@ from swift.llm.deepspeed_configs import whole_weights
 from swift.llm.images.hf_processor import load_processor
 from swift.llm.phi4_names import MODEL_TYPES
 from swift.llm.policy import Policy
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
+from swift.utils.lines import one_line
 
 # Settings of text models with layers that attend to the images.
 CROSS_ATTENTION = ("cross_attention_layers", "cross_layer_interval", "add_cross_attention")

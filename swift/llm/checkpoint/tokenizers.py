@@ -6,7 +6,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
+from swift.utils.lines import one_line
 
 
 def load_tokenizer(folder: Path, vocabulary: int, *, as_written: bool = True) -> PreTrainedTokenizerBase:

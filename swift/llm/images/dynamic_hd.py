@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from swift.llm.phi4_names import NATIVE_IMAGE_PROCESSOR, STOCK_DYNAMIC_HD
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
 from swift.utils.files import read_json, write_json
+from swift.utils.lines import one_line
 
 DEFAULT_DYNAMIC_HD = 4
 PUBLISHED_CROP, PUBLISHED_PATCH = 448, 14  # pixels

@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTr
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.processing_utils import ProcessorMixin
 
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
+from swift.utils.lines import one_line
 
 FILES = (
     "preprocessor_config.json",

@@ -25,8 +25,9 @@ from swift.trainers.sharding.engines import force_fsdp, gathered_units, mark_zer
 from swift.trainers.sharding.gathering import fits_whole, gathered, whole_bytes
 from swift.trainers.sharding.optimizer_state import load_whole_state, optimizer_groups, scheduler_state, whole_state
 from swift.trainers.sharding.parameters import is_sharded, local_part, whole_shape, whole_values, write_whole
-from swift.utils.errors import UserError, one_line
+from swift.utils.errors import UserError
 from swift.utils.files import replacing
+from swift.utils.lines import one_line
 from swift.utils.logger import get_logger
 from swift.utils.plain_pickles import read_plain_pickle
 

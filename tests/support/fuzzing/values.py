@@ -16,7 +16,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from swift.utils.errors import UserError, shortened, without_controls
+from swift.utils.errors import UserError
+from swift.utils.lines import shortened, without_controls
 
 TIMES = int(os.environ.get("CHEX_FUZZ", "0"))
 LONGEST = 620  # characters of a refusal, with "error: "

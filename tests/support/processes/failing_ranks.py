@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from swift.utils.errors import ERROR_FILE, UserError, reports_user_errors
+from swift.utils.errors import UserError, reports_user_errors
+from swift.utils.launched import ERROR_FILE
 
 
 @reports_user_errors
