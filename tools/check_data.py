@@ -18,9 +18,9 @@ from swift.llm.ms_swift_arguments import columns_by_field
 from swift.plugin import orms
 from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
+from swift.utils.endings.leaving import run_to_its_end
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.flag_limits import CommandParser
-from swift.utils.leaving import run_to_its_end
 from swift.utils.lines import without_controls
 from tools.datasets.facts import DataFacts, metric_facts, read_facts, reward_facts
 from tools.reports.tables import align

@@ -23,10 +23,10 @@ from swift.llm.records.files import read_items
 from swift.llm.records.parts import find_solution
 from swift.plugin.loader import OWN_PLUGIN, load_external_plugins
 from swift.plugin.rewards import build_rewards
+from swift.utils.endings.leaving import run_to_its_end
 from swift.utils.errors import UserError, reports_user_errors
 from swift.utils.files import write_text
 from swift.utils.flag_limits import CommandParser
-from swift.utils.leaving import run_to_its_end
 from tools.audits.attacks import PARAPHRASE, TRUTH, Attacks, AuditRecord, make_record
 from tools.audits.pages import matrix_page, signs_page
 from tools.audits.scoring import AttackCell, score_attacks, table_of

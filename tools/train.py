@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from swift.utils.endings.launched import ERROR_FILE
 from swift.utils.errors import INTERRUPTED, UserError, reports_user_errors
 from swift.utils.files import try_read_json
 from swift.utils.flag_limits import CommandParser
-from swift.utils.launched import ERROR_FILE
 from tools.reports.training_page import leave_training_page
 from tools.sweeps.commands import export_program_variables, find_data, training_command
 from tools.sweeps.demo import DEMO_RUN_DEFAULTS, PUBLISHED_DATA, demo_environment, make_demo_start, uses_demo

@@ -28,9 +28,9 @@ from swift.trainers.callbacks import WatchFolder
 from swift.trainers.curves import draw_curves
 from swift.trainers.policy_trainer import PolicyTrainer
 from swift.utils.digests import file_digest, value_digest
+from swift.utils.endings.faults import naming_disk
+from swift.utils.endings.launched import describe_loss
 from swift.utils.errors import INTERRUPTED, LostProcess
-from swift.utils.faults import naming_disk
-from swift.utils.launched import describe_loss
 from swift.utils.locks import only_one
 from swift.utils.logger import get_logger
 from swift.utils.output_folders import check_output_folder, free_space, gigabytes

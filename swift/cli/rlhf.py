@@ -21,8 +21,8 @@ from swift.plugin.rewards import build_rewards, required_columns, reward_notes
 from swift.trainers.rlhf_trainer import grpo_trainer
 from swift.trainers.rlhf_trainer.grpo_trainer import GRPOTrainer
 from swift.trainers.rlhf_trainer.rollout import PROVIDED_COLUMNS
+from swift.utils.endings.leaving import run_to_its_end
 from swift.utils.errors import UserError, reports_user_errors
-from swift.utils.leaving import run_to_its_end
 from swift.utils.logger import get_logger
 from utils.get_knowledge_graph import extractor_name
 

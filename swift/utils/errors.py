@@ -10,8 +10,8 @@ from contextlib import suppress
 
 from safetensors import SafetensorError
 
-from swift.utils.faults import describe_fault
-from swift.utils.launched import describe_loss, first_of_launch
+from swift.utils.endings.faults import describe_fault
+from swift.utils.endings.launched import describe_loss, first_of_launch
 from swift.utils.lines import shortened, without_controls
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports

@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from swift.utils.endings.faults import describe_fault
 from swift.utils.errors import UserError
-from swift.utils.faults import describe_fault
 
 _PROBE = b"\0" * 4096
 _FILE_NAMES = 200  # bytes left for the names of files below an output folder

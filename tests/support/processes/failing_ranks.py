@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from swift.utils.endings.launched import ERROR_FILE
 from swift.utils.errors import UserError, reports_user_errors
-from swift.utils.launched import ERROR_FILE
 
 
 @reports_user_errors
