@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 from html.parser import HTMLParser
 
 import psutil

@@ -12,7 +12,7 @@ from tests.support.builders import ROOT
 
 SCRIPT = """
 import atexit, concurrent.futures, multiprocessing, sys, threading, time
-from swift.utils import leaving
+from swift.utils.endings import leaving
 leaving.PATIENCE = 0.5
 atexit.register(print, "at the exit")
 def main():
