@@ -38,6 +38,7 @@ bench: setup
 	$(RUN) -m bench.kg.reward
 	$(RUN) -m bench.images
 	$(RUN) -m bench.long_groups
+	$(RUN) -m bench.growth
 	$(RUN) -m bench.load_checkpoint
 	$(RUN) -m bench.evaluate
 	$(RUN) -m bench.report
