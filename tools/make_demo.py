@@ -61,13 +61,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=default.style,
         help="drawing: usual, or shifted as by another hospital's machine (default: %(default)s)",
     )
+    kind.add_argument(
+        "--careless",
+        type=float,
+        default=default.careless,
+        metavar="SHARE",
+        help="also write annotations/careless.json, whose writer overlooks this share of the findings (default: no)",
+    )
     speed = parser.add_argument_group("speed")
     speed.add_argument("--workers", type=int, default=2, help="drawing processes; the result does not depend on it")
     arguments = parser.parse_args(argv)
     counts = (*arguments.patients, *arguments.questions, *arguments.pair_questions, arguments.eval_questions)
     if min(arguments.seed, *counts) < 0:
         raise UserError("--seed and the size flags: a value is negative; give 0 or more")
-    for flag in ("prose", "prevalence"):
+    for flag in ("prose", "prevalence", "careless"):
         if not 0 <= getattr(arguments, flag) <= 1:
             raise UserError(f"--{flag} {getattr(arguments, flag)} is not a share; give a number from 0 to 1")
     return arguments
@@ -89,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prose=arguments.prose,
         prevalence=arguments.prevalence,
         style=arguments.style,
+        careless=arguments.careless,
     )
     make_demo(arguments.output, config, arguments.workers)
     if arguments.policy:

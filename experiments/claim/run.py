@@ -60,10 +60,7 @@ def commands_of(stage: str, plan: ClaimPlan, plan_file: Path, results: Path, job
             for name, flags in plan["worlds"].items()
         ]  # fmt: skip
     if stage == "start":
-        flags = ["--model", plan["places"]["policy"], "--dataset", str(_annotations(plan) / "train.json")]
-        return (
-            [] if _is_done(plan, WARM_START, None) else [_sft(module, plan, WARM_START, None, [*flags, *plan["start"]])]
-        )
+        return [] if _is_done(plan, WARM_START, None) else list(_warm_start(module, plan))
     if stage == "difficulty":
         return [ShellCommand([python, "evaluate.py", "--model_path", str(plan.output / WARM_START), "--annotation_file",
                               str(_annotations(plan) / "valid.json"), "--output_dir", str(plan.output / stage),
@@ -74,7 +71,7 @@ def commands_of(stage: str, plan: ClaimPlan, plan_file: Path, results: Path, job
         return list(_sweeps(plan, jobs))
     if stage == "sft":
         return [
-            _sft(module, plan, SFT, seed, [
+            _sft(module, run_folder(plan, CellRun(PlanCell(baseline=SFT), seed)), beside=True, flags=[
                 "--model", str(plan.output / WARM_START), "--seed", str(seed), "--dataset", str(_sft_data(plan, seed)),
                 *plan["sft"]["flags"],
             ])
@@ -96,11 +93,21 @@ def _is_done(plan: ClaimPlan, baseline: str, seed: int | None) -> bool:
     return finished_checkpoint(run_folder(plan, CellRun(PlanCell(baseline=baseline), seed))) is not None
 
 
-def _sft(module: Sequence[str], plan: ClaimPlan, baseline: str, seed: int | None, flags: Sequence[str]) -> ShellCommand:
-    """Training of a baseline, from its beginning."""
-    folder = run_folder(plan, CellRun(PlanCell(baseline=baseline), seed))
+def _warm_start(module: Sequence[str], plan: ClaimPlan) -> Iterator[ShellCommand]:
+    """SFT in phases, each from the policy of the one before. The last one makes the warm start."""
+    model = Path(plan["places"]["policy"])
+    last = run_folder(plan, CellRun(PlanCell(baseline=WARM_START), None))
+    for number, phase in enumerate(plan["start"], start=1):
+        folder = last if number == len(plan["start"]) else last.with_name(f"{last.name}-{number}")
+        data = ["--model", str(model), "--dataset", str(_annotations(plan) / phase["records"])]
+        yield _sft(module, folder, beside=False, flags=[*data, *phase["flags"]])
+        model = folder
+
+
+def _sft(module: Sequence[str], folder: Path, *, beside: bool, flags: Sequence[str]) -> ShellCommand:
+    """SFT into a folder, from its beginning."""
     place = ["--output_dir", str(folder), "--overwrite_output_dir", "true", "--check_images", "false"]
-    return ShellCommand([*module, "swift.cli.sft", *flags, *place], beside=seed is not None)
+    return ShellCommand([*module, "swift.cli.sft", *flags, *place], beside=beside)
 
 
 def _sft_data(plan: ClaimPlan, seed: int) -> Path:

@@ -116,6 +116,24 @@ def test_prose_and_prevalence_are_as_asked_and_change_nothing_else() -> None:
     assert build_world(replace(usual, prose=0.0)).studies == build_world(usual).studies
 
 
+def test_a_careless_writer_overlooks_what_the_other_one_sees() -> None:
+    """One that overlooks everything sees nothing present, but names the view and the sex, and knows the answer to what
+    takes a finding for granted. It answers the more often by "no", the more it overlooks."""
+    config = WorldConfig(seed=3, patients=(60, 2, 4), questions=(6, 2), eval_questions=6)
+    truthful = build_world(config).files
+    shares = []
+    for share in (0.01, 0.5, 1.0):
+        files = build_world(replace(config, careless=share)).files
+        careless = files.pop("careless.json")
+        assert [r["messages"] for r in files["train.json"]] == [r["messages"] for r in truthful["train.json"]]
+        asked = [r for r in careless if r["question_type"] in ("verify_presence", "region_presence")]
+        shares.append(sum(r["answer"] == ["no"] for r in asked) / len(asked))
+    assert 0.35 < shares[0] < 0.65
+    assert shares[0] < shares[1] < shares[2] == 1.0
+    assert all(r["answer"] for r in careless if r["question_type"] in ("query_plane", "choose_side"))
+    assert "careless.json" not in truthful
+
+
 @pytest.mark.parametrize("prevalence", [0.0, 1.0])
 def test_worlds_of_healthy_and_of_very_ill_patients_can_be_asked_about(prevalence: float) -> None:
     config = WorldConfig(seed=3, patients=(10, 10, 30), questions=(3, 2), eval_questions=20, prevalence=prevalence)
@@ -134,7 +152,7 @@ def test_the_kind_of_world_is_in_the_manifest_and_another_kind_is_made_anew(tmp_
     assert first["sha256"] != second["sha256"]
 
 
-@pytest.mark.parametrize("words", [["--prose", "1.5"], ["--prevalence", "-0.1"], ["--prose", "nan"]])
+@pytest.mark.parametrize("words", [["--prose", "1.5"], ["--prevalence", "-0.1"], ["--careless", "2"]])
 def test_a_share_outside_0_to_1_is_refused_in_one_line(words: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main([*words, "--output", "/nowhere"]) == 2
     assert "is not a share" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.demo_world.canvas import USUAL_STYLE
 from tools.demo_world.comparison import drafts_of_pair, further_of_pair
-from tools.demo_world.facts import PREVALENCE, Study, first_study, next_study
+from tools.demo_world.facts import PREVALENCE, Study, first_study, next_study, overlook
 from tools.demo_world.language import FactSentence, further
 from tools.demo_world.phrasing import QUESTION_TEMPLATES
 from tools.demo_world.questions import YES_NO, Draft, drafts_of
@@ -34,7 +34,8 @@ class WorldConfig:
 
     Counts are per split (train, valid, test), or per image or pair of images (train, valid). ``prose`` is the share of
     the items for SFT about two images that are written without tags. ``prevalence`` is the chance of each finding and
-    device in a first study. ``style`` names the drawing (`tools.demo_world.canvas`).
+    device in a first study. ``style`` names the drawing (`tools.demo_world.canvas`). If ``careless`` is above 0, there
+    is a further file for SFT, careless.json, whose writer overlooks that share of the findings.
     """
 
     seed: int = 0
@@ -45,6 +46,7 @@ class WorldConfig:
     prose: float = IN_PROSE
     prevalence: float = PREVALENCE
     style: str = USUAL_STYLE
+    careless: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """The values as plain lists and numbers, for the manifest."""
@@ -143,6 +145,19 @@ def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[s
             path: asker.spread(pairs if group == "compare" else singles, group, config.eval_questions)
             for group, path in EVALUATION_FILES.items()
         }
+    write = _sft_record if split == "train" else _pool_record
+    askers = {f"{split}.json": asker}
+    if split == "train" and config.careless:
+        rng = np.random.default_rng([config.seed, _STREAM + 2, SPLITS.index(split)])
+        askers["careless.json"] = _Asker(split, rng, config.prose, config.careless)
+    return {
+        path: [write(record) for record in _ask_about_all(asker, config, split, patients)]
+        for path, asker in askers.items()
+    }
+
+
+def _ask_about_all(asker: _Asker, config: WorldConfig, split: str, patients: list[list[Study]]) -> list[DemoRecord]:
+    """Questions about each study, and about both studies of a patient."""
     number = SPLITS.index(split)
     records: list[DemoRecord] = []
     for visits in patients:
@@ -150,15 +165,17 @@ def _ask(config: WorldConfig, split: str, patients: list[list[Study]]) -> dict[s
             records += asker.about([study], config.questions[number])
         if len(visits) == 2:
             records += asker.about(visits, config.pair_questions[number])
-    write = _sft_record if split == "train" else _pool_record
-    return {f"{split}.json": [write(record) for record in records]}
+    return records
 
 
 class _Asker:
-    """Writer of questions about the studies of one split. It remembers its questions, so that answers stay balanced."""
+    """Writer of questions about the studies of one split. It remembers its questions, so that answers stay balanced.
 
-    def __init__(self, split: str, rng: np.random.Generator, prose: float) -> None:
-        self._split, self._rng, self._prose = split, rng, prose
+    A ``careless`` one asks about everything that is there, but answers by what it sees (`overlook`).
+    """
+
+    def __init__(self, split: str, rng: np.random.Generator, prose: float, careless: float = 0.0) -> None:
+        self._split, self._rng, self._prose, self._careless = split, rng, prose, careless
         self._chooser = DraftChooser()
 
     def about(self, visits: list[Study], count: int) -> list[DemoRecord]:
@@ -195,7 +212,16 @@ class _Asker:
         if draft is None:
             return []
         barred.add(draft.template)
-        return [self._record(visits, draft)]
+        return [self._record(*(self._as_seen(visits, draft) if self._careless else (visits, draft)))]
+
+    def _as_seen(self, visits: list[Study], draft: Draft) -> tuple[list[Study], Draft]:
+        """The studies as a careless writer sees them, with the answer to the same question. A question that could not
+        be asked about them, such as one about the side of a finding that was missed, keeps its true answer."""
+        seen = [overlook(study, self._careless, self._rng) for study in visits]
+        for other in self._drafts(seen).get(draft.template, ()):
+            if (other.topic, other.slots) == (draft.topic, draft.slots):
+                return seen, other
+        return visits, draft
 
     def _record(self, visits: list[Study], draft: Draft) -> DemoRecord:
         """An evaluation item with every field. The other forms are made from it."""

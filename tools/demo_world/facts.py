@@ -210,3 +210,19 @@ def next_study(study: Study, index: int, rng: np.random.Generator, prevalence: f
         findings=_in_order(_add_findings(remaining, barred, APPEARING * (prevalence / PREVALENCE), rng)),
         devices=tuple(d for d in DEVICES if (d in study.devices) != (rng.random() < 0.4)),
     )
+
+
+def overlook(study: Study, share: float, rng: np.random.Generator) -> Study:
+    """The study as a careless reader sees it: each finding and device is missed with the chance ``share``, and a
+    finding that is not missed is called one degree milder with the same chance."""
+    seen = []
+    for finding in study.findings:
+        missed, milder = rng.random(2) < share
+        if missed:
+            continue
+        if milder and finding.rank:
+            finding = replace(finding, severity=FINDING_KINDS[finding.kind].severities[finding.rank - 1])
+        seen.append(finding)
+    return replace(
+        study, findings=tuple(seen), devices=tuple(device for device in study.devices if rng.random() >= share)
+    )
