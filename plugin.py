@@ -317,7 +317,8 @@ def report_training(trainer: Any) -> None:
     rank, _, world_size, _ = get_dist_setting()
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else "none"
     batch, steps = trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps
-    logger.info("only the vision LoRA and lm_head train:\n%s", describe_trainable(trainer.model))
+    for line in ("only the vision LoRA and lm_head train:", *describe_trainable(trainer.model).splitlines()):
+        logger.info(line)
     logger.info(
         f"rank {rank}, world size {world_size}, backend {backend}, devices {get_device_count()},"
         f" distributed {is_dist()}, model parallel {is_mp()}, both {is_mp_ddp()};"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import random
 import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerState
 
 from swift.llm.arguments import parse_rlhf_args, parse_sft_args
 from swift.utils.errors import UserError
@@ -131,10 +136,18 @@ def test_flags_of_ms_swift_without_effect_are_accepted_and_reported(base, caplog
     assert all(flag in line for flag in ("--template", "--vllm_device", "--lazy_tokenize"))
 
 
-def checkpoint(folder, step: int, state: str = '{"global_step": 1}') -> None:
-    (folder / f"checkpoint-{step}").mkdir(parents=True)
-    (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    (folder / f"checkpoint-{step}" / "rng_state.pth").touch()
+def checkpoint(folder, step: int, state: str | None = None) -> None:
+    """The smallest checkpoint that can be resumed. ``state`` is the text of its trainer_state.json."""
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    save_file({"weight": torch.zeros(1)}, path / "model.safetensors")
+    torch.save({"state": {}, "param_groups": []}, path / "optimizer.pt")
+    torch.save({"last_epoch": step}, path / "scheduler.pt")
+    generators = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
+    torch.save(generators, path / "rng_state.pth")
+    TrainerState(global_step=step, max_steps=20).save_to_json(path / "trainer_state.json")
+    if state is not None:
+        (path / "trainer_state.json").write_text(state)
 
 
 @pytest.mark.parametrize("trace", ["args.json", "checkpoint-5"])
@@ -169,7 +182,8 @@ def test_resume_by_name_takes_that_checkpoint(base, tmp_path):
 
 def test_resume_without_the_optimizer_is_refused(base, tmp_path):
     checkpoint(tmp_path / "run", 3)
-    (tmp_path / "run" / "checkpoint-3" / "rng_state.pth").unlink()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (tmp_path / "run" / "checkpoint-3" / name).unlink()
     message = message_of(f"{base} --resume_from_checkpoint true")
     assert "checkpoint-3" in message
     assert "--save_only_model" in message
