@@ -4,7 +4,8 @@
     python -m bench.soak --steps 2000 --plot docs/images/soak.png
 
 The learning rate is so small that completions keep their length, so that a drift of the step time would come from the
-program. Growth and drift are judged over the last half of the run. The last line of the output is a JSON object.
+program. `memory_growth` is that of a straight line through the last half. `seconds_by_quarter` are medians over the steps
+of each quarter. The last line of the output is a JSON object.
 """
 
 from __future__ import annotations
@@ -123,17 +124,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plot:
         draw(looks, seconds, args.plot)
     files = [look.files for look in looks[len(looks) // 2 : -1]]
-    quarter = len(seconds) // 4
+    quarters = [float(np.median(part)) for part in np.array_split(seconds[STARTING // LOGGING_STEPS :], 4)]
     print(
         json.dumps(
             {
                 "steps": args.steps,
                 "memory_mb": round(looks[-2].memory / 1e6),
                 "memory_growth": round(growth(np.array([look.memory for look in looks[:-1]], dtype=float)), 4),
-                "seconds_per_step": round(float(np.median(seconds[-quarter:])), 4),
-                "seconds_drift": round(
-                    float(np.median(seconds[-quarter:]) / np.median(seconds[-2 * quarter : -quarter])) - 1, 4
-                ),
+                "seconds_by_quarter": [round(median, 4) for median in quarters],
                 "open_files": [min(files), max(files)],
             }
         )
