@@ -4,8 +4,8 @@
     python -m bench.soak --steps 2000 --plot docs/images/soak.png
 
 The learning rate is so small that completions keep their length, so that a drift of the step time would come from the
-program. `memory_growth` is that of a straight line through the last half. `seconds_by_quarter` are medians over the steps
-of each quarter. The last line of the output is a JSON object.
+program. `memory_growth` is that of a straight line through the last half, `seconds_by_quarter` are medians over the
+steps of each quarter. The last line of the output is a JSON object.
 """
 
 from __future__ import annotations
