@@ -20,6 +20,13 @@ from tools.demo_world.canvas import DRAWING_STYLES
 from tools.demo_world.dataset import WorldConfig
 from tools.demo_world.sheet import write_sheet
 
+# Flags from 0 to 1 that say what kind of world it is.
+_SHARES = {
+    "prose": "share of the items for SFT about two images that are prose without tags",
+    "prevalence": "chance of each finding and device",
+    "careless": "share of the findings that the writer of annotations/careless.json overlooks; 0: no such file",
+}
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
@@ -41,32 +48,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--eval_questions", type=int, default=default.eval_questions, help="questions per file, in 3 files"
     )
     kind = parser.add_argument_group("kind of world")
-    kind.add_argument(
-        "--prose",
-        type=float,
-        default=default.prose,
-        metavar="SHARE",
-        help="share of the items for SFT about two images that are prose without tags (default: %(default)s)",
-    )
-    kind.add_argument(
-        "--prevalence",
-        type=float,
-        default=default.prevalence,
-        metavar="P",
-        help="chance of each finding and device (default: %(default)s)",
-    )
+    for name, meaning in _SHARES.items():
+        kind.add_argument(f"--{name}", type=float, default=getattr(default, name), metavar="SHARE",
+                          help=f"{meaning} (default: %(default)s)")  # fmt: skip
     kind.add_argument(
         "--style",
         choices=DRAWING_STYLES,
         default=default.style,
         help="drawing: usual, or shifted as by another hospital's machine (default: %(default)s)",
-    )
-    kind.add_argument(
-        "--careless",
-        type=float,
-        default=default.careless,
-        metavar="SHARE",
-        help="also write annotations/careless.json, whose writer overlooks this share of the findings (default: no)",
     )
     speed = parser.add_argument_group("speed")
     speed.add_argument("--workers", type=int, default=2, help="drawing processes; the result does not depend on it")
@@ -74,7 +63,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     counts = (*arguments.patients, *arguments.questions, *arguments.pair_questions, arguments.eval_questions)
     if min(arguments.seed, *counts) < 0:
         raise UserError("--seed and the size flags: a value is negative; give 0 or more")
-    for flag in ("prose", "prevalence", "careless"):
+    for flag in _SHARES:
         if not 0 <= getattr(arguments, flag) <= 1:
             raise UserError(f"--{flag} {getattr(arguments, flag)} is not a share; give a number from 0 to 1")
     return arguments

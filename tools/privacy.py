@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swift.utils.errors import reports_user_errors
+from swift.utils.flag_limits import CommandParser
 from tools.redaction.copying import FileReport, list_folder, redact_folder
 from tools.reports.tables import align
 
@@ -26,10 +27,9 @@ FIELDS_LISTED = 12
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.privacy", description="Patient data in run and result folders.", allow_abbrev=False
-    )
-    parser.add_argument("folder", type=Path, help="a run folder, a result folder, a sweep, or a folder of them")
+    parser = CommandParser(prog="python -m tools.privacy", description="Patient data in run and result folders.")
+    parser.add_argument("source", type=Path, metavar="folder",
+                        help="a run folder, a result folder, a sweep, or a folder of them")  # fmt: skip
     parser.add_argument(
         "--redact", type=Path, metavar="DIR", help="write a copy without patient data to this new folder"
     )
@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = parse_arguments(argv)
     if arguments.redact is None:
-        reports = list_folder(arguments.folder)
+        reports = list_folder(arguments.source)
     else:
-        reports = redact_folder(arguments.folder, arguments.redact, arguments.keep_weights)
+        reports = redact_folder(arguments.source, arguments.redact, arguments.keep_weights)
     print(align([["file", "kind", "records", "holds", "not in a copy"], *map(_line, reports)], gap=2))
     if arguments.redact is not None:
-        print(f"wrote {arguments.redact}: none of the texts, paths and identifiers of {arguments.folder} is in it")
+        print(f"wrote {arguments.redact}: none of the texts, paths and identifiers of {arguments.source} is in it")
     return 0
 
 

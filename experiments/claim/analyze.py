@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.claim.comparisons import compare_all
-from experiments.claim.plan import PLAN_FILE, RESULTS, ClaimPlan, read_plan
+from experiments.claim.plan import ClaimPlan, plan_parser, read_plan
 from experiments.claim.report import SIZES_PLOT, STEPS_PLOT, all_sections, as_sweep, fill_sections
 from experiments.claim.tables import (
     HOME,
@@ -56,12 +56,8 @@ def draw_plots(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.claim.analyze", description="Analyze the results.", allow_abbrev=False
-    )
+    parser = plan_parser("analyze", "Analyze the results.")
     parser.add_argument("--write", type=Path, metavar="DOCUMENT", help="fill in this document, and draw its plots")
-    parser.add_argument("--plan", type=Path, default=PLAN_FILE, help="the plan (default: that of the experiment)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     return parser.parse_args(argv)
 
 

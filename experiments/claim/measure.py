@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.claim.plan import PLAN_FILE, RESULTS, CellRun, ClaimPlan, read_plan
+from experiments.claim.plan import CellRun, ClaimPlan, plan_parser, read_plan
 from experiments.claim.runs import finished_checkpoint, run_folder, run_record
 from experiments.claim.tables import (
     ANSWERED,
@@ -170,13 +170,9 @@ def is_measured(plan: ClaimPlan, run: CellRun, checkpoint: Path, results: Path) 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.claim.measure", description="Measure trained policies.", allow_abbrev=False
-    )
+    parser = plan_parser("measure", "Measure trained policies.")
     parser.add_argument("runs", nargs="*", metavar="TAG", help="runs to measure (default: all that wait for it)")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="measure the I-th of N parts (default: 1/1)")
-    parser.add_argument("--plan", type=Path, default=PLAN_FILE, help="the plan (default: that of the experiment)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     arguments = parser.parse_args(argv)
     numbers = re.fullmatch(r"(\d+)/(\d+)", arguments.part)
     if not numbers or not 1 <= int(numbers[1]) <= int(numbers[2]):

@@ -14,6 +14,7 @@ from typing import Any
 
 from swift.utils.errors import UserError
 from swift.utils.files import read_json
+from swift.utils.flag_limits import CommandParser
 
 HERE = Path(__file__).parent
 PLAN_FILE, RESULTS = HERE / "plan.json", HERE / "results"
@@ -179,3 +180,11 @@ def _fitting(side: Mapping[str, str], where: Mapping[str, str], cells: Sequence[
         return [PlanCell(baseline=name) for name in (WARM_START, SFT) if name == side["baseline"]]
     wanted = {**where, **side}
     return [cell for cell in cells if all(getattr(cell, name) == value for name, value in wanted.items())]
+
+
+def plan_parser(command: str, description: str) -> CommandParser:
+    """The parser of a command of the experiment, with the flags that all of them have."""
+    parser = CommandParser(prog=f"python -m experiments.claim.{command}", description=description)
+    parser.add_argument("--plan", type=Path, default=PLAN_FILE, help="the plan (default: that of the experiment)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
+    return parser

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.claim.plan import PLAN_FILE, RESULTS, SFT, WARM_START, CellRun, ClaimPlan, PlanCell, read_plan
+from experiments.claim.plan import SFT, WARM_START, CellRun, ClaimPlan, PlanCell, plan_parser, read_plan
 from experiments.claim.runs import finished_checkpoint, run_folder
 from experiments.claim.tables import HOME
 from swift.utils.errors import UserError, reports_user_errors
@@ -185,14 +185,10 @@ def _processor() -> str:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.claim.run", description="Carry out the plan.", allow_abbrev=False
-    )
+    parser = plan_parser("run", "Carry out the plan.")
     parser.add_argument("--stages", nargs="+", choices=EXPERIMENT_STAGES, default=EXPERIMENT_STAGES, metavar="STAGE",
                         help=f"stages to carry out, of {', '.join(EXPERIMENT_STAGES)} (default: all)")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
-    parser.add_argument("--plan", type=Path, default=PLAN_FILE, help="the plan (default: that of the experiment)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     return parser.parse_args(argv)
 
 

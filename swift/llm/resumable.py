@@ -36,13 +36,13 @@ def check_resumable(checkpoint: Path, remedy: str, *, only_model: bool = False) 
     if (checkpoint / CHECKSUMS).exists():
         verify_checksums(checkpoint, remedy)
     _check_log(checkpoint, remedy)
-    list_tensors([] if is_adapter(checkpoint) else find_shards(checkpoint))
     if is_adapter(checkpoint):
         read_adapter(checkpoint)
+    else:
+        list_tensors(find_shards(checkpoint))
     if only_model:
         return
-    states = {name: sorted(checkpoint.glob(name)) for name in (_OPTIMIZER, _SCHEDULER, _RANDOM)}
-    lost = [name for name, files in states.items() if not files]
+    lost = [name for name in (_OPTIMIZER, _SCHEDULER, _RANDOM) if not any(checkpoint.glob(name))]
     if lost and not is_model_alone(checkpoint):
         raise UserError(f"{checkpoint}: {', '.join(lost)} missing; {remedy}")
     checks = {

@@ -81,8 +81,8 @@ def check_readable(path: Path) -> None:
         return
     if not path.is_file():
         raise ValueError("not a regular file")
-    needed, free = MEMORY_PER_BYTE * path.stat().st_size, psutil.virtual_memory().available
-    if needed > LEAST_MEMORY and needed > free:
+    needed = MEMORY_PER_BYTE * path.stat().st_size
+    if needed > LEAST_MEMORY and needed > (free := psutil.virtual_memory().available):
         raise ValueError(f"it may take {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free")
 
 

@@ -253,20 +253,6 @@ AUDIT_FILE = record(
     hallucinated=_FREQUENT,
     omitted=_FREQUENT,
 )
-_LOOK = record(
-    count=number,
-    changed=INTERVAL,
-    rules=keyed(
-        metric_name,
-        record(
-            **dict.fromkeys(
-                ("accuracy_with_image", "accuracy_without_image", "image_reliance", "right_only_with_image",
-                 "right_only_without_image"),
-                INTERVAL,
-            )
-        ),
-    ),
-)  # fmt: skip
 _MCNEMAR = keyed(metric_name, record(gained=number, lost=number, p_value=number))
 REPORT_FILE = record(
     questions=number,
