@@ -62,6 +62,7 @@ def run_record(plan: ClaimPlan, run: CellRun, checkpoint: Path) -> dict[str, Any
         "settings": settings,
         "settings_digest": value_digest(settings),
         "weights": weight_digests(checkpoint, None),
+        "commit": (written.get("git") or {}).get("commit"),
         "versions": written.get("versions"),
         "measurement": plan["measurement"],
         "curve": curve_points(history),
