@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ReXKG.claims import is_about
@@ -56,6 +57,7 @@ class Judgment:
         return self.true > 0 and self.false == 0
 
 
+@cache  # the home world takes 15 seconds
 def read_studies(world: Path) -> dict[str, Study]:
     """The studies of the demo world in a folder by image id, rebuilt from its manifest. Raises UserError."""
     manifest = read_json(world / "manifest.json", "name the folder of a demo world, made by tools.make_demo")
