@@ -14,9 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.claim.comparisons import compare_all
+from experiments.claim.comparisons import Comparison, compare_all
+from experiments.claim.effects import draw_effects
 from experiments.claim.plan import ClaimPlan, plan_parser, read_plan
-from experiments.claim.report import SIZES_PLOT, STEPS_PLOT, all_sections, as_sweep, fill_sections
+from experiments.claim.report import (
+    EFFECTS_PLOT,
+    SIZES_PLOT,
+    STEPS_PLOT,
+    all_sections,
+    as_sweep,
+    fill_sections,
+)
 from experiments.claim.tables import (
     HOME,
     QuestionsByWorld,
@@ -43,14 +51,16 @@ def read_tables(plan: ClaimPlan, results: Path, questions: QuestionsByWorld) -> 
     return tables
 
 
-def draw_plots(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld, folder: Path) -> list[Path]:
-    """Draw the plots of `tools.summarize` from the tables."""
+def draw_plots(
+    plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWorld, compared: Sequence[Comparison], folder: Path
+) -> list[Path]:
+    """Draw the effects, and the plots of `tools.summarize` from the tables."""
+    drawn = [draw_effects(compared, plan["primary"], folder / EFFECTS_PLOT)]
     runs = as_sweep(plan, tables)
-    if not runs:
-        return []
-    clusters = [row.patient for row in questions[HOME].rows]
-    rows = summarize_sweep(runs, clusters)
-    drawn = [draw_sizes(rows, folder / SIZES_PLOT), draw_steps(rows, folder / STEPS_PLOT)]
+    if runs:
+        clusters = [row.patient for row in questions[HOME].rows]
+        rows = summarize_sweep(runs, clusters)
+        drawn += [draw_sizes(rows, folder / SIZES_PLOT), draw_steps(rows, folder / STEPS_PLOT)]
     return [path for path in drawn if path is not None]
 
 
@@ -78,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             raise UserError(f"--write {arguments.write}: {error.strerror}; restore the document from git") from error
         write_text(arguments.write, fill_sections(document, sections))
-        pictures = draw_plots(plan, tables, questions, arguments.write.parent / "images")
+        pictures = draw_plots(plan, tables, questions, compared, arguments.write.parent / "images")
         write_records(arguments.results, tables)
         logger.info("wrote %s and %d pictures", arguments.write, len(pictures))
     return 0

@@ -21,7 +21,8 @@ MAIN_OUTCOMES = (
     "pass", "length", "shifted_accuracy", "shifted_sound",
 )  # fmt: skip
 WATCHED = ("reward", "kl", "completion_length", "signs/contradictory", "signs/against_answer", "signs/restates")
-SIZES_PLOT, STEPS_PLOT = "claim_sizes.png", "claim_steps.png"  # beside the document, in images/
+# Beside the document, in images/:
+EFFECTS_PLOT, SIZES_PLOT, STEPS_PLOT = "claim_effects.png", "claim_sizes.png", "claim_steps.png"
 _MARKED = re.compile(r"(<!-- claim:(\w+) -->\n).*?(<!-- claim:end -->)", re.DOTALL)
 
 
@@ -89,7 +90,7 @@ def verdicts_section(compared: Sequence[Comparison]) -> str:
             value = one.estimate
             numbers = [effect_text(one), *map(_p_text, (value.p_value, one.corrected))] if value else ["-"] * 3
             rows.append([one.contrast.name, one.what.label, *numbers, one.verdict or "no runs", f"{one.smallest:g}"])
-    return to_markdown(rows)
+    return f"{to_markdown(rows)}\n![Effects with their intervals, by contrast](images/{EFFECTS_PLOT})\n"
 
 
 def _p_text(p_value: float) -> str:

@@ -13,6 +13,7 @@ import pytest
 from experiments.claim.analyze import main, read_tables
 from experiments.claim.bootstrap import Estimate
 from experiments.claim.comparisons import Verdict, compare_all, verdict_on
+from experiments.claim.effects import COLORS, effects_figure
 from experiments.claim.outcomes import OUTCOMES, cell_sums
 from experiments.claim.plan import RESULTS, ClaimPlan, PlanCell, read_plan
 from experiments.claim.report import cells_section, fill_sections, runs_section, training_section
@@ -123,6 +124,18 @@ def test_a_contrast_is_the_difference_of_the_cells(results: tuple[Path, Path, Cl
     assert not compared["graph reward", "kg_jaccard"].confirmatory
 
 
+def test_the_picture_of_effects_has_a_row_per_contrast_and_the_color_of_its_verdict(
+    results: tuple[Path, Path, ClaimPlan],
+) -> None:
+    folder, _, plan = results
+    shown = [one for one in compare_all(plan, *read_all(folder, plan)) if one.outcome == "accuracy"]
+    axes = effects_figure(shown, ["accuracy"]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["graph reward", "GRPO against SFT"]
+    drawn = {bar[0].get_ydata()[0]: (bar[0].get_xdata()[0], bar[0].get_color()) for bar in axes.containers}
+    assert drawn[0] == (pytest.approx(1 / 3), COLORS[Verdict.SUPPORTED])
+    assert drawn[1][0] == pytest.approx(1 / 6)
+
+
 def test_seeds_that_a_cell_lacks_are_left_out(results: tuple[Path, Path, ClaimPlan]) -> None:
     folder, _, plan = results
     tables, questions = read_all(folder, plan)
@@ -166,7 +179,7 @@ def test_the_document_is_computed_from_the_results_alone_and_again_the_same(
     assert first.startswith("# Experiment\n")
     assert first.endswith("end\n")
     pictures = {path.name: path.read_bytes() for path in (document.parent / "images").iterdir()}
-    assert set(pictures) == {"claim_sizes.png", "claim_steps.png"}
+    assert set(pictures) == {"claim_effects.png", "claim_sizes.png", "claim_steps.png"}
     assert main(words) == 0
     assert document.read_text() == first
     assert "graph reward" in capsys.readouterr().out

@@ -43,7 +43,7 @@ def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
         return None
     sizes = sorted({float(row.setting[FIGURE_SIZE]) for row in rows})
     labels = list(dict.fromkeys(label_of(row.setting, shown) for row in rows))
-    figure, grid = _figure(1, len(panels), width=5.2, height=3.8)
+    figure, grid = new_figure(1, len(panels), width=5.2, height=3.8)
     for axes, (metric, title) in zip(grid.flat, panels, strict=True):
         for number, label in enumerate(labels):
             line = [row for row in rows if label_of(row.setting, shown) == label and metric in row.means]
@@ -56,9 +56,9 @@ def draw_sizes(rows: Sequence[SweepRow], path: Path) -> Path | None:
                           linewidth=1.6, color=_color(series.index(label)), label=label)  # fmt: skip
         axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
         axes.set_xlim(-0.4, len(sizes) - 0.6)
-        _finish(axes, f"{title} (mean over seeds, 95% over patients)", "training records")
+        finish_axes(axes, f"{title} (mean over seeds, 95% over patients)", "training records")
     _legend(figure, grid.flat[0], len(labels))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
@@ -75,7 +75,7 @@ def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
     shown = shown_settings + ([FIGURE_SIZE] if several else [])
     sizes = sorted({row.setting[FIGURE_SIZE] for row in rows}, key=float)
     columns = min(2, len(panels))
-    figure, grid = _figure(-(-len(panels) // columns), columns, width=5.2, height=3.2)
+    figure, grid = new_figure(-(-len(panels) // columns), columns, width=5.2, height=3.2)
     for axes, name in zip(grid.flat, panels, strict=False):
         for row in rows:
             steps, values = mean_over_seeds(row.runs, name)
@@ -89,11 +89,11 @@ def draw_steps(rows: Sequence[SweepRow], path: Path) -> Path | None:
             if name == LENGTH
             else name.replace("rewards/", "reward: ").replace("external_", "").capitalize()
         )
-        _finish(axes, title, "step")
+        finish_axes(axes, title, "step")
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
     _legend(figure, grid.flat[0], len(rows))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def mean_over_seeds(runs: Sequence[FinishedRun], name: str) -> tuple[list[int], list[float]]:
@@ -112,13 +112,15 @@ def smoothed(values: Sequence[float]) -> np.ndarray:
     return np.array([np.mean(values[max(0, at - half) : at + half + 1]) for at in range(len(values))])
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, [rows, columns], each ``width`` by ``height`` inches."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _finish(axes: Axes, title: str, xlabel: str) -> None:
+def finish_axes(axes: Axes, title: str, xlabel: str) -> None:
+    """Title, label and a light grid."""
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(xlabel, fontsize=9)
     axes.grid(alpha=0.25)
@@ -135,7 +137,8 @@ def _color(number: int) -> str:
     return PLOT_COLORS[number % len(PLOT_COLORS)]
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, and return its path."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     return path
