@@ -14,6 +14,7 @@ from typing import Any
 from transformers.integrations import deepspeed
 
 from swift.utils.errors import UserError
+from swift.utils.files import read_json
 
 _ZERO_COMMON = {
     "bf16": {"enabled": "auto"},
@@ -57,12 +58,15 @@ DEEPSPEED_CONFIGS |= {
 def deepspeed_config(value: str | dict[str, Any]) -> str | dict[str, Any]:
     """The configuration of that name, such as ``zero2``; the path of a file and a dict stay as they are.
 
-    Raises UserError if deepspeed is not installed or there is no such file.
+    Raises UserError if deepspeed is not installed, there is no such file, or it holds no settings.
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed needs the deepspeed package; pip install deepspeed, or leave the flag out")
     skip_shared_memory_kernel()
     if isinstance(value, dict) or Path(value).is_file():
+        remedy = f"write DeepSpeed's settings into it, or name one of {', '.join(DEEPSPEED_CONFIGS)}"
+        if not (value if isinstance(value, dict) else read_json(value, remedy, what="--deepspeed")):
+            raise UserError(f"--deepspeed {value} holds no settings; {remedy}")
         return value
     if value not in DEEPSPEED_CONFIGS:
         raise UserError(f"--deepspeed {value} is neither a file nor one of {', '.join(DEEPSPEED_CONFIGS)}; correct it")

@@ -11,7 +11,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 from swift.llm.arguments import parse_rlhf_args
 from swift.llm.checkpoint.load import load_policy
-from swift.llm.deepspeed_configs import DEEPSPEED_CONFIGS, check_mismatches
+from swift.llm.deepspeed_configs import DEEPSPEED_CONFIGS, check_mismatches, deepspeed_config
 from swift.utils.errors import UserError
 from tests.support.tiny_models import write_llava
 
@@ -62,6 +62,27 @@ def test_a_file_that_contradicts_the_flags_is_refused_in_one_line():
     )
     with pytest.raises(UserError, match=words):
         check_mismatches(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("{}", "holds no settings; write", id="empty"),
+        pytest.param("# settings", "cannot be read", id="not JSON"),
+        pytest.param("[]", "is not a JSON object", id="a list"),
+    ],
+)
+def test_a_file_without_settings_is_refused(text, words, tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"^--deepspeed {path} {words}"):
+        deepspeed_config(str(path))
+
+
+def test_an_empty_object_is_refused():
+    """Transformers took it for no flag at all, and the run ended in a traceback."""
+    with pytest.raises(UserError, match=r"^--deepspeed {} holds no settings"):
+        deepspeed_config({})
 
 
 def test_a_policy_is_loaded_whole_under_zero_3(world, zero3, tmp_path):
