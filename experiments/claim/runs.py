@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,13 @@ def run_record(plan: ClaimPlan, run: CellRun, checkpoint: Path) -> dict[str, Any
     written = read_json(folder / "args.json", "train the run again")
     settings = {name: value for name, value in training_settings(written).items() if name not in _PLACES}
     history = trainer_state(checkpoint)["log_history"]
+    seconds = training_seconds(history) or seconds_until_saved(written["started"], checkpoint)
     return {
         "tag": run.tag,
         "cell": asdict(run.cell),
         "seed": run.seed,
         "steps": trainer_state(checkpoint)["global_step"],
-        "seconds": round(training_seconds(history)),
+        "seconds": round(seconds),
         "data_sha256": {Path(path).name: _sha256(Path(path)) for path in settings.get("dataset", ())},
         "settings": settings,
         "settings_digest": value_digest(settings),
@@ -70,7 +72,7 @@ def run_record(plan: ClaimPlan, run: CellRun, checkpoint: Path) -> dict[str, Any
 
 
 def training_seconds(history: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of the optimizer steps, from the stages that the log times, or else the log's own sum. Time between an
+    """Seconds of the optimizer steps, from the stages that the log of GRPO times; 0 if it times none. Time between an
     interrupted and a resumed run does not count."""
     seconds, last = 0.0, 0
     for entry in history:
@@ -78,7 +80,13 @@ def training_seconds(history: Sequence[Mapping[str, Any]]) -> float:
         if stages:
             seconds += sum(stages) * (entry["step"] - last)
             last = entry["step"]
-    return seconds or sum(entry.get("train_runtime", 0.0) for entry in history)
+    return seconds
+
+
+def seconds_until_saved(started: str, checkpoint: Path) -> float:
+    """Seconds from the start of a run, an ISO time, until a checkpoint was written: the time of SFT, which loads for
+    some seconds and is never resumed here."""
+    return (checkpoint / "trainer_state.json").stat().st_mtime - datetime.fromisoformat(started).timestamp()
 
 
 def curve_points(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +67,11 @@ def trained(world: Path, tmp_path: Path) -> tuple[Path, ClaimPlan]:
         make_demo(plan.world(name), WorldConfig(number, (0, 0, 6), eval_questions=4, style=style), workers=1)
     checkpoint = plan.output / "start" / "checkpoint-2"
     shutil.copytree(world / "policy", checkpoint)
-    state = {"global_step": 2, "max_steps": 2, "log_history": [{"step": 2, "train_runtime": 7.0}]}
+    state = {"global_step": 2, "max_steps": 2, "log_history": [{"step": 2, "loss": 7.0}]}
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
     command = ["sft.py", "--dataset", str(world / "data" / "train.json"), "--seed", "3"]
-    (plan.output / "start" / "args.json").write_text(json.dumps({"command": command}))
+    started = datetime.fromtimestamp((checkpoint / "trainer_state.json").stat().st_mtime - 7, UTC).isoformat()
+    (plan.output / "start" / "args.json").write_text(json.dumps({"command": command, "started": started}))
     return path, plan
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from experiments.claim.plan import PLAN_FILE, CellRun, PlanCell, read_plan
 from experiments.claim.run import EXPERIMENT_STAGES, commands_of, main
-from experiments.claim.runs import run_folder, training_seconds
+from experiments.claim.runs import run_folder, seconds_until_saved, training_seconds
 from swift.utils.errors import UserError
 from tests.support.experiments.claim import small_plan, small_settings
 from tools.sweeps.grid import plan_sweep
@@ -124,14 +125,20 @@ def test_a_run_is_found_by_what_the_sweep_says_of_it(tmp_path: Path) -> None:
 
 
 def test_seconds_of_training_are_those_of_the_steps() -> None:
-    """Two entries of 10 steps each: 10 x (1 + 2) + 10 x (1 + 1) = 50. The log's own time is that of the last part."""
+    """Two entries of 10 steps each: 10 x (1 + 2) + 10 x (1 + 1) = 50."""
     history = [
         {"step": 10, "seconds/rollout": 1.0, "seconds/update": 2.0},
         {"step": 20, "seconds/rollout": 1.0, "seconds/update": 1.0},
-        {"step": 20, "train_runtime": 7.0},
     ]
     assert training_seconds(history) == pytest.approx(50)
-    assert training_seconds([{"step": 20, "train_runtime": 7.0}]) == pytest.approx(7)
+    assert training_seconds([{"step": 20, "loss": 7.0}]) == 0
+
+
+def test_the_time_of_sft_is_that_until_its_checkpoint_was_written(tmp_path: Path) -> None:
+    """The log of SFT times no stage. A record of 0 seconds was written for it."""
+    (tmp_path / "trainer_state.json").write_text("{}")
+    os.utime(tmp_path / "trainer_state.json", (1000.0, 1000.0))
+    assert seconds_until_saved("1970-01-01T00:15:10+00:00", tmp_path) == pytest.approx(90)
 
 
 def test_a_dry_run_prints_every_stage_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
