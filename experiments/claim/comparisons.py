@@ -148,17 +148,18 @@ def claim_sentence(compared: Sequence[Comparison]) -> str:
     """A contrast's claim with its verdicts by the primary outcomes, effects and intervals, and what would decide it."""
     parts = []
     for one in compared:
+        name = one.what.label[:1].upper() + one.what.label[1:]
         if one.estimate is None:
-            parts.append(f"{one.what.label}: no runs")
+            parts.append(f"{name}: no runs.")
             continue
         value = one.estimate
-        text = f"{one.what.label} {one.verdict} ({value.effect:+.3f} [{value.lo:+.3f}, {value.hi:+.3f}])"
+        text = f"{name}: {one.verdict} ({value.effect:+.3f} [{value.lo:+.3f}, {value.hi:+.3f}])"
         if one.verdict == Verdict.UNDECIDED:
             needed = seeds_needed(value, one.smallest)
             text += (
-                f", which {needed} seeds per cell would decide for a difference of {one.smallest:g}"
+                f"; {needed} seeds per cell would find a difference of {one.smallest:g}"
                 if needed
-                else f", and a difference of {one.smallest:g} needs more patients, not more seeds"
+                else f"; to find a difference of {one.smallest:g} takes more patients, not more seeds"
             )
-        parts.append(text)
-    return f"{compared[0].contrast.claim} {'; '.join(parts)}."
+        parts.append(f"{text}.")
+    return " ".join([compared[0].contrast.claim, *parts])

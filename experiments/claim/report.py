@@ -58,7 +58,8 @@ def runs_section(plan: ClaimPlan, tables: TablesByTag, questions: QuestionsByWor
     missing = [tag for tag in planned if tag not in tables]
     seconds = sum(tables[tag].record["seconds"] for tag in planned if tag in tables)
     lines = [
-        f"{len(planned) - len(missing)} of {len(planned)} runs are measured, {seconds / 3600:.1f} hours of training."
+        f"{len(planned) - len(missing)} of {len(planned)} runs are measured. The seconds of their training add up to "
+        f"{seconds / 3600:.1f} hours."
     ]
     for world, asked in questions.items():
         count = len({row.patient for row in asked.rows})

@@ -13,7 +13,7 @@ import pytest
 from experiments.claim.analyze import main, read_tables
 from experiments.claim.bootstrap import Estimate
 from experiments.claim.comparisons import Verdict, compare_all, verdict_on
-from experiments.claim.effects import COLORS, effects_figure
+from experiments.claim.effects import VERDICT_COLORS, effects_figure
 from experiments.claim.outcomes import OUTCOMES, cell_sums
 from experiments.claim.plan import RESULTS, ClaimPlan, PlanCell, read_plan
 from experiments.claim.report import cells_section, fill_sections, runs_section, training_section
@@ -132,7 +132,7 @@ def test_the_picture_of_effects_has_a_row_per_contrast_and_the_color_of_its_verd
     axes = effects_figure(shown, ["accuracy"]).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["graph reward", "GRPO against SFT"]
     drawn = {bar[0].get_ydata()[0]: (bar[0].get_xdata()[0], bar[0].get_color()) for bar in axes.containers}
-    assert drawn[0] == (pytest.approx(1 / 3), COLORS[Verdict.SUPPORTED])
+    assert drawn[0] == (pytest.approx(1 / 3), VERDICT_COLORS[Verdict.SUPPORTED])
     assert drawn[1][0] == pytest.approx(1 / 6)
 
 

@@ -16,7 +16,7 @@ from tools.sweeps.summary import SETTINGS, FinishedRun, SweepRow
 FIGURE_SIZE = SETTINGS.index("size")
 SIZE_PANELS = (("accuracy", "Accuracy"), ("kg_f1", "Knowledge-graph F1"))
 STYLES = ("-", "--", ":", "-.")
-PLOT_COLORS = tuple(f"C{number}" for number in range(10))
+PLOT_COLORS = (*(f"C{number}" for number in range(10)), "black", "gold", "navy", "lime", "maroon", "teal")
 LENGTH = "completion_length"
 
 
