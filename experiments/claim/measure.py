@@ -120,8 +120,10 @@ def sampled_figures(document: Mapping[str, Any]) -> list[dict[str, float]]:
 def _asked(world: str, dataset: str, answer: Mapping[str, Any]) -> AskedQuestion:
     file = dataset.removeprefix("test_").removesuffix("_vqa")
     kinds = answer["question_type"], answer["semantic_type"]
+    truth = reference_answers(answer)
+    yes_or_no = next((said for said in ("yes", "no") if truth == {said}), "")
     return AskedQuestion(
-        world, str(answer["id"]), patient_of(answer) or "", file, *kinds, str(len(answer["image_ids"]))
+        world, str(answer["id"]), patient_of(answer) or "", file, *kinds, str(len(answer["image_ids"])), yes_or_no
     )
 
 

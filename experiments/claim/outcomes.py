@@ -2,15 +2,16 @@
 
 Accuracy is that of the training reward (`answer_overlap`) unless another rule is named. The drawn truth is that of the
 question's own image, under controls too, and is known for questions about one image. "Looking" is the accuracy that an
-image brings: with it, less under a control on the same questions. "Gap to pass@8" is the share of questions that some
-of eight samples get right, less that of the greedy answer: reinforcement that only sharpens closes it from below.
+image brings: with it, less under a control on the same questions. "Yes where right" is the accuracy on questions about
+one image whose answer is yes. "Gap to pass@8" is the share of questions that some of eight samples get right, less that
+of the greedy answer: reinforcement that only sharpens closes it from below.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Outcome:
         bottom: the figure that it is divided by; None for the number of questions that have ``top``.
         less: a figure of the same questions that is subtracted from ``top``.
         better: 1 if more is better, -1 if less is, 0 if neither.
-        file: the only file of questions that counts; None for all.
+        only: the values of fields of the questions that count; empty for all questions.
     """
 
     label: str
@@ -39,7 +40,7 @@ class Outcome:
     bottom: Figure | None = None
     less: Figure | None = None
     better: int = 1
-    file: str | None = None
+    only: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def world(self) -> str:
@@ -51,9 +52,11 @@ _ACCURACY = "answer_overlap"
 OUTCOMES = {
     "accuracy": Outcome("accuracy", (HOME, _ACCURACY)),
     "sound": Outcome("sound reasoning", (HOME, "sound")),
-    "accuracy_basic": Outcome("accuracy, basic", (HOME, _ACCURACY), file="basic"),
-    "accuracy_region": Outcome("accuracy, region", (HOME, _ACCURACY), file="region"),
-    "accuracy_compare": Outcome("accuracy, comparison", (HOME, _ACCURACY), file="compare"),
+    "accuracy_basic": Outcome("accuracy, basic", (HOME, _ACCURACY), only={"file": "basic"}),
+    "accuracy_region": Outcome("accuracy, region", (HOME, _ACCURACY), only={"file": "region"}),
+    "accuracy_compare": Outcome("accuracy, comparison", (HOME, _ACCURACY), only={"file": "compare"}),
+    "accuracy_yes": Outcome("yes where right", (HOME, _ACCURACY), only={"answer": "yes", "images": "1"}),
+    "accuracy_no": Outcome("no where right", (HOME, _ACCURACY), only={"answer": "no", "images": "1"}),
     "substring": Outcome("accuracy, published rule", (HOME, "substring")),
     "answer_span": Outcome("accuracy, tagged", (HOME, "answer_span")),
     "exact_set": Outcome("accuracy, exact", (HOME, "exact_set")),
@@ -104,7 +107,7 @@ def cell_sums(tables: Sequence[RunTable], outcome: Outcome, questions: Questions
     """An outcome of the runs of one cell, summed by patient: [runs, patients]. Patients without a question that has the
     outcome are left out. They are the same in all runs."""
     asked = questions[outcome.world]
-    chosen = np.ones(len(asked.rows), bool) if outcome.file is None else asked.where(file=outcome.file)
+    chosen = asked.where(**outcome.only)
     sums = []
     for table in tables:
         parts = values_of(table, outcome)

@@ -17,8 +17,8 @@ from tools.reports.tables import to_markdown
 from tools.sweeps.summary import METRICS, FinishedRun
 
 MAIN_OUTCOMES = (
-    "accuracy", "exact_set", "sound", "truth", "invented", "kg_jaccard", "hallucination", "omission", "looking_blank",
-    "pass", "length", "shifted_accuracy", "shifted_sound",
+    "accuracy", "accuracy_yes", "accuracy_no", "exact_set", "sound", "truth", "invented", "kg_jaccard", "hallucination",
+    "omission", "looking_blank", "pass", "length", "shifted_accuracy", "shifted_sound",
 )  # fmt: skip
 WATCHED = ("reward", "kl", "completion_length", "signs/contradictory", "signs/against_answer", "signs/restates")
 # Beside the document, in images/:

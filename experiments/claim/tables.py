@@ -1,6 +1,6 @@
 """Result tables: what was measured on every question of a run, in files small enough for git.
 
-    results/questions.csv.gz    a row per question: world, question, patient, file, types, number of images
+    results/questions.csv.gz    a row per question: world, question, patient, file, types, images, yes or no
     results/<tag>.csv.gz        a row per condition and question of one run; its first line is the run's record as JSON
     results/runs.json           the records of all runs
 
@@ -40,7 +40,8 @@ COLUMNS = (*ANSWERED, *JUDGED, *SAMPLED)
 
 @dataclass(frozen=True)
 class AskedQuestion:
-    """A question of one of the worlds. ``question`` is its name in its file."""
+    """A question of one of the worlds. ``question`` is its name in its file. ``answer`` is yes, no, or empty for any
+    other."""
 
     world: str
     question: str
@@ -49,6 +50,7 @@ class AskedQuestion:
     question_type: str
     semantic_type: str
     images: str
+    answer: str
 
 
 @dataclass(frozen=True)

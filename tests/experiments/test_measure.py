@@ -86,6 +86,7 @@ def test_a_policy_is_measured_under_every_condition_and_only_once(
     table = read_run_table(results, "start", questions)
     assert (table.record["steps"], table.record["seconds"], table.record["settings"]["seed"]) == (2, 7, ["3"])
     assert {world: len(asked.rows) for world, asked in questions.items()} == {"home": 12, "shifted": 12}
+    assert all((row.answer in ("yes", "no")) == (row.semantic_type == "verify") for row in questions["home"].rows)
     assert {row.patient for row in questions["home"].rows} <= {f"demo-{number:05d}" for number in range(1, 7)}
     for condition in ("home", "blank", "shuffled", "shifted"):
         assert np.isfinite(table.values[condition]["length"]).sum() == 12, condition

@@ -104,6 +104,8 @@ def test_outcomes_are_ratios_of_sums(results: tuple[Path, Path, ClaimPlan]) -> N
     assert value("accuracy") == pytest.approx(2 / 3)
     assert value("accuracy_compare") == 1.0
     assert value("accuracy_basic") == 0.0
+    assert value("accuracy_yes") == 1.0
+    assert math.isnan(value("accuracy_no"))  # no question has that answer
     assert value("truth") == pytest.approx(2 / 3)
     assert value("invented") == pytest.approx(1 / 2)
     assert value("sampled") == pytest.approx(1 / 3)

@@ -39,13 +39,14 @@ def small_plan(folder: Path) -> tuple[Path, ClaimPlan]:
 
 
 def asked_questions(world: str, patients: int) -> list[AskedQuestion]:
-    """Three questions about each patient, one per file; comparisons are about two images."""
+    """Three questions about each patient, one per file. Comparisons are about two images; yes is right for region."""
     count = patients * QUESTIONS_PER_PATIENT
     places = [(number, number // QUESTIONS_PER_PATIENT, FILES[number % 3]) for number in range(count)]
     return [
-        AskedQuestion(world, str(number), f"demo-{patient}", file, "kind", "verify", "2" if file == "compare" else "1")
+        AskedQuestion(world, str(number), f"demo-{patient}", file, "kind", "verify", "2" if file == "compare" else "1",
+                      "yes" if file == "region" else "")
         for number, patient, file in places
-    ]
+    ]  # fmt: skip
 
 
 def write_results(folder: Path, plan: ClaimPlan, figures: Figures, patients: int = 4) -> None:
